@@ -1,0 +1,57 @@
+# Every target sets up what it needs: a virtual environment in .venv, cluster tools in one cache folder.
+# Nothing else on the machine is touched. CONTRIBUTING.md tells what each target is for.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format crds lock cluster bench clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): requirements-dev.txt pyproject.toml
+	@echo "Setting up $(VENV) from requirements-dev.txt (hash-pinned) ..."
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv -q --allow-existing --python '>=3.11' $(VENV) && \
+	  uv pip install -q --python $(BIN)/python --require-hashes -r requirements-dev.txt && \
+	  uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . ; \
+	else \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: install it, or uv, or set PYTHON=/path/to/python3.11")' && \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt && \
+	  $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+demo: $(STAMP) ## Install, hand off, refuse, force, delete: the whole story on a local cluster
+	@$(BIN)/python -m tests.demo
+
+test: $(STAMP) ## Every test, the ones on a local cluster included
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, mypy --strict, the import contract
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+crds: $(STAMP) ## Generate crds/medplumagents.yaml from the pydantic models
+	@$(BIN)/python -m medplum_agent_operator.api.crd > crds/medplumagents.yaml
+
+lock: ## Pin the dependencies again (needs uv)
+	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements.txt
+	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+
+cluster: $(STAMP) ## Leave a local cluster and the operator running until Ctrl-C
+	@$(BIN)/python -m tests.playground
+
+bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench/
+	@$(BIN)/python -m tests.bench
+
+clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "The cluster tools stay in $${XDG_CACHE_HOME:-$$HOME/.cache}/medplum-agent-operator; remove that folder to build them again."

@@ -1,0 +1,45 @@
+"""`/healthz` and `/readyz`, on the operator's own event loop: a loop that hangs cannot answer.
+
+Started by `__main__`. Answers 200 and `ok`, or 503 and a sentence per fault.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+Probe = Callable[[], list[str]]
+"""Returns what is wrong, a sentence each; nothing when all is well."""
+
+
+def make_app(probes: Mapping[str, Probe]) -> web.Application:
+    """An application with one path per probe."""
+
+    def handler(probe: Probe) -> Callable[[web.Request], object]:
+        async def answer(_: web.Request) -> web.Response:
+            faults = probe()
+            return web.Response(text="\n".join(faults) or "ok", status=503 if faults else 200)
+
+        return answer
+
+    app = web.Application()
+    for path, probe in probes.items():
+        app.router.add_get(path, handler(probe))  # type: ignore[arg-type]
+    return app
+
+
+@asynccontextmanager
+async def serve(probes: Mapping[str, Probe], *, host: str, port: int) -> AsyncIterator[int]:
+    """Listen until the end of the block. Gives the port, which matters where 0 was asked for.
+
+    Raises:
+        OSError: when the address cannot be bound.
+    """
+    runner = web.AppRunner(make_app(probes), access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()

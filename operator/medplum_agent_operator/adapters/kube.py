@@ -1,0 +1,201 @@
+"""Requests to the API server: dicts in, dicts out, every fault mapped to one of `errors`.
+
+Made by `__main__`, used by `reconcile` through its Protocol. Built on `kubernetes.aio`, which brings authentication, token
+refresh and TLS. It decides nothing and remembers nothing. A merge patch is needed beside server-side apply in two places:
+where a field has to become absent whoever owns it (status), and to free a strategy from defaulted parameters.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+
+from medplum_agent_operator.api.annotations import MANAGED_BY
+from medplum_agent_operator.api.resource import GROUP, KIND, PLURAL, VERSION
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
+
+FIELD_MANAGER: Final = MANAGED_BY
+PAGE_SIZE: Final = 500
+MAX_CONNECTIONS: Final = 20
+
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE: Final = "application/merge-patch+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """Where objects of a kind live in the API."""
+
+    api_version: str
+    plural: str
+
+    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
+        """The URL path of one object, of a namespace's objects, or of all."""
+        root = "/api/" if "/" not in self.api_version else "/apis/"
+        where = f"/namespaces/{namespace}" if namespace else ""
+        return f"{root}{self.api_version}{where}/{self.plural}" + "".join(
+            f"/{part}" for part in (name, subresource) if part
+        )
+
+
+RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
+    {
+        KIND: Resource(f"{GROUP}/{VERSION}", PLURAL),
+        "Deployment": Resource("apps/v1", "deployments"),
+        "Service": Resource("v1", "services"),
+        "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
+        "ServiceAccount": Resource("v1", "serviceaccounts"),
+        "Pod": Resource("v1", "pods"),
+        "Event": Resource("v1", "events"),
+    }
+)
+
+
+async def load_configuration() -> Configuration:
+    """Find the cluster: the pod's own service account, else KUBECONFIG or ~/.kube/config.
+
+    Raises:
+        StartupError: when neither leads to a cluster.
+    """
+    configuration = Configuration()
+    configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    explicit = os.environ.get("KUBECONFIG")
+    try:
+        if "KUBERNETES_SERVICE_HOST" in os.environ and not explicit:
+            load_incluster_config(client_configuration=configuration)
+        else:
+            _check_files(explicit or "")
+            await load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as fault:
+        raise StartupError(
+            f"No cluster to work on: {fault} Set KUBECONFIG, or run the operator in a pod with a service account."
+        ) from fault
+    return configuration
+
+
+def _check_files(kubeconfig: str) -> None:
+    missing = [part for part in kubeconfig.split(os.pathsep) if part and not Path(part).exists()]
+    if missing:
+        raise StartupError(f"KUBECONFIG names {', '.join(missing)}, which does not exist.")
+
+
+class Kube:
+    """A client of one cluster."""
+
+    def __init__(self, client: ApiClient, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, *, timeout_seconds: float, user_agent: str) -> AsyncIterator[Self]:
+        """Open a client and close it at the end."""
+        async with ApiClient(await load_configuration()) as client:
+            client.user_agent = user_agent
+            yield cls(client, timeout_seconds=timeout_seconds)
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """Read one object; None where there is none."""
+        try:
+            return await self._request("GET", RESOURCES[kind].path(namespace, name))
+        except ClusterError as fault:
+            if fault.status == 404:  # noqa: PLR2004 - HTTP's own number
+                return None
+            raise
+
+    async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
+        """Read all objects of a kind, page by page. Returns them and the resource version of that moment."""
+        found: list[dict[str, Any]] = []
+        query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._request("GET", RESOURCES[kind].path(namespace), query=query)
+            found.extend(page.get("items") or ())
+            metadata = page.get("metadata") or {}
+            if not metadata.get("continue"):
+                return found, metadata.get("resourceVersion", "")
+            query["continue"] = metadata["continue"]
+
+    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> dict[str, Any]:
+        """Server-side apply under the operator's one field manager, taking conflicting fields back.
+
+        Args:
+            body: the object as it should be.
+            resource_version: of the object that the decision was made on; if it has changed since, nothing is written
+                (ConflictError). None where there was no object.
+
+        Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
+        """
+        metadata = dict(body["metadata"])
+        if resource_version is not None:
+            metadata["resourceVersion"] = resource_version
+        path = RESOURCES[body["kind"]].path(metadata["namespace"], metadata["name"])
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", path, query=query, body={**body, "metadata": metadata}, content_type=_APPLY)
+
+    async def merge_patch(
+        self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+    ) -> dict[str, Any]:
+        """JSON merge patch: the way to make a field absent."""
+        path = RESOURCES[kind].path(namespace, name, subresource)
+        return await self._request(
+            "PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=patch, content_type=_MERGE
+        )
+
+    async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object; ConflictError where one of that name exists."""
+        path = RESOURCES[body["kind"]].path(body["metadata"]["namespace"])
+        return await self._request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        _, url, headers, _, _ = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self._client.call_api(method, url, headers, body=body, _request_timeout=self._timeout)
+            content = await response.read()
+        except TimeoutError as fault:
+            raise ClusterError(
+                f"{method} {path}: the API server did not answer within {self._timeout.total:g} s."
+            ) from fault
+        except aiohttp.ClientError as fault:
+            raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
+        if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
+            raise _fault(f"{method} {path}", response.status, content)
+        result: dict[str, Any] = json.loads(content)
+        return result
+
+
+def _fault(what: str, status: int, content: bytes) -> ClusterError:
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = {}
+    reason, message = answer.get("reason", ""), answer.get("message") or content[:300].decode(errors="replace")
+    text = f"{what} was answered with {status} {reason}: {message}"
+    match status:
+        case 409:
+            return ConflictError(text, status=status, reason=reason)
+        case 400 | 403 | 413 | 415 | 422:
+            return RefusedError(text, status=status, reason=reason)
+        case _:
+            return ClusterError(text, status=status, reason=reason)

@@ -1,0 +1,33 @@
+"""Names of labels and annotations, each with who writes it. Read by `core`, by docs tests, and by nobody else's memory."""
+
+from typing import Final
+
+DOMAIN: Final = "agents.medplum.com"
+
+# Written by people, on a MedplumAgent.
+FORCE_DOWNGRADE: Final = f"{DOMAIN}/force-downgrade"
+"""Approves one downgrade: `"<target version>[ free text]"`, for example `"4.2.3 CHG-1042"`."""
+
+# Written by the operator, on the Deployment. They are its whole memory, and they change in the same write as what they tell of.
+ROLLOUT: Final = f"{DOMAIN}/rollout"
+"""JSON of the rollout that made the pod template what it is: from, to, strategy, startedAt, approval."""
+APPLIED_SPEC: Final = f"{DOMAIN}/applied-spec"
+"""JSON of the spec that the Deployment was rendered from: what a refused change leaves in force."""
+
+# Written by the operator, on the pod template and hence on every pod.
+TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"
+"""Fingerprint of the pod template as rendered: tells pods of the current template from those before it."""
+AGENT_LABEL: Final = f"{DOMAIN}/agent"
+"""The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
+VERSION_LABEL: Final = f"{DOMAIN}/version"
+"""The agent version that a pod runs: read back from the cluster to learn what is active."""
+
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
+NAME_LABEL: Final = "app.kubernetes.io/name"
+INSTANCE_LABEL: Final = "app.kubernetes.io/instance"
+COMPONENT_LABEL: Final = "app.kubernetes.io/component"
+MANAGED_BY_LABEL: Final = "app.kubernetes.io/managed-by"
+
+APP_NAME: Final = "medplum-agent"
+MANAGED_BY: Final = "medplum-agent-operator"
+"""Value of the managed-by label, field manager of every write, and source of every Event."""

@@ -1,0 +1,66 @@
+"""The MedplumAgent resource itself: its name in the API, and reading one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from medplum_agent_operator.api.annotations import DOMAIN, FORCE_DOWNGRADE
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
+
+GROUP: Final = DOMAIN
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "MedplumAgent"
+PLURAL: Final = "medplumagents"
+SINGULAR: Final = "medplumagent"
+SHORT_NAME: Final = "mpa"
+CATEGORY: Final = "medplum"
+
+LONGEST_NAME: Final = 52
+"""A Service is named after it (63 characters at most), and later parts of an agent add a suffix."""
+
+
+@dataclass(frozen=True, slots=True)
+class MedplumAgent:
+    """A MedplumAgent as the API server gives it."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    spec: MedplumAgentSpec
+    status: MedplumAgentStatus
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    managed_fields: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any]) -> Self:
+        """Read one.
+
+        Raises:
+            pydantic.ValidationError: when the spec does not fit the model, which the CRD should have prevented.
+        """
+        metadata = raw["metadata"]
+        return cls(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            uid=metadata["uid"],
+            generation=metadata.get("generation", 0),
+            spec=MedplumAgentSpec.model_validate(raw.get("spec") or {}),
+            status=parse_status(raw.get("status") or {}),
+            annotations=dict(metadata.get("annotations") or {}),
+            managed_fields=tuple(metadata.get("managedFields") or ()),
+        )
+
+    @property
+    def field_manager_of_approval(self) -> str | None:
+        """The tool that set the approval, such as `kubectl-annotate`: the latest manager that owns the annotation."""
+        owners = [
+            entry
+            for entry in self.managed_fields
+            if f"f:{FORCE_DOWNGRADE}"
+            in ((entry.get("fieldsV1") or {}).get("f:metadata") or {}).get("f:annotations", {})
+        ]
+        latest = max(owners, key=lambda entry: str(entry.get("time", "")), default=None)
+        return None if latest is None else latest.get("manager")

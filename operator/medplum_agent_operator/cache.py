@@ -1,0 +1,98 @@
+"""What the watches have seen, slim. Filled by `handlers` and by the resync; read by `reconcile`.
+
+It answers "is there anything to do?" without a request. What is then done is decided anew on what is read live, so a stale
+entry costs a look, never a wrong write. Kopf does not tell of objects that were deleted while a watch was broken
+(no DELETED after a re-list): the resync replaces everything of a kind by a LIST, and so finds them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_NOISE = ("managedFields",)
+
+Object = Mapping[str, Any]
+
+
+class Cache:
+    """Live objects by kind, namespace and name."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+
+    def put(self, kind: str, raw: Object) -> None:
+        """Keep an object, unless a newer state of it is known already."""
+        known = self.get(kind, *_name(raw))
+        if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid") and _age(raw) < _age(known):
+            return
+        self._objects.setdefault(kind, {})[_name(raw)] = slim(kind, raw)
+
+    def drop(self, kind: str, raw: Object) -> None:
+        """Forget an object that was deleted, unless a new one of that name has taken its place."""
+        known = self.get(kind, *_name(raw))
+        if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid"):
+            del self._objects[kind][_name(raw)]
+
+    def replace(self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str) -> list[Object]:
+        """Take a complete LIST of a kind (in one namespace, or in all) as the truth of its moment.
+
+        Args:
+            kind: the kind that was listed.
+            namespace: the namespace that was listed; None for all.
+            found: everything in it.
+            as_of: the LIST's resource version: what is known to be newer stays.
+
+        Returns:
+            What is thereby known to have gone.
+        """
+        fresh = {_name(raw): raw for raw in found}
+        gone = [
+            raw
+            for name, raw in self._objects.get(kind, {}).items()
+            if name not in fresh and namespace in {None, name[0]} and _number(as_of) >= _age(raw)
+        ]
+        for raw in gone:
+            self.drop(kind, raw)
+        for raw in fresh.values():
+            self.put(kind, raw)
+        return gone
+
+    def get(self, kind: str, namespace: str, name: str) -> Object | None:
+        """An object; None where there is none."""
+        return self._objects.get(kind, {}).get((namespace, name))
+
+    def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
+        """Objects of a namespace with a label."""
+        return [
+            raw
+            for (where, _), raw in self._objects.get(kind, {}).items()
+            if where == namespace and (raw["metadata"].get("labels") or {}).get(key) == value
+        ]
+
+    def names(self, kind: str) -> list[tuple[str, str]]:
+        """Namespace and name of every object of a kind."""
+        return list(self._objects.get(kind, {}))
+
+
+def slim(kind: str, raw: Object) -> Object:
+    """An object without what nothing reads; managed fields are kept where they tell who set an approval."""
+    metadata = raw["metadata"]
+    if kind == "MedplumAgent" or not any(key in metadata for key in _NOISE):
+        return raw
+    return {**raw, "metadata": {key: value for key, value in metadata.items() if key not in _NOISE}}
+
+
+def _name(raw: Object) -> tuple[str, str]:
+    return raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+
+
+def _age(raw: Object) -> int:
+    """The resource version, for ordering two states of one object.
+
+    Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions (comparable since 1.35, and
+    numbers in every API server backed by etcd).
+    """
+    return _number(raw["metadata"].get("resourceVersion", ""))
+
+
+def _number(resource_version: str) -> int:
+    return int(resource_version) if resource_version.isdecimal() else 0

@@ -1,0 +1,88 @@
+"""What can stand in the way of touching anything at all: an ordered chain of small questions about one frozen snapshot.
+
+Called by `plan`. Each is named after the fault that it finds; the first one that finds it speaks. None of them changes a
+thing, and what they find leaves the cluster exactly as it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Phase
+from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.model import Observed, Ownership, ownership
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Why nothing may be touched, and what that makes of the agent's phase."""
+
+    phase: Phase
+    finding: Finding
+
+
+def _owned(observed: Observed, wanted: Ownership) -> list[str]:
+    live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
+    live |= dict(observed.children)
+    return [kind for kind, raw in live.items() if ownership(raw, observed.agent) is wanted]
+
+
+def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
+    """Objects of a deleted MedplumAgent of the same name: about to be garbage-collected, so writing to them is in vain."""
+    kinds = _owned(observed, Ownership.LEFTOVER)
+    if not kinds:
+        return None
+    return Blocker(
+        Phase.INSTALLING,
+        Finding(
+            Reason.AWAITING_GARBAGE_COLLECTION,
+            Severity.NORMAL,
+            f"Waiting for Kubernetes to remove the {' and '.join(kinds)} of an earlier MedplumAgent named {observed.agent.name}; "
+            "the installation goes on by itself.",
+        ),
+    )
+
+
+def names_taken_by_others(observed: Observed) -> Blocker | None:
+    """Objects of our names that are not ours are never taken over."""
+    kinds = _owned(observed, Ownership.FOREIGN)
+    if not kinds:
+        return None
+    agent = observed.agent
+    shown = " and ".join(f"{kind} {agent.name}" for kind in kinds)
+    return Blocker(
+        Phase.FAILED,
+        Finding(
+            Reason.NAME_TAKEN,
+            Severity.WARNING,
+            f"In namespace {agent.namespace} there is already a {shown} that this MedplumAgent does not own; it is left alone, and nothing was changed. "
+            "Delete or rename it, or create the MedplumAgent under another name.",
+        ),
+    )
+
+
+def paused_by_the_user(observed: Observed) -> Blocker | None:
+    """`spec.paused`: hands off."""
+    if not observed.agent.spec.paused:
+        return None
+    return Blocker(
+        Phase.PAUSED,
+        Finding(
+            Reason.PAUSED,
+            Severity.NORMAL,
+            "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on.",
+        ),
+    )
+
+
+CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
+    leftovers_of_a_deleted_namesake,
+    names_taken_by_others,
+    paused_by_the_user,
+)
+
+
+def first_blocker(observed: Observed) -> Blocker | None:
+    """The first reason not to touch anything."""
+    return next((found for check in CHAIN if (found := check(observed)) is not None), None)

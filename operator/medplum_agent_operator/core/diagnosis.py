@@ -1,0 +1,114 @@
+"""Why a rollout does not get on, in the words of its pods. Called by `plan`; pure, and never judged on a single probe.
+
+Silent exits get the likely cause, as seen with the real agent (docs/user-guide.md, "When an agent does not start").
+No log line is ever copied: agent logs may hold patient data.
+"""
+
+from collections.abc import Iterator
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
+from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.pods import AGENT_CONTAINER, CONFIGURE_CONTAINER, READY_PREFIX, Container, Pod
+
+_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+_SILENT = {
+    0: (
+        "Exit code 0 proves nothing: agents before 4.1.3 also end with 0 when they cannot log in. "
+        "Check spec.server.baseUrl and the credentials in the Secret."
+    ),
+    1: (
+        "The agent says nothing when it cannot write its log folder, when a port is taken (before 5.1.14), or when a TCP peer resets a "
+        "byte-stream channel; check the channels' Endpoints in Medplum against spec.channels, and what else uses these ports."
+    ),
+    126: "The program in spec.image.command cannot be executed: it needs the execute permission for every user.",
+    127: "The program in spec.image.command is not in the image.",
+    137: "It was killed, as a rule for using more memory than spec.podTemplate.resources.limits allows.",
+}
+
+
+def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
+    """What stands in the way of the current template's pod, the most telling fault first; None where nothing is known yet."""
+    deployment = observed.deployment
+    if deployment is not None and deployment.creation_failure:
+        return _finding(
+            Reason.POD_CREATION_FAILED, f"The cluster refuses to create the agent's pod: {deployment.creation_failure}"
+        )
+    for pod in observed.current_pods:
+        if pod.ready or pod.terminating:
+            continue
+        for found in _faults(pod, spec):
+            return found
+    return None
+
+
+def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
+    """Which channels' ports are not open on a pod that otherwise runs. Said only when time is up: slow is not broken."""
+    for pod in observed.current_pods:
+        closed = [str(channel.port) for channel, ready in _channels(pod, spec) if not ready]
+        if closed and not pod.terminating:
+            return _finding(
+                Reason.PORT_NOT_READY,
+                f"Pod {pod.name} runs, but does not listen on port {', '.join(closed)}. An agent opens a port only after it has logged in "
+                "to Medplum and read a channel with that port: check spec.server, the Secret, the network to the server, and "
+                "the addresses of the agent's Endpoints.",
+            )
+    return None
+
+
+def _channels(pod: Pod, spec: MedplumAgentSpec) -> Iterator[tuple[Channel, bool]]:
+    states = {container.name: container.ready for container in pod.all_containers()}
+    for index, channel in enumerate(spec.channels):
+        yield channel, states.get(AGENT_CONTAINER if index == 0 else f"{READY_PREFIX}{channel.name}", False)
+
+
+def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
+    if pod.unschedulable:
+        yield _finding(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
+    for container in pod.all_containers():
+        if container.waiting in _PULL:
+            yield _finding(
+                Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {_said(container)}"
+            )
+        elif container.waiting in _CONFIG:
+            yield _finding(
+                Reason.CONTAINER_CONFIG_ERROR,
+                f"Container {container.name} of pod {pod.name} cannot be started: {_said(container)}. If a Secret or a key is missing, "
+                f"create it: the pod reads Secret {spec.server.credentials_secret_ref.name}.",
+            )
+        elif container.exit_code is not None and not container.ready and _keeps_ending(container):
+            yield _ended(pod, container)
+
+
+def _keeps_ending(container: Container) -> bool:
+    if container.name == CONFIGURE_CONTAINER:
+        return container.exit_code != 0
+    return container.waiting == "CrashLoopBackOff" or container.restarts > 0
+
+
+def _ended(pod: Pod, container: Container) -> Finding:
+    if container.name == CONFIGURE_CONTAINER and container.last_words:
+        return _finding(
+            Reason.CREDENTIALS_REFUSED, f"Pod {pod.name} refuses to write agent.properties: {container.last_words}"
+        )
+    code = container.exit_code or 0
+    words = (
+        f"Its last words: {container.last_words}" if container.last_words else _SILENT.get(code, "It left no message.")
+    )
+    return _finding(
+        Reason.CRASH_LOOP, f"Container {container.name} of pod {pod.name} keeps ending with exit code {code}. {words}"
+    )
+
+
+def _said(container: Container) -> str:
+    """The kubelet's words; its back-off reads differently at each try, so only what stays is kept."""
+    if container.message.startswith("Back-off "):
+        return "the kubelet keeps trying"
+    return container.message.strip().rstrip(".") or container.waiting
+
+
+def _finding(reason: Reason, message: str) -> Finding:
+    return Finding(reason, Severity.WARNING, message)

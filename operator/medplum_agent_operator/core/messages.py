@@ -1,0 +1,123 @@
+"""The sentences that people read: in `status.plan`, conditions, Events and log lines. Whole sentences, for somebody at night.
+
+Called by `plan`. Each function says what is the case, why, and what to do now; none of them decides anything.
+"""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.resource import MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.approval import Approval
+from medplum_agent_operator.core.model import Change, RolloutRecord
+from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
+
+
+def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
+    """The command that approves going down to `target`, ready to copy."""
+    return (
+        f"kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite "
+        f'{FORCE_DOWNGRADE}="{target} <change ticket or reason>"'
+    )
+
+
+def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approval: Approval, serving: bool) -> str:
+    """Why a downgrade is refused, what forcing it means, and how to do it."""
+    goes_on = f"{baseline} goes on serving" if serving else "no agent was stopped"
+    parts = [
+        f"Refused: spec.version asks to go down from {baseline} to {target}, and nobody has approved that. Nothing was changed; {goes_on}."
+    ]
+    if approval.correction:
+        parts.append(approval.correction)
+    if target.hands_over:
+        parts.append(
+            f"Why: the server, the channels and what {baseline} keeps in its durable queue may rely on the newer version. If it is forced: the two "
+            f"agents hand over without downtime, and what {baseline} still holds in its durable queue, {target} may not be able to read."
+        )
+    else:
+        parts.append(
+            f"Why: agents from {ZERO_DOWNTIME} on hand over side by side, older ones expect their predecessor to have stopped; together they would fight "
+            "over the agent's identity, its PID file and its ports. If it is forced: "
+            f"(1) {baseline} is stopped before {target} starts, and messages are not accepted in between; "
+            f"(2) each later upgrade from {target} costs downtime again; "
+            f"(3) what {baseline} still holds in its durable queue, {target} cannot read."
+        )
+    parts.append(
+        "Before: see whether another way will do (a newer version with a fix, a change of configuration), choose an off-peak hour or a maintenance "
+        "window, and back up the agent's configuration and data. After: check on every channel that messages arrive."
+    )
+    parts.append(f"To go ahead, a cluster admin runs: {annotate_command(agent, target)}")
+    parts.append(f'To stay, set spec.version back to "{baseline}".')
+    return " ".join(parts)
+
+
+def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
+    """What a rollout that has begun is doing, and why in this way."""
+    before, to = record.from_version, record.to
+    settle = _seconds(spec.handoff.min_ready_seconds)
+    if before is None:
+        return f"Installing {to}: the agent counts as active once every channel port has been open for {settle}."
+    match record.change:
+        case Change.ABORT:
+            what = f"Going back to {to}, which was active last; the target before it never became active"
+        case Change.NONE:
+            what = f"Replacing the agent's pod, {to}, by one with other settings"
+        case Change.INSTALL:
+            what = f"Installing {to} again"
+        case Change.UPGRADE | Change.DOWNGRADE:
+            what = f"Going from {before} to {to}"
+        case _ as never:
+            assert_never(never)
+    if record.approval:
+        what += f', approved by "{record.approval}"'
+    drain = _seconds(spec.handoff.drain_seconds)
+    if record.strategy is Strategy.ROLLING_HANDOFF:
+        return (
+            f"{what} by a rolling handoff, because {record.why}: the new agent starts beside the old one; once every channel port has been open for "
+            f"{settle} the old one gets no new connections, drains for {drain} and stops."
+        )
+    return (
+        f"{what} by stopping first, because {record.why}: the old agent drains for {drain} and stops, and the new one starts when it is gone. "
+        "Messages are not accepted in between."
+    )
+
+
+def failed(*, from_version: str | None, to: str, trouble: str, serving: Iterable[str], deadline_seconds: int) -> str:
+    """A rollout that missed its deadline: the cause in words, what serves now, and the ways out."""
+    alive = " and ".join(sorted(set(serving)))
+    what = f"from {from_version} to {to}" if from_version else f"to install {to}"
+    state = f"{alive} goes on serving" if alive else "No agent serves right now"
+    back = (
+        f' or set spec.version back to "{from_version}", which needs no approval'
+        if from_version and from_version != to
+        else ""
+    )
+    return (
+        f"The change {what} was not done within {_seconds(deadline_seconds)}. {trouble} {state}. This release does not roll back by itself "
+        "(spec.handoff.onFailure is not yet acted on): mend the cause, and the rollout goes on by itself;"
+        f"{back or ' or change the spec'}."
+    )
+
+
+def completed(record: RolloutRecord) -> str:
+    """A rollout that ended well."""
+    if record.from_version is None:
+        return f"{record.to} is installed and serves."
+    how = "by a rolling handoff" if record.strategy is Strategy.ROLLING_HANDOFF else "by stopping first"
+    return f"{record.to} serves; it took over from {record.from_version} {how}."
+
+
+def not_yet_acted_on(spec: MedplumAgentSpec) -> str:
+    """Fields that are valid but have no effect in this release; empty where there are none."""
+    if not spec.maintenance_windows:
+        return ""
+    return (
+        "Note: spec.maintenanceWindows is not yet acted on in this release; a change that costs downtime is made as soon as it is asked for "
+        "and approved. Time such changes yourself, or hold them with spec.paused."
+    )
+
+
+def _seconds(count: int) -> str:
+    return "1 second" if count == 1 else f"{count} seconds"

@@ -1,0 +1,277 @@
+"""The agent's pod template, rendered from a spec. Pure: the same spec always gives the same template.
+
+What it guarantees and why (facts: docs/user-guide.md, "How an agent's pod is built"):
+
+* The agent's binary is PID 1, so that SIGTERM reaches it; `sh` is gone before the agent starts.
+* Credentials never stand in the agent's command line or environment: an init container writes them into a file in memory.
+* Nothing that a second agent could meet: every folder is private to the pod, and the temp folder is emptied at each start,
+  because a PID file that survived a SIGKILL would end the agent for ever.
+* Ready means that every channel's port takes a TCP connection. A probe has one handler, hence one port: the first channel's
+  probe is the agent container's own, each further channel gets a sleeping sidecar that carries its probe (docs/adr/0006).
+* No liveness probe: an agent whose server is away opens no port, and a restart would not bring the server back.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.resource import MedplumAgent
+from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
+from medplum_agent_operator.core.drift import fingerprint
+from medplum_agent_operator.core.pods import AGENT_CONTAINER, CONFIGURE_CONTAINER, READY_PREFIX
+from medplum_agent_operator.core.version import AgentVersion
+
+WORK_DIR: Final = "/var/lib/medplum-agent"
+LOG_DIR: Final = "/var/log/medplum-agent"
+CONFIG_DIR: Final = "/run/medplum-agent"
+TEMP_DIR: Final = "/tmp"  # noqa: S108 - a private emptyDir, mounted where every program expects it
+
+GRACE_AFTER_DRAIN_SECONDS: Final = 10
+"""The agent ends within 50 ms of SIGTERM; a signal in its first 100 ms is lost, and then only SIGKILL ends it."""
+
+SPLIT_LOG_LEVELS: Final = AgentVersion.parse("4.3.14")
+"""From here on an agent has a log level of its own for channels; before, one level rules all."""
+
+_CONFIGURE: Final = r"""
+set -eu
+umask 077
+nl='
+'
+cr=$(printf '\r')
+refuse() {
+  printf '%s\n' "$1" > /dev/termination-log
+  printf '%s\n' "$1" >&2
+  exit 64
+}
+check() {
+  case $2 in
+    '') refuse "The $1 is empty." ;;
+    *=*) refuse "The $1 contains '=', and agent.properties cuts a value at its first '='. Give the ClientApplication credentials without '=' and put them into the Secret." ;;
+    *"$nl"* | *"$cr"*) refuse "The $1 contains a line break, which agent.properties cannot carry. Write it into the Secret without one (printf instead of echo, kubectl create secret --from-literal)." ;;
+  esac
+}
+check "$1" "$CLIENT_ID"
+check "$2" "$CLIENT_SECRET"
+printf '%s\n' "baseUrl=$BASE_URL" "clientId=$CLIENT_ID" "clientSecret=$CLIENT_SECRET" "agentId=$AGENT_ID" > "$3/agent.properties"
+shift 2
+dir=$1
+shift
+printf '%s\n' "$@" >> "$dir/agent.properties"
+ln -sf "$dir/agent.properties" agent.properties
+""".lstrip()
+
+_START: Final = 'rm -rf "${TMPDIR:?}"/* && exec "$@"'
+_SLEEP: Final = "trap 'exit 0' TERM; sleep infinity & wait"
+
+_CONTAINER_SECURITY: Final[Mapping[str, Any]] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+_DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
+    # https://www.medplum.com/docs/agent: 512 MB at least, 2 GB recommended. Measured: 75 to 126 MiB.
+    "requests": {"cpu": "250m", "memory": "512Mi"},
+    "limits": {"memory": "2Gi"},
+}
+_SMALL: Final[Mapping[str, Any]] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}}
+
+
+def selector(agent: MedplumAgent) -> dict[str, str]:
+    """The labels that find this agent's pods: its identity in the namespace. Never changes."""
+    return {names.NAME_LABEL: names.APP_NAME, names.AGENT_LABEL: agent.name}
+
+
+def image_reference(spec: MedplumAgentSpec, repository: str) -> str:
+    """The image as a pod names it; the tag is the version unless the spec says otherwise."""
+    digest = f"@{spec.image.digest}" if spec.image.digest else ""
+    return f"{repository}:{spec.image.tag or spec.version}{digest}"
+
+
+def uses_host_ports(spec: MedplumAgentSpec) -> bool:
+    """Whether two pods of this spec could not run side by side on one node."""
+    return spec.pod_template.host_network or any(channel.host_port for channel in spec.channels)
+
+
+def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
+    """Render the template, its own fingerprint included."""
+    wanted = spec.pod_template.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    template = {
+        "metadata": {
+            "labels": {
+                **wanted.pop("labels", {}),
+                **selector(agent),
+                names.INSTANCE_LABEL: agent.name,
+                names.COMPONENT_LABEL: "agent",
+                names.MANAGED_BY_LABEL: names.MANAGED_BY,
+                names.VERSION_LABEL: spec.version,
+            },
+            "annotations": {
+                **wanted.pop("annotations", {}),
+                "kubectl.kubernetes.io/default-container": AGENT_CONTAINER,
+            },
+        },
+        "spec": _render_pod_spec(agent, spec, wanted, image=image),
+    }
+    template["metadata"]["annotations"][names.TEMPLATE_HASH] = fingerprint(template)
+    return template
+
+
+def _render_pod_spec(
+    agent: MedplumAgent, spec: MedplumAgentSpec, wanted: dict[str, Any], *, image: str
+) -> dict[str, Any]:
+    resources = wanted.pop("resources", None) or _DEFAULT_RESOURCES
+    security = spec.pod_template.security_context.model_dump(by_alias=True)
+    version = AgentVersion.parse(spec.version)
+    affinity = wanted.pop("affinity", {})
+    if not version.hands_over:
+        affinity = _exclusive(agent, affinity)
+    pod = {
+        # What the user may choose comes first and as it is: scheduling, DNS, host network, classes.
+        **wanted,
+        "serviceAccountName": wanted.get("serviceAccountName") or agent.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": spec.handoff.drain_seconds + GRACE_AFTER_DRAIN_SECONDS,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **security},
+        "initContainers": [
+            _render_configure(spec, version, image=image),
+            *(_render_ready(channel, spec, image=image) for channel in spec.channels[1:]),
+        ],
+        "containers": [_render_agent(spec, resources, image=image)],
+        "volumes": [
+            {"name": "config", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+            {"name": "work", "emptyDir": {}},
+            {"name": "logs", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+        ],
+    }
+    if affinity:
+        pod["affinity"] = affinity
+    if spec.image.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image.pull_secrets]
+    return pod
+
+
+def _exclusive(agent: MedplumAgent, affinity: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep every other pod of this agent away, on any node, for as long as this one has not ended.
+
+    A ReplicaSet replaces a pod as soon as it *starts* to end (eviction, drain, delete), whatever the Deployment's strategy.
+    Before 4.2.4 that would be two agents at once: so the scheduler itself holds the second one back.
+    """
+    against = affinity.get("podAntiAffinity", {})
+    required = against.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    own = {"labelSelector": {"matchLabels": selector(agent)}, "topologyKey": "kubernetes.io/os"}
+    return {
+        **affinity,
+        "podAntiAffinity": {**against, "requiredDuringSchedulingIgnoredDuringExecution": [*required, own]},
+    }
+
+
+def _pull(spec: MedplumAgentSpec, image: str) -> dict[str, Any]:
+    return {"image": image, "imagePullPolicy": str(spec.image.pull_policy)}
+
+
+def _render_configure(spec: MedplumAgentSpec, version: AgentVersion, *, image: str) -> dict[str, Any]:
+    """The init container that writes agent.properties, or refuses credentials that the file form cannot carry."""
+    secret = spec.server.credentials_secret_ref
+    id_key, secret_key = secret.client_id_key, secret.client_secret_key
+
+    def from_secret(key: str) -> dict[str, Any]:
+        return {"secretKeyRef": {"name": secret.name, "key": key}}
+
+    return {
+        "name": CONFIGURE_CONTAINER,
+        **_pull(spec, image),
+        "command": ["sh", "-c", _CONFIGURE, CONFIGURE_CONTAINER],
+        "args": [
+            f"client id (key {id_key} of Secret {secret.name})",
+            f"client secret (key {secret_key} of Secret {secret.name})",
+            CONFIG_DIR,
+            *_log_properties(spec, version),
+        ],
+        "workingDir": WORK_DIR,
+        "env": [
+            {"name": "BASE_URL", "value": spec.server.base_url},
+            {"name": "AGENT_ID", "value": spec.server.agent_id},
+            {"name": "CLIENT_ID", "valueFrom": from_secret(id_key)},
+            {"name": "CLIENT_SECRET", "valueFrom": from_secret(secret_key)},
+        ],
+        "resources": _SMALL,
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [{"name": "config", "mountPath": CONFIG_DIR}, {"name": "work", "mountPath": WORK_DIR}],
+    }
+
+
+def _log_properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
+    """Log settings. Both log folders must be named, or the agent logs beside its program and dies of EACCES.
+
+    Before 4.3.14 one level rules everything, channel logs with patient data included: then the stricter of the two counts.
+    """
+    order = ["DEBUG", "INFO", "WARN", "ERROR"]
+    level, channel = str(spec.logging.level), str(spec.logging.channel_level)
+    if version < SPLIT_LOG_LEVELS:
+        level = max(level, channel, key=order.index)
+    return [
+        f"logLevel={level}",
+        f"logger.main.logDir={LOG_DIR}",
+        f"logger.main.logLevel={level}",
+        "logger.main.maxFileSizeMb=10",
+        "logger.main.filesToKeep=10",
+        f"logger.channel.logDir={LOG_DIR}",
+        f"logger.channel.logLevel={channel}",
+        "logger.channel.maxFileSizeMb=10",
+        "logger.channel.filesToKeep=10",
+    ]
+
+
+def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image: str) -> dict[str, Any]:
+    container: dict[str, Any] = {
+        "name": AGENT_CONTAINER,
+        **_pull(spec, image),
+        # `exec`: the agent becomes PID 1. No arguments: it then reads agent.properties from its working directory.
+        "command": ["sh", "-c", _START, AGENT_CONTAINER],
+        "args": list(spec.image.command),
+        "workingDir": WORK_DIR,
+        "env": [{"name": "HOME", "value": WORK_DIR}, {"name": "TMPDIR", "value": TEMP_DIR}],
+        "ports": [_render_port(channel) for channel in spec.channels],
+        "readinessProbe": _probe(spec.channels[0]),
+        "resources": resources,
+        "securityContext": _CONTAINER_SECURITY,
+        "volumeMounts": [
+            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            {"name": "work", "mountPath": WORK_DIR},
+            {"name": "logs", "mountPath": LOG_DIR},
+            {"name": "tmp", "mountPath": TEMP_DIR},
+        ],
+    }
+    if spec.handoff.drain_seconds:
+        # SIGTERM does not drain in any agent version: the pause comes before it, when no new connection arrives any more.
+        container["lifecycle"] = {"preStop": {"sleep": {"seconds": spec.handoff.drain_seconds}}}
+    return container
+
+
+def _render_port(channel: Channel) -> dict[str, Any]:
+    port: dict[str, Any] = {"name": channel.name, "containerPort": channel.port, "protocol": "TCP"}
+    if channel.host_port:
+        port["hostPort"] = channel.host_port
+    return port
+
+
+def _probe(channel: Channel) -> dict[str, Any]:
+    return {"tcpSocket": {"port": channel.port}, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3}
+
+
+def _render_ready(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
+    """A native sidecar that only sleeps and carries the readiness probe of one further channel.
+
+    Sidecars end after the agent, so the pod keeps counting as serving while the agent drains.
+    """
+    return {
+        "name": f"{READY_PREFIX}{channel.name}",
+        **_pull(spec, image),
+        "restartPolicy": "Always",
+        "command": ["sh", "-c", _SLEEP],
+        "readinessProbe": _probe(channel),
+        "resources": _SMALL,
+        "securityContext": _CONTAINER_SECURITY,
+    }

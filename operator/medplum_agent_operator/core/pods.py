@@ -1,0 +1,107 @@
+"""The live pod, as far as decisions need it. Built by `reconcile`; read by `model`, `strategy`, `diagnosis` and `status`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Self
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.core.version import AgentVersion, version_of
+
+AGENT_CONTAINER: Final = "agent"
+"""The container that runs the agent itself."""
+CONFIGURE_CONTAINER: Final = "configure"
+"""The init container that writes agent.properties."""
+READY_PREFIX: Final = "ready-"
+"""Sidecars of this prefix carry the readiness probe of the channel whose name follows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container's state in a pod.
+
+    Attributes:
+        waiting: why it is not running (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty where it runs or has ended.
+        message: what the kubelet says to that.
+        exit_code: the exit code of its latest end, if it ended at all.
+        last_words: its termination message at that end.
+    """
+
+    name: str
+    ready: bool = False
+    restarts: int = 0
+    waiting: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    last_words: str = ""
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Read an entry of `status.containerStatuses` or `status.initContainerStatuses`."""
+        state = raw.get("state") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or (raw.get("lastState") or {}).get("terminated") or {}
+        return cls(
+            name=raw.get("name", ""),
+            ready=bool(raw.get("ready")),
+            restarts=int(raw.get("restartCount", 0)),
+            waiting=waiting.get("reason", ""),
+            message=waiting.get("message", ""),
+            exit_code=ended.get("exitCode"),
+            last_words=(ended.get("message") or "").strip(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of the agent.
+
+    Attributes:
+        version: what it runs; None where that cannot be told.
+        template_hash: fingerprint of the template that it was made from.
+        terminating: it was told to go; its containers may still run.
+        finished: every container of it has ended for good.
+        ready_since: when it last became ready (Kubernetes keeps whole seconds); None while it is not.
+        unschedulable: the scheduler's words why no node takes it; empty where one did.
+    """
+
+    name: str
+    version: AgentVersion | None
+    template_hash: str | None = None
+    node: str = ""
+    terminating: bool = False
+    finished: bool = False
+    ready: bool = False
+    ready_since: datetime | None = None
+    unschedulable: str = ""
+    init_containers: tuple[Container, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a pod as the API server gives it."""
+        metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+        ready = conditions.get("Ready", {})
+        is_ready = ready.get("status") == "True"
+        since = ready.get("lastTransitionTime")
+        scheduled = conditions.get("PodScheduled", {})
+        image = next((c.get("image", "") for c in spec.get("containers") or () if c.get("name") == AGENT_CONTAINER), "")
+        return cls(
+            name=metadata["name"],
+            version=version_of(metadata.get("labels") or {}, image),
+            template_hash=(metadata.get("annotations") or {}).get(names.TEMPLATE_HASH),
+            node=spec.get("nodeName", ""),
+            terminating=bool(metadata.get("deletionTimestamp")),
+            finished=status.get("phase") in {"Succeeded", "Failed"},
+            ready=is_ready,
+            ready_since=datetime.fromisoformat(since) if is_ready and since else None,
+            unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
+            init_containers=tuple(map(Container.read, status.get("initContainerStatuses") or ())),
+            containers=tuple(map(Container.read, status.get("containerStatuses") or ())),
+        )
+
+    def all_containers(self) -> Iterator[Container]:
+        """Every container, in the order in which they start."""
+        yield from self.init_containers
+        yield from self.containers

@@ -1,0 +1,153 @@
+"""Everything that the operator owns besides the pod template: Deployment, Service, PodDisruptionBudget, ServiceAccount.
+
+Called by `plan`. Pure: what is rendered here is exactly what is applied, under one field manager, by server-side apply.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.resource import API_VERSION, KIND, MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.drift import fingerprint
+from medplum_agent_operator.core.model import RolloutRecord
+from medplum_agent_operator.core.pod_template import selector, uses_host_ports
+from medplum_agent_operator.core.version import AgentVersion
+
+APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
+OLD_REPLICA_SETS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """The children as they should be, in the order in which they are applied: what a pod needs comes before the pod."""
+
+    service_account: Mapping[str, Any]
+    service: Mapping[str, Any]
+    budget: Mapping[str, Any]
+    deployment: Mapping[str, Any]
+
+    def supporting(self) -> tuple[Mapping[str, Any], ...]:
+        """All but the Deployment."""
+        return (self.service_account, self.service, self.budget)
+
+
+def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) -> dict[str, Any]:
+    """An owned object. The MedplumAgent is its controller: garbage collection removes it with its owner, no finalizer needed."""
+    labels = {
+        **selector(agent),
+        names.INSTANCE_LABEL: agent.name,
+        names.COMPONENT_LABEL: "agent",
+        names.MANAGED_BY_LABEL: names.MANAGED_BY,
+    }
+    owner = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": agent.name,
+        "uid": agent.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    metadata = {
+        "name": agent.name,
+        "namespace": agent.namespace,
+        "labels": labels | content.pop("labels", {}),
+        "annotations": content.pop("annotations", {}),
+        "ownerReferences": [owner],
+    }
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
+
+
+def _sealed(body: dict[str, Any]) -> dict[str, Any]:
+    """Add the fingerprint of what is rendered, so that a field that is no longer rendered is noticed too."""
+    body["metadata"]["annotations"] = {**body["metadata"]["annotations"], APPLIED_HASH: fingerprint(body)}
+    return body
+
+
+def render_supporting(
+    agent: MedplumAgent, spec: MedplumAgentSpec
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """ServiceAccount, Service and PodDisruptionBudget for a spec."""
+    account = _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False)
+    return _sealed(account), _sealed(_render_service(agent, spec)), _sealed(_render_budget(agent, spec))
+
+
+def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, Any]:
+    wanted = spec.service
+    ports = []
+    for channel in spec.channels:
+        port: dict[str, Any] = {
+            "name": channel.name,
+            "port": channel.port,
+            "targetPort": channel.port,
+            "protocol": "TCP",
+        }
+        if channel.node_port:
+            port["nodePort"] = channel.node_port
+        ports.append(port)
+    body: dict[str, Any] = {"type": str(wanted.type), "selector": selector(agent), "ports": ports}
+    if wanted.external_traffic_policy:
+        body["externalTrafficPolicy"] = str(wanted.external_traffic_policy)
+    if wanted.load_balancer_class:
+        body["loadBalancerClass"] = wanted.load_balancer_class
+    if wanted.load_balancer_source_ranges:
+        body["loadBalancerSourceRanges"] = list(wanted.load_balancer_source_ranges)
+    return _object(agent, "v1", "Service", labels=dict(wanted.labels), annotations=dict(wanted.annotations), spec=body)
+
+
+def _render_budget(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, Any]:
+    """Hold an eviction back where the agent can be handed to another node first; let it happen where it cannot."""
+    hands_over = AgentVersion.parse(spec.version).hands_over and not uses_host_ports(spec)
+    limit = {"minAvailable": 1} if hands_over else {"maxUnavailable": 1}
+    return _object(
+        agent,
+        "policy/v1",
+        "PodDisruptionBudget",
+        spec={**limit, "selector": {"matchLabels": selector(agent)}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
+    )
+
+
+def applied_spec(spec: MedplumAgentSpec) -> str:
+    """The note of what a Deployment was rendered from. `paused` is left out: it is about the operator, not the agent."""
+    return spec.model_dump_json(by_alias=True, exclude_none=True, exclude={"paused"})
+
+
+def render_deployment(
+    agent: MedplumAgent,
+    spec: MedplumAgentSpec,
+    *,
+    template: Mapping[str, Any],
+    strategy: Strategy,
+    record: RolloutRecord,
+) -> dict[str, Any]:
+    """The Deployment: one replica, and the strategy that its next rollout takes.
+
+    `rollingUpdate` is always written out: a strategy whose parameters were defaulted by the server cannot be switched to
+    Recreate by server-side apply (https://github.com/kubernetes/kubernetes/issues/24198).
+    """
+    how: dict[str, Any] = (
+        {"type": "Recreate"}
+        if strategy is Strategy.RECREATE
+        else {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    )
+    body = _object(
+        agent,
+        "apps/v1",
+        "Deployment",
+        labels={names.VERSION_LABEL: spec.version},
+        annotations={names.APPLIED_SPEC: applied_spec(spec)},
+        spec={
+            "replicas": 1,
+            "selector": {"matchLabels": selector(agent)},
+            "strategy": how,
+            "minReadySeconds": spec.handoff.min_ready_seconds,
+            "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
+            "revisionHistoryLimit": OLD_REPLICA_SETS,
+            "template": template,
+        },
+    )
+    body = _sealed(body)
+    body["metadata"]["annotations"][names.ROLLOUT] = record.dump()
+    return body

@@ -1,0 +1,232 @@
+"""The whole status, projected from what was observed, what is planned and what status said before.
+
+Called by `reconcile` at the end of a pass; it writes the result only where it differs. Nothing in here is a memory that the
+operator would need to act rightly: it is lost with a wiped status only that an approval was taken off and set again.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.reasons import ConditionType, Reason
+from medplum_agent_operator.api.status import (
+    Condition,
+    ConditionStatus,
+    HistoryApproval,
+    HistoryEntry,
+    MedplumAgentStatus,
+    Outcome,
+    Phase,
+    Rollout,
+    Strategy,
+)
+from medplum_agent_operator.core.findings import Finding
+from medplum_agent_operator.core.model import Observed, RolloutRecord
+from medplum_agent_operator.core.plan import Plan
+
+LONGEST_HISTORY: Final = 10
+_UNDER_WAY: Final = {Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phase.ROLLING_BACK}
+
+
+def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentStatus:
+    """The status that goes with this observation and this plan."""
+    previous = observed.agent.status
+    current = plan.begins or (None if observed.deployment is None else observed.deployment.record)
+    settled = plan.begins is None and observed.settled
+    rollout = None
+    history = list(previous.history)
+    if previous.rollout is not None and (current is None or previous.rollout.started_at != current.started_at):
+        _close(history, previous.rollout, _outcome_of_previous(current), now=now)
+    if current is not None:
+        rollout = _follow(previous.rollout, current, observed, plan, now=now)
+        if settled:
+            _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by)
+            rollout = None
+        elif plan.phase is Phase.FAILED:
+            _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
+    return MedplumAgentStatus(
+        observed_generation=observed.agent.generation,
+        phase=plan.phase,
+        active_version=_active_version(observed),
+        target_version=observed.agent.spec.version,
+        last_good_version=_last_good_version(observed),
+        strategy=plan.strategy,
+        plan=plan.sentence,
+        conditions=conditions(
+            previous.conditions,
+            plan_conditions(plan, serving=bool(observed.serving_pods)),
+            generation=observed.agent.generation,
+            now=now,
+        ),
+        rollout=rollout,
+        history=history[:LONGEST_HISTORY],
+        spent_approvals=_spent(observed, current),
+    )
+
+
+def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: int, now: datetime) -> MedplumAgentStatus:
+    """The status of an object whose spec does not fit the model: everything known stays, the fault is told."""
+    plan = Plan(Phase.FAILED, finding.reason, finding.message)
+    serving = any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in previous.conditions)
+    told = plan_conditions(plan, serving=serving)
+    return previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "phase": plan.phase,
+            "plan": plan.sentence,
+            "conditions": conditions(previous.conditions, told, generation=generation, now=now),
+        }
+    )
+
+
+def _outcome_of_previous(current: RolloutRecord | None) -> Outcome:
+    if current is None or current.previous_outcome is None:
+        return Outcome.SUPERSEDED
+    return current.previous_outcome
+
+
+def _close(
+    history: list[HistoryEntry], rollout: Rollout, outcome: Outcome, *, now: datetime, approved_by: str | None = None
+) -> None:
+    """Put a rollout's end into history, newest first. One entry a rollout: a failed one that comes right is completed."""
+    known = next((entry for entry in history if entry.started_at == rollout.started_at), None)
+    if known is not None:
+        if known.outcome is outcome or (known.outcome is Outcome.FAILED and outcome is not Outcome.COMPLETED):
+            return
+        history.remove(known)
+        approved_by = approved_by or (known.approval.by if known.approval else None)
+    approval = HistoryApproval(text=rollout.approval, by=approved_by) if rollout.approval else None
+    took_over = outcome is Outcome.COMPLETED and rollout.from_version is not None
+    history.insert(
+        0,
+        HistoryEntry(
+            from_version=rollout.from_version,
+            to=rollout.to,
+            strategy=rollout.strategy,
+            outcome=outcome,
+            started_at=rollout.started_at,
+            completed_at=now,
+            gap_seconds=rollout.gap_seconds if took_over else None,
+            overlap_seconds=rollout.overlap_seconds if took_over else None,
+            approval=approval,
+        ),
+    )
+
+
+def _follow(
+    previous: Rollout | None, current: RolloutRecord, observed: Observed, plan: Plan, *, now: datetime
+) -> Rollout:
+    """The rollout under way, with what has been measured of it: as seen by the operator, which may have been away.
+
+    gap: seconds without a ready pod. overlap: seconds from the new pod's Ready (whole seconds) to the old pod's end.
+    """
+    same = previous if previous is not None and previous.started_at == current.started_at else None
+    gap = same.gap_seconds if same is not None and same.gap_seconds is not None else 0.0
+    since = same.unavailable_since if same is not None else None
+    if observed.serving_pods:
+        if since is not None:
+            gap += (now - since).total_seconds()
+            since = None
+    elif since is None:
+        since = now
+    overlap = None
+    if current.strategy is Strategy.RECREATE:
+        overlap = 0.0
+    elif plan.begins is None:
+        ready = [pod.ready_since for pod in observed.current_pods if pod.ready_since is not None]
+        if ready and min(ready) >= current.started_at.replace(microsecond=0):
+            overlap = max(0.0, round((now - min(ready)).total_seconds(), 1))
+        if not observed.settled:
+            overlap = same.overlap_seconds if same is not None else None
+    deadline = observed.agent.spec.handoff.progress_deadline_seconds
+    return Rollout(
+        from_version=current.from_version,
+        to=current.to,
+        strategy=current.strategy,
+        started_at=current.started_at,
+        deadline=current.started_at + timedelta(seconds=deadline),
+        gap_seconds=round(gap, 1),
+        overlap_seconds=overlap,
+        unavailable_since=since,
+        approval=current.approval,
+    )
+
+
+def _active_version(observed: Observed) -> str | None:
+    """The version that the agent's pods run, the active one where there are two; None in the gap of a recreate."""
+    baseline = observed.baseline
+    if observed.deployment is not None and observed.became_active:
+        return None if baseline is None else baseline.text
+    running = [pod.version for pod in observed.live_pods if pod.version is not None]
+    if baseline is not None and baseline in running:
+        return baseline.text
+    ready = [pod.version.text for pod in observed.serving_pods if pod.version is not None]
+    return ready[0] if ready else None
+
+
+def _last_good_version(observed: Observed) -> str | None:
+    baseline = observed.baseline
+    return observed.agent.status.last_good_version if baseline is None else baseline.text
+
+
+def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
+    """Approvals that cannot be used again: all that were, until somebody takes the annotation off."""
+    agent = observed.agent
+    if FORCE_DOWNGRADE not in agent.annotations:
+        return []
+    spent = list(agent.status.spent_approvals)
+    noted = observed.noted and (observed.deployment is not None and current == observed.deployment.record)
+    if current is not None and current.approval is not None and not noted and current.approval not in spent:
+        spent.append(current.approval)
+    return spent
+
+
+def plan_conditions(plan: Plan, *, serving: bool) -> Mapping[ConditionType, tuple[bool, str, str]]:
+    """What each condition says: whether it holds, the reason, the message."""
+    ready = plan.phase is Phase.RUNNING and serving
+    under_way = plan.phase in _UNDER_WAY
+    stalled = plan.phase is Phase.FAILED
+    waiting = plan.phase is Phase.AWAITING_APPROVAL
+    # No pod names and no counts: what changes within a handoff must not cost a write.
+    available = "A ready agent pod takes connections on every channel port." if serving else "No agent pod is ready."
+    at_rest = (False, str(Reason.SETTLED), "")
+    return {
+        ConditionType.READY: (ready, str(plan.reason), plan.sentence),
+        ConditionType.RECONCILING: (True, str(plan.reason), plan.sentence) if under_way else at_rest,
+        ConditionType.STALLED: (True, str(plan.reason), plan.sentence) if stalled else at_rest,
+        ConditionType.AVAILABLE: (serving, str(Reason.SERVING if serving else Reason.NOT_SERVING), available),
+        ConditionType.APPROVAL_REQUIRED: (
+            (True, str(plan.reason), plan.sentence) if waiting else (False, str(Reason.NO_APPROVAL_NEEDED), "")
+        ),
+    }
+
+
+def conditions(
+    previous: Sequence[Condition],
+    told: Mapping[ConditionType, tuple[bool, str, str]],
+    *,
+    generation: int,
+    now: datetime,
+) -> list[Condition]:
+    """Conditions as metav1.Condition wants them: the transition time moves only when the status does."""
+    before = {condition.type: condition for condition in previous}
+    result = [condition for condition in previous if condition.type not in told]
+    for kind, (holds, reason, message) in told.items():
+        status = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+        known = before.get(str(kind))
+        # Whole seconds, as metav1.Time has them.
+        since = (
+            known.last_transition_time if known is not None and known.status is status else now.replace(microsecond=0)
+        )
+        result.append(
+            Condition(
+                type=str(kind),
+                status=status,
+                reason=reason,
+                message=message,
+                last_transition_time=since,
+                observed_generation=generation,
+            )
+        )
+    return result

@@ -1,0 +1,90 @@
+"""Which spec is in force: the one that the user wrote, or, while that one is refused, the one that was applied last.
+
+Called by `plan`. This is how a refused change changes nothing: everything goes on being reconciled, drift repaired and dead
+pods replaced, towards the spec that ran before.
+"""
+
+from dataclasses import dataclass
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core import messages
+from medplum_agent_operator.core.approval import Approval, judge
+from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.model import Change, Config, Observed
+from medplum_agent_operator.core.strategy import classify, needs_approval
+from medplum_agent_operator.core.version import AgentVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What may be done.
+
+    Attributes:
+        change: what the user's version means, seen from what became active last.
+        target: the version that the user asked for.
+        spec: the spec in force; None where the cluster does not tell what ran before a refused change.
+        repository: the image repository for that spec; empty where there is no spec.
+        approval: for a downgrade that needs one, what the annotation says.
+        refusal: why the user's spec is not in force; None where it is.
+    """
+
+    change: Change
+    target: AgentVersion
+    spec: MedplumAgentSpec | None
+    repository: str
+    approval: Approval | None = None
+    refusal: Finding | None = None
+
+
+def decide(observed: Observed, config: Config) -> Verdict:
+    """Decide which spec is in force."""
+    agent = observed.agent
+    spec = agent.spec
+    target = AgentVersion.parse(spec.version)
+    change = classify(observed, target)
+    approval = None
+    refusal = None
+    if needs_approval(change, target, spec):
+        approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
+        if not approval.granted:
+            refusal = _not_approved(observed, target, approval)
+    repository = spec.image.repository or config.image_repository
+    if refusal is None and repository is None:
+        refusal = Finding(
+            Reason.IMAGE_REPOSITORY_MISSING,
+            Severity.WARNING,
+            "There is no image to run: set spec.image.repository, or give the operator a default by MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
+            "Nothing was changed. (Upstream publishes no image; docs/user-guide.md shows how to build one.)",
+        )
+    if refusal is None and repository is not None:
+        return Verdict(change, target, spec, repository, approval)
+    before = spec_before(observed)
+    repository = (before.image.repository if before else None) or config.image_repository
+    return Verdict(change, target, before if repository else None, repository or "", approval, refusal)
+
+
+def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:
+    serving = [pod.version.text for pod in observed.serving_pods if pod.version is not None]
+    baseline = observed.baseline
+    running = baseline.text if baseline is not None else ", ".join(sorted(set(serving))) or "a newer version"
+    return Finding(
+        approval.reason,
+        Severity.WARNING,
+        messages.refusal(observed.agent, baseline=running, target=target, approval=approval, serving=bool(serving)),
+    )
+
+
+def spec_before(observed: Observed) -> MedplumAgentSpec | None:
+    """The spec that was applied last, from the Deployment's own note of it.
+
+    Without a Deployment (somebody deleted it) the version that was active is known from status; the rest of the user's spec
+    then serves with that version, unless it pins an image of its own, which would be the refused one's.
+    """
+    if observed.deployment is not None:
+        return observed.deployment.applied_spec
+    baseline, spec = observed.baseline, observed.agent.spec
+    if baseline is None or spec.image.tag or spec.image.digest:
+        return None
+    return spec.model_copy(update={"version": baseline.text})

@@ -1,0 +1,128 @@
+"""The operator's settings: one model for environment variables and flags, checked at start, each with its documentation.
+
+Read by `__main__` only. A wrong setting ends the process with a sentence before anything is watched or written.
+"""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Final, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
+
+from medplum_agent_operator.errors import StartupError
+
+ENV_PREFIX: Final = "MEDPLUM_AGENT_OPERATOR_"
+_DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least severe log line that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Settings(BaseSettings):
+    """Kubernetes operator for the Medplum Agent.
+
+    Every flag can be given as an environment variable too: MEDPLUM_AGENT_OPERATOR_ and its name in capitals, with
+    underscores. Which cluster: in a pod its own service account, elsewhere KUBECONFIG or ~/.kube/config.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        cli_prog_name="medplum-agent-operator",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+    )
+
+    namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Namespaces to watch, separated by commas. Empty: all of them, which needs the ClusterRole.",
+    )
+    image_repository: str | None = Field(
+        default=None,
+        description="Image repository of agents whose spec.image.repository is not set, without a tag. Upstream publishes no image.",
+    )
+    log_format: LogFormat = Field(
+        default=LogFormat.JSON, description="json (one object per line) or console (for people)."
+    )
+    log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
+    health_host: str = Field(default="0.0.0.0", description="Address that /healthz and /readyz listen on.")  # noqa: S104 - the kubelet comes from outside
+    health_port: int = Field(
+        default=8080, ge=0, le=65535, description="Port of /healthz and /readyz; 0 takes a free one and logs it."
+    )
+    workers: int = Field(default=8, ge=1, le=64, description="How many agents are reconciled at the same time.")
+    resync_seconds: int = Field(
+        default=300,
+        ge=5,
+        le=86_400,
+        description="How often everything is listed anew, to find what a watch may have lost. In seconds.",
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0, ge=1, le=300, description="How long one request to the API server may take. In seconds."
+    )
+
+    @field_validator("namespaces", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        if isinstance(value, list):
+            return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
+        return value
+
+    @field_validator("namespaces")
+    @classmethod
+    def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _DNS_LABEL.fullmatch(name):
+                raise ValueError(f"{name!r} is not a namespace's name; give names such as clinic-a,clinic-b")
+        return value
+
+    @field_validator("image_repository")
+    @classmethod
+    def _is_repository(cls, value: str | None) -> str | None:
+        if value is not None and not _REPOSITORY.fullmatch(value):
+            raise ValueError(
+                f"{value!r} is not an image repository; give one such as registry.example.org/medplum-agent, without tag or digest"
+            )
+        return value
+
+    @classmethod
+    def load(cls, arguments: list[str]) -> Self:
+        """Read flags and environment.
+
+        Raises:
+            StartupError: with a sentence per wrong setting.
+        """
+        try:
+            return CliApp.run(cls, cli_args=arguments)
+        except ValidationError as fault:
+            raise StartupError("\n".join(_sentence(error) for error in fault.errors())) from fault
+        except SettingsError as fault:
+            raise StartupError(f"The settings cannot be read: {fault}") from fault
+
+
+def _sentence(error: object) -> str:
+    match error:
+        case {"loc": (name, *_), "msg": str(message)}:
+            flag = str(name).replace("_", "-")
+            return f"Setting --{flag} ({ENV_PREFIX}{str(name).upper()}): {message.removeprefix('Value error, ')}."
+        case _:
+            return f"A setting is wrong: {error}."

@@ -1,0 +1,83 @@
+"""The processes of one cluster: those whose program stands in the cluster's own folder, which nobody else's does.
+
+A pid alone is never trusted, as it may belong to somebody else by now; kwokctl starts each component by a link in
+`<workdir>/bin`, so the command line tells.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+GRACE_SECONDS: Final = 10.0
+PROC: Final = Path("/proc")
+
+
+def recorded(workdir: Path) -> dict[str, int]:
+    """Return the pid of each component that kwokctl has started there, by its name."""
+    pids: dict[str, int] = {}
+    for file in (workdir / "pids").glob("*.pid"):
+        text = file.read_text(encoding="utf-8").strip()
+        if text.isdigit():  # it is empty for a moment while it is written
+            pids[file.stem] = int(text)
+    return pids
+
+
+def running(workdir: Path) -> dict[int, str]:
+    """Return the command line of each live process of the cluster in that folder, by pid."""
+    return {pid: command for pid, command in _all_commands().items() if command.startswith(f"{workdir}/bin/")}
+
+
+def end_all(workdir: Path) -> None:
+    """Kill what runs there and return once all have ended. Nothing is worth saving, so nobody gets a polite signal."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while left := running(workdir):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"did not end within {GRACE_SECONDS:.0f} s: {left}")
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.02)
+
+
+def end_group(leader: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, where it still runs, and all that it has started in that group."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while _kill_group(leader.pid) or leader.poll() is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the group of {leader.args!r} did not end within {GRACE_SECONDS:.0f} s")
+        leader.poll()
+        time.sleep(0.01)
+
+
+def _kill_group(group: int) -> bool:
+    """Kill the group, and tell whether there was one to kill."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # macOS refuses where all have ended and one waits to be noticed
+        return False
+    return True
+
+
+def _all_commands() -> dict[int, str]:
+    if not (PROC / "self").exists():  # macOS
+        listing = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True)
+        rows = (line.strip().split(maxsplit=1) for line in listing.stdout.splitlines())
+        return {int(row[0]): row[1] for row in rows if len(row) == 2}
+    commands: dict[int, str] = {}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                # Empty for a process that has ended and waits for its parent to notice.
+                commands[int(entry.name)] = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue
+    return commands

@@ -1,0 +1,31 @@
+"""Build what is missing and print the folder: `python -m tests.cluster.toolchain [program ...]`."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.cluster.progress import say
+from tests.cluster.toolchain import ToolchainError, ensure_tools
+from tests.cluster.toolchain.programs import PROGRAMS
+
+
+def main(names: list[str]) -> int:
+    """Build all programs or the named ones."""
+    unknown = set(names) - {program.name for program in PROGRAMS}
+    if unknown:
+        say(f"No such program: {', '.join(sorted(unknown))}. There are: {', '.join(p.name for p in PROGRAMS)}.")
+        return 2
+    try:
+        tools = ensure_tools(names or None)
+    except ToolchainError as error:
+        say(str(error))
+        return 1
+    except KeyboardInterrupt:
+        say("\nInterrupted; the next build goes on from here.")
+        return 130
+    sys.stdout.write(f"{tools.folder}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
