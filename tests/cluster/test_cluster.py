@@ -14,10 +14,8 @@ import yaml
 from tests.cluster import (
     Behaviour,
     Cluster,
-    ClusterStartError,
     KubectlError,
     local_cluster,
-    processes,
     simulate,
     wait_for,
 )
