@@ -1,159 +1,88 @@
 """`spec.podTemplate`: the part of a pod that is the user's business, in Kubernetes' own words and shapes.
 
-Read by `core.pod_template`, which embeds what `model_dump` gives as it is. What the operator guarantees about a pod (its
-containers, security, volumes, labels) cannot be set here.
+Read by `core.pod_template`, which embeds what `model_dump(by_alias=True, exclude_none=True)` gives as it is: so nothing in
+here may dump what the user did not write, or an empty string that the API server drops: an unchanged agent would look changed.
+What the operator guarantees about a pod (its containers, security, volumes, own labels) cannot be set here.
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
-from medplum_agent_operator.api.base import ApiModel, rule, ruled
+from medplum_agent_operator.api.base import ApiModel, Matching, Rule
+from medplum_agent_operator.api.scheduling import Affinity, SelectedLabels, Toleration, TopologySpreadConstraint
 
-Quantity = Annotated[
-    int | str,
-    Field(
-        description="An amount such as 500m, 512Mi or 2.",
-        max_length=64,
-        pattern=r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_DNS_SUBDOMAIN: Final = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_QUANTITY: Final = r"\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?"
+
+Name = Annotated[
+    str,
+    Field(max_length=253),
+    Matching(
+        _DNS_SUBDOMAIN, "must be the name of an object: lower-case letters, digits, '-' and '.', such as medplum-agent"
     ),
 ]
-"""Source of the pattern: k8s.io/apimachinery resource.Quantity's own schema in structural CRDs."""
+LabelValue = Annotated[
+    str,
+    Field(max_length=63),
+    Matching(
+        f"({_LABEL})?",
+        "a label's value has at most 63 letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
+    ),
+]
 
-Labels = Annotated[dict[str, str], Field(max_length=64)]
-
-
-class Expression(ApiModel):
-    """One requirement on labels."""
-
-    key: str = Field(description="The label's key.", max_length=317)
-    operator: str = Field(description="In, NotIn, Exists or DoesNotExist; for nodes also Gt or Lt.", max_length=16)
-    values: tuple[Annotated[str, Field(max_length=63)], ...] = Field(
-        default=(), description="The values that In and NotIn compare with, or the number for Gt and Lt.", max_length=64
-    )
-
-
-class LabelSelector(ApiModel):
-    """Which objects, by their labels. All requirements must hold."""
-
-    match_labels: Labels = Field(default={}, description="Labels that must be there with these values.")
-    match_expressions: tuple[Expression, ...] = Field(default=(), description="Further requirements.", max_length=32)
-
-
-class NodeSelectorTerm(ApiModel):
-    """Which nodes. All requirements of a term must hold."""
-
-    match_expressions: tuple[Expression, ...] = Field(
-        default=(), description="Requirements on the node's labels.", max_length=32
-    )
-    match_fields: tuple[Expression, ...] = Field(
-        default=(), description="Requirements on the node's fields, such as metadata.name.", max_length=32
-    )
-
-
-class NodeSelector(ApiModel):
-    """Nodes that at least one of the terms selects."""
-
-    node_selector_terms: tuple[NodeSelectorTerm, ...] = Field(
-        description="Terms of which one must hold.", min_length=1, max_length=32
-    )
-
-
-class PreferredNodes(ApiModel):
-    """Nodes that are preferred."""
-
-    weight: int = Field(description="How much: 1 to 100.", ge=1, le=100)
-    preference: NodeSelectorTerm = Field(description="Which nodes.")
-
-
-class NodeAffinity(ApiModel):
-    """Where the pod may and should run, by labels of nodes."""
-
-    required_during_scheduling_ignored_during_execution: NodeSelector | None = Field(
-        default=None, description="Nodes on which the pod may run."
-    )
-    preferred_during_scheduling_ignored_during_execution: tuple[PreferredNodes, ...] = Field(
-        default=(), description="Nodes on which it should rather run.", max_length=32
-    )
-
-
-class PodAffinityTerm(ApiModel):
-    """Pods to be near to or far from."""
-
-    label_selector: LabelSelector | None = Field(default=None, description="Which pods.")
-    topology_key: str = Field(
-        description="Label of nodes that says what near means, such as kubernetes.io/hostname.",
-        min_length=1,
-        max_length=317,
-    )
-    namespaces: tuple[Annotated[str, Field(max_length=63)], ...] = Field(
-        default=(), description="Namespaces of those pods. Left out: this one.", max_length=64
-    )
-    namespace_selector: LabelSelector | None = Field(
-        default=None, description="Namespaces of those pods, by their labels."
-    )
-
-
-class WeightedPodAffinityTerm(ApiModel):
-    """Pods to be rather near to or far from."""
-
-    weight: int = Field(description="How much: 1 to 100.", ge=1, le=100)
-    pod_affinity_term: PodAffinityTerm = Field(description="Which pods, and what near means.")
-
-
-class PodAffinity(ApiModel):
-    """Nearness to other pods. The operator adds a term of its own where an agent must be alone (before 4.2.4)."""
-
-    required_during_scheduling_ignored_during_execution: tuple[PodAffinityTerm, ...] = Field(
-        default=(), description="What must hold.", max_length=32
-    )
-    preferred_during_scheduling_ignored_during_execution: tuple[WeightedPodAffinityTerm, ...] = Field(
-        default=(), description="What should rather hold.", max_length=32
-    )
-
-
-class Affinity(ApiModel):
-    """Where the pod may and should run."""
-
-    node_affinity: NodeAffinity | None = Field(default=None, description="By labels of nodes.")
-    pod_affinity: PodAffinity | None = Field(default=None, description="Near to these pods.")
-    pod_anti_affinity: PodAffinity | None = Field(default=None, description="Far from these pods.")
-
-
-class Toleration(ApiModel):
-    """A taint that does not keep the pod away."""
-
-    key: str | None = Field(
-        default=None, description="The taint's key; left out with operator Exists: every taint.", max_length=317
-    )
-    operator: str | None = Field(default=None, description="Equal (the default) or Exists.", max_length=16)
-    value: str | None = Field(default=None, description="The taint's value, for Equal.", max_length=63)
-    effect: str | None = Field(
-        default=None, description="NoSchedule, PreferNoSchedule or NoExecute; left out: all.", max_length=32
-    )
-    toleration_seconds: int | None = Field(
-        default=None, description="Seconds for which NoExecute is tolerated; left out: for ever."
-    )
-
-
-class TopologySpreadConstraint(ApiModel):
-    """How pods are spread over parts of the cluster."""
-
-    max_skew: int = Field(description="The largest difference in numbers of pods that is allowed.", ge=1)
-    topology_key: str = Field(description="Label of nodes that says what a part is.", min_length=1, max_length=317)
-    when_unsatisfiable: str = Field(description="DoNotSchedule or ScheduleAnyway.", max_length=32)
-    label_selector: LabelSelector | None = Field(default=None, description="Which pods are counted.")
+_KEYS: Final = Rule(
+    f"self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL}$'))",
+    "a key has at most 63 letters, digits, '-', '_' and '.', with an optional domain in front, such as example.org/team",
+)
+ExtraLabels = Annotated[
+    dict[str, LabelValue],
+    Field(max_length=32),
+    _KEYS,
+    Rule(
+        "self.all(k, !k.startsWith('agents.medplum.com/') && !(k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', "
+        "'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']))",
+        "labels agents.medplum.com/… and app.kubernetes.io/name, instance, component and managed-by are the operator's own; use other keys",
+    ),
+]
+ExtraAnnotations = Annotated[
+    dict[str, str],
+    Field(max_length=64),
+    _KEYS,
+    Rule(
+        "self.all(k, !k.startsWith('agents.medplum.com/'))",
+        "annotations agents.medplum.com/… are the operator's own; use other keys",
+    ),
+]
+Quantity = (
+    Annotated[int, Field(ge=0)]
+    | Annotated[
+        str, Field(max_length=40), Matching(_QUANTITY, "an amount must be a quantity such as 500m, 1.5 or 512Mi")
+    ]
+)
+Quantities = Annotated[
+    dict[str, Quantity],
+    Field(max_length=8),
+    Rule(
+        "self.all(k, isQuantity(string(self[k])) && !string(self[k]).startsWith('-'))",
+        'amounts must be quantities such as 500m, "1.5" or 512Mi, and not negative',
+    ),
+]
 
 
 class ResourceAmounts(ApiModel):
-    """What the agent's container may use."""
+    """What the agent's container may use. Where either map is given, both are taken as they are, without the operator's figures."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default={}, description="What it is sure to get."
+    requests: Quantities | None = Field(
+        default=None,
+        description="What the agent is sure to get, by resource: cpu in cores (250m is a quarter), memory in bytes (512Mi).",
     )
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default={}, description="What it may use at the most; it is killed when it uses more memory."
+    limits: Quantities | None = Field(
+        default=None,
+        description="What the agent may use at the most, by resource. With less CPU it is slowed down; with more memory than this it is killed, and "
+        "messages in flight get no acknowledgement.",
     )
 
 
@@ -167,98 +96,111 @@ class DnsPolicy(StrEnum):
 
 
 class DnsOption(ApiModel):
-    """A line of resolv.conf's options."""
+    """A resolver option."""
 
-    name: str = Field(description="The option, such as ndots.", max_length=64)
+    name: str = Field(description="The option, such as ndots.", min_length=1, max_length=64)
     value: str | None = Field(default=None, description="Its value, if it has one.", max_length=64)
 
 
 class DnsConfig(ApiModel):
     """What is added to the pod's resolv.conf."""
 
-    nameservers: tuple[Annotated[str, Field(max_length=45)], ...] = Field(
-        default=(), description="Addresses of name servers.", max_length=3
+    nameservers: (
+        Annotated[tuple[Annotated[str, Field(min_length=1, max_length=45)], ...], Field(max_length=3)] | None
+    ) = Field(default=None, description="IP addresses of name servers, asked before those that dnsPolicy gives.")
+    searches: (
+        Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=32)] | None
+    ) = Field(default=None, description="Domains that are tried for short names.")
+    options: Annotated[tuple[DnsOption, ...], Field(max_length=16)] | None = Field(
+        default=None, description="Resolver options."
     )
-    searches: tuple[Annotated[str, Field(max_length=253)], ...] = Field(
-        default=(), description="Domains that are tried for short names.", max_length=32
-    )
-    options: tuple[DnsOption, ...] = Field(default=(), description="Resolver options.", max_length=16)
 
 
 class HostAlias(ApiModel):
     """A line of the pod's /etc/hosts."""
 
-    ip: str = Field(description="The address.", max_length=45)
-    hostnames: tuple[Annotated[str, Field(max_length=253)], ...] = Field(
-        description="Its names.", min_length=1, max_length=16
+    ip: str = Field(description="The IP address.", min_length=1, max_length=45)
+    hostnames: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...] = Field(
+        description="Names that resolve to it.", min_length=1, max_length=16
     )
+
+
+Id = Annotated[int, Field(ge=1, le=2_147_483_647)]
 
 
 class PodSecurity(ApiModel):
-    """The user that the agent runs as: the one thing about security that depends on the image."""
+    """The user that the agent runs as: the one thing about its security that depends on the image."""
 
-    run_as_user: int = Field(
-        default=5678, ge=1, le=2_147_483_647, description="User id; 5678 as in upstream's Dockerfile."
+    run_as_user: Id = Field(
+        default=5678,
+        description="User id that the agent runs as, never 0 (root). Default 5678, the user of upstream's Dockerfile.",
     )
-    run_as_group: int = Field(default=5678, ge=1, le=2_147_483_647, description="Group id.")
-    fs_group: int = Field(default=5678, ge=1, le=2_147_483_647, description="Group that owns the pod's volumes.")
+    run_as_group: Id = Field(default=5678, description="Group id that the agent runs as, never 0. Default 5678.")
+    fs_group: Id = Field(
+        default=5678,
+        description="Group id that owns the pod's volumes, so that the agent can write them. Default 5678.",
+    )
 
 
 class PodTemplateSpec(ApiModel):
-    """Where and how the agent's pod runs."""
+    """Where and how the agent's pod runs. Each change here replaces the pod: by a rolling handoff from 4.2.4 on, else stop, then start."""
 
-    labels: dict[str, str] = Field(
+    labels: ExtraLabels = Field(
         default={},
-        description="Further labels of the pod.",
-        max_length=64,
-        json_schema_extra=ruled(
-            rule(
-                "self.all(k, !k.startsWith('agents.medplum.com/') && !(k in ['app.kubernetes.io/name', 'app.kubernetes.io/instance', "
-                "'app.kubernetes.io/managed-by', 'app.kubernetes.io/component']))",
-                "spec.podTemplate.labels: labels of agents.medplum.com and app.kubernetes.io/name, instance, managed-by and component are the operator's; use others",
-            )
-        ),
+        description="Labels of the pod, beside the operator's own (agents.medplum.com/…, app.kubernetes.io/…).",
     )
-    annotations: dict[str, str] = Field(
-        default={},
-        description="Further annotations of the pod.",
-        max_length=64,
-        json_schema_extra=ruled(
-            rule(
-                "self.all(k, !k.startsWith('agents.medplum.com/'))",
-                "spec.podTemplate.annotations: annotations of agents.medplum.com are the operator's; use others",
-            )
-        ),
+    annotations: ExtraAnnotations = Field(
+        default={}, description="Annotations of the pod, beside the operator's own (agents.medplum.com/…)."
     )
     resources: ResourceAmounts | None = Field(
         default=None,
-        description="What the agent's container may use. Left out: 250m CPU and 512Mi memory requested, 2Gi memory at the most.",
+        description="CPU and memory of the agent's container. Left out: 250m CPU and 512Mi memory requested, at most 2Gi memory.",
     )
-    node_selector: Labels = Field(default={}, description="Labels that a node must have.")
+    node_selector: SelectedLabels = Field(
+        default={}, description="Labels that a node must have for the agent to run there."
+    )
     tolerations: tuple[Toleration, ...] = Field(
-        default=(), description="Taints that do not keep the pod away.", max_length=32
+        default=(), description="Taints of nodes that do not keep the agent away.", max_length=32
     )
-    affinity: Affinity | None = Field(default=None, description="Where the pod may and should run.")
+    affinity: Affinity | None = Field(
+        default=None, description="Where the agent's pod may and should run: by nodes, and by other pods."
+    )
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = Field(
-        default=(), description="How pods are spread over parts of the cluster.", max_length=16
+        default=(), description="How the agents' pods are spread over nodes, zones and the like.", max_length=16
     )
-    priority_class_name: str | None = Field(
-        default=None, description="Priority of the pod when nodes are full.", max_length=253
-    )
-    runtime_class_name: str | None = Field(default=None, description="Container runtime that runs it.", max_length=253)
-    service_account_name: str | None = Field(
+    priority_class_name: Name | None = Field(
         default=None,
-        description="ServiceAccount of the pod. Left out: one of its own, with no rights. Its token is not mounted in either case.",
-        max_length=253,
+        description="PriorityClass of the pod: who goes first when nodes are full. Left out: the cluster's default.",
+    )
+    runtime_class_name: Name | None = Field(
+        default=None,
+        description="RuntimeClass of the pod: which container runtime runs it. Left out: the node's default.",
+    )
+    service_account_name: Name | None = Field(
+        default=None,
+        description="ServiceAccount of the pod. Left out: one that the operator makes, with no rights. Its token is never mounted: the agent does not "
+        "talk to Kubernetes.",
     )
     host_network: bool = Field(
         default=False,
-        description="Run in the node's network: the channels' ports are the node's. Two agents cannot bind them side by side, so every change then "
-        "stops the old agent first. Not allowed by Pod Security 'restricted'.",
+        description="Run in the node's network, where each channel's port is a port of the node. Default false. Two agents cannot bind the same ports "
+        "of a node, so each change then stops the old agent first, with downtime. Pod Security 'baseline' and 'restricted' forbid it.",
     )
-    dns_policy: DnsPolicy | None = Field(default=None, description="How names are resolved in the pod.")
-    dns_config: DnsConfig | None = Field(default=None, description="What is added to the pod's resolv.conf.")
-    host_aliases: tuple[HostAlias, ...] = Field(default=(), description="Lines of the pod's /etc/hosts.", max_length=32)
+    dns_policy: DnsPolicy | None = Field(
+        default=None,
+        description="How names are resolved in the pod: ClusterFirst, ClusterFirstWithHostNet (which hostNetwork needs to find Services), Default (as "
+        "the node does) or None (dnsConfig alone). Left out: ClusterFirst.",
+    )
+    dns_config: DnsConfig | None = Field(
+        default=None, description="Name servers, search domains and options added to what dnsPolicy gives."
+    )
+    host_aliases: tuple[HostAlias, ...] = Field(
+        default=(),
+        description="Lines added to the pod's /etc/hosts, for names that no name server knows.",
+        max_length=32,
+    )
     security_context: PodSecurity = Field(
-        default=PodSecurity(), description="The user that the agent runs as: the one that the image is made for."
+        default=PodSecurity(),
+        description="User and groups that the agent runs as: those that its image is made for. The rest of the pod's security is fixed: it fulfils Pod "
+        "Security 'restricted'.",
     )

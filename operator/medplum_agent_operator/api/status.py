@@ -1,11 +1,10 @@
 """`status` of a MedplumAgent: what the operator reports. Written by `core.status`, read back leniently by `parse_status`."""
 
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from medplum_agent_operator.api.base import ApiModel
 
@@ -53,24 +52,35 @@ class Condition(ApiModel):
 
     type: str = Field(description="Ready, Reconciling, Stalled, Available or ApprovalRequired.", max_length=316)
     status: ConditionStatus = Field(description="Whether it holds: True, False or Unknown.")
-    reason: str = Field(description="Why, in one CamelCase word.", min_length=1, max_length=1024)
+    reason: str = Field(
+        description="Why, in one CamelCase word that programs can rely on.", min_length=1, max_length=1024
+    )
     message: str = Field(description="Why, in whole sentences.", max_length=32_768)
-    last_transition_time: datetime = Field(description="Since when the status is what it is.")
-    observed_generation: int | None = Field(default=None, description="Generation of the spec that it tells of.", ge=0)
+    last_transition_time: AwareDatetime = Field(description="Since when the status is what it is.")
+    observed_generation: int | None = Field(
+        default=None,
+        description="Generation of the spec that it tells of. Older than metadata.generation: the latest change is not yet looked at.",
+        ge=0,
+    )
 
 
 class Rollout(ApiModel):
     """A rollout under way."""
 
     from_version: str | None = Field(
-        default=None, alias="from", description="Version that was active when it began; absent for the first."
+        default=None,
+        alias="from",
+        description="Version that was active when it began; absent for the first installation.",
     )
     to: str = Field(description="Version that it leads to.")
-    strategy: Strategy | None = Field(default=None, description="How it is made.")
-    started_at: datetime | None = Field(default=None, description="When it began.")
-    deadline: datetime | None = Field(
+    strategy: Strategy | None = Field(
         default=None,
-        description="When it counts as failed unless it makes progress (spec.handoff.progressDeadlineSeconds).",
+        description="RollingHandoff: the new agent starts beside the old one. Recreate: the old one stops first.",
+    )
+    started_at: AwareDatetime | None = Field(default=None, description="When it began.")
+    deadline: AwareDatetime | None = Field(
+        default=None,
+        description="When it counts as failed unless the new agent is active (spec.handoff.progressDeadlineSeconds).",
     )
     gap_seconds: float | None = Field(
         default=None, description="Seconds so far without a ready agent, as the operator saw it."
@@ -79,10 +89,12 @@ class Rollout(ApiModel):
         default=None,
         description="Seconds for which the new agent was ready while the old one still ran; Kubernetes keeps whole seconds.",
     )
-    unavailable_since: datetime | None = Field(
-        default=None, description="Since when no agent is ready, as the operator saw it."
+    unavailable_since: AwareDatetime | None = Field(
+        default=None, description="Since when no agent is ready, as the operator saw it; absent while one is."
     )
-    approval: str | None = Field(default=None, description="The approval that let it go ahead.")
+    approval: str | None = Field(
+        default=None, description="The approval that let it go ahead; absent where none was needed."
+    )
 
 
 class HistoryApproval(ApiModel):
@@ -97,15 +109,20 @@ class HistoryApproval(ApiModel):
 class HistoryEntry(ApiModel):
     """A rollout that ended."""
 
-    from_version: str | None = Field(default=None, alias="from", description="Version before; absent for the first.")
+    from_version: str | None = Field(
+        default=None, alias="from", description="Version before; absent for the first installation."
+    )
     to: str = Field(description="Version that it led to, or was to lead to.")
-    strategy: Strategy | None = Field(default=None, description="How it was made.")
+    strategy: Strategy | None = Field(
+        default=None,
+        description="RollingHandoff: the new agent started beside the old one. Recreate: the old one stopped first.",
+    )
     outcome: Outcome | None = Field(
         default=None,
         description="Completed; Failed: it missed its deadline; Aborted: given up for the version before; Superseded: given up for another target.",
     )
-    started_at: datetime | None = Field(default=None, description="When it began.")
-    completed_at: datetime | None = Field(default=None, description="When it ended.")
+    started_at: AwareDatetime | None = Field(default=None, description="When it began.")
+    completed_at: AwareDatetime | None = Field(default=None, description="When it ended.")
     gap_seconds: float | None = Field(
         default=None, description="Seconds without a ready agent, as the operator saw it."
     )
@@ -113,7 +130,9 @@ class HistoryEntry(ApiModel):
         default=None,
         description="Seconds for which the new agent was ready while the old one still ran; Kubernetes keeps whole seconds.",
     )
-    approval: HistoryApproval | None = Field(default=None, description="For a downgrade, who approved it.")
+    approval: HistoryApproval | None = Field(
+        default=None, description="For an approved downgrade, by what it was approved."
+    )
     backup: str | None = Field(
         default=None, description="Name of the backup made before it. Not yet acted on in this release."
     )
@@ -123,57 +142,83 @@ class MedplumAgentStatus(ApiModel):
     """What the operator reports."""
 
     observed_generation: int | None = Field(
-        default=None, description="Generation of the spec that this status tells of."
+        default=None,
+        description="Generation of the spec that this status tells of. Older than metadata.generation: the latest change is not yet looked at.",
     )
-    phase: Phase | None = Field(default=None, description="What the agent is in, in one word.")
+    phase: Phase | None = Field(
+        default=None,
+        description="What the agent is in, in one word: Installing, Running, HandingOff, Recreating, AwaitingApproval, AwaitingWindow, RollingBack, "
+        "Failed or Paused. For people; programs had better read conditions.",
+    )
     active_version: str | None = Field(
         default=None,
-        description="Version that the agent's pods run; absent in the gap of a change that stops the old agent first.",
+        description="Version that the agent's pods run; absent in the gap of a change that stops the old agent first. It may differ from spec.version "
+        "for as long as a change is not approved, not done or failed.",
     )
     target_version: str | None = Field(default=None, description="Version that spec.version asks for.")
-    last_good_version: str | None = Field(default=None, description="Version that became active last.")
-    strategy: Strategy | None = Field(default=None, description="How the rollout under way, or the latest, is made.")
+    last_good_version: str | None = Field(
+        default=None, description="Version that became active last: going to an older one than this is a downgrade."
+    )
+    strategy: Strategy | None = Field(
+        default=None,
+        description="How the rollout under way, or the latest, is made: RollingHandoff (the new agent starts beside the old one) or Recreate (the old one "
+        "stops first).",
+    )
     plan: str | None = Field(
-        default=None, description="What will happen, why, what is missing, and the exact command, in whole sentences."
+        default=None,
+        description="What will happen, why, what is missing and the exact command for it, in whole sentences: the first thing to read.",
     )
     conditions: Annotated[
         tuple[Condition, ...],
         Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}),
-    ] = Field(default=(), description="Ready, Reconciling, Stalled, Available and ApprovalRequired.")
-    rollout: Rollout | None = Field(default=None, description="The rollout under way.")
-    history: tuple[HistoryEntry, ...] = Field(
-        default=(), description="Rollouts that ended, the latest first.", max_length=10
-    )
-    spent_approvals: tuple[Annotated[str, Field(max_length=300)], ...] = Field(
+    ] = Field(
         default=(),
-        description="Approvals that have been used and count no more, until the annotation is taken off.",
-        max_length=50,
+        description="Ready (the spec is fulfilled), Reconciling (a change is being made), Stalled (nothing goes on without a person), Available (some "
+        "version of the agent serves: the one to alert on) and ApprovalRequired (a downgrade waits for a cluster admin).",
+    )
+    rollout: Rollout | None = Field(default=None, description="The rollout under way; absent where there is none.")
+    history: Annotated[tuple[HistoryEntry, ...], Field(json_schema_extra={"maxItems": 10})] = Field(
+        default=(), description="The last ten rollouts that ended, the latest first."
+    )
+    spent_approvals: Annotated[
+        tuple[Annotated[str, Field(json_schema_extra={"maxLength": 300})], ...],
+        Field(json_schema_extra={"maxItems": 50}),
+    ] = Field(
+        default=(),
+        description="Values of the annotation agents.medplum.com/force-downgrade that have been used and count no more, until the annotation is taken off.",
     )
 
 
-def parse_status(raw: Mapping[str, Any]) -> MedplumAgentStatus:
-    """Read a status back, whatever somebody made of it: a field or list item that does not fit reads as absent.
+def parse_status(raw: object) -> MedplumAgentStatus:
+    """Read a status back, whatever somebody made of it: the smallest part that does not fit reads as absent.
+
+    Called in every pass: a status that fits, as nearly all do, is validated once.
 
     >>> parse_status({"phase": "Dreaming", "activeVersion": "5.1.15", "history": [{"to": "5.1.15"}, 7]}).active_version
     '5.1.15'
     """
-    kept: dict[str, Any] = {}
-    for name, field in MedplumAgentStatus.model_fields.items():
-        alias = field.alias or name
-        if alias not in raw:
-            continue
-        value = raw[alias]
-        adapter: TypeAdapter[Any] = TypeAdapter(field.annotation)
-        if isinstance(value, list):
-            value = [item for item in value if _fits(adapter, [item])]
-        if _fits(adapter, value):
-            kept[alias] = value
-    return MedplumAgentStatus.model_validate(kept)
+    kept = raw if isinstance(raw, Mapping) else {}
+    while True:
+        try:
+            return MedplumAgentStatus.model_validate(kept)
+        except ValidationError as fault:
+            first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
+            # What is missing is missing from something: a condition without a type is no condition.
+            path = first["loc"][:-1] if first["type"] == "missing" else first["loc"]
+            kept = _without(kept, path)
 
 
-def _fits(adapter: TypeAdapter[Any], value: Any) -> bool:
-    try:
-        adapter.validate_python(value)
-    except ValidationError:
-        return False
-    return True
+def _without(value: Any, path: Sequence[int | str]) -> Any:
+    """A copy of a tree of maps and lists that lacks what is at `path`.
+
+    >>> _without({"history": [{"to": 7}, {"to": "5.1.15"}]}, ("history", 0, "to"))
+    {'history': [{}, {'to': '5.1.15'}]}
+    """
+    step, *rest = path
+    if isinstance(value, Mapping):
+        return {
+            key: _without(part, rest) if key == step else part for key, part in value.items() if rest or key != step
+        }
+    return [
+        _without(part, rest) if index == step else part for index, part in enumerate(value) if rest or index != step
+    ]

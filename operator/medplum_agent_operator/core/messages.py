@@ -61,7 +61,7 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
         return f"Installing {to}: the agent counts as active once every channel port has been open for {settle}."
     match record.change:
         case Change.ABORT:
-            what = f"Going back to {to}, which was active last; the target before it never became active"
+            what = f"Going back to {to}, which was active last, from a target that never became active"
         case Change.NONE:
             what = f"Replacing the agent's pod, {to}, by one with other settings"
         case Change.INSTALL:
@@ -73,6 +73,10 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     if record.approval:
         what += f', approved by "{record.approval}"'
     drain = _seconds(spec.handoff.drain_seconds)
+    if record.strategy is Strategy.ROLLING_HANDOFF and record.change is Change.ABORT:
+        return (
+            f"{what}. Its agent, which still runs, stays as it is unless other settings have changed too; the other one drains for {drain} and stops."
+        )
     if record.strategy is Strategy.ROLLING_HANDOFF:
         return (
             f"{what} by a rolling handoff, because {record.why}: the new agent starts beside the old one; once every channel port has been open for "
@@ -105,6 +109,8 @@ def completed(record: RolloutRecord) -> str:
     """A rollout that ended well."""
     if record.from_version is None:
         return f"{record.to} is installed and serves."
+    if record.change is Change.ABORT:
+        return f"{record.to} goes on serving; the change from it was given up."
     how = "by a rolling handoff" if record.strategy is Strategy.ROLLING_HANDOFF else "by stopping first"
     return f"{record.to} serves; it took over from {record.from_version} {how}."
 

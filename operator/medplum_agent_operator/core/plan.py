@@ -208,6 +208,11 @@ def _beginning(
     if was_missing and record.from_version is not None:
         sentence = f"The Deployment was missing and is made again. {sentence}"
     findings = [Finding(reason, Severity.NORMAL, sentence)]
+    if record.previous_outcome is Outcome.ABORTED:
+        findings = [Finding(Reason.ROLLOUT_ABORTED, Severity.NORMAL, sentence)]
+    elif record.previous_outcome is Outcome.SUPERSEDED:
+        text = f"The rollout before was not done yet and is given up for this one. {sentence}"
+        findings.insert(0, Finding(Reason.ROLLOUT_SUPERSEDED, Severity.NORMAL, text))
     if record.approval is not None:
         findings.insert(
             0, Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, f'Approved by "{record.approval}": {sentence}')

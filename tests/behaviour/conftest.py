@@ -1,0 +1,47 @@
+"""Fixtures of the behaviour tests: an installed operator on the local cluster, and a recorder that nobody can forget."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.behaviour.recorder import recording
+from tests.behaviour.world import World
+from tests.operator_process import install
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cluster import Cluster
+
+
+@pytest.fixture(scope="session")
+def installed(simulated_cluster: Cluster) -> Cluster:
+    """The cluster, with CRD and rights."""
+    install(simulated_cluster)
+    return simulated_cluster
+
+
+@pytest.fixture
+def empty_world(installed: Cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
+    """A namespace without an operator. The recorder watches it; what it saw is judged when the test is over."""
+    with recording(installed, namespace) as recorder:
+        world = World(installed, namespace, tmp_path, recorder)
+        try:
+            yield world
+        finally:
+            for operator in world.operators:
+                if operator.process.poll() is None:
+                    operator.kill()
+    assert recorder.events > 0
+    assert recorder.violations == []
+    assert "a pass failed by a bug" not in world.log, world.log
+
+
+@pytest.fixture
+def world(empty_world: World) -> World:
+    """A namespace with an operator."""
+    empty_world.start_operator()
+    return empty_world

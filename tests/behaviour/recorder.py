@@ -1,0 +1,151 @@
+"""Watches a namespace during a test and says afterwards whether I1 or I2 was ever broken.
+
+It knows nothing of the operator: it reads pods, Deployments and MedplumAgents from the API server's own watches, and it
+judges by what they say at each event, so no test has to remember to look.
+
+I1: no two agents of one MedplumAgent run at once if either is before 4.2.4.
+I2: the Deployment never goes to an older version than the one that became active last, unless the annotation said so.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from packaging.version import Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster import Cluster
+
+AGENT = "agents.medplum.com/agent"
+VERSION = "agents.medplum.com/version"
+FORCE = "agents.medplum.com/force-downgrade"
+ZERO_DOWNTIME = Version("4.2.4")
+
+
+def release(text: str) -> Version:
+    """X.Y.Z of an agent version."""
+    return Version(text.partition("-")[0])
+
+
+def documents(stream: Any) -> Iterator[dict[str, Any]]:
+    """The JSON documents in an endless stream of them."""
+    decoder, text = json.JSONDecoder(), ""
+    while chunk := stream.read1(65536):
+        text += chunk.decode()
+        while text := text.lstrip():
+            try:
+                found, end = decoder.raw_decode(text)
+            except json.JSONDecodeError:
+                break
+            yield found
+            text = text[end:]
+
+
+@dataclass
+class Recorder:
+    """What was seen, and what of it was forbidden."""
+
+    violations: list[str] = field(default_factory=list)
+    most_running: dict[str, int] = field(default_factory=dict)
+    events: int = 0
+    _running: dict[str, dict[str, str]] = field(default_factory=dict)
+    _active: dict[str, str] = field(default_factory=dict)
+    _applied: dict[str, str] = field(default_factory=dict)
+    _approvals: dict[str, set[str]] = field(default_factory=dict)
+    _policies: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def read(self, stream: BinaryIO) -> None:
+        """Take every watch event of a stream, until it ends."""
+        with stream:
+            for event in documents(stream):
+                self.see(event)
+
+    def see(self, event: dict[str, Any]) -> None:
+        """Take one watch event."""
+        with self._lock:
+            self.events += 1
+            raw = event["object"]
+            match raw["kind"]:
+                case "Pod":
+                    self._see_pod(event["type"], raw)
+                case "Deployment":
+                    self._see_deployment(event["type"], raw)
+                case "MedplumAgent":
+                    self._see_agent(raw)
+
+    def _see_agent(self, raw: dict[str, Any]) -> None:
+        name = raw["metadata"]["name"]
+        approval = (raw["metadata"].get("annotations") or {}).get(FORCE)
+        if approval:
+            self._approvals.setdefault(name, set()).add(approval.split()[0])
+        self._policies[name] = raw["spec"]["downgradePolicy"]["approval"]
+
+    def _see_pod(self, kind: str, raw: dict[str, Any]) -> None:
+        labels = raw["metadata"].get("labels") or {}
+        if AGENT not in labels:
+            return
+        statuses = (raw.get("status") or {}).get("containerStatuses") or ()
+        agent = next((status for status in statuses if status["name"] == "agent"), {})
+        running = self._running.setdefault(labels[AGENT], {})
+        # Started and not yet exited: a crash-looping container counts too, it may start again at any moment.
+        started = "running" in agent.get("state", {}) or agent.get("restartCount", 0) > 0
+        if kind == "DELETED" or not started:
+            running.pop(raw["metadata"]["uid"], None)
+            return
+        running[raw["metadata"]["uid"]] = labels[VERSION]
+        self.most_running[labels[AGENT]] = max(self.most_running.get(labels[AGENT], 0), len(running))
+        if len(running) > 1 and any(release(version) < ZERO_DOWNTIME for version in running.values()):
+            self.violations.append(f"I1: {labels[AGENT]}: {sorted(running.values())} ran at the same time")
+
+    def _see_deployment(self, kind: str, raw: dict[str, Any]) -> None:
+        metadata, template = raw["metadata"], raw["spec"]["template"]["metadata"].get("labels") or {}
+        name = metadata["name"]
+        if VERSION not in template or kind == "DELETED":
+            return
+        version, before = template[VERSION], self._applied.get(name)
+        active = self._active.get(name)
+        if before != version and active is not None and release(version) < release(active):
+            free = self._policies.get(name) == "BelowZeroDowntime" and release(version) >= ZERO_DOWNTIME
+            if not free and version not in self._approvals.get(name, set()):
+                self.violations.append(f"I2: {name}: went from {active} to {version} without an approval")
+        self._applied[name] = version
+        status = raw.get("status") or {}
+        counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")]
+        if status.get("observedGeneration") == metadata["generation"] and counts == [1, 1, 1]:
+            self._active[name] = version
+
+
+@contextmanager
+def recording(cluster: Cluster, namespace: str) -> Iterator[Recorder]:
+    """Watch a namespace until the end of the block; by then everything that the API server sent has been judged."""
+    recorder = Recorder()
+    watches = []
+    for kind in ("pods", "deployments.apps", "medplumagents.agents.medplum.com"):
+        process = subprocess.Popen(
+            [
+                str(cluster.kubectl_program),
+                f"--kubeconfig={cluster.kubeconfig}",
+                f"--namespace={namespace}",
+                *("get", kind, "--watch", "--output-watch-events", "--output=json"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        reader = threading.Thread(target=recorder.read, args=(process.stdout,), daemon=True)
+        reader.start()
+        watches.append((process, reader))
+    try:
+        yield recorder
+    finally:
+        for process, reader in watches:
+            process.kill()
+            process.wait()
+            reader.join()

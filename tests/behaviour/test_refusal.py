@@ -1,0 +1,140 @@
+"""The heart: a downgrade that nobody approved changes nothing, says everything, and approvals count once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.behaviour.world import FORCE
+
+if TYPE_CHECKING:
+    from tests.behaviour.world import World
+
+COMMAND = 'kubectl annotate medplumagent front-desk -n {namespace} --overwrite agents.medplum.com/force-downgrade="4.2.3 '
+
+
+def untouched(world: World) -> tuple[Any, ...]:
+    """What must be the same before and after a refusal."""
+    pods = [(pod["metadata"]["uid"], pod["metadata"]["resourceVersion"]) for pod in world.pods()]
+    versions = [world.read(kind, "front-desk")["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")]
+    return pods, versions
+
+
+def refused(world: World) -> dict[str, Any]:
+    """5.1.15 serves, 4.2.3 is asked for and refused; returns the status."""
+    world.install("5.1.15")
+    world.set_version("4.2.3")
+    return world.wait_for_phase("AwaitingApproval")
+
+
+def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
+    """Deployment, Service, budget and pods keep their resourceVersions; status, condition, Event and log say the same."""
+    world.install("5.1.15")
+    before = untouched(world)
+    world.set_version("4.2.3")
+    status = world.wait_for_phase("AwaitingApproval")
+    assert before == untouched(world)
+    plan = status["plan"]
+    for part in (
+        "from 5.1.15 to 4.2.3",
+        "fight over the agent's identity, its PID file and its ports",
+        "is stopped before 4.2.3 starts",
+        "messages are not accepted in between",
+        "each later upgrade from 4.2.3 costs downtime again",
+        "durable queue",
+        "off-peak hour or a maintenance window",
+        "back up",
+        "messages arrive",
+        COMMAND.format(namespace=world.namespace),
+    ):
+        assert part in plan
+    condition = world.condition("ApprovalRequired")
+    assert ("True", "DowngradeNotApproved", plan) == (condition["status"], condition["reason"], condition["message"])
+    [event] = world.wait(lambda: world.events("DowngradeNotApproved"), "the Event")
+    assert ("Warning", plan) == (event["type"], event["message"])
+    assert '"reason": "DowngradeNotApproved"' in world.log
+    states = {kind: world.condition(kind)["status"] for kind in ("Ready", "Available", "Reconciling", "Stalled")}
+    assert {"Ready": "False", "Available": "True", "Reconciling": "False", "Stalled": "False"} == states
+
+
+def test_command_in_the_message_works_as_it_stands(world: World) -> None:
+    """Copying the command out of `plan` into a shell approves the downgrade."""
+    plan = refused(world)["plan"]
+    command = plan[plan.index("kubectl annotate") : plan.index(" To stay")]
+    program, *arguments = command.split(" ", 7)
+    assert "kubectl" == program
+    world.kubectl(*[part.replace('"', "") for part in arguments if part not in {"-n", world.namespace}])
+    world.wait_for_phase("Running", "4.2.3")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "says"),
+    [
+        ("true", "ApprovalMalformed", "must begin with the version to go down to, 4.2.3"),
+        ("yes please, 4.2.3", "ApprovalMalformed", "must begin with the version"),
+        ("4.2.2 CHG-1", "ApprovalForOtherTarget", "approves 4.2.2, but spec.version asks for 4.2.3"),
+        ("4.2.30", "ApprovalForOtherTarget", "approves 4.2.30"),
+        ("4.2.3 " + "x" * 200_000, None, ""),
+    ],
+    ids=["true", "sentence", "other version", "prefix is not equality", "200 KB are fine"],
+)
+def test_other_values_are_answered_with_the_right_one(world: World, value: str, reason: str | None, says: str) -> None:
+    """A value that does not approve is told so, and what to write instead; nothing is changed by it."""
+    refused(world)
+    before = untouched(world)
+    if reason is None:
+        patch = f'{{"metadata":{{"annotations":{{"{FORCE}":"{value}"}}}}}}'
+        world.kubectl("patch", "mpa", "front-desk", "--type=merge", "--patch-file=/dev/stdin", input=patch)
+        assert len(world.wait_for_phase("Running", "4.2.3")["history"][0]["approval"]["text"]) <= 256
+        return
+    world.approve(value)
+    world.wait(lambda: world.condition("ApprovalRequired")["reason"] == reason, reason)
+    assert says in world.status()["plan"]
+    assert before == untouched(world)
+
+
+def test_approval_counts_once(world: World) -> None:
+    """After the way down and up again the same text approves nothing; another text does, or the same set anew."""
+    refused(world)
+    world.approve("4.2.3 CHG-1")
+    world.wait_for_phase("Running", "4.2.3")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    world.set_version("4.2.3")
+    world.wait_for_phase("AwaitingApproval")
+    assert "ApprovalSpent" == world.condition("ApprovalRequired")["reason"]
+    world.kubectl("annotate", "mpa", "front-desk", f"{FORCE}-")
+    world.wait(lambda: world.status().get("spentApprovals") in ([], None), "the operator saw it taken off")
+    assert "DowngradeNotApproved" == world.condition("ApprovalRequired")["reason"]
+    world.approve("4.2.3 CHG-1")
+    world.wait_for_phase("Running", "4.2.3")
+
+
+def test_taking_the_version_back_ends_the_refusal(world: World) -> None:
+    """spec.version back to what serves: Running, nothing was restarted."""
+    refused(world)
+    pods = [pod["metadata"]["uid"] for pod in world.pods()]
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    assert pods == [pod["metadata"]["uid"] for pod in world.pods()]
+
+
+def test_pod_that_dies_during_a_refusal_comes_back_on_the_version_that_ran(world: World) -> None:
+    """I2: the Deployment still is the old one, so its controller brings back 5.1.15."""
+    refused(world)
+    world.kubectl("delete", "pod", "-l", "agents.medplum.com/agent=front-desk")
+    world.wait(lambda: world.condition("Available")["status"] == "True" and len(world.pods()) == 1, "a new pod")
+    assert "5.1.15" == world.pods()[0]["metadata"]["labels"]["agents.medplum.com/version"]
+
+
+def test_drift_is_repaired_during_a_refusal_to_what_ran(world: World) -> None:
+    """A Service, and even the Deployment, deleted while 4.2.3 is refused: both come back, with 5.1.15."""
+    refused(world)
+    world.kubectl("delete", "service", "front-desk")
+    world.wait(lambda: world.kubectl("get", "service", "front-desk", "--ignore-not-found"), "the Service again")
+    world.kubectl("delete", "deployment", "front-desk")
+    world.wait(lambda: world.kubectl("get", "deployment", "front-desk", "--ignore-not-found"), "the Deployment again")
+    assert "5.1.15" == world.deployment()["spec"]["template"]["metadata"]["labels"]["agents.medplum.com/version"]
+    world.wait(lambda: world.condition("Available")["status"] == "True", "serving")
+    assert "AwaitingApproval" == world.status()["phase"]

@@ -1,0 +1,105 @@
+"""That the bench works and counts rightly, with few agents. Timings are not asserted: a test run is no place to measure them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields, is_dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import pytest
+
+from tests.bench import report
+from tests.bench.audit import BENCH_AGENT, OPERATOR, Call
+from tests.bench.figures import AgentWrites, Figures, Spread, Writes
+from tests.bench.phases import Handoff
+from tests.bench.run import Options, run
+from tests.cluster.local import EXISTING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def call(what: str, name: str, *, user: str = OPERATOR, user_agent: str = "", code: int = 200, at_ms: float = 0) -> Call:
+    """Return a call that took one millisecond."""
+    verb, _, path = what.partition(" ")
+    resource, _, subresource = path.partition("/")
+    received = START + timedelta(milliseconds=at_ms)
+    answered = received + timedelta(milliseconds=1)
+    return Call(user, user_agent, verb, resource, subresource, "bench", name, code, received, answered)
+
+
+def test_an_agents_writes_are_told_apart() -> None:
+    """Reads, other people's writes and other agents' writes do not count; what was refused is counted by itself."""
+    seen = [
+        call("patch deployments", "agent-001"),
+        call("patch medplumagents/status", "agent-001"),
+        call("patch medplumagents/status", "agent-001", code=409),
+        call("patch medplumagents/status", "agent-001"),
+        call("create events", "agent-001.0a1b2c"),
+        call("patch services", "agent-001"),
+        call("get deployments", "agent-001"),
+        call("patch deployments", "agent-002"),
+        call("patch deployments", "agent-001", user="kwok-admin"),
+    ]
+    expected = AgentWrites(deployment=1, status=2, events=1, other=1, refused=1)
+    assert expected == AgentWrites.of(seen, "agent-001")
+
+
+def test_the_bar_holds_for_the_agent_that_took_most() -> None:
+    """Three status writes are within the bar, a fourth one of a single agent is not."""
+    seen = [call("patch deployments", name) for name in ("agent-000", "agent-001")]
+    seen += [call("patch medplumagents/status", "agent-000")] * 3
+    assert Writes.of(seen, ["agent-000", "agent-001"]).within_bar
+    seen.append(call("patch medplumagents/status", "agent-000"))
+    assert not Writes.of(seen, ["agent-000", "agent-001"]).within_bar
+
+
+def test_a_handoff_is_the_first_accepted_write_of_each() -> None:
+    """A Deployment PATCH that lost a race is no Deployment written; the next one is."""
+    controller = "kube-controller-manager/v1.37.2 (linux/amd64) kubernetes/abc/deployment-controller"
+    change = call("patch medplumagents", "agent-000", user="admin", user_agent=BENCH_AGENT)
+    lost = call("patch deployments", "agent-000", code=409, at_ms=5)
+    written = call("patch deployments", "agent-000", at_ms=9)
+    followed = call("create replicasets", "agent-000-75f", user="admin", user_agent=controller, at_ms=12)
+    assert Handoff(change, written, followed) == Handoff.of([change, lost, written, followed], "agent-000")
+
+
+def test_a_percentile_is_a_value_that_was_measured() -> None:
+    """Nearest rank: no value is made up between two others."""
+    assert Spread(samples=10, p50=5, p90=9, p99=10, max=10) == Spread.of(range(1, 11))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.skipif(EXISTING in os.environ, reason="the bench reads the audit log of a cluster of its own")
+def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -> None:
+    """Five agents: one Deployment and at most three status a change, none when converged, and results.json is whole."""
+    results = run(Options(agents=5, changes=3, seconds=3.0, out=tmp_path))
+    figures = results.figures
+
+    for changed in (figures.idle.writes, figures.burst.writes):
+        assert changed.within_bar, changed
+    assert figures.downgrade.down.deployment == 1
+    assert figures.downgrade.up.deployment == 2
+    assert {} == figures.converged.writes
+    assert {} == figures.restart.writes
+
+    written = json.loads(report.write(results, tmp_path).read_text(encoding="utf-8"))
+    assert asdict(results).keys() == written.keys()
+    assert keys(Figures) == {name: shape(value) for name, value in written["figures"].items()}
+
+
+def keys(kind: Any) -> dict[str, Any]:
+    """Return the names of a dataclass's fields, and of theirs."""
+    hints = get_type_hints(kind, localns={"Mapping": dict})
+    return {
+        field.name: keys(hints[field.name]) if is_dataclass(hints[field.name]) else None for field in fields(kind)
+    }
+
+
+def shape(value: Any) -> dict[str, Any]:
+    """Return the same of parsed JSON."""
+    return value

@@ -1,0 +1,1 @@
+"""What must stay in step: CRD, docs, rights, samples and code."""

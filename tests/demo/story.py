@@ -1,0 +1,279 @@
+"""The story: each chapter runs the commands that a cluster admin would type and checks what they led to.
+
+Told by `run`, in the order of CHAPTERS. A chapter relies on the ones before it, never on how long something takes.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from tests.demo.pods import WATCH, PodWatch
+from tests.demo.stage import AGENT, NAMESPACE, Stage, StepFailedError
+from tests.operator_process import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILE = Path("agent.yaml")
+PODS = ("get", "pods", "-L", "agents.medplum.com/version")
+PLAN = ("get", "mpa", AGENT, "-o", "jsonpath={.status.plan}")
+READY = ("wait", f"mpa/{AGENT}", "--for=condition=Ready", "--timeout=60s")
+FINGERPRINTS = (
+    "get",
+    "deployment,pod",
+    "-o",
+    "custom-columns=KIND:.kind,UID:.metadata.uid,RESOURCEVERSION:.metadata.resourceVersion",
+)
+EVENTS = (
+    "get",
+    "events",
+    "--field-selector",
+    "type=Warning",
+    "-o",
+    "custom-columns=TYPE:.type,OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message",
+)
+CHILDREN = "deployment,service,poddisruptionbudget,serviceaccount,replicaset,pod"
+OWNED = ("get", CHILDREN, "-l", f"app.kubernetes.io/instance={AGENT}")
+HISTORY = (
+    "get",
+    "mpa",
+    AGENT,
+    "-o",
+    (
+        "go-template={{range .status.history}}{{.to}}{{with .from}} after {{.}}{{end}}: {{.strategy}}, {{.outcome}}"
+        "{{with .gapSeconds}}, {{.}} s without a ready agent{{end}}"
+        "{{with .approval}}, approved by {{.text}}{{end}}{{println}}{{end}}"
+    ),
+)
+OUR_EVENTS = (
+    "get",
+    "events",
+    "--sort-by=.metadata.creationTimestamp",
+    "--field-selector=involvedObject.kind=MedplumAgent",
+    "-o",
+    "custom-columns=TYPE:.type,REASON:.reason,MESSAGE:.message",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A part of the story: what it is about, why anybody should care, and what happens."""
+
+    title: str
+    why: str
+    tell: Callable[[Stage], None]
+    pictured: bool = True
+
+
+def agent_yaml(version: str) -> str:
+    """Return the sample agent with this version, and with a handoff that is quick enough to look on."""
+    sample = yaml.safe_load((ROOT / "manifests" / "samples" / "agent.yaml").read_text(encoding="utf-8"))
+    sample["spec"]["version"] = version
+    sample["spec"]["handoff"] = {"minReadySeconds": 3, "drainSeconds": 2}
+    return yaml.safe_dump(sample, sort_keys=False)
+
+
+def install(stage: Stage) -> None:
+    """5.1.14 is installed into a namespace of its own."""
+    stage.kubectl("create", "namespace", NAMESPACE, pictured=False)
+    stage.kubectl("config", "set-context", "--current", f"--namespace={NAMESPACE}", pictured=False)
+    credentials = ("--from-literal=clientId=demo", "--from-literal=clientSecret=demo")
+    stage.kubectl("create", "secret", "generic", AGENT, *credentials, pictured=False)
+    FILE.write_text(agent_yaml("5.1.14"), encoding="utf-8")
+    stage.terminal.output(f"agent.yaml:\n{_indented(FILE.read_text(encoding='utf-8'))}", pictured=False)
+    stage.kubectl("apply", "-f", str(FILE))
+    stage.kubectl(*READY, pictured=False)
+    stage.kubectl("get", "mpa")
+    children = stage.kubectl(*OWNED, "-o", "name", pictured=False)
+    kinds = {line.partition("/")[0].partition(".")[0] for line in children.splitlines()}
+    stage.check(kinds == set(CHILDREN.split(",")), "everything that it needs was made for it", found=children)
+    _check_one_pod(stage, "5.1.14")
+
+
+def hand_off(stage: Stage) -> None:
+    """5.1.15 takes over from 5.1.14 side by side."""
+    _ask_for(stage, "5.1.15")
+    stage.wait_until(lambda: _ready_versions(stage) == ["5.1.14", "5.1.15"], what="both agents are ready side by side")
+    beside = stage.kubectl(*PODS)
+    both = "5.1.14" in beside and "5.1.15" in beside
+    stage.check(both, "both run: the old agent serves until the new one has been ready for 3 seconds", found=beside)
+    stage.kubectl(*READY, pictured=False)
+    stage.kubectl(*PODS)
+    _check_one_pod(stage, "5.1.15")
+    gap = stage.status()["history"][0].get("gapSeconds")
+    stage.check(not gap, "there was no moment without a ready agent", found=f"gapSeconds {gap}")
+
+
+def refuse(stage: Stage) -> None:
+    """4.2.3 is refused, with words, and nothing changes."""
+    before = stage.kubectl(*FINGERPRINTS)
+    _ask_for(stage, "4.2.3")
+    stage.kubectl("wait", f"mpa/{AGENT}", "--for=condition=ApprovalRequired", "--timeout=30s", pictured=False)
+    stage.kubectl("get", "mpa")
+    plan = stage.kubectl(*PLAN, brief=_first_and_command)
+    stage.check(
+        "Nothing was changed; 5.1.15 goes on serving" in plan, "the answer says why, and what to do", found=plan
+    )
+    event = stage.wait_until(lambda: _event(stage, "DowngradeNotApproved"), what="a Warning Event tells of the refusal")
+    stage.terminal.command(*EVENTS, pictured=False)
+    stage.terminal.output(_cropped(event), pictured=False)
+    stage.check(plan in event, "an Event of type Warning says the same, word for word", found=event)
+    after = stage.kubectl(*FINGERPRINTS)
+    stage.check(before == after, "Deployment and pod are the very same, down to the resourceVersion", found=after)
+
+
+def approve_wrongly(stage: Stage) -> None:
+    """An approval that names no version approves nothing."""
+    before = stage.kubectl(*FINGERPRINTS, shown=False)
+    stage.kubectl("annotate", "mpa", AGENT, "agents.medplum.com/force-downgrade=true")
+    correction = "The annotation says 'true'"
+    stage.wait_until(lambda: correction in stage.status()["plan"], what="the operator answers the approval")
+    plan = stage.kubectl(*PLAN, brief=lambda text: _sentence(text, correction))
+    stage.check("it must begin with the version to go down to, 4.2.3" in plan, "it is told what to write", found=plan)
+    after = stage.kubectl(*FINGERPRINTS, shown=False)
+    stage.check(before == after, "still nothing has changed", found=after)
+
+
+def approve(stage: Stage) -> None:
+    """The command from the answer, with a ticket in it, lets the downgrade go ahead: the old pod ends, the new one starts."""
+    offered = re.search(r'kubectl (annotate .*?".*?")', stage.status()["plan"])
+    if offered is None:
+        raise StepFailedError("The answer holds no command to copy.")
+    command = shlex.split(offered[1].replace("<change ticket or reason>", "CHG-1042"))
+    with PodWatch(stage.cluster) as watch:
+        stage.kubectl(*command)
+        stage.kubectl(*READY, pictured=False)
+    stage.terminal.command(*WATCH)
+    stage.terminal.output("\n".join(watch.census.lines), brief=_turning_points)
+    most = watch.census.most
+    stage.check(most == 1, "there was never more than 1 pod: the old one was gone before the new one came", found=most)
+    _check_one_pod(stage, "4.2.3")
+    approval = stage.status()["history"][0]["approval"]["text"]
+    stage.check(approval == "4.2.3 CHG-1042", "the history keeps the approval, and it is spent", found=approval)
+
+
+def upgrade(stage: Stage) -> None:
+    """The way back up from 4.2.3 is made by stopping first too."""
+    with PodWatch(stage.cluster) as watch:
+        _ask_for(stage, "5.1.15")
+        stage.wait_until(lambda: stage.status().get("phase") == "Recreating", what="the operator begins")
+        plan = stage.kubectl(*PLAN)
+        stage.kubectl(*READY)
+    stage.check("by stopping first, because" in plan, "the plan says how, and why so", found=plan)
+    stage.check(watch.census.most == 1, "there was never more than 1 pod", found=watch.census.lines)
+    _check_one_pod(stage, "5.1.15")
+
+
+def look_back(stage: Stage) -> None:
+    """All four rollouts are on record."""
+    stage.kubectl(*HISTORY)
+    history = [(e.get("from"), e["to"], e["strategy"], e["outcome"]) for e in stage.status()["history"]]
+    expected = [
+        ("4.2.3", "5.1.15", "Recreate", "Completed"),
+        ("5.1.15", "4.2.3", "Recreate", "Completed"),
+        ("5.1.14", "5.1.15", "RollingHandoff", "Completed"),
+        (None, "5.1.14"),
+    ]
+    shape = [entry if entry[0] else entry[:2] for entry in history]
+    stage.check(shape == expected, "four rollouts, the latest first; the forced one with its approval", found=history)
+    stage.terminal.command(*OUR_EVENTS)
+    events = stage.kubectl(*OUR_EVENTS, shown=False)
+    stage.terminal.output(_cropped(events))
+    stage.check("DowngradeApproved" in events, "the Events tell the same story, to whoever looks there", found=events)
+
+
+def delete(stage: Stage) -> None:
+    """The agent goes, and what was made for it goes with it."""
+    stage.kubectl("delete", "mpa", AGENT)
+    stage.wait_until(
+        lambda: not stage.cluster.kubectl(*OWNED, "-o", "name").stdout, what="garbage collection removes the children"
+    )
+    left = stage.kubectl(*OWNED)
+    stage.check("No resources found" in left, "all gone, by garbage collection: no finalizer held it up", found=left)
+
+
+CHAPTERS = (
+    Chapter("Install 5.1.14", "One MedplumAgent is one identity and one running agent.", install),
+    Chapter(
+        "Upgrade to 5.1.15: a handoff",
+        "From 4.2.4 on, agents can run side by side: the new one starts first, and no message is turned away.",
+        hand_off,
+    ),
+    Chapter(
+        "Ask for 4.2.3: refused",
+        "An agent older than 4.2.4 cannot share with another one; going back to it costs downtime and may cost messages.",
+        refuse,
+    ),
+    Chapter("A careless approval", "Somebody in a hurry sets the annotation to true.", approve_wrongly),
+    Chapter(
+        "The right approval: stopped first, then started",
+        "A cluster admin copies the command from the answer and puts in the change ticket.",
+        approve,
+    ),
+    Chapter(
+        "Back up to 5.1.15",
+        "An upgrade needs no approval; but 4.2.3 cannot hand over, so it is stopped first as well.",
+        upgrade,
+        pictured=False,
+    ),
+    Chapter("What happened", "Status remembers the last ten rollouts.", look_back, pictured=False),
+    Chapter("Delete", "Everything that the operator made belongs to the MedplumAgent.", delete, pictured=False),
+)
+
+
+def _ask_for(stage: Stage, version: str) -> None:
+    stage.kubectl("patch", "mpa", AGENT, "--type=merge", "-p", f'{{"spec":{{"version":"{version}"}}}}')
+
+
+def _ready_versions(stage: Stage) -> list[str]:
+    ready = (
+        pod
+        for pod in stage.pods()
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
+    )
+    return sorted(pod["metadata"]["labels"]["agents.medplum.com/version"] for pod in ready)
+
+
+def _check_one_pod(stage: Stage, version: str) -> None:
+    found = _ready_versions(stage)
+    one = found == [version] and len(stage.pods()) == 1
+    stage.check(one, f"one pod, {version}, and it is ready", found=found)
+    active = stage.status().get("activeVersion")
+    if active != version:
+        raise StepFailedError(f"The status should say that {version} is active. Found: {active}")
+
+
+def _event(stage: Stage, reason: str) -> str:
+    events = stage.cluster.kubectl(*EVENTS).stdout.rstrip("\n")
+    return events if reason in events else ""
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
+
+
+def _cropped(text: str, width: int = 100) -> str:
+    return "\n".join(line if len(line) <= width else line[:width] + " …" for line in text.splitlines())
+
+
+def _sentence(text: str, beginning: str) -> str:
+    """Return the sentence that begins so, with dots where the rest is left out."""
+    return f"… {text[text.index(beginning) :].partition('. ')[0]}. …"
+
+
+def _first_and_command(text: str) -> str:
+    """Return the first sentences of a refusal and the command at its end."""
+    first, _, rest = text.partition(" Why: ")
+    return f"{first} …\n… {rest[rest.index('To go ahead') :]}"
+
+
+def _turning_points(lines: str) -> str:
+    """Return of a pod watch the header and the lines that begin or end a pod's life, or tell that it is ready."""
+    header, *events = lines.splitlines()
+    return "\n".join([header, *(e for e in events if not e.startswith("MODIFIED") or " 1/1 " in e)])

@@ -1,0 +1,1 @@
+"""Manifests that a human reads in the diff."""

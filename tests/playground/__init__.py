@@ -1,0 +1,1 @@
+"""A cluster and the operator to play with: `make cluster`."""

@@ -1,0 +1,1 @@
+"""Table tests of the parts: values in, values out; no cluster, no clock, no network."""

@@ -1,0 +1,94 @@
+"""The approval annotation: what it approves, what it does not, and what it is answered with."""
+
+from __future__ import annotations
+
+import pytest
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.approval import LONGEST_KEPT, judge, kept
+from tests.builders import v
+
+TARGET = v("4.2.3")
+LONG = "4.2.3 " + "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("4.2.3", id="the bare target"),
+        pytest.param("4.2.3 CHG-1042", id="the target and a ticket"),
+        pytest.param("4.2.3\tCHG-1042", id="a tab between them"),
+        pytest.param("4.2.3\nCHG-1042, agreed by night shift", id="a line break between them"),
+        pytest.param("  4.2.3 CHG-1042  ", id="spaces around it"),
+        pytest.param(LONG, id="200 kB of reasons"),
+    ],
+)
+def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
+    """Exactly the target, alone or followed by any text, approves; the text is what history keeps."""
+    approval = judge(text, target=TARGET, spent=())
+    assert (True, Reason.DOWNGRADE_APPROVED, kept(text), "") == (
+        approval.granted,
+        approval.reason,
+        approval.text,
+        approval.correction,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "correction"),
+    [
+        pytest.param(None, Reason.DOWNGRADE_NOT_APPROVED, "", id="no annotation"),
+        pytest.param("", Reason.DOWNGRADE_NOT_APPROVED, "", id="an empty annotation"),
+        pytest.param(" \t\n", Reason.DOWNGRADE_NOT_APPROVED, "", id="only white space"),
+        pytest.param("true", Reason.APPROVAL_MALFORMED, "must begin with the version to go down to, 4.2.3", id="true"),
+        pytest.param("CHG-1042 4.2.3", Reason.APPROVAL_MALFORMED, "says 'CHG-1042'", id="the ticket before the version"),
+        pytest.param("v4.2.3", Reason.APPROVAL_MALFORMED, "begin with the version to go down to, 4.2.3", id="a v in front"),
+        pytest.param("4.2", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="half a version"),
+        pytest.param("4.2.3,", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="a comma after the version"),
+        pytest.param("4.2.2", Reason.APPROVAL_FOR_OTHER_TARGET, "approves 4.2.2, but spec.version asks for 4.2.3", id="another version"),
+        pytest.param("4.2.30", Reason.APPROVAL_FOR_OTHER_TARGET, "approves 4.2.30", id="a version that only begins alike"),
+        pytest.param("4.2.3-abc1234", Reason.APPROVAL_FOR_OTHER_TARGET, "exactly its target", id="another build of the target"),
+    ],
+)
+def test_anything_else_does_not_approve_and_is_answered_with_the_right_value(
+    text: str | None, reason: Reason, correction: str
+) -> None:
+    """A refusal says which kind of wrong it is, and the sentence names what would be right."""
+    approval = judge(text, target=TARGET, spent=())
+    assert (False, reason) == (approval.granted, approval.reason)
+    assert correction in approval.correction
+    assert bool(correction) is bool(approval.correction)
+
+
+def test_a_text_counts_once() -> None:
+    """The same string never approves a second downgrade, and the answer asks for another text."""
+    approval = judge("4.2.3 CHG-1042", target=TARGET, spent=["4.2.3 CHG-1042"])
+    assert (False, Reason.APPROVAL_SPENT) == (approval.granted, approval.reason)
+    assert "'4.2.3 CHG-1042' has already approved a downgrade" in approval.correction
+    assert "another text" in approval.correction
+
+
+def test_another_text_for_the_same_target_counts_although_one_was_spent() -> None:
+    """Spent is a text, not a target."""
+    assert judge("4.2.3 CHG-1043", target=TARGET, spent=["4.2.3 CHG-1042", "4.2.3"]).granted
+
+
+def test_a_very_long_text_is_spent_too() -> None:
+    """What is remembered of 200 kB still recognises the same 200 kB, and only them."""
+    remembered = [judge(LONG, target=TARGET, spent=()).text]
+    assert LONGEST_KEPT == len(remembered[0])
+    assert Reason.APPROVAL_SPENT is judge(LONG, target=TARGET, spent=remembered).reason
+    assert judge(LONG + "y", target=TARGET, spent=remembered).granted
+
+
+def test_a_wrong_value_of_200_kb_is_answered_in_a_sentence() -> None:
+    """Nothing that somebody writes into the annotation makes the answer unreadable."""
+    approval = judge("x" * 200_000, target=TARGET, spent=())
+    assert Reason.APPROVAL_MALFORMED is approval.reason
+    assert len(approval.correction) < 250
+
+
+@pytest.mark.parametrize("length", [LONGEST_KEPT - 1, LONGEST_KEPT])
+def test_an_ordinary_text_is_kept_word_for_word(length: int) -> None:
+    """Up to the limit nothing is cut."""
+    assert "x" * length == kept("x" * length)
