@@ -1,0 +1,1 @@
+"""Tests, the local cluster that they run on, and what is made with it: demo, playground, bench."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import API_VERSION, KIND, MedplumAgent
+from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.version import AgentVersion
 

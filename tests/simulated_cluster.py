@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import MedplumAgent
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.model import Config, Observed, RolloutRecord
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
@@ -323,7 +323,7 @@ class SimulatedCluster:
         if live is None:
             self._count += 1
             merged["metadata"] |= {"uid": f"{kind}-{self._count}", "generation": 0}
-        self._applied[kind] = wanted
+        self._applied[kind] = copy.deepcopy(dict(body))
         self._store(kind, _defaulted(kind, merged))
         self.writes.append(kind)
         if kind == "Deployment" and (not self.rollouts or self.rollouts[-1] != self.record.started_at):

@@ -10,7 +10,7 @@ from typing import Any, Final
 import kopf
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import GROUP, KIND, PLURAL, VERSION
+from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 

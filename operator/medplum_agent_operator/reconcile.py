@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol
 from pydantic import ValidationError
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.api.resource import KIND, MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core.events import render_event
 from medplum_agent_operator.core.findings import Finding, Severity

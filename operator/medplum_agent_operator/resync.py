@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from medplum_agent_operator.api.resource import KIND
+from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.errors import ClusterError

@@ -93,7 +93,7 @@ class Recorder:
         if AGENT not in labels:
             return
         statuses = (raw.get("status") or {}).get("containerStatuses") or ()
-        agent = next((status for status in statuses if status["name"] == "agent"), {})
+        agent: dict[str, Any] = next((status for status in statuses if status["name"] == "agent"), {})
         running = self._running.setdefault(labels[AGENT], {})
         # Started and not yet exited: a crash-looping container counts too, it may start again at any moment.
         started = "running" in agent.get("state", {}) or agent.get("restartCount", 0) > 0

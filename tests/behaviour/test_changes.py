@@ -192,7 +192,9 @@ def test_paused_agent_is_left_alone_until_it_is_not(world: World) -> None:
 
 
 def test_field_that_is_not_yet_acted_on_is_never_silently_ignored(world: World) -> None:
-    """maintenanceWindows are valid but without effect in this release: status and an Event say so."""
-    status = world.install(maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlin"}])
+    """A maintenance window is valid but without effect in this release: status and an Event say so."""
+    status = world.install(
+        maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlin"}]
+    )
     assert "spec.maintenanceWindows is not yet acted on" in status["plan"]
     assert 1 == len(world.events("NotYetActedOn"))

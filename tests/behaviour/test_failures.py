@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.behaviour.world import agent_manifest
 from tests.cluster import Behaviour, simulate
 
 if TYPE_CHECKING:
@@ -19,9 +20,21 @@ DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 
     [
         (simulate(Behaviour.IMAGE_PULL_FAILS), "ImagePullFailed", "cannot be pulled"),
         (simulate(Behaviour.CONFIG_ERROR), "ContainerConfigError", "secret"),
-        (simulate(Behaviour.CRASH_LOOP_SILENT), "CrashLoop", "exit code 1. The agent says nothing when it cannot write its log folder"),
-        (simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3), "CrashLoop", "exit code 3. Its last words: Error: connect ECONNREFUSED"),
-        (simulate(Behaviour.INIT_REFUSED, message="The client secret contains '='."), "CredentialsRefused", "The client secret contains '='."),
+        (
+            simulate(Behaviour.CRASH_LOOP_SILENT),
+            "CrashLoop",
+            "exit code 1. The agent says nothing when it cannot write its log folder",
+        ),
+        (
+            simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3),
+            "CrashLoop",
+            "exit code 3. Its last words: Error: connect ECONNREFUSED",
+        ),
+        (
+            simulate(Behaviour.INIT_REFUSED, message="The client secret contains '='."),
+            "CredentialsRefused",
+            "The client secret contains '='.",
+        ),
         (simulate(Behaviour.NEVER_READY), "PortNotReady", "does not listen on port 2575"),
         (simulate(Behaviour.NEVER_READY, container="ready-lab"), "PortNotReady", "does not listen on port 2576"),
     ],
@@ -122,8 +135,6 @@ def test_spec_that_the_api_server_refuses_to_render_is_told_and_stops_nothing(wo
 
 def test_missing_image_repository_is_told_before_anything_is_made(world: World) -> None:
     """Neither spec nor setting names a repository: no child is made, and the message says where to set it."""
-    from tests.behaviour.world import agent_manifest
-
     world.apply(agent_manifest(image={"pullPolicy": "Always"}))
     status = world.wait_for_phase("Failed")
     assert "spec.image.repository" in status["plan"]

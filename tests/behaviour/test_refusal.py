@@ -11,13 +11,17 @@ from tests.behaviour.world import FORCE
 if TYPE_CHECKING:
     from tests.behaviour.world import World
 
-COMMAND = 'kubectl annotate medplumagent front-desk -n {namespace} --overwrite agents.medplum.com/force-downgrade="4.2.3 '
+COMMAND = (
+    'kubectl annotate medplumagent front-desk -n {namespace} --overwrite agents.medplum.com/force-downgrade="4.2.3 '
+)
 
 
 def untouched(world: World) -> tuple[Any, ...]:
     """What must be the same before and after a refusal."""
     pods = [(pod["metadata"]["uid"], pod["metadata"]["resourceVersion"]) for pod in world.pods()]
-    versions = [world.read(kind, "front-desk")["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")]
+    versions = [
+        world.read(kind, "front-desk")["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")
+    ]
     return pods, versions
 
 

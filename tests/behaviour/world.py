@@ -72,7 +72,7 @@ class World:
     # What a user does.
 
     def kubectl(self, *arguments: str, **options: Any) -> str:
-        """kubectl in this namespace."""
+        """Run kubectl in this namespace."""
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options).stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
@@ -137,7 +137,9 @@ class World:
             status = json.dumps(self.read("mpa", "-o", "json")["items"], indent=1)[-6000:]
             raise AssertionError(f"{late}\n{status}\n{self.log[-6000:]}") from late
 
-    def wait_for_phase(self, phase: str, version: str | None = None, name: str = "front-desk", **at_least: Any) -> dict[str, Any]:
+    def wait_for_phase(
+        self, phase: str, version: str | None = None, name: str = "front-desk", **at_least: Any
+    ) -> dict[str, Any]:
         """Wait until status tells this phase of the current spec (and this active version); returns the status."""
 
         def reached() -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from tests.cluster import ClusterStartError
 from tests.cluster.local import EXISTING
 from tests.cluster.progress import say
 from tests.cluster.toolchain import ToolchainError
+
+WIDTH: Final = 120
+"""Of the tables in a log or a file."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +36,7 @@ def main(arguments: list[str]) -> int:
         say(f"The run failed: {error}\nThe operator's log is in {options.out}.")
         return 1
     path = report.write(results, options.out)
-    report.show(results, Console())
+    report.show(results, Console(width=None if sys.stdout.isatty() else WIDTH))
     say(f"Written to {path}.")
     return 0 if all(bar.kept for bar in results.bars) else 1
 

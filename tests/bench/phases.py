@@ -106,7 +106,7 @@ class Phases:
         return Burst(
             changes_per_second=round(len(handoffs) / writing, 1),
             change_to_deployment_ms=_latency([(one.change, one.deployment) for one in handoffs]),
-            seconds_until_last_deployment=_seconds(begun, _last(seen, "patch deployments").answered),
+            seconds_until_last_deployment=_seconds(begun, max(one.deployment.answered for one in handoffs)),
             seconds_until_all_run=_seconds(begun, _last(seen, "patch medplumagents/status").answered),
             writes=Writes.of(seen, self.fleet.names),
         )

@@ -26,7 +26,7 @@ TEMPLATE: Final = """\
   font-size: {char_height}px;
   line-height: {line_height}px;
 }}
-.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: sans-serif; }}
+.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: Helvetica, Arial, "DejaVu Sans", sans-serif; }}
 {styles}
 </style>
 <defs>

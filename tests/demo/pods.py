@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from tests.cluster import wait_for
+from tests.demo.stage import StepFailedError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -94,7 +95,7 @@ class PodWatch:
     def _catch_up(self) -> None:
         def told() -> bool:
             if self._kubectl.poll() is not None:
-                raise RuntimeError(f"kubectl get pods --watch ended with exit code {self._kubectl.returncode}")
+                raise StepFailedError(f"kubectl get pods --watch ended with exit code {self._kubectl.returncode}.")
             now = {pod["metadata"]["name"] for pod in self._cluster.read("pods")["items"]}
             return now == self.census.live
 

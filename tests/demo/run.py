@@ -31,7 +31,7 @@ HONESTLY = (
 
 def tell(terminal: Terminal, chapters: Sequence[Chapter] = CHAPTERS) -> int:
     """Tell the story on a cluster of its own; return 0, or 1 after showing the reason why a step did not happen."""
-    terminal.say(HONESTLY, style="dim")
+    terminal.say(HONESTLY, style="dim", pictured=True)
     began = time.monotonic()
     try:
         terminal.say("Starting a cluster and the operator …", style="dim")
@@ -45,7 +45,7 @@ def tell(terminal: Terminal, chapters: Sequence[Chapter] = CHAPTERS) -> int:
                 )
                 if not _told(stage, chapters):
                     return 1
-    except (ClusterStartError, ToolchainError, KubectlError, TimeoutError) as error:
+    except (ClusterStartError, ToolchainError, KubectlError, TimeoutError, subprocess.TimeoutExpired) as error:
         terminal.failed(str(error), log="")
         return 1
     terminal.say(f"\nThat was all, in {time.monotonic() - began:.0f} s. Nothing is left of it.", style="bold")

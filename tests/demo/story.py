@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tests.demo import excerpts
 from tests.demo.pods import WATCH, PodWatch
 from tests.demo.stage import AGENT, NAMESPACE, Stage, StepFailedError
 from tests.operator_process import ROOT
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FILE = Path("agent.yaml")
+APPROVAL = "4.2.3 CHG-1042"
 PODS = ("get", "pods", "-L", "agents.medplum.com/version")
 PLAN = ("get", "mpa", AGENT, "-o", "jsonpath={.status.plan}")
 READY = ("wait", f"mpa/{AGENT}", "--for=condition=Ready", "--timeout=60s")
@@ -86,7 +88,7 @@ def install(stage: Stage) -> None:
     credentials = ("--from-literal=clientId=demo", "--from-literal=clientSecret=demo")
     stage.kubectl("create", "secret", "generic", AGENT, *credentials, pictured=False)
     FILE.write_text(agent_yaml("5.1.14"), encoding="utf-8")
-    stage.terminal.output(f"agent.yaml:\n{_indented(FILE.read_text(encoding='utf-8'))}", pictured=False)
+    stage.terminal.output(f"agent.yaml:\n{excerpts.indented(FILE.read_text(encoding='utf-8'))}", pictured=False)
     stage.kubectl("apply", "-f", str(FILE))
     stage.kubectl(*READY, pictured=False)
     stage.kubectl("get", "mpa")
@@ -99,10 +101,10 @@ def install(stage: Stage) -> None:
 def hand_off(stage: Stage) -> None:
     """5.1.15 takes over from 5.1.14 side by side."""
     _ask_for(stage, "5.1.15")
-    stage.wait_until(lambda: _ready_versions(stage) == ["5.1.14", "5.1.15"], what="both agents are ready side by side")
-    beside = stage.kubectl(*PODS)
-    both = "5.1.14" in beside and "5.1.15" in beside
-    stage.check(both, "both run: the old agent serves until the new one has been ready for 3 seconds", found=beside)
+    beside = stage.wait_until(lambda: _side_by_side(stage), what="both agents are ready side by side")
+    stage.terminal.command(*PODS)
+    stage.terminal.output(beside)
+    stage.check(beside, "both run: the old agent serves until the new one has been ready for 3 seconds")
     stage.kubectl(*READY, pictured=False)
     stage.kubectl(*PODS)
     _check_one_pod(stage, "5.1.15")
@@ -116,13 +118,13 @@ def refuse(stage: Stage) -> None:
     _ask_for(stage, "4.2.3")
     stage.kubectl("wait", f"mpa/{AGENT}", "--for=condition=ApprovalRequired", "--timeout=30s", pictured=False)
     stage.kubectl("get", "mpa")
-    plan = stage.kubectl(*PLAN, brief=_first_and_command)
+    plan = stage.kubectl(*PLAN, brief=excerpts.first_and_command)
     stage.check(
         "Nothing was changed; 5.1.15 goes on serving" in plan, "the answer says why, and what to do", found=plan
     )
     event = stage.wait_until(lambda: _event(stage, "DowngradeNotApproved"), what="a Warning Event tells of the refusal")
     stage.terminal.command(*EVENTS, pictured=False)
-    stage.terminal.output(_cropped(event), pictured=False)
+    stage.terminal.output(excerpts.cropped(event), pictured=False)
     stage.check(plan in event, "an Event of type Warning says the same, word for word", found=event)
     after = stage.kubectl(*FINGERPRINTS)
     stage.check(before == after, "Deployment and pod are the very same, down to the resourceVersion", found=after)
@@ -134,8 +136,12 @@ def approve_wrongly(stage: Stage) -> None:
     stage.kubectl("annotate", "mpa", AGENT, "agents.medplum.com/force-downgrade=true")
     correction = "The annotation says 'true'"
     stage.wait_until(lambda: correction in stage.status()["plan"], what="the operator answers the approval")
-    plan = stage.kubectl(*PLAN, brief=lambda text: _sentence(text, correction))
-    stage.check("it must begin with the version to go down to, 4.2.3" in plan, "it is told what to write", found=plan)
+    plan = stage.kubectl(*PLAN, brief=lambda text: excerpts.sentence(text, correction))
+    stage.check(
+        "it must begin with the version to go down to, 4.2.3" in plan,
+        "the answer says what to write instead",
+        found=plan,
+    )
     after = stage.kubectl(*FINGERPRINTS, shown=False)
     stage.check(before == after, "still nothing has changed", found=after)
 
@@ -145,17 +151,18 @@ def approve(stage: Stage) -> None:
     offered = re.search(r'kubectl (annotate .*?".*?")', stage.status()["plan"])
     if offered is None:
         raise StepFailedError("The answer holds no command to copy.")
-    command = shlex.split(offered[1].replace("<change ticket or reason>", "CHG-1042"))
+    command = shlex.split(offered[1].replace("4.2.3 <change ticket or reason>", APPROVAL))
     with PodWatch(stage.cluster) as watch:
         stage.kubectl(*command)
         stage.kubectl(*READY, pictured=False)
     stage.terminal.command(*WATCH)
-    stage.terminal.output("\n".join(watch.census.lines), brief=_turning_points)
+    stage.terminal.output("\n".join(watch.census.lines), brief=excerpts.turning_points)
     most = watch.census.most
     stage.check(most == 1, "there was never more than 1 pod: the old one was gone before the new one came", found=most)
     _check_one_pod(stage, "4.2.3")
-    approval = stage.status()["history"][0]["approval"]["text"]
-    stage.check(approval == "4.2.3 CHG-1042", "the history keeps the approval, and it is spent", found=approval)
+    status = stage.status()
+    kept = (status["history"][0]["approval"]["text"], status["spentApprovals"])
+    stage.check(kept == (APPROVAL, [APPROVAL]), "the history keeps the approval, and it is spent", found=kept)
 
 
 def upgrade(stage: Stage) -> None:
@@ -184,7 +191,7 @@ def look_back(stage: Stage) -> None:
     stage.check(shape == expected, "four rollouts, the latest first; the forced one with its approval", found=history)
     stage.terminal.command(*OUR_EVENTS)
     events = stage.kubectl(*OUR_EVENTS, shown=False)
-    stage.terminal.output(_cropped(events))
+    stage.terminal.output(excerpts.cropped(events))
     stage.check("DowngradeApproved" in events, "the Events tell the same story, to whoever looks there", found=events)
 
 
@@ -207,7 +214,7 @@ CHAPTERS = (
     ),
     Chapter(
         "Ask for 4.2.3: refused",
-        "An agent older than 4.2.4 cannot share with another one; going back to it costs downtime and may cost messages.",
+        "An agent older than 4.2.4 cannot run beside another one; going back to it costs downtime and may cost messages.",
         refuse,
     ),
     Chapter("A careless approval", "Somebody in a hurry sets the annotation to true.", approve_wrongly),
@@ -240,6 +247,13 @@ def _ready_versions(stage: Stage) -> list[str]:
     return sorted(pod["metadata"]["labels"]["agents.medplum.com/version"] for pod in ready)
 
 
+def _side_by_side(stage: Stage) -> str:
+    """Return what `kubectl get pods` says, if just now it shows both agents ready: the moment is too short to ask twice."""
+    listed = stage.cluster.kubectl(*PODS).stdout
+    serving = [line.split()[-1] for line in listed.splitlines() if " 1/1 " in line and " Running " in line]
+    return listed if sorted(serving) == ["5.1.14", "5.1.15"] else ""
+
+
 def _check_one_pod(stage: Stage, version: str) -> None:
     found = _ready_versions(stage)
     one = found == [version] and len(stage.pods()) == 1
@@ -252,28 +266,3 @@ def _check_one_pod(stage: Stage, version: str) -> None:
 def _event(stage: Stage, reason: str) -> str:
     events = stage.cluster.kubectl(*EVENTS).stdout.rstrip("\n")
     return events if reason in events else ""
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  {line}" for line in text.splitlines())
-
-
-def _cropped(text: str, width: int = 100) -> str:
-    return "\n".join(line if len(line) <= width else line[:width] + " …" for line in text.splitlines())
-
-
-def _sentence(text: str, beginning: str) -> str:
-    """Return the sentence that begins so, with dots where the rest is left out."""
-    return f"… {text[text.index(beginning) :].partition('. ')[0]}. …"
-
-
-def _first_and_command(text: str) -> str:
-    """Return the first sentences of a refusal and the command at its end."""
-    first, _, rest = text.partition(" Why: ")
-    return f"{first} …\n… {rest[rest.index('To go ahead') :]}"
-
-
-def _turning_points(lines: str) -> str:
-    """Return of a pod watch the header and the lines that begin or end a pod's life, or tell that it is ready."""
-    header, *events = lines.splitlines()
-    return "\n".join([header, *(e for e in events if not e.startswith("MODIFIED") or " 1/1 " in e)])

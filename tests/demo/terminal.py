@@ -82,22 +82,15 @@ class Terminal:
     def command(self, *arguments: str, pictured: bool = True) -> None:
         """Show a command before it is run."""
         line = Text.assemble(("$ ", "bold green"), (typed(*arguments), "bold"))
-        # A terminal may break the line, we must not: it is there to be copied.
-        self.screen.print(line, soft_wrap=True)
-        if self._pictured(pictured):
-            assert self.picture is not None
-            self.picture.print(line)
+        # The terminal may break the line, we must not: it is there to be copied.
+        self._show(line, pictured=pictured, soft_wrap=True)
 
     def output(self, text: str, *, brief: Callable[[str], str] | None = None, pictured: bool = True) -> None:
         """Show what a command said; `brief` makes of it what the picture shows."""
         text = text.rstrip("\n")
         if not text:
             return
-        self.screen.print(Text(text))
-        if self._pictured(pictured):
-            assert self.picture is not None
-            shown = brief(text) if brief else text
-            self.picture.print(Text(shown))
+        self._show(Text(text), brief=Text(brief(text)) if brief else None, pictured=pictured)
 
     def passed(self, text: str) -> None:
         """Show what was checked and found to be so."""
@@ -119,11 +112,7 @@ class Terminal:
         with self.screen.status(Text(what, style="dim")):
             yield
 
-    def _show(self, text: Text, *, pictured: bool) -> None:
-        self.screen.print(text)
-        if self._pictured(pictured):
-            assert self.picture is not None
-            self.picture.print(text)
-
-    def _pictured(self, wanted: bool) -> bool:  # noqa: FBT001 - private, and the one thing it asks
-        return wanted and self.pictured and self.picture is not None
+    def _show(self, text: Text, *, brief: Text | None = None, pictured: bool, soft_wrap: bool = False) -> None:
+        self.screen.print(text, soft_wrap=soft_wrap)
+        if pictured and self.pictured and self.picture is not None:
+            self.picture.print(brief or text)

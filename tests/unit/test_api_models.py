@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from medplum_agent_operator.api.pod import PodTemplateSpec
-from medplum_agent_operator.api.resource import MedplumAgent
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import (
     DowngradeApproval,
     LogLevel,

@@ -22,7 +22,6 @@ EQUAL = [
     pytest.param({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}, id="half a CPU is 500m"),
     pytest.param({"limits": {"cpu": 2}}, {"limits": {"cpu": "2"}}, id="a number is its text"),
     pytest.param({"requests": {"memory": "1024Mi"}}, {"requests": {"memory": "1Gi"}}, id="1024Mi is 1Gi"),
-    pytest.param({"requests": {"cpu": "1e3m"}}, {"requests": {"cpu": "1"}}, id="an exponent beside a suffix", marks=pytest.mark.skip(reason="no quantity: the CRD's pattern refuses it")),
     pytest.param({"requests": {"memory": "1e9"}}, {"requests": {"memory": "1G"}}, id="1e9 is 1G"),
     pytest.param(
         [{"name": "a", "x": 1}, {"name": "b"}], [{"name": "b", "y": 2}, {"name": "a", "x": 1}], id="items are found by name, in any order"

@@ -18,8 +18,8 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.api.annotations import MANAGED_BY
-from medplum_agent_operator.api.resource import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
 
 FIELD_MANAGER: Final = MANAGED_BY

@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from medplum_agent_operator.api.base import VALIDATIONS, ApiModel, Rule
-from medplum_agent_operator.api.resource import (
+from medplum_agent_operator.api.agent import (
     API_VERSION,
     CATEGORY,
     GROUP,
@@ -23,6 +22,7 @@ from medplum_agent_operator.api.resource import (
     SINGULAR,
     VERSION,
 )
+from medplum_agent_operator.api.base import VALIDATIONS, ApiModel, Rule
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import MedplumAgentStatus
 

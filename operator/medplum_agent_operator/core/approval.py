@@ -10,11 +10,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.version import AgentVersion
 
 LONGEST_KEPT: Final = 256
 """Characters of an approval that are kept word for word; a longer one is cut and ends with its fingerprint."""
+
+MOST_KEPT: Final = 50
+"""Used approvals that are kept. None is ever forgotten while the annotation is there: when the list is full, nothing more is
+approved until somebody takes the annotation off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,16 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
             correction=(
                 f"The annotation's text {text!r} has already approved a downgrade, and each text counts once: "
                 "approve this one with another text, such as a new change ticket."
+            ),
+        )
+    if len(spent) >= MOST_KEPT:
+        return Approval(
+            granted=False,
+            reason=Reason.APPROVAL_SPENT,
+            text=text,
+            correction=(
+                f"{len(spent)} approvals have been used since the annotation was last taken off, and no more can be told apart: "
+                f"take it off (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again."
             ),
         )
     if named == target.text:

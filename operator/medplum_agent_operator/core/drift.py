@@ -11,8 +11,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-_NAMED_BY = ("name", "containerPort", "port", "mountPath", "key", "uid", "ip")
-"""Keys by which the items of a list are told apart, the first that an item has."""
+_NAMED_BY = ("name", "mountPath", "containerPort", "port", "uid")
+"""Keys by which Kubernetes tells the items of its list-maps apart (containers, variables, volumes, mounts, ports, owners)."""
 
 
 def fingerprint(value: Any) -> str:
@@ -51,11 +51,11 @@ def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
 
 
 def _first_item(desired: Sequence[Any], live: Any, path: str) -> str | None:
-    """Items are told apart by name where they have one, else by place: the API server keeps the order of what is applied."""
+    """Items are told apart by name where all have one of their own, else by place and number, as atomic lists are."""
     if not isinstance(live, Sequence) or isinstance(live, str):
         return path if desired else None
     names = [_name(item) for item in desired]
-    if None not in names:
+    if None not in names and len(set(names)) == len(names):
         by_name = {_name(item): item for item in live}
         pairs = [(f"{path}[{name}]", item, by_name.get(name)) for name, item in zip(names, desired, strict=True)]
     elif len(desired) == len(live):

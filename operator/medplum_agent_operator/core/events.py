@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from medplum_agent_operator.api.agent import API_VERSION, KIND
 from medplum_agent_operator.api.annotations import MANAGED_BY
-from medplum_agent_operator.api.resource import API_VERSION, KIND
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.findings import Finding
 

@@ -6,8 +6,8 @@ Called by `plan`. Each function says what is the case, why, and what to do now; 
 from collections.abc import Iterable
 from typing import assert_never
 
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
-from medplum_agent_operator.api.resource import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
@@ -74,9 +74,7 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
         what += f', approved by "{record.approval}"'
     drain = _seconds(spec.handoff.drain_seconds)
     if record.strategy is Strategy.ROLLING_HANDOFF and record.change is Change.ABORT:
-        return (
-            f"{what}. Its agent, which still runs, stays as it is unless other settings have changed too; the other one drains for {drain} and stops."
-        )
+        return f"{what}. Its agent, which still runs, stays as it is unless other settings have changed too; the other one drains for {drain} and stops."
     if record.strategy is Strategy.ROLLING_HANDOFF:
         return (
             f"{what} by a rolling handoff, because {record.why}: the new agent starts beside the old one; once every channel port has been open for "

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import KIND, MedplumAgent
+from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.pods import AGENT_CONTAINER, Pod

@@ -262,7 +262,7 @@ def _report(
     """The plan of a pass that begins nothing: how far the rollout under way has got, or that all is well."""
     state = _state(observed, spec, now=now)
     findings = list(state.findings)
-    told = [action for action in actions if not (observed.settled and action.difference.startswith("spec.strategy"))]
+    told = [action for action in actions if not (observed.settled and action.difference == "spec.strategy.type")]
     if told:
         drifted = observed.agent.status.observed_generation == observed.agent.generation
         what = ", ".join(f"{action.kind} ({action.difference})" for action in told)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import MedplumAgent
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.pods import AGENT_CONTAINER, CONFIGURE_CONTAINER, READY_PREFIX

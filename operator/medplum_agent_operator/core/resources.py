@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.resource import API_VERSION, KIND, MedplumAgent
+from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.drift import fingerprint

@@ -75,7 +75,7 @@ def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: in
             "observed_generation": generation,
             "phase": plan.phase,
             "plan": plan.sentence,
-            "conditions": conditions(previous.conditions, told, generation=generation, now=now),
+            "conditions": tuple(conditions(previous.conditions, told, generation=generation, now=now)),
         }
     )
 

@@ -1,0 +1,191 @@
+"""The children: owned, repaired when they drift, left alone where a field is somebody else's, gone with their owner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.behaviour.world import agent_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.behaviour.world import World
+
+CHILDREN = ("deployment", "service", "pdb", "serviceaccount")
+
+
+def test_children_are_owned_and_small_in_rights(world: World) -> None:
+    """All four carry the owner reference; no token is mounted; the pod fits Pod Security `restricted`, which the namespace enforces."""
+    world.kubectl("label", "namespace", world.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    world.install()
+    uid = world.agent()["metadata"]["uid"]
+    for kind in CHILDREN:
+        [owner] = world.read(kind, "front-desk")["metadata"]["ownerReferences"]
+        assert (uid, True) == (owner["uid"], owner["controller"])
+    [pod] = world.pods()
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert [] == [volume for volume in pod["spec"]["volumes"] if "projected" in volume or "secret" in volume]
+
+
+def test_readiness_is_a_connection_to_every_port_and_there_is_no_liveness_probe(world: World) -> None:
+    """Each channel's port has a TCP readiness probe of the kubelet in the pod."""
+    world.install()
+    spec = world.pods()[0]["spec"]
+    probed = [*spec["containers"], *spec["initContainers"]]
+    assert {2575, 2576} == {c["readinessProbe"]["tcpSocket"]["port"] for c in probed if "readinessProbe" in c}
+    assert [] == [c["name"] for c in probed if "livenessProbe" in c]
+
+
+@pytest.mark.parametrize("kind", CHILDREN)
+def test_deleted_child_is_made_again(world: World, kind: str) -> None:
+    """Whatever is deleted comes back, and status is as before."""
+    world.install()
+    before = world.read(kind, "front-desk")["metadata"]["uid"]
+    world.kubectl("delete", kind, "front-desk", "--wait=true")
+
+    def back() -> bool:
+        found = world.kubectl("get", kind, "front-desk", "--ignore-not-found", "-o", "jsonpath={.metadata.uid}")
+        return found not in {"", before}
+
+    world.wait(back, f"{kind} made again")
+    world.wait_for_phase("Running", "5.1.14")
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch", "look"),
+    [
+        ("deployment", '{"spec":{"replicas":3}}', lambda o: o["spec"]["replicas"] == 1),
+        (
+            "deployment",
+            '{"spec":{"strategy":{"rollingUpdate":{"maxSurge":2}}}}',
+            lambda o: o["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 1,
+        ),
+        (
+            "service",
+            '{"spec":{"selector":{"agents.medplum.com/agent":"other"}}}',
+            lambda o: o["spec"]["selector"]["agents.medplum.com/agent"] == "front-desk",
+        ),
+        ("pdb", '{"spec":{"minAvailable":0}}', lambda o: o["spec"]["minAvailable"] == 1),
+        (
+            "serviceaccount",
+            '{"automountServiceAccountToken":true}',
+            lambda o: o["automountServiceAccountToken"] is False,
+        ),
+    ],
+    ids=["replicas", "maxSurge", "selector", "minAvailable", "token"],
+)
+def test_drift_is_repaired(world: World, kind: str, patch: str, look: Callable[[dict[str, Any]], bool]) -> None:
+    """A field that is ours, changed by hand, is set back, and an Event tells of it."""
+    world.install()
+    world.kubectl("patch", kind, "front-desk", "--type=merge", "-p", patch)
+    world.wait(lambda: look(world.read(kind, "front-desk")), f"{kind} repaired")
+    world.wait(lambda: world.events("DriftRepaired"), "the Event")
+
+
+def test_image_edited_by_hand_is_set_back(world: World) -> None:
+    """`kubectl set image` to another version is undone by a rollout back to what the spec says."""
+    world.install("5.1.15")
+    world.kubectl("set", "image", "deployment/front-desk", "agent=registry.example.org/medplum-agent:5.1.16")
+    wanted = "registry.example.org/medplum-agent:5.1.15"
+    world.wait(
+        lambda: [c["image"] for c in world.deployment()["spec"]["template"]["spec"]["containers"]] == [wanted],
+        "the image set back",
+    )
+    world.wait_for_phase("Running", "5.1.15")
+
+
+def test_fields_of_others_are_left_alone(world: World) -> None:
+    """Labels and annotations of other tools stay on every child, over the operator's own changes."""
+    world.install()
+    for kind in CHILDREN:
+        world.kubectl("label", kind, "front-desk", "team=lab")
+        world.kubectl("annotate", kind, "front-desk", "example.org/note=keep")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    for kind in CHILDREN:
+        metadata = world.read(kind, "front-desk")["metadata"]
+        assert ("lab", "keep") == (metadata["labels"]["team"], metadata["annotations"]["example.org/note"])
+
+
+def test_rollout_restart_is_a_handoff(world: World) -> None:
+    """`kubectl rollout restart` replaces the pod by a handoff and is not undone."""
+    world.install()
+    [old] = world.pods()
+    world.kubectl("rollout", "restart", "deployment/front-desk")
+    world.wait(
+        lambda: len(world.pods()) == 1 and world.pods()[0]["metadata"]["uid"] != old["metadata"]["uid"],
+        "the new pod alone",
+    )
+    world.wait_for_phase("Running", "5.1.14")
+    assert 2 == world.recorder.most_running["front-desk"]
+    annotations = world.deployment()["spec"]["template"]["metadata"]["annotations"]
+    assert "kubectl.kubernetes.io/restartedAt" in annotations
+
+
+def test_removed_field_is_removed_below(world: World) -> None:
+    """An annotation taken out of spec.service goes from the Service, one that somebody else set stays."""
+    world.install(service={"annotations": {"example.org/pool": "a"}})
+    world.kubectl("annotate", "service", "front-desk", "example.org/other=stays")
+    world.kubectl(
+        "patch", "mpa", "front-desk", "--type=json", "-p", '[{"op":"remove","path":"/spec/service/annotations"}]'
+    )
+    world.wait(
+        lambda: "example.org/pool" not in world.read("service", "front-desk")["metadata"]["annotations"],
+        "annotation gone",
+    )
+    assert "stays" == world.read("service", "front-desk")["metadata"]["annotations"]["example.org/other"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "create"),
+    [
+        ("Deployment", ("create", "deployment", "front-desk", "--image=registry.example.org/other")),
+        ("Service", ("create", "service", "clusterip", "front-desk", "--tcp=80:80")),
+    ],
+)
+def test_object_of_that_name_that_is_not_ours_is_never_taken_over(
+    world: World, kind: str, create: tuple[str, ...]
+) -> None:
+    """A stranger's Deployment or Service stays as it is; the finding says what to do."""
+    world.kubectl(*create)
+    before = world.read(kind, "front-desk")
+    world.apply(agent_manifest())
+    status = world.wait_for_phase("Failed")
+    assert f"{kind} front-desk that this MedplumAgent does not own" in status["plan"]
+    assert "NameTaken" == world.condition("Stalled")["reason"]
+    after = world.read(kind, "front-desk")
+    assert (before["spec"], before["metadata"].get("labels")) == (after["spec"], after["metadata"].get("labels"))
+    assert "ownerReferences" not in after["metadata"]
+
+
+@pytest.mark.parametrize("how", ["background", "foreground"])
+def test_deleting_the_agent_leaves_nothing_and_never_hangs(world: World, how: str) -> None:
+    """No finalizer: the object goes at once, its children by garbage collection, and nothing is made again."""
+    world.install()
+    assert "finalizers" not in world.agent()["metadata"]
+    world.kubectl("delete", "mpa", "front-desk", f"--cascade={how}", "--timeout=30s")
+    world.wait(
+        lambda: (
+            "front-desk" not in world.kubectl("get", "mpa,deployment,rs,pods,service,pdb,serviceaccount", "-o", "name")
+        ),
+        "all gone",
+    )
+
+
+def test_deleting_works_without_an_operator(world: World) -> None:
+    """I5: no operator, no hanging: the agent and its children go all the same."""
+    world.install()
+    world.operators[-1].kill()
+    world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
+    world.wait(
+        lambda: "front-desk" not in world.kubectl("get", "deployment,pods,service,pdb", "-o", "name"), "all gone"
+    )
+
+
+def test_kopf_leaves_no_mark_on_anybodys_object(world: World) -> None:
+    """No Kopf annotation, no finalizer, on the agent and on its children."""
+    world.install()
+    everything = world.kubectl("get", "mpa,deployment,service,pdb,serviceaccount,pods", "-o", "yaml")
+    assert "kopf" not in everything.lower()

@@ -1,0 +1,102 @@
+"""Random stories: what people, pods and a dying operator may do to one agent, in any order. Drawn by `test_stories`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from hypothesis import strategies as st
+
+from tests.builders import agent
+from tests.simulated_cluster import OperatorDiedError, SimulatedCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERSIONS: Final = ("4.1.12", "4.2.3", "4.2.3-abc1234", "4.2.4", "5.1.14", "5.1.15", "5.1.15-abc1234", "5.1.16")
+APPROVALS: Final = (None, "true", "4.2.3 CHG-1", "4.2.3 CHG-2", "4.1.12 CHG-1", "4.2.4 CHG-1", "5.1.14 CHG-1", "5.1.15 " + "x" * 300)
+CHANNELS: Final = (
+    [{"name": "adt", "port": 2575}],
+    [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}],
+    [{"name": "adt", "port": 2575, "hostPort": 2575}],
+)
+QUICK: Final = {"minReadySeconds": 1, "drainSeconds": 1, "progressDeadlineSeconds": 20}
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happens, and how it reads in a failing story."""
+
+    text: str
+    happen: Callable[[SimulatedCluster], object]
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _reconcile(cluster: SimulatedCluster, *, dies_after: int | None = None) -> None:
+    try:
+        cluster.reconcile(dies_after=dies_after)
+    except OperatorDiedError:
+        return
+
+
+def _pass_time(cluster: SimulatedCluster, seconds: int, *, operator: bool) -> None:
+    for _ in range(seconds):
+        cluster.tick()
+        if operator:
+            cluster.reconcile()
+
+
+def _edit(**spec: Any) -> Step:
+    return Step(f"edit {spec}", lambda cluster: cluster.edit(**spec))
+
+
+def _break(version: str) -> Step:
+    return Step(f"{version} never gets ready", lambda cluster: cluster.never_ready.add(version))
+
+
+def _delete(cluster: SimulatedCluster, kind: str) -> None:
+    # Noticed only by an operator that is there: what it never saw, a deleted Deployment takes with it.
+    cluster.settle()
+    cluster.delete(kind)
+
+
+def _approve_and_change(version: str) -> Step:
+    text = f"{version} in one apply"
+
+    def happen(cluster: SimulatedCluster) -> None:
+        cluster.annotate(text)
+        cluster.edit(version=version)
+
+    return Step(f"approve and change to {version} in one step", happen)
+
+
+steps: Final = st.one_of(
+    st.sampled_from(VERSIONS).map(lambda version: _edit(version=version)),
+    st.sampled_from(VERSIONS).map(_approve_and_change),
+    st.sampled_from(APPROVALS).map(lambda text: Step(f"annotate {text!r:.20}", lambda c: c.annotate(text))),
+    st.sampled_from(CHANNELS).map(lambda channels: _edit(channels=channels)),
+    st.booleans().map(lambda paused: _edit(paused=paused)),
+    st.sampled_from(["Always", "BelowZeroDowntime"]).map(lambda how: _edit(downgradePolicy={"approval": how})),
+    st.just(Step("one pass", _reconcile)),
+    st.integers(0, 4).map(lambda n: Step(f"killed after {n} writes", lambda c: _reconcile(c, dies_after=n))),
+    st.integers(1, 6).map(lambda n: Step(f"{n} s go by", lambda c: _pass_time(c, n, operator=True))),
+    st.integers(1, 6).map(lambda n: Step(f"{n} s go by without operator", lambda c: _pass_time(c, n, operator=False))),
+    st.just(Step("all comes to rest", lambda c: c.settle())),
+    st.sampled_from(VERSIONS).map(_break),
+    st.just(Step("all pods get ready", lambda c: c.never_ready.clear())),
+    st.just(Step("21 s without progress", lambda c: c.tick(21))),
+    st.just(Step("kubectl rollout restart", lambda c: c.restart_pods() if "Deployment" in c.objects else None)),
+    st.just(Step("pods are evicted", lambda c: c.evict())),
+    st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
+        lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
+    ),
+)
+
+stories: Final = st.lists(steps, min_size=1, max_size=14)
+
+
+def beginning() -> SimulatedCluster:
+    """Where every story begins: 5.1.15 was just asked for."""
+    return SimulatedCluster(agent("5.1.15", handoff=QUICK))

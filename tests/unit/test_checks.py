@@ -1,0 +1,96 @@
+"""What stands in the way of touching anything at all, and that nothing is touched then."""
+
+from __future__ import annotations
+
+import pytest
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Phase
+from medplum_agent_operator.core.checks import first_blocker
+from medplum_agent_operator.core.plan import make_plan
+from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, stranger
+from tests.simulated_cluster import installed
+
+KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]
+
+
+def live(kind: str, raw: Raw) -> dict[str, object]:
+    """Keywords of `observed` for one live object."""
+    return {"deployment": raw} if kind == "Deployment" else {"children": {kind: raw}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -> None:
+    """One finding says which object, that nothing was changed, and the ways out; no action at all."""
+    raw = {**stranger(kind), "spec": {"template": {"spec": {}}}}
+    seen = observed(agent(), **live(kind, raw))  # type: ignore[arg-type]
+    plan = make_plan(seen, config=CONFIG, now=NOW)
+    assert (Phase.FAILED, Reason.NAME_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
+    assert f"a {kind} lab that this MedplumAgent does not own" in plan.sentence
+    assert "nothing was changed" in plan.sentence
+    assert "Delete or rename it" in plan.sentence
+
+
+def test_two_foreign_objects_are_told_together() -> None:
+    """Nobody has to come twice."""
+    seen = observed(agent(), children={"Service": stranger("Service"), "ServiceAccount": stranger("ServiceAccount")})
+    blocker = first_blocker(seen)
+    assert blocker is not None
+    assert "Service lab and ServiceAccount lab" in blocker.finding.message
+
+
+@pytest.mark.parametrize(
+    ("owner", "kind", "name", "reason"),
+    [
+        pytest.param("agent-0", "MedplumAgent", "lab", Reason.AWAITING_GARBAGE_COLLECTION, id="a deleted namesake's: wait"),
+        pytest.param("agent-0", "MedplumAgent", "other", Reason.NAME_TAKEN, id="another MedplumAgent's: foreign"),
+        pytest.param("agent-0", "Rollout", "lab", Reason.NAME_TAKEN, id="another kind's of the same name: foreign"),
+    ],
+)
+def test_whose_an_object_is_told_by_its_controller(owner: str, kind: str, name: str, reason: Reason) -> None:
+    """Ours has our uid; what belonged to a deleted MedplumAgent of our name is on its way out by itself."""
+    service = owned_by(stranger("Service"), owner, kind=kind, name=name)
+    plan = make_plan(observed(agent(), children={"Service": service}), config=CONFIG, now=NOW)
+    assert (reason, ()) == (plan.reason, plan.actions)
+
+
+def test_an_owner_that_is_no_controller_makes_nothing_ours() -> None:
+    """A mere owner reference of our uid does not count."""
+    service = owned_by(stranger("Service"), "agent-1")
+    service["metadata"]["ownerReferences"][0]["controller"] = False
+    plan = make_plan(observed(agent(), children={"Service": service}), config=CONFIG, now=NOW)
+    assert Reason.NAME_TAKEN is plan.reason
+
+
+def test_waiting_for_garbage_collection_comes_before_everything_else() -> None:
+    """While leftovers are there, neither strangers nor a pause are spoken of: the first fault of the chain speaks."""
+    children = {"Service": owned_by(stranger("Service"), "agent-0"), "ServiceAccount": stranger("ServiceAccount")}
+    blocker = first_blocker(observed(agent(paused=True), children=children))
+    assert blocker is not None
+    assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION) == (blocker.phase, blocker.finding.reason)
+    assert "goes on by itself" in blocker.finding.message
+
+
+def test_paused_means_hands_off() -> None:
+    """Neither a change of version nor drift is acted on while `spec.paused` is true, and both are when it is false again."""
+    cluster = installed("5.1.14").edit(paused=True, version="5.1.15")
+    cluster.deployment["spec"]["replicas"] = 3
+    cluster.deployment["metadata"]["resourceVersion"] = "999"
+    plan = cluster.plan()
+    assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
+    assert "Set spec.paused to false" in plan.sentence
+    assert cluster.edit(paused=False).plan().actions
+
+
+def test_pausing_alone_changes_nothing_when_it_ends() -> None:
+    """`paused` is about the operator, not the agent: it leaves no trace in the Deployment."""
+    cluster = installed("5.1.15").edit(paused=True).settle()
+    writes = [kind for kind in cluster.writes if kind != "status"]
+    cluster.edit(paused=False).settle()
+    assert writes == [kind for kind in cluster.writes if kind != "status"]
+    assert Phase.RUNNING is cluster.status.phase
+
+
+def test_nothing_stands_in_the_way_of_our_own() -> None:
+    """Objects that we own block nothing."""
+    assert first_blocker(installed().observe()) is None

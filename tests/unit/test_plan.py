@@ -1,0 +1,306 @@
+"""From what was observed to what is to be done."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Outcome, Phase, Strategy
+from medplum_agent_operator.core.drift import first_difference
+from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+
+WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
+
+
+def kinds(cluster: SimulatedCluster) -> list[str]:
+    """What a pass would apply now, in its order."""
+    return [action.kind for action in cluster.plan().actions]
+
+
+def reasons(cluster: SimulatedCluster) -> list[Reason]:
+    """What a pass would tell now."""
+    return [finding.reason for finding in cluster.plan().findings]
+
+
+def test_an_installation_makes_what_a_pod_needs_before_the_pod() -> None:
+    """ServiceAccount, Service and budget come first; the Deployment last, and it alone is disruptive."""
+    cluster = SimulatedCluster()
+    assert ["ServiceAccount", "Service", "PodDisruptionBudget", "Deployment"] == kinds(cluster)
+    assert [False, False, False, True] == [action.disruptive for action in cluster.plan().actions]
+    assert {"missing"} == {action.difference for action in cluster.plan().actions}
+
+
+def test_a_settled_agent_needs_nothing() -> None:
+    """No action, nothing to tell, no time to look again."""
+    plan = installed().plan()
+    assert ((), (), None, Phase.RUNNING) == (plan.actions, plan.findings, plan.look_again_at, plan.phase)
+
+
+def test_a_version_change_is_one_write_of_the_deployment() -> None:
+    """Template, strategy and the note of the rollout go in one request."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    (budget, deployment) = cluster.plan().actions
+    assert ("PodDisruptionBudget", "Deployment") == (budget.kind, deployment.kind)
+    body = deployment.body
+    assert "Recreate" == body["spec"]["strategy"]["type"]
+    assert "4.2.3" == body["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL]
+    assert '"approval":"4.2.3 CHG-1"' in body["metadata"]["annotations"][names.ROLLOUT]
+
+
+def test_a_rollout_is_noted_before_the_next_one_begins() -> None:
+    """Killed between Deployment and status, the operator first writes down what it began, and only then goes on."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    with pytest.raises(OperatorDiedError):
+        cluster.reconcile(dies_after=1)
+    cluster.edit(version="5.1.16")
+    plan = cluster.reconcile()
+    assert () == plan.actions
+    assert plan.look_again_at == cluster.now
+    assert cluster.status.rollout is not None
+    assert "5.1.15" == cluster.status.rollout.to
+    assert ["Deployment"] == [action.kind for action in cluster.reconcile().actions]
+    assert Outcome.SUPERSEDED is cluster.status.history[0].outcome
+
+
+def test_the_strategy_of_a_rollout_under_way_is_left_alone() -> None:
+    """A recreate from 4.2.3 stays one to its end, although only newer versions are left in its middle."""
+    cluster = changing("4.2.3", "5.1.15", seconds=10)
+    assert ["5.1.15"] == cluster.running
+    assert ("Recreate", []) == (cluster.strategy, kinds(cluster))
+
+
+def test_a_settled_deployment_is_made_ready_for_a_handoff() -> None:
+    """After the recreate the strategy is switched, so that a `kubectl rollout restart` is a handoff; that is no news."""
+    cluster = changing("4.2.3", "5.1.15", seconds=10)
+    cluster.never_ready.clear()
+    while not cluster.observe().settled:
+        cluster.tick()
+    plan = cluster.plan()
+    assert ["spec.strategy.type"] == [action.difference for action in plan.actions]
+    assert [False] == [action.disruptive for action in plan.actions]
+    assert [Reason.ROLLOUT_COMPLETED] == [finding.reason for finding in plan.findings]
+    before = cluster.record
+    assert "RollingUpdate" == cluster.settle().strategy
+    assert before == cluster.record
+
+
+def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
+    """A later repair of the Deployment does not tell of another rollout."""
+    cluster = installed("5.1.14").edit(version="5.1.15").settle()
+    before = cluster.deployment["metadata"]["annotations"][names.ROLLOUT]
+    cluster.deployment["spec"]["replicas"] = 0
+    (action,) = cluster.plan().actions
+    assert before == action.body["metadata"]["annotations"][names.ROLLOUT]
+    assert not action.disruptive
+
+
+def test_a_removed_record_is_put_back_from_status() -> None:
+    """Somebody removed the annotation: the latest history entry tells the same, and no rollout begins."""
+    cluster = installed("5.1.14").edit(version="5.1.15").settle()
+    before, history = cluster.record, cluster.status.history
+    del cluster.deployment["metadata"]["annotations"][names.ROLLOUT]
+    cluster.reconcile()
+    assert (before.started_at, before.from_version, before.to) == (
+        cluster.record.started_at,
+        cluster.record.from_version,
+        cluster.record.to,
+    )
+    assert history == cluster.settle().status.history
+    assert ["5.1.15"] == cluster.running
+
+
+DRIFT = [
+    pytest.param("Deployment", lambda raw: raw["spec"].update(replicas=0), "spec.replicas", id="scaled to zero"),
+    pytest.param("Deployment", lambda raw: raw["spec"].update(paused=True), None, id="a field that we do not render is left alone"),
+    pytest.param("Service", lambda raw: raw["spec"].update(type="NodePort"), "spec.type", id="another type of Service"),
+    pytest.param("Service", lambda raw: raw["spec"]["ports"].clear(), "spec.ports[name=adt]", id="a port taken out of the Service"),
+    pytest.param("Service", lambda raw: raw["metadata"]["annotations"].update(mine="1"), None, id="somebody's annotation is left alone"),
+    pytest.param("PodDisruptionBudget", lambda raw: raw["spec"].update(minAvailable=0), "spec.minAvailable", id="a loosened budget"),
+    pytest.param("ServiceAccount", lambda raw: raw.update(automountServiceAccountToken=True), "automountServiceAccountToken", id="a mounted token"),
+]
+
+
+@pytest.mark.parametrize(("kind", "change", "path"), DRIFT)
+def test_drift_is_repaired_and_told_by_its_path(kind: str, change: Any, path: str | None) -> None:
+    """What we render is put back, without touching pods; what others add stays."""
+    cluster = installed()
+    change(cluster.objects[kind])
+    plan = cluster.plan()
+    assert ([] if path is None else [(kind, path, False)]) == [
+        (action.kind, action.difference, action.disruptive) for action in plan.actions
+    ]
+    if path is not None:
+        assert [(Reason.DRIFT_REPAIRED, f"Brought back to what the spec says: {kind} ({path}).")] == [
+            (finding.reason, finding.message) for finding in plan.findings
+        ]
+
+
+def test_a_template_that_was_changed_by_hand_is_put_back_by_a_rollout() -> None:
+    """It replaces the pod, so it is a rollout like any other: same version, on the record."""
+    cluster = installed("5.1.15")
+    cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:9.9.9"
+    plan = cluster.plan()
+    assert [("Deployment", True)] == [(action.kind, action.disruptive) for action in plan.actions]
+    assert plan.begins is not None
+    assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
+
+
+def test_a_change_of_the_spec_that_replaces_no_pod_is_no_drift() -> None:
+    """The same write is told as SpecApplied when the spec has changed, and status is at rest all the while."""
+    cluster = installed().edit(service={"annotations": {"lb": "internal"}})
+    plan = cluster.plan()
+    assert (["Service", "Deployment"], [Reason.SPEC_APPLIED], Phase.RUNNING) == (kinds(cluster), reasons(cluster), plan.phase)
+    assert not any(action.disruptive for action in plan.actions)
+    pods = [pod.name for pod in cluster.pods]
+    assert pods == [pod.name for pod in cluster.settle().pods]
+    cluster.objects["Service"]["metadata"]["annotations"]["lb"] = "public"
+    assert [Reason.DRIFT_REPAIRED] == reasons(cluster)
+
+
+def test_a_restart_by_kubectl_is_left_to_the_deployment_controller() -> None:
+    """`kubectl rollout restart` adds a field that is not ours: no action, phase HandingOff, then Running."""
+    cluster = installed().restart_pods()
+    cluster.tick()
+    cluster.tick()
+    plan = cluster.plan()
+    assert ((), Phase.HANDING_OFF, Reason.RESTARTING) == (plan.actions, plan.phase, plan.reason)
+    history = cluster.status.history
+    assert Phase.RUNNING is cluster.settle().status.phase
+    assert history == cluster.status.history
+
+
+def test_windows_are_said_to_be_not_yet_acted_on_and_never_silently_ignored() -> None:
+    """The plan says so when the change is made and when it is done, and there is a finding for an Event."""
+    cluster = installed("5.1.14").edit(version="5.1.15", maintenanceWindows=WINDOWS)
+    assert [Reason.HANDING_OFF, Reason.NOT_YET_ACTED_ON] == reasons(cluster)
+    assert "spec.maintenanceWindows is not yet acted on" in cluster.plan().sentence
+    assert "spec.maintenanceWindows is not yet acted on" in (cluster.settle().status.plan or "")
+
+
+def test_a_refusal_touches_nothing_although_windows_are_set() -> None:
+    """Notes come beside a refusal, never instead of it."""
+    cluster = installed("5.1.15").edit(version="4.2.3", maintenanceWindows=WINDOWS)
+    plan = cluster.plan()
+    assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
+    assert plan.sentence.startswith("Refused:")
+
+
+def test_a_rollout_fails_at_its_own_deadline() -> None:
+    """Not before it, and then with the Deployment controller's word for it."""
+    cluster = changing("5.1.14", "5.1.15").settle()
+    assert Phase.HANDING_OFF is cluster.plan().phase
+    assert Phase.FAILED is cluster.wait_for_deadline().plan().phase
+    assert Reason.PORT_NOT_READY is cluster.plan().reason
+    assert "5.1.14 goes on serving" in cluster.plan().sentence
+
+
+def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
+    """Right after a retarget the Deployment controller still says ProgressDeadlineExceeded: that was the target before."""
+    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    cluster.edit(version="5.1.16").reconcile()
+    cluster.deployment["status"]["observedGeneration"] = cluster.deployment["metadata"]["generation"]
+    assert "ProgressDeadlineExceeded" == cluster.deployment["status"]["conditions"][0]["reason"]
+    assert Phase.HANDING_OFF is cluster.plan().phase
+    later = cluster.now + timedelta(seconds=61)
+    workload = cluster.observe().deployment
+    assert workload is not None
+    assert (False, True) == (workload.gave_up(cluster.now), workload.gave_up(later))
+
+
+def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_done() -> None:
+    """In the gap of a recreate the condition still says NewReplicaSetAvailable: no pod counts, so nothing is complete."""
+    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster.reconcile()
+    cluster.tick()
+    status = cluster.deployment["status"]
+    assert ("NewReplicaSetAvailable", 0) == (status["conditions"][0]["reason"], status["updatedReplicas"])
+    assert not cluster.observe().settled
+    assert Phase.RECREATING is cluster.plan().phase
+
+
+def test_a_deployment_that_the_controller_has_not_looked_at_is_not_rolled_out() -> None:
+    """What its status says is about the generation before."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    cluster.reconcile()
+    workload = cluster.observe().deployment
+    assert workload is not None
+    assert "NewReplicaSetAvailable" == cluster.deployment["status"]["conditions"][0]["reason"]
+    assert not workload.rolled_out
+
+
+def test_while_a_rollout_is_under_way_the_next_look_is_at_its_deadline() -> None:
+    """A computed time, never a sleep; none any more once it has passed."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    cluster.reconcile()
+    assert cluster.record.started_at + timedelta(seconds=61) == cluster.plan().look_again_at
+    cluster.now += timedelta(seconds=61)
+    assert cluster.plan().look_again_at is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "approval"),
+    [
+        pytest.param("5.1.14", "5.1.15", None, id="a handoff"),
+        pytest.param("4.2.3", "5.1.15", None, id="a recreate"),
+        pytest.param("5.1.15", "4.2.3", "4.2.3 CHG-1", id="a forced downgrade"),
+    ],
+)
+def test_at_most_one_action_is_disruptive(before: str, after: str, approval: str | None) -> None:
+    """Whatever else has to be repaired in the same pass."""
+    cluster = installed(before).annotate(approval).edit(version=after, channels=[{"name": "lab", "port": 1}])
+    cluster.objects["ServiceAccount"]["automountServiceAccountToken"] = True
+    plan = cluster.plan()
+    assert ["ServiceAccount", "Service"] == [action.kind for action in plan.actions[:2]]
+    assert [True] == [action.disruptive for action in plan.actions if action.disruptive]
+
+
+def test_a_refused_change_is_answered_by_the_live_deployment_to_the_letter() -> None:
+    """What would be applied while a downgrade is refused is what is live: I2."""
+    cluster = installed("5.1.15").edit(version="4.2.3")
+    cluster.deployment["spec"]["replicas"] = 5
+    (action,) = cluster.plan().actions
+    cluster.deployment["spec"]["replicas"] = 1
+    assert first_difference(action.body, cluster.deployment) is None
+    assert Phase.AWAITING_APPROVAL is cluster.plan().phase
+
+
+def test_while_refused_a_template_changed_by_hand_is_put_back_without_the_users_approval() -> None:
+    """It goes back to what was applied; the record tells of a replacement, not of the refused change."""
+    cluster = installed("5.1.15").edit(version="4.2.3")
+    cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:9.9.9"
+    plan = cluster.plan()
+    assert plan.begins is not None
+    assert ("5.1.15", None, Strategy.ROLLING_HANDOFF) == (plan.begins.to, plan.begins.approval, plan.begins.strategy)
+    assert (Phase.AWAITING_APPROVAL, Reason.DOWNGRADE_NOT_APPROVED) == (plan.phase, plan.reason)
+
+
+def test_what_ran_before_is_not_known_then_nothing_is_touched() -> None:
+    """A refused change over a Deployment whose note of the applied spec is broken: say so, do nothing."""
+    cluster = installed("5.1.15").edit(version="4.2.3")
+    cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "junk"
+    plan = cluster.plan()
+    assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
+    assert "What was applied before cannot be told from the cluster" in plan.sentence
+
+
+def test_a_deployment_that_somebody_deleted_is_made_again() -> None:
+    """The sentence says so, and the version that ran is the one that comes back."""
+    cluster = installed("5.1.15").delete("Deployment")
+    plan = cluster.plan()
+    assert plan.sentence.startswith("The Deployment was missing and is made again.")
+    assert plan.begins is not None
+    assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
+    assert ["5.1.15"] == cluster.settle().running
+
+
+def test_planning_changes_nothing_that_it_was_given() -> None:
+    """The same observation gives the same plan, twice, and is the same afterwards."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    seen = copy.deepcopy((cluster.agent, cluster.objects))
+    assert cluster.plan() == cluster.plan()
+    assert seen == (cluster.agent, cluster.objects)
