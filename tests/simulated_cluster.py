@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
+from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.model import Config, Observed, RolloutRecord
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.plan import Plan, make_plan
@@ -52,10 +53,7 @@ class SimulatedPod:
     @property
     def version(self) -> AgentVersion:
         """What its container runs, from the image: what a label says proves nothing."""
-        image = self.template["spec"]["containers"][0]["image"]
-        found = AgentVersion.of_image_tag(image)
-        assert found is not None, image
-        return found
+        return AgentVersion.parse(self.template["spec"]["containers"][0]["image"].rpartition(":")[2])
 
     @property
     def running(self) -> bool:
@@ -69,7 +67,11 @@ class SimulatedPod:
             ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(self.ready_since)}
         scheduled = {"type": "PodScheduled", "status": "True"}
         if not self.node:
-            scheduled |= {"status": "False", "reason": "Unschedulable", "message": "didn't match pod anti-affinity rules"}
+            scheduled |= {
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "didn't match pod anti-affinity rules",
+            }
         statuses = [{"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": {}}]
         metadata = {"name": self.name, "namespace": NAMESPACE, "uid": self.name, **self.template["metadata"]}
         if self.told_to_go is not None:
@@ -111,6 +113,7 @@ class SimulatedCluster:
         self.objects: dict[str, Raw] = {}
         self.replica_sets: list[ReplicaSet] = []
         self.never_ready: set[str] = set()
+        self.scheduler_keeps_apart = True
         self.writes: list[str] = []
         self.told: list[Finding] = []
         self.plans: list[Plan] = []
@@ -251,7 +254,7 @@ class SimulatedCluster:
             self.apply(action.body)
             done += 1
         status = project(observed, plan, now=self.now)
-        if status != observed.agent.status:
+        if status != observed.agent.status and not plan.silent:
             if done == dies_after:
                 raise OperatorDiedError
             self.agent["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -294,7 +297,9 @@ class SimulatedCluster:
             quiet = 0 if changed else quiet + 1
             if quiet > longest:
                 return self
-        raise AssertionError(f"not at rest after {seconds} s: {self.status.phase}, {self.status.plan}, {self.writes[-6:]}")
+        raise AssertionError(
+            f"not at rest after {seconds} s: {self.status.phase}, {self.status.plan}, {self.writes[-6:]}"
+        )
 
     def _quiet_seconds(self) -> int:
         """How long nothing may happen although something is still to come: a pod that settles, a deadline."""
@@ -406,7 +411,9 @@ class SimulatedCluster:
 
     def _available(self, replica_set: ReplicaSet) -> list[SimulatedPod]:
         settle = timedelta(seconds=self.deployment["spec"]["minReadySeconds"])
-        return [pod for pod in replica_set.active if pod.ready_since is not None and pod.ready_since + settle <= self.now]
+        return [
+            pod for pod in replica_set.active if pod.ready_since is not None and pod.ready_since + settle <= self.now
+        ]
 
     def _report(self, live: Raw, new: ReplicaSet | None) -> None:
         before = live.get("status") or {}
@@ -420,7 +427,9 @@ class SimulatedCluster:
         known, since = self._progress or ("", self.now)
         got_on = any(
             counts[key] > before.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas")
-        ) or counts["replicas"] - counts["updatedReplicas"] < before.get("replicas", 0) - before.get("updatedReplicas", 0)
+        ) or counts["replicas"] - counts["updatedReplicas"] < before.get("replicas", 0) - before.get(
+            "updatedReplicas", 0
+        )
         deadline = timedelta(seconds=live["spec"]["progressDeadlineSeconds"])
         if known == "NewReplicaSetAvailable" and counts["replicas"] == counts["updatedReplicas"]:
             pass  # so it stays while a Recreate has only stopped the old pod: the trap
@@ -430,8 +439,9 @@ class SimulatedCluster:
             self._progress = ("ReplicaSetUpdated", self.now)
         elif known not in {"", "NewReplicaSetAvailable"} and since + deadline < self.now:
             self._progress = ("ProgressDeadlineExceeded", since)
-        reason = (self._progress or (known, since))[0]
-        conditions = [{"type": "Progressing", "status": "True", "reason": reason}] if reason else []
+        reason, since = self._progress or (known, since)
+        condition = {"type": "Progressing", "status": "True", "reason": reason, "lastUpdateTime": stamp(since)}
+        conditions = [condition] if reason else []
         status = {"observedGeneration": live["metadata"]["generation"], "conditions": conditions, **counts}
         if status != before:
             live["status"] = status
@@ -448,14 +458,16 @@ class SimulatedCluster:
             self._count += 1
         for _ in range(replica_set.replicas - len(active)):
             self._count += 1
-            replica_set.pods.append(SimulatedPod(f"{replica_set.name}-{self._count}", copy.deepcopy(replica_set.template)))
+            replica_set.pods.append(
+                SimulatedPod(f"{replica_set.name}-{self._count}", copy.deepcopy(replica_set.template))
+            )
 
     def _schedule(self) -> None:
         for pod in self.pods:
             if pod.node or pod.told_to_go is not None:
                 continue
             others = [other for other in self.pods if other.node]
-            apart = any(_wants_to_be_alone(one.template) for one in (pod, *others))
+            apart = self.scheduler_keeps_apart and any(_wants_to_be_alone(one.template) for one in (pod, *others))
             ports = _host_ports(pod.template)
             if others and (apart or any(ports & _host_ports(other.template) for other in others)):
                 continue
@@ -496,7 +508,7 @@ class SimulatedCluster:
         assert text.split()[:1] == [target.text], f"I2 is broken: {self._active} to {target} with {text!r}"
         assert text not in self._used, f"I2 is broken: {text!r} approves twice"
         assert record is not None
-        assert text == record.approval
+        assert kept(text) == record.approval
         self._used.add(text)
 
 
@@ -555,7 +567,9 @@ def installed(version: str = "5.1.15", **spec: Any) -> SimulatedCluster:
     return SimulatedCluster(agent(version, **{"handoff": quick, **spec})).settle()
 
 
-def changing(before: str, after: str, *, approval: str | None = None, seconds: int = 1, **spec: Any) -> SimulatedCluster:
+def changing(
+    before: str, after: str, *, approval: str | None = None, seconds: int = 1, **spec: Any
+) -> SimulatedCluster:
     """A cluster in which a change of version has begun and is not done; the new agent never gets ready."""
     cluster = installed(before, **spec)
     cluster.never_ready.add(after)

@@ -8,7 +8,8 @@ import asyncio
 import platform
 import signal
 import sys
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
@@ -135,8 +136,17 @@ def _health(queue: WorkQueue) -> list[str]:
     return faults
 
 
-def _listen(probes: dict[str, Probe], settings: Settings) -> AbstractAsyncContextManager[int]:
-    return serve(probes, host=settings.health_host, port=settings.health_port)
+@asynccontextmanager
+async def _listen(probes: dict[str, Probe], settings: Settings) -> AsyncIterator[int]:
+    """Serve health; an address that cannot be bound is a reason not to start, with a sentence."""
+    async with AsyncExitStack() as stack:
+        try:
+            port = await stack.enter_async_context(serve(probes, host=settings.health_host, port=settings.health_port))
+        except OSError as fault:
+            raise StartupError(
+                f"The health address cannot be bound: {fault}. Set --health-host and --health-port."
+            ) from fault
+        yield port
 
 
 async def _first_look(resync: Resync) -> None:
@@ -185,11 +195,6 @@ def main() -> None:
         code = asyncio.run(_serve(settings))
     except StartupError as fault:
         sys.stderr.write(f"medplum-agent-operator cannot start.\n{fault}\n")
-        sys.exit(2)
-    except OSError as fault:
-        sys.stderr.write(
-            f"medplum-agent-operator cannot start.\nThe health address cannot be bound: {fault}. Set --health-port.\n"
-        )
         sys.exit(2)
     sys.exit(code)
 

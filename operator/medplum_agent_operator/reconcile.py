@@ -120,7 +120,8 @@ class Reconciler:
         if _going(thought.raw):
             return None
         thought = await self._apply(key, thought)
-        await self._report(key, thought)
+        if not thought.plan.silent:
+            await self._report(key, thought)
         again = thought.plan.look_again_at
         return None if again is None else (again - self._clock()).total_seconds()
 
@@ -211,6 +212,7 @@ class Reconciler:
             findings=(found,),
             actions=(),
             begins=None,
+            silent=False,
             look_again_at=now + LOOK_AGAIN_AFTER_REFUSED_WRITE,
         )
         if thought.observed is None:

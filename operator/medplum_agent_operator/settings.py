@@ -3,7 +3,9 @@
 Read by `__main__` only. A wrong setting ends the process with a sentence before anything is watched or written.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Final, Self
 
@@ -111,12 +113,21 @@ class Settings(BaseSettings):
         Raises:
             StartupError: with a sentence per wrong setting.
         """
+        _check_names(os.environ)
         try:
             return CliApp.run(cls, cli_args=arguments)
         except ValidationError as fault:
             raise StartupError("\n".join(_sentence(error) for error in fault.errors())) from fault
         except SettingsError as fault:
             raise StartupError(f"The settings cannot be read: {fault}") from fault
+
+
+def _check_names(environment: Mapping[str, str]) -> None:
+    """A misspelt variable would silently leave a setting at its default."""
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    for name in environment:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            raise StartupError(f"There is no setting {name}. The settings are: {', '.join(sorted(known))}.")
 
 
 def _sentence(error: object) -> str:

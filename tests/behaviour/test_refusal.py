@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -65,10 +66,9 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
 def test_command_in_the_message_works_as_it_stands(world: World) -> None:
     """Copying the command out of `plan` into a shell approves the downgrade."""
     plan = refused(world)["plan"]
-    command = plan[plan.index("kubectl annotate") : plan.index(" To stay")]
-    program, *arguments = command.split(" ", 7)
+    program, *arguments = shlex.split(plan[plan.index("kubectl annotate") :])
     assert "kubectl" == program
-    world.kubectl(*[part.replace('"', "") for part in arguments if part not in {"-n", world.namespace}])
+    world.cluster.kubectl(*arguments)
     world.wait_for_phase("Running", "4.2.3")
 
 

@@ -141,6 +141,10 @@ class Idle:
     """The Deployment controller's own figure in the same run: what such a step costs on this machine."""
     p90_of_deployment_controller: float
     """The operator's p90 as a multiple of the Deployment controller's."""
+    waited_for_a_core_ms: float
+    """For each change, how long the operator was ready to run and other programs had the cores, until it was settled."""
+    cpu_ms: float
+    """For each change, CPU time of the operator until it was settled."""
     writes: Writes
 
 

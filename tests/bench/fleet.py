@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration, CustomObjectsApi
 
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.agent import API_VERSION, GROUP, KIND, PLURAL, VERSION
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from tests.bench.audit import BENCH_AGENT
 from tests.cluster import simulate
 

@@ -66,6 +66,11 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def waited_seconds(pid: int) -> float:
+    """For how long a process was ready to run and had no core: what a quiet machine would have spared it."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="utf-8").split()[1]) / 1e9
+
+
 def memory_mib(pid: int) -> Mapping[str, float]:
     """Resident memory of a process: `VmRSS` now, `VmHWM` at its highest."""
     found = {}

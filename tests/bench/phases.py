@@ -59,13 +59,15 @@ class Phases:
 
     def idle(self, changes: int) -> Idle:
         """Change single agents, one after the other."""
-        changed = self.fleet.names[:changes]
+        changed, pid = self.fleet.names[:changes], self.operator.process.pid
+        waited, cpu = machine.waited_seconds(pid), machine.cpu_seconds(pid)
         with self._step("single changes"), self._watched() as seen:
             for name in changed:
                 self.fleet.change(name, SECOND)
                 self.steps.tick()
                 time.sleep(SPACING_SECONDS)
             self._settle()
+        waited, cpu = machine.waited_seconds(pid) - waited, machine.cpu_seconds(pid) - cpu
         handoffs = [Handoff.of(seen, name) for name in changed]
         ours = _latency([(one.change, one.deployment) for one in handoffs])
         theirs = _latency([(one.deployment, one.replicaset) for one in handoffs])
@@ -73,6 +75,8 @@ class Phases:
             change_to_deployment_ms=ours,
             deployment_to_replicaset_ms=theirs,
             p90_of_deployment_controller=round(ours.written.p90 / theirs.written.p90, 2),
+            waited_for_a_core_ms=round(waited / changes * 1000, 1),
+            cpu_ms=round(cpu / changes * 1000, 1),
             writes=Writes.of(seen, changed),
         )
 

@@ -1,4 +1,7 @@
-"""Results for people, as tables on the terminal, and for programs, as results.json. Called by `__main__`; decides nothing."""
+"""Results for people, as tables on the terminal and for docs/benchmarks.md, and for programs, as results.json.
+
+Called by `__main__`; decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -18,28 +21,99 @@ if TYPE_CHECKING:
     from tests.bench.run import Results
 
 NAME: Final = "results.json"
+SUMMARY: Final = "summary.md"
 
 
 def write(results: Results, folder: Path) -> Path:
-    """Write results.json."""
+    """Write results.json, and summary.md: the part of docs/benchmarks.md that a run makes. Returns the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     path.write_text(json.dumps(asdict(results), indent=2) + "\n", encoding="utf-8")
+    (folder / SUMMARY).write_text(summary(results), encoding="utf-8")
     return path
+
+
+def summary(results: Results) -> str:
+    """The bars and the main figures in Markdown."""
+    figures, burst = results.figures, results.figures.burst
+    ours, theirs = figures.idle.change_to_deployment_ms, figures.idle.deployment_to_replicaset_ms
+    rows = [
+        ("promise", "bar", "measured", "kept"),
+        ("---", "---", "---", "---"),
+        *((bar.promise, bar.bar, bar.measured, "yes" if bar.kept else "**no**") for bar in results.bars),
+    ]
+    more = [
+        ("figure", "p50", "p90", "max"),
+        ("---", "---", "---", "---"),
+        ("idle: change → Deployment received, ms", *_marks(ours.received)),
+        ("idle: change → Deployment written, ms", *_marks(ours.written)),
+        ("idle: Deployment → ReplicaSet received (Deployment controller), ms", *_marks(theirs.received)),
+        ("idle: Deployment → ReplicaSet written (Deployment controller), ms", *_marks(theirs.written)),
+        ("all at once: change → Deployment written, ms", *_marks(burst.change_to_deployment_ms.written)),
+    ]
+    process = figures.process
+    prose = (
+        f"Idle, the operator's p90 is {figures.idle.p90_of_deployment_controller:g} times the Deployment controller's. "
+        f"{_per_change(figures)} "
+        f"All at once, the last Deployment was written after {burst.seconds_until_last_deployment:.1f} s, and all ran "
+        f"after {burst.seconds_until_all_run:.1f} s. A forced downgrade below 4.2.4 took {_told(figures.downgrade.down)}; "
+        f"the upgrade back took {_told(figures.downgrade.up)}. Resident memory: {process.start_mib:.0f} MiB at start, "
+        f"{process.converged_mib:.0f} MiB with all agents settled, {process.peak_mib:.0f} MiB at its peak. "
+        f"CPU while converged: {figures.converged.cpu_seconds:.2f} s in {figures.converged.seconds:.0f} s."
+    )
+    return "\n".join(
+        [
+            f"{results.date}, {results.agents} agents. {_machine(results)}",
+            "",
+            *_lines(rows),
+            "",
+            *_lines(more),
+            "",
+            prose,
+            "",
+            "Versions: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + ".",
+            "",
+        ]
+    )
+
+
+def _machine(results: Results) -> str:
+    here = results.machine
+    return (
+        f"{here.cores} cores ({here.processor}), {here.memory_gib:g} GiB, {here.kernel}; "
+        f"{here.busy_with_others:.0%} of the cores were busy with other programs before the start."
+    )
+
+
+def _per_change(figures: Figures) -> str:
+    idle = figures.idle
+    return (
+        f"A change took the operator {idle.cpu_ms:.0f} ms of CPU until it was settled, and {idle.waited_for_a_core_ms:.0f} ms "
+        "of waiting for a core that other programs had."
+    )
+
+
+def _marks(spread: Spread) -> tuple[str, str, str]:
+    return f"{spread.p50:.1f}", f"{spread.p90:.1f}", f"{spread.max:.1f}"
+
+
+def _told(writes: AgentWrites) -> str:
+    return f"{writes.deployment} Deployment, {writes.status} status and {writes.other} other writes"
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def show(results: Results, console: Console) -> None:
     """Print every figure, then the bars."""
-    here, figures = results.machine, results.figures
-    console.print(
-        f"\n{results.agents} agents on {here.cores} cores ({here.processor}), {here.memory_gib} GiB, {here.kernel}; "
-        f"{here.busy_with_others:.0%} of the cores were busy with other programs before the start."
-    )
+    figures = results.figures
+    console.print(f"\n{results.agents} agents. {_machine(results)}")
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     console.print(_latencies(figures))
     console.print(
         f"Idle, the operator's p90 (written) is {figures.idle.p90_of_deployment_controller:g} times the Deployment controller's. "
-        "On a noisy machine the ratio says more than the milliseconds."
+        f"{_per_change(figures)} The noisier the machine, the more the ratio says and the less the milliseconds."
     )
     console.print(_writes(figures))
     console.print(_quiet(figures))

@@ -103,3 +103,7 @@ def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -
         written["figures"][phase]["change_to_deployment_ms"]["written"]["samples"] for phase in ("idle", "burst")
     ]
     assert 6 == len(written["bars"])
+    for bar in results.bars:
+        assert f"| {bar.promise} | {bar.bar} | {bar.measured} |" in (tmp_path / report.SUMMARY).read_text(
+            encoding="utf-8"
+        )

@@ -36,7 +36,7 @@ KEY_LINES = (
     "2. Upgrade to 5.1.15: a handoff",
     "✓ both run: the old agent serves until the new one has been ready for 3 seconds",
     "✓ one pod, 5.1.15, and it is ready",
-    "✓ there was no moment without a ready agent",
+    "✓ there was no moment without a ready agent, as the operator saw it",
     "3. Ask for 4.2.3: refused",
     "Refused: spec.version asks to go down from 5.1.15 to 4.2.3",
     "✓ Deployment and pod are the very same, down to the resourceVersion",

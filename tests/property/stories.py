@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSIONS: Final = ("4.1.12", "4.2.3", "4.2.3-abc1234", "4.2.4", "5.1.14", "5.1.15", "5.1.15-abc1234", "5.1.16")
-APPROVALS: Final = (None, "true", "4.2.3 CHG-1", "4.2.3 CHG-2", "4.1.12 CHG-1", "4.2.4 CHG-1", "5.1.14 CHG-1", "5.1.15 " + "x" * 300)
+APPROVALS: Final = (
+    None,
+    "true",
+    "4.2.3 CHG-1",
+    "4.2.3 CHG-2",
+    "4.1.12 CHG-1",
+    "4.2.4 CHG-1",
+    "5.1.14 CHG-1",
+    "5.1.15 " + "x" * 300,
+)
 CHANNELS: Final = (
     [{"name": "adt", "port": 2575}],
     [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}],
@@ -72,9 +81,20 @@ def _approve_and_change(version: str) -> Step:
     return Step(f"approve and change to {version} in one step", happen)
 
 
-steps: Final = st.one_of(
+def _change_and_rest(version: str) -> Step:
+    def happen(cluster: SimulatedCluster) -> None:
+        _approve_and_change(version).happen(cluster)
+        cluster.settle()
+
+    return Step(f"approve and change to {version}, all comes to rest", happen)
+
+
+_rest: Final = Step("all comes to rest", lambda c: c.settle())
+
+orderly_steps: Final = st.one_of(
     st.sampled_from(VERSIONS).map(lambda version: _edit(version=version)),
     st.sampled_from(VERSIONS).map(_approve_and_change),
+    st.sampled_from(VERSIONS).map(_change_and_rest),
     st.sampled_from(APPROVALS).map(lambda text: Step(f"annotate {text!r:.20}", lambda c: c.annotate(text))),
     st.sampled_from(CHANNELS).map(lambda channels: _edit(channels=channels)),
     st.booleans().map(lambda paused: _edit(paused=paused)),
@@ -83,20 +103,28 @@ steps: Final = st.one_of(
     st.integers(0, 4).map(lambda n: Step(f"killed after {n} writes", lambda c: _reconcile(c, dies_after=n))),
     st.integers(1, 6).map(lambda n: Step(f"{n} s go by", lambda c: _pass_time(c, n, operator=True))),
     st.integers(1, 6).map(lambda n: Step(f"{n} s go by without operator", lambda c: _pass_time(c, n, operator=False))),
-    st.just(Step("all comes to rest", lambda c: c.settle())),
+    st.just(_rest),
     st.sampled_from(VERSIONS).map(_break),
     st.just(Step("all pods get ready", lambda c: c.never_ready.clear())),
     st.just(Step("21 s without progress", lambda c: c.tick(21))),
     st.just(Step("kubectl rollout restart", lambda c: c.restart_pods() if "Deployment" in c.objects else None)),
+)
+"""What people and the operator do, and rollouts that fail."""
+
+steps: Final = st.one_of(
+    orderly_steps,
     st.just(Step("pods are evicted", lambda c: c.evict())),
     st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
         lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
     ),
 )
+"""The same, and pods and objects that go without anybody asking the operator."""
 
+first_versions: Final = st.sampled_from(VERSIONS)
+orderly_stories: Final = st.lists(orderly_steps, min_size=1, max_size=14)
 stories: Final = st.lists(steps, min_size=1, max_size=14)
 
 
-def beginning() -> SimulatedCluster:
-    """Where every story begins: 5.1.15 was just asked for."""
-    return SimulatedCluster(agent("5.1.15", handoff=QUICK))
+def beginning(version: str) -> SimulatedCluster:
+    """Return the cluster with which a story begins: the first agent serves."""
+    return SimulatedCluster(agent(version, handoff=QUICK)).settle()

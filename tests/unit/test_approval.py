@@ -41,13 +41,26 @@ def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
         pytest.param("", Reason.DOWNGRADE_NOT_APPROVED, "", id="an empty annotation"),
         pytest.param(" \t\n", Reason.DOWNGRADE_NOT_APPROVED, "", id="only white space"),
         pytest.param("true", Reason.APPROVAL_MALFORMED, "must begin with the version to go down to, 4.2.3", id="true"),
-        pytest.param("CHG-1042 4.2.3", Reason.APPROVAL_MALFORMED, "says 'CHG-1042'", id="the ticket before the version"),
-        pytest.param("v4.2.3", Reason.APPROVAL_MALFORMED, "begin with the version to go down to, 4.2.3", id="a v in front"),
+        pytest.param(
+            "CHG-1042 4.2.3", Reason.APPROVAL_MALFORMED, "says 'CHG-1042'", id="the ticket before the version"
+        ),
+        pytest.param(
+            "v4.2.3", Reason.APPROVAL_MALFORMED, "begin with the version to go down to, 4.2.3", id="a v in front"
+        ),
         pytest.param("4.2", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="half a version"),
         pytest.param("4.2.3,", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="a comma after the version"),
-        pytest.param("4.2.2", Reason.APPROVAL_FOR_OTHER_TARGET, "approves 4.2.2, but spec.version asks for 4.2.3", id="another version"),
-        pytest.param("4.2.30", Reason.APPROVAL_FOR_OTHER_TARGET, "approves 4.2.30", id="a version that only begins alike"),
-        pytest.param("4.2.3-abc1234", Reason.APPROVAL_FOR_OTHER_TARGET, "exactly its target", id="another build of the target"),
+        pytest.param(
+            "4.2.2",
+            Reason.APPROVAL_FOR_OTHER_TARGET,
+            "approves 4.2.2, but spec.version asks for 4.2.3",
+            id="another version",
+        ),
+        pytest.param(
+            "4.2.30", Reason.APPROVAL_FOR_OTHER_TARGET, "approves 4.2.30", id="a version that only begins alike"
+        ),
+        pytest.param(
+            "4.2.3-abc1234", Reason.APPROVAL_FOR_OTHER_TARGET, "exactly its target", id="another build of the target"
+        ),
     ],
 )
 def test_anything_else_does_not_approve_and_is_answered_with_the_right_value(

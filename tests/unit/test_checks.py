@@ -42,7 +42,9 @@ def test_two_foreign_objects_are_told_together() -> None:
 @pytest.mark.parametrize(
     ("owner", "kind", "name", "reason"),
     [
-        pytest.param("agent-0", "MedplumAgent", "lab", Reason.AWAITING_GARBAGE_COLLECTION, id="a deleted namesake's: wait"),
+        pytest.param(
+            "agent-0", "MedplumAgent", "lab", Reason.AWAITING_GARBAGE_COLLECTION, id="a deleted namesake's: wait"
+        ),
         pytest.param("agent-0", "MedplumAgent", "other", Reason.NAME_TAKEN, id="another MedplumAgent's: foreign"),
         pytest.param("agent-0", "Rollout", "lab", Reason.NAME_TAKEN, id="another kind's of the same name: foreign"),
     ],

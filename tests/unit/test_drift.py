@@ -24,10 +24,14 @@ EQUAL = [
     pytest.param({"requests": {"memory": "1024Mi"}}, {"requests": {"memory": "1Gi"}}, id="1024Mi is 1Gi"),
     pytest.param({"requests": {"memory": "1e9"}}, {"requests": {"memory": "1G"}}, id="1e9 is 1G"),
     pytest.param(
-        [{"name": "a", "x": 1}, {"name": "b"}], [{"name": "b", "y": 2}, {"name": "a", "x": 1}], id="items are found by name, in any order"
+        [{"name": "a", "x": 1}, {"name": "b"}],
+        [{"name": "b", "y": 2}, {"name": "a", "x": 1}],
+        id="items are found by name, in any order",
     ),
     pytest.param(
-        [{"containerPort": 1}], [{"containerPort": 1, "protocol": "TCP"}, {"containerPort": 2}], id="others may add items with another name"
+        [{"containerPort": 1}],
+        [{"containerPort": 1, "protocol": "TCP"}, {"containerPort": 2}],
+        id="others may add items with another name",
     ),
     pytest.param(["a", "b"], ["a", "b"], id="plain items in the same order"),
 ]
@@ -43,8 +47,12 @@ DIFFERENT = [
     pytest.param({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "600m"}}, "limits.cpu", id="another amount"),
     pytest.param({"limits": {"cpu": "0.5"}}, {"limits": {}}, "limits.cpu", id="a missing amount"),
     pytest.param({"limits": {"cpu": "0.5"}}, {"limits": None}, "limits.cpu", id="no amounts at all"),
-    pytest.param({"c": [{"name": "a", "x": 1}]}, {"c": [{"name": "a", "x": 2}]}, "c[name=a].x", id="a named item changed"),
-    pytest.param({"c": [{"name": "a", "x": 1}]}, {"c": [{"name": "b", "x": 1}]}, "c[name=a]", id="a named item missing"),
+    pytest.param(
+        {"c": [{"name": "a", "x": 1}]}, {"c": [{"name": "a", "x": 2}]}, "c[name=a].x", id="a named item changed"
+    ),
+    pytest.param(
+        {"c": [{"name": "a", "x": 1}]}, {"c": [{"name": "b", "x": 1}]}, "c[name=a]", id="a named item missing"
+    ),
     pytest.param({"args": ["a", "b"]}, {"args": ["b", "a"]}, "args[0]", id="plain items in another order"),
     pytest.param({"args": ["a"]}, {"args": ["a", "b"]}, "args", id="plain items: one more"),
     pytest.param({"args": ["a"]}, {"args": []}, "args", id="plain items: one less"),
@@ -74,7 +82,10 @@ def test_a_difference_is_told_by_its_path(desired: Any, live: Any, path: str) ->
             [{"key": "zone", "operator": "Exists"}, {"key": "zone", "operator": "NotIn", "values": ["b"]}],
             id="two requirements on one label",
         ),
-        pytest.param([{"ip": "10.0.0.1", "hostnames": ["a"]}, {"ip": "10.0.0.1", "hostnames": ["b"]}], id="two lines for one host address"),
+        pytest.param(
+            [{"ip": "10.0.0.1", "hostnames": ["a"]}, {"ip": "10.0.0.1", "hostnames": ["b"]}],
+            id="two lines for one host address",
+        ),
         pytest.param([{"port": 53, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}], id="one port, two protocols"),
     ],
 )

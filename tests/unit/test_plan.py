@@ -12,6 +12,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.drift import first_difference
+from tests.builders import stamp
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
 
 WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
@@ -116,12 +117,37 @@ def test_a_removed_record_is_put_back_from_status() -> None:
 
 DRIFT = [
     pytest.param("Deployment", lambda raw: raw["spec"].update(replicas=0), "spec.replicas", id="scaled to zero"),
-    pytest.param("Deployment", lambda raw: raw["spec"].update(paused=True), None, id="a field that we do not render is left alone"),
+    pytest.param(
+        "Deployment",
+        lambda raw: raw["spec"].update(paused=True),
+        None,
+        id="a field that we do not render is left alone",
+    ),
     pytest.param("Service", lambda raw: raw["spec"].update(type="NodePort"), "spec.type", id="another type of Service"),
-    pytest.param("Service", lambda raw: raw["spec"]["ports"].clear(), "spec.ports[name=adt]", id="a port taken out of the Service"),
-    pytest.param("Service", lambda raw: raw["metadata"]["annotations"].update(mine="1"), None, id="somebody's annotation is left alone"),
-    pytest.param("PodDisruptionBudget", lambda raw: raw["spec"].update(minAvailable=0), "spec.minAvailable", id="a loosened budget"),
-    pytest.param("ServiceAccount", lambda raw: raw.update(automountServiceAccountToken=True), "automountServiceAccountToken", id="a mounted token"),
+    pytest.param(
+        "Service",
+        lambda raw: raw["spec"]["ports"].clear(),
+        "spec.ports[name=adt]",
+        id="a port taken out of the Service",
+    ),
+    pytest.param(
+        "Service",
+        lambda raw: raw["metadata"]["annotations"].update(mine="1"),
+        None,
+        id="somebody's annotation is left alone",
+    ),
+    pytest.param(
+        "PodDisruptionBudget",
+        lambda raw: raw["spec"].update(minAvailable=0),
+        "spec.minAvailable",
+        id="a loosened budget",
+    ),
+    pytest.param(
+        "ServiceAccount",
+        lambda raw: raw.update(automountServiceAccountToken=True),
+        "automountServiceAccountToken",
+        id="a mounted token",
+    ),
 ]
 
 
@@ -154,7 +180,11 @@ def test_a_change_of_the_spec_that_replaces_no_pod_is_no_drift() -> None:
     """The same write is told as SpecApplied when the spec has changed, and status is at rest all the while."""
     cluster = installed().edit(service={"annotations": {"lb": "internal"}})
     plan = cluster.plan()
-    assert (["Service", "Deployment"], [Reason.SPEC_APPLIED], Phase.RUNNING) == (kinds(cluster), reasons(cluster), plan.phase)
+    assert (["Service", "Deployment"], [Reason.SPEC_APPLIED], Phase.RUNNING) == (
+        kinds(cluster),
+        reasons(cluster),
+        plan.phase,
+    )
     assert not any(action.disruptive for action in plan.actions)
     pods = [pod.name for pod in cluster.pods]
     assert pods == [pod.name for pod in cluster.settle().pods]
@@ -221,6 +251,17 @@ def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_don
     assert ("NewReplicaSetAvailable", 0) == (status["conditions"][0]["reason"], status["updatedReplicas"])
     assert not cluster.observe().settled
     assert Phase.RECREATING is cluster.plan().phase
+
+
+def test_a_clock_that_is_ahead_does_not_end_a_recreate_in_its_gap() -> None:
+    """The condition of the template before may seem younger than the rollout: while no pod counts, nothing is complete."""
+    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster.reconcile()
+    cluster.tick()
+    cluster.deployment["status"]["conditions"][0]["lastUpdateTime"] = stamp(cluster.now + timedelta(seconds=30))
+    workload = cluster.observe().deployment
+    assert workload is not None
+    assert not workload.rolled_out
 
 
 def test_a_deployment_that_the_controller_has_not_looked_at_is_not_rolled_out() -> None:

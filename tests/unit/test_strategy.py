@@ -29,17 +29,75 @@ def asked(cluster: SimulatedCluster, target: str) -> tuple[Change, Mechanics]:
 
 ROWS = [
     # active, target, change, approval by Always, by BelowZeroDowntime, how
-    pytest.param("5.1.15", "5.1.15", Change.NONE, False, False, Strategy.ROLLING_HANDOFF, id="same version from 4.2.4 on: handoff"),
-    pytest.param("4.2.3", "4.2.3", Change.NONE, False, False, Strategy.RECREATE, id="same version before 4.2.4: recreate"),
-    pytest.param("5.1.15", "5.1.15-abc1234", Change.NONE, False, False, Strategy.ROLLING_HANDOFF, id="another build: handoff"),
-    pytest.param("5.1.14", "5.1.15", Change.UPGRADE, False, False, Strategy.ROLLING_HANDOFF, id="upgrade, both 4.2.4 or newer: handoff"),
-    pytest.param("4.2.4", "4.2.5", Change.UPGRADE, False, False, Strategy.ROLLING_HANDOFF, id="upgrade from exactly 4.2.4: handoff"),
-    pytest.param("4.2.3", "4.2.4", Change.UPGRADE, False, False, Strategy.RECREATE, id="upgrade from before 4.2.4: recreate"),
-    pytest.param("4.1.12", "4.2.3", Change.UPGRADE, False, False, Strategy.RECREATE, id="upgrade below 4.2.4: recreate"),
-    pytest.param("5.1.15", "5.1.14", Change.DOWNGRADE, True, False, Strategy.ROLLING_HANDOFF, id="downgrade to 4.2.4 or newer: handoff"),
-    pytest.param("5.1.15", "4.2.4-abc1234", Change.DOWNGRADE, True, False, Strategy.ROLLING_HANDOFF, id="downgrade to a build of 4.2.4: handoff"),
-    pytest.param("5.1.15", "4.2.3", Change.DOWNGRADE, True, True, Strategy.RECREATE, id="downgrade below 4.2.4: recreate"),
-    pytest.param("4.2.3", "4.1.12", Change.DOWNGRADE, True, True, Strategy.RECREATE, id="downgrade below 4.2.4 on both sides: recreate"),
+    pytest.param(
+        "5.1.15",
+        "5.1.15",
+        Change.NONE,
+        False,
+        False,
+        Strategy.ROLLING_HANDOFF,
+        id="same version from 4.2.4 on: handoff",
+    ),
+    pytest.param(
+        "4.2.3", "4.2.3", Change.NONE, False, False, Strategy.RECREATE, id="same version before 4.2.4: recreate"
+    ),
+    pytest.param(
+        "5.1.15", "5.1.15-abc1234", Change.NONE, False, False, Strategy.ROLLING_HANDOFF, id="another build: handoff"
+    ),
+    pytest.param(
+        "5.1.14",
+        "5.1.15",
+        Change.UPGRADE,
+        False,
+        False,
+        Strategy.ROLLING_HANDOFF,
+        id="upgrade, both 4.2.4 or newer: handoff",
+    ),
+    pytest.param(
+        "4.2.4",
+        "4.2.5",
+        Change.UPGRADE,
+        False,
+        False,
+        Strategy.ROLLING_HANDOFF,
+        id="upgrade from exactly 4.2.4: handoff",
+    ),
+    pytest.param(
+        "4.2.3", "4.2.4", Change.UPGRADE, False, False, Strategy.RECREATE, id="upgrade from before 4.2.4: recreate"
+    ),
+    pytest.param(
+        "4.1.12", "4.2.3", Change.UPGRADE, False, False, Strategy.RECREATE, id="upgrade below 4.2.4: recreate"
+    ),
+    pytest.param(
+        "5.1.15",
+        "5.1.14",
+        Change.DOWNGRADE,
+        True,
+        False,
+        Strategy.ROLLING_HANDOFF,
+        id="downgrade to 4.2.4 or newer: handoff",
+    ),
+    pytest.param(
+        "5.1.15",
+        "4.2.4-abc1234",
+        Change.DOWNGRADE,
+        True,
+        False,
+        Strategy.ROLLING_HANDOFF,
+        id="downgrade to a build of 4.2.4: handoff",
+    ),
+    pytest.param(
+        "5.1.15", "4.2.3", Change.DOWNGRADE, True, True, Strategy.RECREATE, id="downgrade below 4.2.4: recreate"
+    ),
+    pytest.param(
+        "4.2.3",
+        "4.1.12",
+        Change.DOWNGRADE,
+        True,
+        True,
+        Strategy.RECREATE,
+        id="downgrade below 4.2.4 on both sides: recreate",
+    ),
 ]
 
 
@@ -65,16 +123,64 @@ def test_the_first_agent_is_an_install(target: str) -> None:
 
 MID_ROLLOUT = [
     # serves, being rolled to (never ready), target, change, how
-    pytest.param("5.1.14", "5.1.16", "5.1.16", Change.NONE, Strategy.ROLLING_HANDOFF, id="staying on course is no change"),
+    pytest.param(
+        "5.1.14", "5.1.16", "5.1.16", Change.NONE, Strategy.ROLLING_HANDOFF, id="staying on course is no change"
+    ),
     pytest.param("5.1.14", "5.1.16", "5.1.17", Change.UPGRADE, Strategy.ROLLING_HANDOFF, id="further up is an upgrade"),
-    pytest.param("5.1.14", "5.1.16", "5.1.15", Change.UPGRADE, Strategy.ROLLING_HANDOFF, id="less far up is an upgrade: the target never became active"),
-    pytest.param("5.1.14", "5.1.16", "5.1.14", Change.ABORT, Strategy.ROLLING_HANDOFF, id="back to what serves is an abort, never a downgrade"),
-    pytest.param("5.1.14", "5.1.16", "5.1.14-abc1234", Change.ABORT, Strategy.ROLLING_HANDOFF, id="back to a build of what serves is an abort"),
-    pytest.param("5.1.14", "5.1.16", "5.1.13", Change.DOWNGRADE, Strategy.ROLLING_HANDOFF, id="below what serves is a downgrade"),
-    pytest.param("5.1.14", "5.1.16", "4.2.3", Change.DOWNGRADE, Strategy.RECREATE, id="far below what serves is a downgrade by recreate"),
-    pytest.param("4.2.3", "5.1.15", "4.2.3", Change.ABORT, Strategy.RECREATE, id="back to 4.2.3 is an abort by recreate"),
-    pytest.param("4.2.3", "5.1.15", "5.1.16", Change.UPGRADE, Strategy.RECREATE, id="further up while the 4.2.3 is on its way out: recreate"),
-    pytest.param("4.2.3", "5.1.15", "4.2.2", Change.DOWNGRADE, Strategy.RECREATE, id="below a 4.2.3 that was active is a downgrade"),
+    pytest.param(
+        "5.1.14",
+        "5.1.16",
+        "5.1.15",
+        Change.UPGRADE,
+        Strategy.ROLLING_HANDOFF,
+        id="less far up is an upgrade: the target never became active",
+    ),
+    pytest.param(
+        "5.1.14",
+        "5.1.16",
+        "5.1.14",
+        Change.ABORT,
+        Strategy.ROLLING_HANDOFF,
+        id="back to what serves is an abort, never a downgrade",
+    ),
+    pytest.param(
+        "5.1.14",
+        "5.1.16",
+        "5.1.14-abc1234",
+        Change.ABORT,
+        Strategy.ROLLING_HANDOFF,
+        id="back to a build of what serves is an abort",
+    ),
+    pytest.param(
+        "5.1.14", "5.1.16", "5.1.13", Change.DOWNGRADE, Strategy.ROLLING_HANDOFF, id="below what serves is a downgrade"
+    ),
+    pytest.param(
+        "5.1.14",
+        "5.1.16",
+        "4.2.3",
+        Change.DOWNGRADE,
+        Strategy.RECREATE,
+        id="far below what serves is a downgrade by recreate",
+    ),
+    pytest.param(
+        "4.2.3", "5.1.15", "4.2.3", Change.ABORT, Strategy.RECREATE, id="back to 4.2.3 is an abort by recreate"
+    ),
+    pytest.param(
+        "4.2.3",
+        "5.1.15",
+        "5.1.16",
+        Change.UPGRADE,
+        Strategy.RECREATE,
+        id="further up while the 4.2.3 is on its way out: recreate",
+    ),
+    pytest.param(
+        "4.2.3",
+        "5.1.15",
+        "4.2.2",
+        Change.DOWNGRADE,
+        Strategy.RECREATE,
+        id="below a 4.2.3 that was active is a downgrade",
+    ),
 ]
 
 
@@ -129,7 +235,9 @@ def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, object],
         pytest.param("4.2.3", Strategy.RECREATE, Change.INSTALL, id="an orphan before 4.2.4: stop first"),
         pytest.param("5.1.14", Strategy.ROLLING_HANDOFF, Change.INSTALL, id="an orphan that can hand over: hand over"),
         pytest.param(None, Strategy.RECREATE, Change.INSTALL, id="an orphan of unknown version: stop first"),
-        pytest.param("5.1.16", Strategy.ROLLING_HANDOFF, Change.DOWNGRADE, id="a newer orphan: going below it is a downgrade"),
+        pytest.param(
+            "5.1.16", Strategy.ROLLING_HANDOFF, Change.DOWNGRADE, id="a newer orphan: going below it is a downgrade"
+        ),
     ],
 )
 def test_pods_without_a_deployment_count(orphan: str | None, strategy: Strategy, change: Change) -> None:
@@ -169,3 +277,13 @@ def test_an_image_that_was_set_back_by_hand_counts_as_what_it_is() -> None:
     cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:4.2.3"
     change, mechanics = asked(cluster, "5.1.15")
     assert (Change.NONE, Strategy.RECREATE) == (change, mechanics.strategy)
+
+
+def test_a_version_that_serves_is_gone_down_from_although_nobody_noted_that_it_became_active() -> None:
+    """5.1.16 became active while the operator was away, then somebody asked for new pods: 5.1.15 is a downgrade all the same."""
+    cluster = installed("5.1.14").edit(version="5.1.16")
+    cluster.reconcile()
+    cluster.settle(operator=False).restart_pods()
+    assert ["5.1.16"] == cluster.running
+    change, _ = asked(cluster, "5.1.15")
+    assert Change.DOWNGRADE is change

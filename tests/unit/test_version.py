@@ -134,7 +134,9 @@ def test_an_image_tag_tells_a_version_or_nothing(image: str, expected: str | Non
 @pytest.mark.parametrize(
     ("label", "image", "expected"),
     [
-        pytest.param("5.1.15-abc1234", "agent:5.1.15", "5.1.15-abc1234", id="label and tag agree: the label, with its build id"),
+        pytest.param(
+            "5.1.15-abc1234", "agent:5.1.15", "5.1.15-abc1234", id="label and tag agree: the label, with its build id"
+        ),
         pytest.param("5.1.15", "agent:4.2.3", "4.2.3", id="the image was edited by hand: the tag is what runs"),
         pytest.param("5.1.15", "agent:stable", "5.1.15", id="the tag tells nothing: the label"),
         pytest.param("junk", "agent:4.2.3", "4.2.3", id="a broken label: the tag"),

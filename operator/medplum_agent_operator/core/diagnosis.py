@@ -41,6 +41,8 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
         if pod.ready or pod.terminating:
             continue
         for found in _faults(pod, spec):
+            if found.reason is Reason.UNSCHEDULABLE and any(other.terminating for other in observed.live_pods):
+                continue  # as it should be: it waits until the one before it has gone
             return found
     return None
 

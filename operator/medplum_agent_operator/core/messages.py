@@ -8,6 +8,7 @@ from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
@@ -15,22 +16,23 @@ from medplum_agent_operator.core.model import Change, RolloutRecord
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
 
 
-def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
-    """The command that approves going down to `target`, ready to copy."""
+def annotate_command(agent: MedplumAgent, target: AgentVersion, *, used_up: bool) -> str:
+    """The command that approves going down to `target`, ready to copy; a used approval needs other words than before."""
+    words = " <words not used before>" if used_up else ""
     return (
         f"kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite "
-        f'{FORCE_DOWNGRADE}="{target} <change ticket or reason>"'
+        f'{FORCE_DOWNGRADE}="{target}{words}"'
     )
 
 
 def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approval: Approval, serving: bool) -> str:
     """Why a downgrade is refused, what forcing it means, and how to do it."""
     goes_on = f"{baseline} goes on serving" if serving else "no agent was stopped"
-    parts = [
-        f"Refused: spec.version asks to go down from {baseline} to {target}, and nobody has approved that. Nothing was changed; {goes_on}."
-    ]
-    if approval.correction:
-        parts.append(approval.correction)
+    parts = [approval.correction] if approval.correction else []
+    parts.append(
+        f"Refused: spec.version asks to go down from {baseline} to {target}, and that is not approved. Nothing was changed, other edits of the spec wait "
+        f"with it; {goes_on}."
+    )
     if target.hands_over:
         parts.append(
             f"Why: the server, the channels and what {baseline} keeps in its durable queue may rely on the newer version. If it is forced: the two "
@@ -42,14 +44,18 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
             "over the agent's identity, its PID file and its ports. If it is forced: "
             f"(1) {baseline} is stopped before {target} starts, and messages are not accepted in between; "
             f"(2) each later upgrade from {target} costs downtime again; "
-            f"(3) what {baseline} still holds in its durable queue, {target} cannot read."
+            f"(3) what {baseline} still holds in its durable queue stays behind, {target} cannot read it."
         )
     parts.append(
         "Before: see whether another way will do (a newer version with a fix, a change of configuration), choose an off-peak hour or a maintenance "
         "window, and back up the agent's configuration and data. After: check on every channel that messages arrive."
     )
-    parts.append(f"To go ahead, a cluster admin runs: {annotate_command(agent, target)}")
     parts.append(f'To stay, set spec.version back to "{baseline}".')
+    used_up = approval.reason is Reason.APPROVAL_SPENT
+    parts.append(
+        "To go ahead, a cluster admin runs (a change ticket may follow the version): "
+        f"{annotate_command(agent, target, used_up=used_up)}"
+    )
     return " ".join(parts)
 
 
@@ -91,15 +97,25 @@ def failed(*, from_version: str | None, to: str, trouble: str, serving: Iterable
     alive = " and ".join(sorted(set(serving)))
     what = f"from {from_version} to {to}" if from_version else f"to install {to}"
     state = f"{alive} goes on serving" if alive else "No agent serves right now"
-    back = (
-        f' or set spec.version back to "{from_version}", which needs no approval'
-        if from_version and from_version != to
-        else ""
-    )
+    if from_version is None:
+        back = " or change the spec"
+    elif from_version == to:
+        back = " or undo the change of the spec"
+    else:
+        back = f' or set spec.version back to "{from_version}", which needs no approval'
     return (
         f"The change {what} was not done within {_seconds(deadline_seconds)}. {trouble} {state}. This release does not roll back by itself "
         "(spec.handoff.onFailure is not yet acted on): mend the cause, and the rollout goes on by itself;"
-        f"{back or ' or change the spec'}."
+        f"{back}."
+    )
+
+
+def restart_failed(*, version: str, trouble: str, serving: bool, deadline_seconds: int) -> str:
+    """New pods of the same version, asked for by somebody else than the operator, that did not become available."""
+    state = "The pod before it goes on serving." if serving else "No agent serves right now."
+    return (
+        f"The restart of {version} that somebody asked for was not done within {_seconds(deadline_seconds)}. {trouble} {state} "
+        "Mend the cause, and it goes on by itself; or take it back with kubectl rollout undo."
     )
 
 
@@ -108,7 +124,7 @@ def completed(record: RolloutRecord) -> str:
     if record.from_version is None:
         return f"{record.to} is installed and serves."
     if record.change is Change.ABORT:
-        return f"{record.to} goes on serving; the change from it was given up."
+        return f"{record.to} serves as before; the change from it was given up."
     how = "by a rolling handoff" if record.strategy is Strategy.ROLLING_HANDOFF else "by stopping first"
     return f"{record.to} serves; it took over from {record.from_version} {how}."
 

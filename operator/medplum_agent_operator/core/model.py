@@ -5,7 +5,7 @@ somebody else broke reads as absent, and what is absent is taken for the less sa
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -201,9 +201,9 @@ class Workload:
 
     @property
     def rolled_out(self) -> bool:
-        """Whether the live template's pod is available, it is the only one, and the Deployment controller says so.
+        """Whether the live template's pod became available as the only one, as the Deployment controller says.
 
-        The condition alone does not do: after a Recreate has begun it still tells of the template before
+        Its condition alone does not do: after a Recreate has begun it still tells of the template before
         (pkg/controller/deployment/progress.go leaves it where no replica of another template is counted).
 
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#complete-deployment
@@ -216,6 +216,16 @@ class Workload:
             and updated >= 1
             and status.get("replicas", 0) == updated
             and status.get("availableReplicas", 0) >= 1
+        )
+
+    def once_rolled_out(self, replica_sets: Collection[str]) -> bool:
+        """Whether the Deployment controller's condition names one of these ReplicaSets as having become available.
+
+        Holds on when the pod dies afterwards; needs no clock, which is another one there than here.
+        """
+        progressing = self._condition("Progressing")
+        return progressing.get("reason") == "NewReplicaSetAvailable" and any(
+            f'"{name}"' in progressing.get("message", "") for name in replica_sets if name
         )
 
     def gave_up(self, now: datetime) -> bool:
@@ -328,11 +338,14 @@ class Observed:
     @property
     def became_active(self) -> bool:
         """Whether the live template's version became active, even if the pod before it is still on its way out."""
-        return self.deployment is not None and (self.settled or self.deployment.rolled_out)
+        if self.deployment is None:
+            return False
+        own = {pod.replica_set for pod in self.current_pods}
+        return self.settled or self.deployment.rolled_out or self.deployment.once_rolled_out(own)
 
     @property
-    def baseline(self) -> AgentVersion | None:
-        """The version that became active last: what a change is a downgrade *from*. None before the first.
+    def last_good(self) -> AgentVersion | None:
+        """The version that became active last. None before the first.
 
         Taken from the Deployment, which knows it without `status`: its own version once rolled out, else what its
         record says was active when the rollout began. Only when there is no Deployment does `status` speak.
@@ -344,3 +357,15 @@ class Observed:
             if deployment.record is not None and not self.became_active:
                 return AgentVersion.read(deployment.record.from_version)
         return AgentVersion.read(self.agent.status.last_good_version)
+
+    @property
+    def baseline(self) -> AgentVersion | None:
+        """The version that a change is a downgrade *from*: what became active last, or what alone serves.
+
+        The second matters where a rollout ended unseen and the Deployment controller tells of something newer by now (a
+        restart): what takes messages is never gone down from without an approval.
+        """
+        serving = self.serving_pods
+        if self.deployment is not None and serving and all(pod in self.current_pods for pod in serving):
+            return self.deployment.applied_version
+        return self.last_good

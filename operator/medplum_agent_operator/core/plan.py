@@ -5,19 +5,20 @@ The same observation, settings and time always give the same plan; applying it a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import diagnosis, messages
+from medplum_agent_operator.core import messages, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Change, Config, Observed, RolloutRecord
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
+from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
 from medplum_agent_operator.core.strategy import Mechanics, choose
 from medplum_agent_operator.core.verdict import Verdict, decide
@@ -57,9 +58,10 @@ class Plan:
         actions: what is to be applied, in this order; at most one is disruptive.
         findings: what is worth an Event when it is new.
         begins: the rollout that the disruptive action begins.
-        strategy: how the rollout under way, or the one just ended, is made.
+        strategy: how the rollout under way, or the latest, is made; for a refused one, how it would be; None for a first install.
         refusal: why the user's spec is not in force; None where it is.
         look_again_at: when to observe again although nothing may have happened.
+        silent: whether to say nothing yet: what there is to say changes within the second.
     """
 
     phase: Phase
@@ -71,6 +73,7 @@ class Plan:
     strategy: Strategy | None = None
     refusal: Finding | None = None
     look_again_at: datetime | None = None
+    silent: bool = False
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
@@ -87,19 +90,17 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
 
 def _undecidable(verdict: Verdict) -> Plan:
     """The user's spec is refused and what ran before it is not known: then nothing may be touched."""
-    refusal = verdict.refusal
     unknown = Finding(
         Reason.LAST_SPEC_UNKNOWN,
         Severity.WARNING,
         "What was applied before cannot be told from the cluster, so nothing is repaired until this is decided.",
     )
-    if refusal is None:
-        return Plan(Phase.FAILED, unknown.reason, unknown.message, findings=(unknown,))
+    refusal = verdict.refusal or unknown
     return Plan(
         _refused_phase(verdict),
         refusal.reason,
         f"{refusal.message} {unknown.message}",
-        findings=(refusal,),
+        findings=(refusal, unknown),
         refusal=refusal,
     )
 
@@ -127,12 +128,13 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, no
     actions = _supporting(observed, spec)
     if begins and not observed.noted:
         # Status does not tell yet of the rollout before this one: note it first, or a crash now would forget it.
-        return _report(observed, verdict, spec, actions=(), now=now, look_again_at=now)
+        return replace(_report(observed, verdict, spec, actions=(), now=now), silent=False, look_again_at=now)
     found = _apply(body, None if deployment is None else deployment.raw, disruptive=begins)
     if found is not None:
         actions = (*actions, found)
     if begins:
-        return _beginning(verdict, spec, record, actions=actions, was_missing=deployment is None)
+        state = progress.beginning(observed, record, spec, now=now)
+        return _told(observed, state, verdict, actions=actions, record=record, begins=True)
     return _report(observed, verdict, spec, actions=actions, now=now)
 
 
@@ -141,15 +143,21 @@ def _begin(
 ) -> RolloutRecord:
     """The record of the rollout that begins now."""
     baseline = observed.baseline
-    granted = verdict.approval if verdict.refusal is None and verdict.approval is not None else None
+    approval, approved_by = None, None
+    if verdict.refusal is None and verdict.approval is not None:
+        approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
     # A refused change that has to be put back is no change of version.
     change = verdict.change if verdict.refusal is None else Change.NONE
+    live = None if observed.deployment is None else observed.deployment.record
     if observed.deployment is None:
         previous = None
     elif observed.became_active:
         previous = Outcome.COMPLETED
     else:
         previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
+        if change is Change.NONE and live is not None:
+            # Other settings in the middle of a change of version: it is still that change, with that approval.
+            change, approval, approved_by = live.change, live.approval, live.approved_by
     return RolloutRecord(
         change=change,
         from_version=None if baseline is None else baseline.text,
@@ -158,8 +166,8 @@ def _begin(
         why=mechanics.why,
         started_at=now,
         previous_outcome=previous,
-        approval=None if granted is None else granted.text,
-        approved_by=None if granted is None else observed.agent.field_manager_of_approval,
+        approval=approval,
+        approved_by=approved_by,
     )
 
 
@@ -194,178 +202,57 @@ def _apply(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptiv
     return None if difference is None else Apply(body, live, difference, disruptive)
 
 
-def _beginning(
-    verdict: Verdict,
-    spec: MedplumAgentSpec,
-    record: RolloutRecord,
-    *,
-    actions: tuple[Apply, ...],
-    was_missing: bool,
-) -> Plan:
-    """The plan of a pass that begins a rollout."""
-    sentence = messages.under_way(record, spec)
-    reason, phase = _way(record)
-    if was_missing and record.from_version is not None:
-        sentence = f"The Deployment was missing and is made again. {sentence}"
-    findings = [Finding(reason, Severity.NORMAL, sentence)]
-    if record.previous_outcome is Outcome.ABORTED:
-        findings = [Finding(Reason.ROLLOUT_ABORTED, Severity.NORMAL, sentence)]
-    elif record.previous_outcome is Outcome.SUPERSEDED:
-        text = f"The rollout before was not done yet and is given up for this one. {sentence}"
-        findings.insert(0, Finding(Reason.ROLLOUT_SUPERSEDED, Severity.NORMAL, text))
-    if record.approval is not None:
-        findings.insert(
-            0, Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, f'Approved by "{record.approval}": {sentence}')
-        )
-    sentence, findings = _with_notes(sentence, findings, spec)
-    if verdict.refusal is not None:
-        # The spec in force had to be put back (its Deployment or template was changed by hand) while a change is refused.
-        return Plan(
-            _refused_phase(verdict),
-            verdict.refusal.reason,
-            verdict.refusal.message,
-            actions=actions,
-            findings=(verdict.refusal, *findings),
-            begins=record,
-            strategy=record.strategy,
-            refusal=verdict.refusal,
-        )
-    return Plan(
-        phase, reason, sentence, actions=actions, findings=tuple(findings), begins=record, strategy=record.strategy
-    )
-
-
-def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
-    if record.from_version is None:
-        return Reason.INSTALLING, Phase.INSTALLING
-    if record.strategy is Strategy.RECREATE:
-        return Reason.RECREATING, Phase.RECREATING
-    return Reason.HANDING_OFF, Phase.HANDING_OFF
-
-
-def _with_notes(sentence: str, findings: list[Finding], spec: MedplumAgentSpec) -> tuple[str, list[Finding]]:
-    note = messages.not_yet_acted_on(spec)
-    if not note:
-        return sentence, findings
-    return f"{sentence} {note}", [*findings, Finding(Reason.NOT_YET_ACTED_ON, Severity.WARNING, note)]
-
-
 def _report(
-    observed: Observed,
-    verdict: Verdict,
-    spec: MedplumAgentSpec,
-    *,
-    actions: tuple[Apply, ...],
-    now: datetime,
-    look_again_at: datetime | None = None,
+    observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, actions: tuple[Apply, ...], now: datetime
 ) -> Plan:
     """The plan of a pass that begins nothing: how far the rollout under way has got, or that all is well."""
-    state = _state(observed, spec, now=now)
-    findings = list(state.findings)
+    record = _current_record(observed, spec, now=now)
+    state = progress.under_way_or_at_rest(observed, record, spec, now=now)
+    # The strategy that is set when a recreate is over is no news.
     told = [action for action in actions if not (observed.settled and action.difference == "spec.strategy.type")]
     if told:
         drifted = observed.agent.status.observed_generation == observed.agent.generation
         what = ", ".join(f"{action.kind} ({action.difference})" for action in told)
-        findings.append(
+        news = (
             Finding(Reason.DRIFT_REPAIRED, Severity.NORMAL, f"Brought back to what the spec says: {what}.")
             if drifted
             else Finding(Reason.SPEC_APPLIED, Severity.NORMAL, f"Brought to what the spec says: {what}.")
         )
-    sentence, findings = _with_notes(state.sentence, findings, spec)
-    phase, reason = state.phase, state.reason
-    if verdict.refusal is not None:
-        phase, reason, sentence = _refused_phase(verdict), verdict.refusal.reason, verdict.refusal.message
-        findings.insert(0, verdict.refusal)
+        state = replace(state, findings=(*state.findings, news))
+    return _told(observed, state, verdict, actions=actions, record=record)
+
+
+def _told(
+    observed: Observed,
+    state: Progress,
+    verdict: Verdict,
+    *,
+    actions: tuple[Apply, ...],
+    record: RolloutRecord,
+    begins: bool = False,
+) -> Plan:
+    """Put what is going on, what is refused and what is not acted on into one plan. A refusal speaks first."""
+    phase, reason, sentence, findings = state.phase, state.reason, state.sentence, state.findings
+    note = messages.not_yet_acted_on(observed.agent.spec)
+    if note:
+        sentence = f"{sentence} {note}"
+        findings = (*findings, Finding(Reason.NOT_YET_ACTED_ON, Severity.WARNING, note))
+    strategy = None if record.from_version is None else record.strategy
+    refusal = verdict.refusal
+    if refusal is not None:
+        if verdict.approval is not None:  # how it would be made if it were approved
+            strategy = choose(observed, verdict.target, host_ports=uses_host_ports(observed.agent.spec)).strategy
+        phase, reason, sentence = _refused_phase(verdict), refusal.reason, refusal.message
+        findings = (refusal, *findings)
     return Plan(
         phase,
         reason,
         sentence,
         actions=actions,
-        findings=tuple(findings),
-        strategy=state.strategy,
-        refusal=verdict.refusal,
-        look_again_at=look_again_at or state.look_again_at,
-    )
-
-
-def _state(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> Plan:
-    deployment = observed.deployment
-    record = _current_record(observed, spec, now=now)
-    if deployment is not None and deployment.gave_up(now):
-        return _failed(observed, record, spec)
-    if not observed.settled:
-        sentence = messages.under_way(record, spec)
-        reason, phase = _way(record)
-        found = diagnosis.trouble(observed, spec)
-        findings = () if found is None else (found,)
-        if found is not None:
-            sentence = f"{sentence} Not so far: {found.message}"
-        # A look of our own at the deadline, should the watch lose what the Deployment controller says then.
-        deadline = record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
-        return Plan(
-            phase,
-            reason,
-            sentence,
-            findings=findings,
-            strategy=record.strategy,
-            look_again_at=deadline if deadline > now else None,
-        )
-    if deployment is not None and deployment.replacing:
-        sentence = f"Somebody asked for new pods of {spec.version} (kubectl rollout restart or the like); they replace the old ones."
-        return Plan(
-            Phase.HANDING_OFF,
-            Reason.RESTARTING,
-            sentence,
-            findings=(Finding(Reason.RESTARTING, Severity.NORMAL, sentence),),
-        )
-    return _at_rest(observed, record, spec)
-
-
-def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Plan:
-    found = diagnosis.trouble(observed, spec) or diagnosis.unready_ports(observed, spec)
-    sentence = messages.failed(
-        from_version=record.from_version,
-        to=record.to,
-        trouble=found.message
-        if found is not None
-        else "Its pod did not become available, and the cluster gives no reason.",
-        serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-        deadline_seconds=spec.handoff.progress_deadline_seconds,
-    )
-    reason = found.reason if found is not None else Reason.PROGRESS_DEADLINE_EXCEEDED
-    return Plan(
-        Phase.FAILED,
-        reason,
-        sentence,
-        findings=(Finding(reason, Severity.WARNING, sentence),),
-        strategy=record.strategy,
-    )
-
-
-def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Plan:
-    findings: list[Finding] = []
-    done = messages.completed(record)
-    history = observed.agent.status.history
-    if not any(e.started_at == record.started_at and e.outcome == Outcome.COMPLETED for e in history):
-        findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, done))
-    if observed.serving_pods:
-        return Plan(
-            Phase.RUNNING,
-            Reason.SERVING,
-            f"{spec.version} serves; there is nothing to do.",
-            findings=tuple(findings),
-            strategy=record.strategy,
-        )
-    found = diagnosis.trouble(observed, spec)
-    if found is not None:
-        findings.append(found)
-    sentence = f"{spec.version} is installed, but no pod of it is ready. " + (
-        found.message if found is not None else "Kubernetes starts it again by itself."
-    )
-    return Plan(
-        Phase.RUNNING,
-        found.reason if found is not None else Reason.NOT_SERVING,
-        sentence,
-        findings=tuple(findings),
-        strategy=record.strategy,
+        findings=findings,
+        begins=record if begins else None,
+        strategy=strategy,
+        refusal=refusal,
+        look_again_at=state.look_again_at,
+        silent=state.silent and refusal is None,
     )

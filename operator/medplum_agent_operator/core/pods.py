@@ -59,6 +59,7 @@ class Pod:
     Attributes:
         version: what it runs; None where that cannot be told.
         template_hash: fingerprint of the template that it was made from.
+        replica_set: name of the ReplicaSet that made it.
         terminating: it was told to go; its containers may still run.
         finished: every container of it has ended for good.
         ready_since: when it last became ready (Kubernetes keeps whole seconds); None while it is not.
@@ -68,7 +69,7 @@ class Pod:
     name: str
     version: AgentVersion | None
     template_hash: str | None = None
-    node: str = ""
+    replica_set: str = ""
     terminating: bool = False
     finished: bool = False
     ready: bool = False
@@ -91,7 +92,7 @@ class Pod:
             name=metadata["name"],
             version=version_of(metadata.get("labels") or {}, image),
             template_hash=(metadata.get("annotations") or {}).get(names.TEMPLATE_HASH),
-            node=spec.get("nodeName", ""),
+            replica_set=next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""),
             terminating=bool(metadata.get("deletionTimestamp")),
             finished=status.get("phase") in {"Succeeded", "Failed"},
             ready=is_ready,

@@ -43,7 +43,7 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         if settled:
             _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by)
             rollout = None
-        elif plan.phase is Phase.FAILED:
+        elif plan.begins is None and observed.deployment is not None and observed.deployment.gave_up(now):
             _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
     return MedplumAgentStatus(
         observed_generation=observed.agent.generation,
@@ -143,7 +143,7 @@ def _follow(
     return Rollout(
         from_version=current.from_version,
         to=current.to,
-        strategy=current.strategy,
+        strategy=None if current.from_version is None else current.strategy,
         started_at=current.started_at,
         deadline=current.started_at + timedelta(seconds=deadline),
         gap_seconds=round(gap, 1),
@@ -155,19 +155,21 @@ def _follow(
 
 def _active_version(observed: Observed) -> str | None:
     """The version that the agent's pods run, the active one where there are two; None in the gap of a recreate."""
-    baseline = observed.baseline
+    last_good = observed.last_good
     if observed.deployment is not None and observed.became_active:
-        return None if baseline is None else baseline.text
-    running = [pod.version for pod in observed.live_pods if pod.version is not None]
-    if baseline is not None and baseline in running:
-        return baseline.text
+        return None if last_good is None else last_good.text
+    # In a handoff the old one counts until the new one is active; where nothing serves, one on its way out does not count.
+    serving = bool(observed.serving_pods)
+    running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]
+    if last_good is not None and last_good in running:
+        return last_good.text
     ready = [pod.version.text for pod in observed.serving_pods if pod.version is not None]
     return ready[0] if ready else None
 
 
 def _last_good_version(observed: Observed) -> str | None:
-    baseline = observed.baseline
-    return observed.agent.status.last_good_version if baseline is None else baseline.text
+    last_good = observed.last_good
+    return observed.agent.status.last_good_version if last_good is None else last_good.text
 
 
 def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:

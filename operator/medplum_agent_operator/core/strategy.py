@@ -77,7 +77,7 @@ def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Mec
         if not version.hands_over:
             return Mechanics(
                 Strategy.RECREATE,
-                f"{version} is still there, is older than {ZERO_DOWNTIME} and cannot run beside another agent",
+                f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent",
             )
     if host_ports or (deployment is not None and deployment.uses_host_ports):
         return Mechanics(Strategy.RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")

@@ -1,0 +1,168 @@
+"""How far the rollout under way has got, or that all is well: the phase, the reason and the sentence for it.
+
+Called by `plan`, which decides what is done; this module only tells. Pure.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.api.status import Outcome, Phase, Strategy
+from medplum_agent_operator.core import diagnosis, messages
+from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.model import Observed, RolloutRecord
+
+SILENCE: Final = timedelta(seconds=1)
+"""When the old agent is about to be stopped, what status says holds for some milliseconds only: it is told once, when the
+old pod is on its way out, or after this time at the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is going on.
+
+    Attributes:
+        phase: in one word.
+        reason: why, in one word.
+        sentence: in whole sentences.
+        findings: what of it is worth an Event when it is new.
+        look_again_at: when to observe again although nothing may have happened.
+        silent: whether to say nothing yet.
+    """
+
+    phase: Phase
+    reason: Reason
+    sentence: str
+    findings: tuple[Finding, ...] = ()
+    look_again_at: datetime | None = None
+    silent: bool = False
+
+
+def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
+    """A rollout that begins in this pass."""
+    sentence = messages.under_way(record, spec)
+    if observed.deployment is None and record.from_version is not None:
+        sentence = f"The Deployment was missing and is made again. {sentence}"
+    reason, phase = _way(record)
+    stopping = record.strategy is Strategy.RECREATE and bool(observed.serving_pods)
+    return Progress(
+        phase,
+        reason,
+        sentence,
+        findings=_announcements(record, reason, sentence),
+        look_again_at=now + SILENCE if stopping else None,
+        silent=stopping,
+    )
+
+
+def under_way_or_at_rest(
+    observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime
+) -> Progress:
+    """A rollout that began in an earlier pass, or none."""
+    deployment = observed.deployment
+    if deployment is not None and deployment.gave_up(now):
+        return _failed(observed, record, spec)
+    if not observed.settled:
+        return _under_way(observed, record, spec, now=now)
+    if deployment is not None and deployment.replacing:
+        sentence = f"Somebody asked for new pods of {spec.version} (kubectl rollout restart or the like); they replace the old ones."
+        return Progress(
+            Phase.RECREATING if deployment.strategy is Strategy.RECREATE else Phase.HANDING_OFF,
+            Reason.RESTARTING,
+            sentence,
+            findings=(Finding(Reason.RESTARTING, Severity.NORMAL, sentence),),
+        )
+    return _at_rest(observed, record, spec)
+
+
+def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
+    if record.from_version is None:
+        return Reason.INSTALLING, Phase.INSTALLING
+    if record.strategy is Strategy.RECREATE:
+        return Reason.RECREATING, Phase.RECREATING
+    return Reason.HANDING_OFF, Phase.HANDING_OFF
+
+
+def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tuple[Finding, ...]:
+    """What is worth telling of a rollout that has begun: that it was approved, what it gives up, what it does."""
+    findings = []
+    if record.approval is not None:
+        by = f" (set with {record.approved_by})" if record.approved_by else ""
+        text = f'The downgrade from {record.from_version} to {record.to} is approved by "{record.approval}"{by}.'
+        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, text))
+    match record.previous_outcome:
+        case Outcome.ABORTED:
+            return (*findings, Finding(Reason.ROLLOUT_ABORTED, Severity.NORMAL, sentence))
+        case Outcome.SUPERSEDED:
+            text = f"The rollout before was not done yet and is given up for this one. {sentence}"
+            findings.append(Finding(Reason.ROLLOUT_SUPERSEDED, Severity.NORMAL, text))
+    return (*findings, Finding(reason, Severity.NORMAL, sentence))
+
+
+def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
+    sentence = messages.under_way(record, spec)
+    reason, phase = _way(record)
+    # Status does not tell of it yet: the pass that began it kept silent, or was ended before it could speak.
+    findings = () if observed.noted else _announcements(record, reason, sentence)
+    found = diagnosis.trouble(observed, spec)
+    if found is not None:
+        findings = (*findings, found)
+        sentence = f"{sentence} Not so far: {found.message}"
+    # A look of our own at the deadline, should the watch lose what the Deployment controller says then.
+    look_again_at = record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
+    old_serves = any(pod in observed.serving_pods for pod in observed.earlier_pods)
+    silent = (
+        record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE
+    )
+    if silent:
+        look_again_at = record.started_at + SILENCE
+    return Progress(
+        phase,
+        reason,
+        sentence,
+        findings=findings,
+        look_again_at=look_again_at if look_again_at > now else None,
+        silent=silent,
+    )
+
+
+def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
+    found = diagnosis.trouble(observed, spec) or diagnosis.unready_ports(observed, spec)
+    unknown = "Its pod did not become available, and the cluster gives no reason."
+    trouble = unknown if found is None else found.message
+    deadline = spec.handoff.progress_deadline_seconds
+    if observed.settled:
+        sentence = messages.restart_failed(
+            version=record.to, trouble=trouble, serving=bool(observed.serving_pods), deadline_seconds=deadline
+        )
+    else:
+        sentence = messages.failed(
+            from_version=record.from_version,
+            to=record.to,
+            trouble=trouble,
+            serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
+            deadline_seconds=deadline,
+        )
+    reason = Reason.PROGRESS_DEADLINE_EXCEEDED if found is None else found.reason
+    return Progress(Phase.FAILED, reason, sentence, findings=(Finding(reason, Severity.WARNING, sentence),))
+
+
+def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
+    findings: list[Finding] = []
+    if not any(
+        entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
+        for entry in observed.agent.status.history
+    ):
+        findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, messages.completed(record)))
+    if observed.serving_pods:
+        sentence = f"{spec.version} serves; there is nothing to do."
+        return Progress(Phase.RUNNING, Reason.SERVING, sentence, findings=tuple(findings))
+    found = diagnosis.trouble(observed, spec)
+    reason = Reason.NOT_SERVING if found is None else found.reason
+    why = "Kubernetes starts it again by itself." if found is None else found.message
+    if found is not None:
+        findings.append(found)
+    sentence = f"{spec.version} is installed, but no pod of it is ready. {why}"
+    return Progress(Phase.RUNNING, reason, sentence, findings=tuple(findings))

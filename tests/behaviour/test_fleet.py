@@ -1,0 +1,99 @@
+"""Many agents, evictions, and how much a change costs the API server."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.behaviour.audit import calls_of_the_operator, resource, writes_of_the_operator
+from tests.behaviour.world import agent_manifest
+
+if TYPE_CHECKING:
+    from tests.behaviour.world import World
+
+TEN = [f"agent-{number}" for number in range(10)]
+
+
+def test_ten_agents_changing_at_once_all_arrive(world: World) -> None:
+    """Handoffs, recreates and refusals side by side: each ends as if it were alone."""
+    olds = {name: ("5.1.14", "4.2.3", "5.1.15")[number % 3] for number, name in enumerate(TEN)}
+    news = {name: ("5.1.15", "5.1.15", "4.2.3")[number % 3] for number, name in enumerate(TEN)}
+    world.apply(*(agent_manifest(name, olds[name]) for name in TEN))
+    for name in TEN:
+        world.wait_for_phase("Running", olds[name], name, seconds=60)
+    world.apply(*(agent_manifest(name, news[name]) for name in TEN))
+    for name in TEN:
+        if news[name] == "4.2.3":
+            assert "5.1.15" == world.wait_for_phase("AwaitingApproval", name=name, seconds=60)["activeVersion"]
+        else:
+            world.wait_for_phase("Running", "5.1.15", name, seconds=60)
+    handed_over = [name for name in TEN if olds[name] == "5.1.14"]
+    assert [2] * len(handed_over) == [world.recorder.most_running[name] for name in handed_over]
+
+
+def test_evicted_old_agent_is_never_two_at_once(world: World) -> None:
+    """4.2.3 is evicted as a node drain does it: its replacement waits, Pending, until it has gone (I1)."""
+    world.install("4.2.3", podTemplate={"annotations": {"sim.medplum.com/terminate-after": "2s"}})
+    [old] = world.pods()
+    name = old["metadata"]["name"]
+    eviction = f'{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{name}"}}}}'
+    path = f"/api/v1/namespaces/{world.namespace}/pods/{name}/eviction"
+    world.kubectl("create", "--raw", path, "-f", "-", input=eviction)
+    waiting = world.wait(lambda: [pod for pod in world.pods() if pod["status"]["phase"] == "Pending"], "a replacement")
+    assert "nodeName" not in waiting[0]["spec"]
+    world.wait(lambda: [p["status"]["phase"] for p in world.pods()] == ["Running"], "the replacement alone")
+    assert 1 == world.recorder.most_running["front-desk"]
+
+
+def test_evicting_the_only_new_agent_is_held_back(world: World) -> None:
+    """5.1.15 can be handed to another node first: its budget refuses the eviction meanwhile."""
+    world.install("5.1.15")
+    world.wait(
+        lambda: world.read("pdb", "front-desk")["status"].get("currentHealthy") == 1, "the budget counts the pod"
+    )
+    name = world.pods()[0]["metadata"]["name"]
+    eviction = f'{{"apiVersion":"policy/v1","kind":"Eviction","metadata":{{"name":"{name}"}}}}'
+    path = f"/api/v1/namespaces/{world.namespace}/pods/{name}/eviction"
+    refused = world.cluster.kubectl("create", "--raw", path, "-f", "-", input=eviction, check=False)
+    assert "disruption budget" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "deployments"), [("5.1.14", "5.1.15", 1), ("5.1.15", "4.2.3", 1), ("4.2.3", "5.1.15", 2)]
+)
+def test_change_of_version_costs_few_writes(world: World, old: str, new: str, deployments: int) -> None:
+    """One Deployment write and at most three of status.
+
+    After a recreate up to a new agent there is one more Deployment write: it sets the strategy for the next change, so that
+    `kubectl rollout restart` is a handoff again.
+    """
+    world.install(old)
+    since = datetime.now(UTC)
+    wanted = agent_manifest(version=new)
+    wanted["metadata"]["annotations"] = {"agents.medplum.com/force-downgrade": new}
+    world.apply(wanted)
+    world.wait_for_phase("Running", new)
+    quiet = len(writes_of_the_operator(world, since))
+    world.wait(lambda: len(writes_of_the_operator(world, since)) == quiet, "no further write")
+    counted = Counter(writes_of_the_operator(world, since))
+    assert deployments == counted["patch deployments"]
+    assert counted["patch medplumagents/status"] <= 3
+    assert counted["patch services"] + counted["patch serviceaccounts"] == 0
+
+
+def test_event_that_changes_nothing_costs_no_request(world: World) -> None:
+    """A label on the agent, a note on its pod: seen by the watches, answered from memory."""
+    world.install()
+    world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
+    since = datetime.now(UTC)
+    world.kubectl("label", "mpa", "front-desk", "team=lab")
+    world.kubectl("annotate", "pods", "-l", "agents.medplum.com/agent=front-desk", "example.org/note=x")
+    marker = datetime.now(UTC)
+    world.wait(lambda: (datetime.now(UTC) - marker).total_seconds() > 2, "two seconds")
+    calls = [
+        f"{call['verb']} {resource(call)}" for call in calls_of_the_operator(world, since) if call["verb"] != "watch"
+    ]
+    assert [] == calls

@@ -1,0 +1,183 @@
+"""Starting and being watched: sentences instead of traces, and exactly the rights that are needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.behaviour.audit import USER, resource
+from tests.behaviour.world import agent_manifest
+from tests.cluster import wait_for
+from tests.operator_process import NAMESPACE, PROGRAM, ROOT, SERVICE_ACCOUNT, start_operator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.behaviour.world import World
+    from tests.cluster import Cluster
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the program until it ends."""
+    return subprocess.run(
+        [str(PROGRAM), *arguments],
+        env={"PATH": "/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "says"),
+    [
+        (["--resync-seconds", "soon"], {}, "--resync-seconds (MEDPLUM_AGENT_OPERATOR_RESYNC_SECONDS)"),
+        (["--namespaces", "Clinic_A"], {}, "'Clinic_A' is not a namespace's name"),
+        ([], {"MEDPLUM_AGENT_OPERATOR_LOG_LEVEL": "loud"}, "--log-level (MEDPLUM_AGENT_OPERATOR_LOG_LEVEL)"),
+        ([], {"MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY": "repo/agent:latest"}, "without tag or digest"),
+        (["--colour"], {}, "--colour"),
+        ([], {"KUBECONFIG": "/nowhere/config"}, "/nowhere/config, which does not exist"),
+    ],
+    ids=["not a number", "no namespace", "environment", "tag", "unknown flag", "kubeconfig"],
+)
+def test_wrong_setting_ends_the_start_with_a_sentence(
+    arguments: list[str], environment: dict[str, str], says: str
+) -> None:
+    """Exit code 2, what is wrong on stderr, and no Python trace."""
+    result = run(*arguments, **environment)
+    assert 2 == result.returncode
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_documents_every_setting() -> None:
+    """--help names every flag, --version the version."""
+    text = run("--help").stdout
+    for flag in (
+        "--namespaces",
+        "--image-repository",
+        "--log-format",
+        "--health-port",
+        "--resync-seconds",
+        "--workers",
+    ):
+        assert flag in text
+    assert run("--version").stdout.startswith("medplum-agent-operator ")
+
+
+def test_missing_crd_is_told_with_the_command_that_installs_it(cluster: Cluster, tmp_path: Path) -> None:
+    """Against a cluster whose API has no such resource (asked for by a group that nobody serves): exit 2 and the way out."""
+    kubeconfig = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
+    kubeconfig["clusters"][0]["cluster"]["server"] += "/nothing-here"
+    path = tmp_path / "config"
+    path.write_text(json.dumps(kubeconfig))
+    operator = start_operator(path, tmp_path / "log")
+    assert 2 == operator.process.wait(20)
+    assert "kubectl apply -f crds/medplumagents.yaml" in operator.log.read_text()
+
+
+def test_missing_rights_are_told_with_the_place_where_they_are_written(
+    installed: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """A service account without rights: exit 2, what was forbidden, and where the rights are."""
+    installed.kubectl("create", "serviceaccount", "nobody", "-n", namespace)
+    operator = start_operator(installed.service_account_kubeconfig(namespace, "nobody"), tmp_path / "log")
+    assert 2 == operator.process.wait(20)
+    assert "forbidden" in operator.log.read_text()
+    assert "manifests/base" in operator.log.read_text()
+
+
+def test_health_and_readiness_are_answered(world: World) -> None:
+    """/healthz and /readyz say ok; another path is 404."""
+    operator = world.operators[-1]
+    assert [(200, "ok"), (200, "ok"), 404] == [operator.get("/healthz"), operator.get("/readyz"), operator.get("/")[0]]
+
+
+def test_operator_of_one_namespace_leaves_others_alone(world: World, installed: Cluster) -> None:
+    """--namespaces: an agent in another namespace gets nothing."""
+    with installed.namespace() as other:
+        world.kubectl("get", "mpa")
+        manifest = {**agent_manifest(), "metadata": {"name": "elsewhere", "namespace": other}}
+        installed.apply(manifest)
+        world.install()
+        assert "" == installed.kubectl("get", "deployments", "-n", other, "-o", "name").stdout
+
+
+def _rules() -> list[dict[str, Any]]:
+    objects = yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text())
+    rules: list[dict[str, Any]] = next(o for o in objects if o["kind"] == "ClusterRole")["rules"]
+    return rules
+
+
+def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
+    """In a life of one agent nothing is forbidden, and every verb that is granted is used (but two kinds, tested apart)."""
+    since = datetime.now(UTC)
+    world.start_operator()
+    world.install()
+    for kind in ("deployment", "service", "pdb", "serviceaccount"):
+        world.kubectl("annotate", kind, "front-desk", "--overwrite", "agents.medplum.com/applied-hash=drift")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    calls = [event for event in world.cluster.audit_events(since) if event["user"]["username"] == USER]
+    assert [] == [event["requestURI"] for event in calls if event["responseStatus"]["code"] == 403]
+    used = {(resource(event), event["verb"]) for event in calls}
+    granted = {(name, verb) for rule in _rules() for name in rule["resources"] for verb in rule["verbs"]}
+    # `create` on children is asked for by server-side apply of what does not exist, and logged as `patch`.
+    unseen = {(name, "create") for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets")}
+    assert set() == granted - used - unseen - {("medplumagents/finalizers", "update")}
+
+
+@pytest.mark.parametrize("kind", ["deployments", "services", "serviceaccounts", "poddisruptionbudgets"])
+def test_right_to_create_is_needed(installed: Cluster, namespace: str, tmp_path: Path, kind: str) -> None:
+    """Without `create` on one kind of child the installation stops there and says what is forbidden."""
+    rules = _rules()
+    for rule in rules:
+        if kind in rule["resources"]:
+            rule["resources"] = [name for name in rule["resources"] if name != kind]
+            rules = [
+                *rules,
+                {**rule, "resources": [kind], "verbs": [verb for verb in rule["verbs"] if verb != "create"]},
+            ]
+            break
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "less"},
+        "rules": [r for r in rules if r["resources"]],
+    }
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "less"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "less"},
+        "subjects": [{"kind": "ServiceAccount", "name": "less", "namespace": namespace}],
+    }
+    installed.kubectl("create", "serviceaccount", "less", "-n", namespace)
+    installed.apply(role, binding, agent_manifest(), namespace=namespace)
+    operator = start_operator(
+        installed.service_account_kubeconfig(namespace, "less"), tmp_path / "log", "--namespaces", namespace
+    )
+    try:
+
+        def told() -> bool:
+            found = installed.kubectl(
+                "get", "mpa", "front-desk", "-n", namespace, "-o", "jsonpath={.status.plan}"
+            ).stdout
+            return "cannot create" in found and kind in found
+
+        wait_for(told, what=f"the refusal of {kind}")
+    finally:
+        operator.kill()
+
+
+def test_service_account_is_the_one_of_the_manifests() -> None:
+    """What the tests run as is what the manifests bind."""
+    objects = list(yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text()))
+    [subject] = next(o for o in objects if o["kind"] == "ClusterRoleBinding")["subjects"]
+    assert (NAMESPACE, SERVICE_ACCOUNT) == (subject["namespace"], subject["name"])

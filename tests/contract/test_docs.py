@@ -1,0 +1,284 @@
+"""The docs say what the code does: every word that the operator uses has its row, every link leads somewhere."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import KIND, MedplumAgent
+from medplum_agent_operator.api.crd import crd
+from medplum_agent_operator.api.reasons import ConditionType, Reason
+from medplum_agent_operator.api.status import HistoryEntry, MedplumAgentStatus, Outcome, Phase, Rollout
+from medplum_agent_operator.core.approval import judge
+from medplum_agent_operator.core.messages import refusal
+from medplum_agent_operator.core.resources import APPLIED_HASH
+from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.settings import ENV_PREFIX, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference.md"
+GUIDE = ROOT / "docs" / "user-guide.md"
+README = ROOT / "README.md"
+RECORDS = ROOT / "docs" / "adr"
+
+_FENCE = re.compile(r"^ *(`{3,})(\w*)[^\n]*\n(.*?)^ *\1 *$", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
+_LINK = re.compile(r"\]\(([^()\s]+)\)")
+
+
+def documents() -> list[Path]:
+    """Every Markdown file of the project: hidden folders and what builds leave behind are not it."""
+    skipped = {"build", "dist", "node_modules"}
+    return sorted(
+        path
+        for path in ROOT.rglob("*.md")
+        if not any(part.startswith(".") or part in skipped for part in path.relative_to(ROOT).parts)
+    )
+
+
+def prose(path: Path) -> str:
+    """A document without its code blocks."""
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The code blocks of a language, without the indentation that a list gives them."""
+    found = []
+    for match in _FENCE.finditer(path.read_text(encoding="utf-8")):
+        if match[2] == language:
+            indent = len(match[0]) - len(match[0].lstrip(" "))
+            found.append("\n".join(line[indent:] for line in match[3].splitlines()))
+    return found
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    found: set[str] = set()
+    for heading in _HEADING.findall(prose(path)):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        count = sum(1 for known in found if known == slug or re.fullmatch(rf"{re.escape(slug)}-\d+", known))
+        found.add(f"{slug}-{count}" if count else slug)
+    return found
+
+
+def section(path: Path, heading: str) -> str:
+    """What stands under a heading of the second level."""
+    _, found, rest = path.read_text(encoding="utf-8").partition(f"\n## {heading}\n")
+    assert found, f"{path.name} has no section {heading!r}"
+    return rest.partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of all tables in a text, cells stripped; headings and rules left out."""
+    lines = [line.strip() for line in text.splitlines()]
+    bodies = [now for before, now in pairwise(["", *lines]) if now.startswith("|") and before.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in bodies]
+    return [row for row in cells if set("".join(row)) - set("-: ")]
+
+
+def named(text: str) -> list[str]:
+    """The first cell of each row, as a name."""
+    return [row[0].strip("`") for row in rows(text)]
+
+
+def shown_default(field: FieldInfo) -> str:
+    """How the reference writes a setting's default."""
+    match field.default:
+        case None:
+            return "(none)"
+        case ():
+            return "(empty)"
+        case float() as number:
+            return f"`{number:g}`"
+        case value:
+            return f"`{value}`"
+
+
+def written_aliases(model: type[MedplumAgentStatus | Rollout | HistoryEntry]) -> list[str]:
+    """The names of a model's fields as users read them."""
+    return [str(field.alias) for field in model.model_fields.values()]
+
+
+@pytest.mark.parametrize(
+    ("heading", "members"),
+    [("Reasons", Reason), ("Conditions", ConditionType), ("Phases", Phase)],
+    ids=["reasons", "conditions", "phases"],
+)
+def test_every_word_of_the_status_has_one_row(heading: str, members: type[Reason | ConditionType | Phase]) -> None:
+    """A reason, condition or phase that the operator can show is explained in the reference, and nothing else is."""
+    assert sorted(map(str, members)) == sorted(named(section(REFERENCE, heading)))
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_says_what_to_do(reason: Reason) -> None:
+    """A reason's row has all four cells filled: where it appears, what it means, what to do."""
+    row = next(row for row in rows(section(REFERENCE, "Reasons")) if row[0] == f"`{reason}`")
+    assert (4, True) == (len(row), all(row))
+
+
+def test_every_setting_has_its_row() -> None:
+    """Flag, environment variable and default of each setting stand in the reference as they are in the code."""
+    expected = [
+        [f"`--{name.replace('_', '-')}`", f"`{ENV_PREFIX}{name.upper()}`", shown_default(field)]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert expected == [row[:3] for row in rows(section(REFERENCE, "Settings"))]
+
+
+def test_every_annotation_and_label_has_its_row() -> None:
+    """Every name that the code reads or writes on objects is in the reference, and no other."""
+    constants = {value for value in vars(names).values() if isinstance(value, str) and "/" in value}
+    keys = {value for value in constants if re.fullmatch(r"[a-z.]+/[a-z-]+", value)}
+    assert sorted(keys | {APPLIED_HASH}) == sorted(named(section(REFERENCE, "Annotations and labels")))
+
+
+def test_every_status_field_has_its_row() -> None:
+    """What `kubectl get -o yaml` shows in status is explained, the parts of a rollout and of history included."""
+    table = {row[0].strip("`"): row[1] for row in rows(section(REFERENCE, "Status fields"))}
+    assert sorted(written_aliases(MedplumAgentStatus)) == sorted(table)
+    for part, model in (("rollout", Rollout), ("history", HistoryEntry)):
+        assert [] == [name for name in written_aliases(model) if f"`{name}`" not in table[part]]
+    assert [] == [outcome for outcome in Outcome if f"`{outcome}`" not in section(REFERENCE, "Status fields")]
+
+
+def test_every_right_has_its_row() -> None:
+    """The rights in the reference are those in the manifests, verb for verb."""
+    (role,) = (
+        item
+        for item in yaml.safe_load_all((ROOT / "manifests" / "base" / "rbac.yaml").read_text(encoding="utf-8"))
+        if item["kind"] == "ClusterRole"
+    )
+    granted = {(resource, ", ".join(rule["verbs"])) for rule in role["rules"] for resource in rule["resources"]}
+    explained = {
+        (resource.strip("` "), row[1]) for row in rows(section(REFERENCE, "Rights")) for resource in row[0].split(",")
+    }
+    assert granted == explained
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    """A relative link names a file of the project, and its anchor a heading of that file."""
+    dead = []
+    for target in _LINK.findall(prose(document)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = (document.parent / name).resolve() if name else document
+        if not found.exists() or (anchor and anchor not in anchors(found)):
+            dead.append(target)
+    assert [] == dead
+
+
+def test_the_readme_s_two_commands() -> None:
+    """The first commands of the README are `make demo` and `make test`, one block each, and both targets exist."""
+    assert ["make demo", "make test"] == blocks(README, "sh")[:2]
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"demo", "test"} <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+
+
+def test_every_make_target_is_explained() -> None:
+    """CONTRIBUTING has a row for each target of the Makefile."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)
+    assert sorted(f"make {target}" for target in targets) == sorted(named(section(ROOT / "CONTRIBUTING.md", "Targets")))
+
+
+def test_every_folder_of_tests_is_explained() -> None:
+    """CONTRIBUTING says of each folder of tests what it asks."""
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+    explained = re.findall(r"`tests/(\w+)`", section(ROOT / "CONTRIBUTING.md", "Tests"))
+    assert folders == set(explained)
+
+
+def test_the_index_of_decision_records_is_complete() -> None:
+    """Every record is in the index under its number, title and status, in order and without a gap."""
+    records = sorted(RECORDS.glob("[0-9]*.md"))
+    expected = []
+    for number, record in enumerate(records, start=1):
+        text = record.read_text(encoding="utf-8")
+        title = re.match(rf"# {number:04} \S (.+)\n", text)
+        status = re.search(r"^Date: \d{4}-\d\d-\d\d · Status: (.+)$", text, re.MULTILINE)
+        assert title, f"the title of {record.name} does not begin with its number, {number:04}"
+        assert status, f"{record.name} has no line with date and status"
+        expected.append([f"[{number:04}]({record.name})", title[1], status[1]])
+    listed = rows((RECORDS / "README.md").read_text(encoding="utf-8"))
+    assert expected == listed
+
+
+@pytest.mark.parametrize("record", sorted(RECORDS.glob("[0-9]*.md")), ids=lambda path: path.stem)
+def test_every_decision_record_has_its_four_parts(record: Path) -> None:
+    """Context, decision, consequences and alternatives, in this order."""
+    headings = re.findall(r"^## (.+)$", record.read_text(encoding="utf-8"), re.MULTILINE)
+    assert ["Context", "Decision", "Consequences", "Alternatives"] == headings
+
+
+def test_the_map_knows_every_module() -> None:
+    """ARCHITECTURE says of every module of the operator what it is for, and names none that is not there."""
+    package = ROOT / "operator" / "medplum_agent_operator"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    table = rows(section(ROOT / "ARCHITECTURE.md", "From concept to file"))
+    assert modules == {name for row in table for name in re.findall(r"`([\w/]+\.py)`", row[1])}
+
+
+def sources() -> Iterator[Path]:
+    """Every Python file of the operator and its tests."""
+    for folder in ("operator", "tests"):
+        yield from (ROOT / folder).rglob("*.py")
+
+
+def test_the_code_points_to_docs_that_are_there() -> None:
+    """A decision record or a section of the guide that the code names exists."""
+    dead = []
+    for source in sources():
+        text = source.read_text(encoding="utf-8")
+        dead += [number for number in re.findall(r"docs/adr/(\d{4})", text) if not list(RECORDS.glob(f"{number}-*.md"))]
+        dead += [
+            title
+            for title in re.findall(r"docs/user-guide\.md, \"([^\"{]+)\"", text)
+            if title not in _HEADING.findall(prose(GUIDE))
+        ]
+    assert [] == dead
+
+
+def agents_in_docs() -> list[dict[str, Any]]:
+    """Every MedplumAgent that stands in a document."""
+    found = (yaml.safe_load(block) for document in documents() for block in blocks(document, "yaml"))
+    return [value for value in found if isinstance(value, dict) and value.get("kind") == KIND]
+
+
+def test_examples_are_good_agents() -> None:
+    """A MedplumAgent that a reader copies from the docs fits the models."""
+    examples = agents_in_docs()
+    assert examples, "the README shows one"
+    for raw in examples:
+        agent = MedplumAgent.parse({**raw, "metadata": {"namespace": "clinic", "uid": "1", **raw["metadata"]}})
+        AgentVersion.parse(agent.spec.version)
+
+
+def test_the_readme_shows_the_columns_of_kubectl_get() -> None:
+    """What the README shows under `kubectl get mpa` has the columns of the CRD."""
+    (shown,) = (block for block in blocks(README, "console") if block.startswith("$ kubectl get mpa"))
+    columns = crd()["spec"]["versions"][0]["additionalPrinterColumns"]
+    assert ["NAME", *(column["name"].upper() for column in columns)] == shown.splitlines()[1].split()
+
+
+def test_the_guide_quotes_the_refusal_word_for_word() -> None:
+    """The refusal in the guide is the one that the operator writes."""
+    (raw,) = (each for each in agents_in_docs() if each["metadata"]["name"] == "front-desk")
+    agent = MedplumAgent.parse({**raw, "metadata": {"namespace": "clinic", "uid": "1", **raw["metadata"]}})
+    target = AgentVersion.parse("4.2.3")
+    approval = judge(None, target=target, spent=())
+    quoted = re.findall(r"^> (.+)$", section(GUIDE, "Downgrades"), re.MULTILINE)
+    assert refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=True) == " ".join(quoted)

@@ -1,0 +1,226 @@
+"""The manifests give the operator what it needs and nothing more, and the samples are good agents. No cluster, no kustomize."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medplum_agent_operator.adapters.kube import RESOURCES
+from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
+from medplum_agent_operator.api.crd import crd
+from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.settings import ENV_PREFIX, Settings
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / "manifests" / "base"
+ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
+SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+Raw = dict[str, Any]
+
+
+def read(path: Path) -> list[Raw]:
+    """The objects in a file."""
+    return [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item]
+
+
+def base(kind: str) -> Raw:
+    """The one object of a kind in the base."""
+    (found,) = (item for path in BASE.glob("*.yaml") for item in read(path) if item["kind"] == kind)
+    return found
+
+
+def pod() -> Raw:
+    """The pod of the operator's Deployment."""
+    found: Raw = base("Deployment")["spec"]["template"]["spec"]
+    return found
+
+
+def container() -> Raw:
+    """The operator's own container."""
+    (found,) = pod()["containers"]
+    return dict(found)
+
+
+def rules() -> list[Raw]:
+    """The rules of the operator's ClusterRole."""
+    found: list[Raw] = base("ClusterRole")["rules"]
+    return found
+
+
+def unknown_fields(schema: Raw, value: object, path: str = "") -> list[str]:
+    """Fields of a value that the schema does not know: the API server would drop them without a word."""
+    if isinstance(value, list):
+        return [found for item in value for found in unknown_fields(schema.get("items", {}), item, f"{path}[]")]
+    if not isinstance(value, dict) or "properties" not in schema:
+        return []
+    known = schema["properties"]
+    strange = [f"{path}.{key}" for key in value if key not in known]
+    return strange + [
+        found
+        for key, part in value.items()
+        if key in known
+        for found in unknown_fields(known[key], part, f"{path}.{key}")
+    ]
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_samples_are_good_agents(sample: Path) -> None:
+    """Every sample fits the models, has a version that the core can read, and no field that the CRD does not know."""
+    for raw in read(sample):
+        assert (API_VERSION, KIND) == (raw["apiVersion"], raw["kind"])
+        assert [] == unknown_fields(SCHEMA["properties"]["spec"], raw["spec"], "spec")
+        agent = MedplumAgent.parse({**raw, "metadata": {"namespace": "clinic", "uid": "1", **raw["metadata"]}})
+        assert agent.spec.version == AgentVersion.parse(agent.spec.version).text
+
+
+def test_unknown_fields_are_found_at_every_depth() -> None:
+    """The check above is not blind: a misspelt field in a list is named."""
+    spec = {"channels": [{"name": "adt", "prot": 2575}], "servre": {}}
+    assert ["spec.servre", "spec.channels[].prot"] == unknown_fields(SCHEMA["properties"]["spec"], spec, "spec")
+
+
+def test_no_right_on_secrets() -> None:
+    """The operator has no right on Secrets: the pod reads its credentials itself."""
+    assert [] == [rule for rule in rules() if "secrets" in rule["resources"]]
+
+
+def test_no_wildcard_in_rights() -> None:
+    """Every group, resource and verb is written out."""
+    assert [] == [rule for rule in rules() if "*" in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])]
+
+
+def test_nothing_can_be_deleted() -> None:
+    """Garbage collection removes children; the operator itself can delete nothing."""
+    verbs = {verb for rule in rules() for verb in rule["verbs"]}
+    assert {"get", "list", "watch", "create", "patch", "update"} == verbs
+
+
+def test_only_the_owner_s_check_needs_update() -> None:
+    """`update` stands only where OwnerReferencesPermissionEnforcement asks for it."""
+    updated = [resource for rule in rules() if "update" in rule["verbs"] for resource in rule["resources"]]
+    assert ["medplumagents/finalizers"] == updated
+
+
+def test_no_right_to_change_a_spec() -> None:
+    """A MedplumAgent is read; only its status is written. So the operator cannot approve anything."""
+    (rule,) = (rule for rule in rules() if "medplumagents" in rule["resources"])
+    assert {"get", "list", "watch"} == set(rule["verbs"])
+
+
+def test_no_right_beyond_pods_states() -> None:
+    """Pods are seen: not changed, entered, read the log of, or deleted."""
+    granted = {res: set(rule["verbs"]) for rule in rules() for res in rule["resources"] if res.startswith("pods")}
+    assert {"pods": {"list", "watch"}} == granted
+
+
+def test_rights_are_for_kinds_that_the_code_requests() -> None:
+    """Every right is on a kind that the client talks to, in its own API group."""
+    known = {(resource.api_version.rpartition("/")[0], resource.plural) for resource in RESOURCES.values()}
+    granted = {
+        (group, resource.partition("/")[0])
+        for rule in rules()
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    granted = {(group.partition("/")[0], resource) for group, resource in granted}
+    assert known == granted
+
+
+def test_one_service_account_under_one_name() -> None:
+    """The Deployment runs as the ServiceAccount that the bindings, of base and overlay, give the rights to."""
+    account = base("ServiceAccount")["metadata"]
+    subject = {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    role = {
+        "apiGroup": "rbac.authorization.k8s.io",
+        "kind": "ClusterRole",
+        "name": base("ClusterRole")["metadata"]["name"],
+    }
+    for binding in (base("ClusterRoleBinding"), *read(ONE_NAMESPACE / "rolebinding.yaml")):
+        assert [subject] == binding["subjects"]
+        assert role == binding["roleRef"]
+    assert account["name"] == pod()["serviceAccountName"]
+    assert base("Namespace")["metadata"]["name"] == account["namespace"] == base("Deployment")["metadata"]["namespace"]
+
+
+def test_the_overlay_watches_where_it_has_rights() -> None:
+    """The namespace in the overlay's setting is the one of its RoleBinding, and the ClusterRoleBinding goes."""
+    (binding,) = read(ONE_NAMESPACE / "rolebinding.yaml")
+    (kustomization,) = read(ONE_NAMESPACE / "kustomization.yaml")
+    patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
+    (addition,) = patches["Deployment"]
+    assert {"name": f"{ENV_PREFIX}NAMESPACES", "value": binding["metadata"]["namespace"]} == addition["value"]
+    assert "delete" == patches["ClusterRoleBinding"]["$patch"]
+    assert base("ClusterRoleBinding")["metadata"]["name"] == patches["ClusterRoleBinding"]["metadata"]["name"]
+
+
+@pytest.mark.parametrize("folder", [BASE, ONE_NAMESPACE, ROOT / "crds"], ids=lambda path: path.name)
+def test_kustomizations_name_what_is_there(folder: Path) -> None:
+    """Every resource of a kustomization exists, and every manifest beside it is a resource of it."""
+    (kustomization,) = read(folder / "kustomization.yaml")
+    named = kustomization["resources"]
+    assert [] == [name for name in named if not (folder / name).exists()]
+    beside = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+    assert beside == {name for name in named if name.endswith(".yaml")}
+
+
+def test_the_operator_s_pod_is_restricted() -> None:
+    """The operator's pod satisfies Pod Security 'restricted', which its namespace enforces.
+
+    Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    """
+    labels = base("Namespace")["metadata"]["labels"]
+    assert "restricted" == labels["pod-security.kubernetes.io/enforce"]
+    context = pod()["securityContext"]
+    assert context["runAsNonRoot"] is True
+    assert context["runAsUser"] > 0
+    assert {"type": "RuntimeDefault"} == context["seccompProfile"]
+    own = container()["securityContext"]
+    assert own["allowPrivilegeEscalation"] is False
+    assert own["readOnlyRootFilesystem"] is True
+    assert {"drop": ["ALL"]} == own["capabilities"]
+    assert set() == {"hostNetwork", "hostPID", "hostIPC", "volumes"} & set(pod())
+    assert [] == [port for port in container()["ports"] if "hostPort" in port]
+
+
+def test_one_operator_at_a_time() -> None:
+    """One replica, and the old one gone before a new one starts: there is no leader election yet."""
+    spec = base("Deployment")["spec"]
+    assert (1, "Recreate") == (spec["replicas"], spec["strategy"]["type"])
+
+
+def test_the_image_s_tag_is_the_project_s_version() -> None:
+    """Manifests, README and pyproject.toml name one version."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    assert f"medplum-agent-operator:{version}" == container()["image"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"newTag: {version}\n" in readme
+    assert f"registry.example.org/medplum-agent-operator:{version}" in readme
+
+
+def test_environment_variables_in_manifests_are_settings() -> None:
+    """A misspelt variable would be ignored: each one in the manifests is a setting of the operator."""
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    overlay = (ONE_NAMESPACE / "kustomization.yaml").read_text(encoding="utf-8")
+    used = {variable["name"] for variable in container()["env"]}
+    used |= {word for word in overlay.split() if word.startswith(ENV_PREFIX)}
+    assert used <= known
+
+
+def test_the_readme_sets_the_image_repository_by_its_place() -> None:
+    """The README's patch replaces the first environment variable, which is the image repository."""
+    assert f"{ENV_PREFIX}IMAGE_REPOSITORY" == container()["env"][0]["name"]
+    assert "path: /spec/template/spec/containers/0/env/0/value\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_probes_ask_where_the_operator_answers() -> None:
+    """Liveness and readiness ask the paths and the port that the operator serves by default."""
+    (port,) = container()["ports"]
+    assert Settings.model_fields["health_port"].default == port["containerPort"]
+    asked = [container()[probe]["httpGet"] for probe in ("livenessProbe", "readinessProbe")]
+    assert [{"path": "/healthz", "port": port["name"]}, {"path": "/readyz", "port": port["name"]}] == asked

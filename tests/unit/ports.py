@@ -1,0 +1,137 @@
+"""A fake API server behind the Protocol of `reconcile`: the simulated cluster's objects, a log of requests, faults on demand."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from medplum_agent_operator.api.resource import KIND
+from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.errors import ConflictError
+from medplum_agent_operator.reconcile import Reconciler
+from tests.builders import CONFIG, NAME, NAMESPACE, Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tests.simulated_cluster import SimulatedCluster
+
+KEY = Key(NAMESPACE, NAME)
+
+
+class FakeCluster:
+    """What a pass asks of the API server, answered from a simulated cluster.
+
+    Attributes:
+        requests: every request: verb and kind.
+        faults: errors to answer with, by request; the first of a list first.
+        patches: bodies of merge patches, by kind.
+        events: Events that were created.
+        gone: whether the MedplumAgent was deleted meanwhile.
+    """
+
+    def __init__(self, simulated: SimulatedCluster) -> None:
+        self.simulated = simulated
+        self.requests: list[str] = []
+        self.faults: dict[str, list[Exception]] = {}
+        self.patches: list[tuple[str, Mapping[str, Any]]] = []
+        self.events: list[Mapping[str, Any]] = []
+        self.gone = False
+
+    def _ask(self, request: str) -> None:
+        self.requests.append(request)
+        if self.faults.get(request):
+            raise self.faults[request].pop(0)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Raw | None:
+        """Read one object."""
+        assert KEY == (namespace, name)
+        self._ask(f"get {kind}")
+        if kind == KIND:
+            return None if self.gone else copy.deepcopy(self.simulated.agent)
+        return copy.deepcopy(self.simulated.objects.get(kind))
+
+    async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[Raw], str]:
+        """Read the pods."""
+        assert ("Pod", NAMESPACE, "agents.medplum.com/agent=lab") == (kind, namespace, selector)
+        self._ask(f"list {kind}")
+        return [pod.raw() for pod in self.simulated.pods], "1"
+
+    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
+        """Server-side apply, unless the object has changed since."""
+        kind = str(body["kind"])
+        self._ask(f"apply {kind}")
+        live = self.simulated.objects.get(kind)
+        if resource_version != (None if live is None else live["metadata"]["resourceVersion"]):
+            raise ConflictError(f"{kind} has changed", status=409)
+        return copy.deepcopy(self.simulated.apply(body))
+
+    async def merge_patch(
+        self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+    ) -> Raw:
+        """JSON merge patch of the status, or of a child."""
+        assert KEY == (namespace, name)
+        self._ask(f"patch {kind}{'/' if subresource else ''}{subresource}")
+        self.patches.append((kind, patch))
+        raw = self.simulated.agent if kind == KIND else self.simulated.objects[kind]
+        assert raw["metadata"]["resourceVersion"] == patch["metadata"]["resourceVersion"]
+        merged = _merge_patched(raw, {key: value for key, value in patch.items() if key != "metadata"})
+        raw.clear()
+        raw.update(merged)
+        self.simulated._touch(raw)
+        return copy.deepcopy(raw)
+
+    async def create(self, body: Mapping[str, Any]) -> Raw:
+        """Create an Event."""
+        self._ask(f"create {body['kind']}")
+        self.events.append(body)
+        return dict(body)
+
+
+class Stage:
+    """A simulated cluster, a fake API server before it, what the watches have seen of it, and the reconciler between them."""
+
+    def __init__(self, simulated: SimulatedCluster) -> None:
+        self.simulated = simulated
+        self.cluster = FakeCluster(simulated)
+        self.seen = Cache()
+        self.reconciler = Reconciler(
+            self.cluster, self.seen, config=CONFIG, clock=lambda: simulated.now, identity="operator-1"
+        )
+        self.watch()
+
+    def watch(self) -> None:
+        """Let the watches catch up."""
+        self.seen.replace(KIND, None, [copy.deepcopy(self.simulated.agent)], as_of="999999")
+        for kind in ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"):
+            found = [copy.deepcopy(raw) for name, raw in self.simulated.objects.items() if name == kind]
+            self.seen.replace(kind, None, found, as_of="999999")
+        self.seen.replace("Pod", None, [pod.raw() for pod in self.simulated.pods], as_of="999999")
+
+    async def one_pass(self) -> float | None:
+        """One pass on what the watches have seen."""
+        return await self.reconciler(KEY)
+
+    @property
+    def writes(self) -> list[str]:
+        """Requests that change something."""
+        return [request for request in self.cluster.requests if not request.startswith(("get", "list"))]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons of the Events that were written."""
+        return [event["reason"] for event in self.cluster.events]
+
+
+def _merge_patched(live: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(live) if isinstance(live, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merge_patched(result.get(key), value)
+    return result

@@ -1,0 +1,312 @@
+"""One whole pass against a fake API server: what is asked, what is written, and what a refusal or a conflict leads to."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.resource import KIND
+from medplum_agent_operator.api.status import Outcome, Phase
+from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
+from tests.builders import ABSENT, agent
+from tests.simulated_cluster import SimulatedCluster, installed
+from tests.unit.ports import KEY, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STATUS = f"patch {KIND}/status"
+FORBIDDEN = "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"
+
+
+async def test_a_pass_that_finds_nothing_to_do_costs_no_request() -> None:
+    """What the watches have seen is enough to know that."""
+    stage = Stage(installed())
+    assert await stage.one_pass() is None
+    assert [] == stage.cluster.requests
+
+
+async def test_an_agent_that_is_not_known_costs_no_request() -> None:
+    """It was deleted meanwhile."""
+    stage = Stage(installed())
+    assert await stage.reconciler(Key("clinic", "other")) is None
+    assert [] == stage.cluster.requests
+
+
+async def test_an_installation_reads_everything_and_writes_in_order() -> None:
+    """Children first, the Deployment last of them, then the status, then the Event."""
+    stage = Stage(SimulatedCluster())
+    await stage.one_pass()
+    assert {
+        f"get {KIND}",
+        "get Deployment",
+        "get Service",
+        "get PodDisruptionBudget",
+        "get ServiceAccount",
+        "list Pod",
+    } == set(stage.cluster.requests[:6])
+    assert [
+        "apply ServiceAccount",
+        "apply Service",
+        "apply PodDisruptionBudget",
+        "apply Deployment",
+        STATUS,
+        "create Event",
+    ] == stage.writes
+    assert ["Installing"] == stage.reasons
+
+
+async def test_writes_are_decided_on_what_is_read_live_and_not_on_what_the_watches_saw() -> None:
+    """The watches still show an upgrade that the user has paused meanwhile: nothing is written but the pause."""
+    simulated = installed("5.1.14").edit(version="5.1.15")
+    stage = Stage(simulated)
+    simulated.edit(paused=True)
+    await stage.one_pass()
+    assert [STATUS, "create Event"] == stage.writes
+    assert Phase.PAUSED is simulated.status.phase
+
+
+async def test_drift_that_only_a_late_watch_shows_is_not_repaired() -> None:
+    """The live object is as it should be: no write."""
+    simulated = installed()
+    stage = Stage(simulated)
+    old = copy.deepcopy(simulated.objects["Service"])
+    old["spec"]["type"] = "NodePort"
+    stage.seen.put("Service", old)
+    await stage.one_pass()
+    assert "get Service" in stage.cluster.requests
+    assert [] == stage.writes
+
+
+async def test_what_a_write_was_answered_with_is_known_to_the_next_pass() -> None:
+    """No watch has told of it yet, and still the pass after it does not do it again."""
+    stage = Stage(SimulatedCluster())
+    await stage.one_pass()
+    stage.cluster.requests.clear()
+    await stage.one_pass()
+    assert [] == stage.writes
+
+
+async def test_an_agent_that_is_deleted_between_look_and_read_is_left_alone() -> None:
+    """Nothing is made for it again."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.gone = True
+    assert await stage.one_pass() is None
+    assert [] == stage.writes
+
+
+async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() -> None:
+    """Foreground deletion: its children go, and are not made again."""
+    simulated = installed()
+    simulated.agent["metadata"]["deletionTimestamp"] = "2026-09-01T12:00:00Z"
+    simulated.delete("Service")
+    stage = Stage(simulated)
+    assert await stage.one_pass() is None
+    assert [] == stage.cluster.requests
+
+
+async def test_an_agent_that_is_gone_when_its_status_is_written_is_no_fault() -> None:
+    """404: no Event, no second try."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.faults[STATUS] = [ClusterError("not found", status=404)]
+    await stage.one_pass()
+    assert ["apply Deployment", STATUS] == stage.writes
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(ConflictError("changed", status=409), id="somebody wrote in between"),
+        pytest.param(ClusterError("no answer"), id="no answer"),
+        pytest.param(ClusterError("busy", status=429), id="too busy"),
+    ],
+)
+@pytest.mark.parametrize("request_", ["apply Deployment", STATUS, "get Deployment", "list Pod"])
+async def test_a_fault_that_a_later_try_may_mend_ends_the_pass(fault: ClusterError, request_: str) -> None:
+    """It goes up to the queue, which tries again; nothing is written after it, and no Event tells of what was not noted."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.faults[request_] = [fault]
+    with pytest.raises(type(fault)):
+        await stage.one_pass()
+    assert [] == stage.cluster.events
+    assert stage.writes[-1:] in ([], [request_])
+
+
+async def test_after_a_conflict_the_next_pass_decides_anew() -> None:
+    """The write that was lost is made on the state that won."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.faults["apply Deployment"] = [ConflictError("changed", status=409)]
+    with pytest.raises(ConflictError):
+        await stage.one_pass()
+    stage.simulated.edit(version="5.1.16")
+    stage.watch()
+    await stage.one_pass()
+    assert "5.1.16" == stage.simulated.applied_version
+
+
+async def test_what_the_api_server_refuses_is_told_and_nothing_after_it_is_done() -> None:
+    """A Service that is refused holds the Deployment back too; status and Event hold the API server's words; a try a minute."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15", service={"annotations": {"a": "b"}}))
+    stage.cluster.faults["apply Service"] = [RefusedError("Service lab is invalid: nodePort taken.", status=422)]
+    assert 60.0 == await stage.one_pass()
+    assert ["apply Service", STATUS, "create Event"] == stage.writes
+    status = stage.simulated.status
+    assert (Phase.FAILED, ("True", "WriteRefused")) == (status.phase, stage.simulated.condition("Stalled"))
+    assert "refuses the Service" in (status.plan or "")
+    assert "nodePort taken." in (status.plan or "")
+    assert "5.1.14" == stage.simulated.applied_version
+    assert ["WriteRefused"] == stage.reasons
+
+
+async def test_a_refused_write_begins_no_rollout_in_status() -> None:
+    """What was not written did not happen: neither a rollout under way nor a used approval."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
+    stage.cluster.faults["apply Deployment"] = [RefusedError("no", status=403)]
+    await stage.one_pass()
+    status = stage.simulated.status
+    assert (None, (), [Outcome.COMPLETED]) == (
+        status.rollout,
+        status.spent_approvals,
+        [e.outcome for e in status.history],
+    )
+
+
+async def test_a_refusal_that_has_gone_is_forgotten() -> None:
+    """The next try goes through, and status tells of the rollout as if nothing had been."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.faults["apply Deployment"] = [RefusedError("no", status=403)]
+    await stage.one_pass()
+    await stage.one_pass()
+    assert Phase.HANDING_OFF is stage.simulated.status.phase
+    assert "5.1.15" == stage.simulated.applied_version
+
+
+async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
+    """kubernetes#24198: the rolling parameters go by a patch that touches no template, then the same apply is made once more."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
+    stage.cluster.faults["apply Deployment"] = [RefusedError(FORBIDDEN, status=422)]
+    await stage.one_pass()
+    assert ["apply PodDisruptionBudget", "apply Deployment", "patch Deployment", "apply Deployment"] == stage.writes[:4]
+    kind, patch = stage.cluster.patches[0]
+    assert ("Deployment", {"strategy": {"type": "Recreate", "rollingUpdate": None}}) == (kind, patch["spec"])
+    assert ("Recreate", "4.2.3") == (stage.simulated.strategy, stage.simulated.applied_version)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        pytest.param(
+            lambda: installed("5.1.14").edit(version="5.1.15"), FORBIDDEN, id="a rolling handoff has nothing to free"
+        ),
+        pytest.param(
+            lambda: installed("4.2.3").edit(version="5.1.15"), "quota", id="another refusal is not mended by it"
+        ),
+    ],
+)
+async def test_other_refusals_are_told_as_they_are(cluster: Callable[[], SimulatedCluster], words: str) -> None:
+    """The way round is for that one refusal of that one write."""
+    stage = Stage(cluster())
+    stage.cluster.faults["apply Deployment"] = [RefusedError(words, status=422)]
+    await stage.one_pass()
+    assert "patch Deployment" not in stage.writes
+    assert Phase.FAILED is stage.simulated.status.phase
+
+
+async def test_what_is_no_longer_so_is_taken_out_of_status() -> None:
+    """The merge patch sets it to null: after a rollout nothing tells of one under way."""
+    simulated = installed("5.1.14").edit(version="5.1.15")
+    stage = Stage(simulated)
+    await stage.one_pass()
+    assert simulated.status.rollout is not None
+    while not simulated.observe().settled:
+        simulated.tick()
+    stage.watch()
+    await stage.one_pass()
+    assert simulated.status.rollout is None
+    assert "rollout" not in simulated.agent["status"]
+    assert {"rollout": None}.items() <= stage.cluster.patches[-1][1]["status"].items()
+
+
+async def test_a_status_is_written_on_the_state_that_it_tells_of() -> None:
+    """With the resource version of the read: a status over a newer spec would be a conflict."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    version = stage.simulated.agent["metadata"]["resourceVersion"]
+    await stage.one_pass()
+    assert version == stage.cluster.patches[0][1]["metadata"]["resourceVersion"]
+
+
+async def test_an_event_that_exists_is_not_told_again() -> None:
+    """Its name is made of its words: "exists" is as good as told."""
+    stage = Stage(SimulatedCluster())
+    stage.cluster.faults["create Event"] = [ConflictError("exists", status=409, reason="AlreadyExists")]
+    await stage.one_pass()
+    assert Phase.INSTALLING is stage.simulated.status.phase
+
+
+async def test_an_event_that_cannot_be_written_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, with the agent and the reason."""
+    stage = Stage(SimulatedCluster())
+    stage.cluster.faults["create Event"] = [RefusedError("quota", status=403)]
+    with caplog.at_level(logging.WARNING, logger="medplum_agent_operator"):
+        await stage.one_pass()
+    (record,) = [one for one in caplog.records if "could not be written" in one.getMessage()]
+    assert (str(KEY), "Installing") == (record.__dict__["agent"], record.__dict__["reason"])
+
+
+async def test_a_finding_is_one_event_and_one_log_line_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The refusal: a Warning, with the reason of the condition, and nothing more at the next pass."""
+    stage = Stage(installed("5.1.15").edit(version="4.2.3"))
+    with caplog.at_level(logging.INFO, logger="medplum_agent_operator"):
+        await stage.one_pass()
+        await stage.one_pass()
+    assert [STATUS, "create Event"] == stage.writes
+    (event,) = stage.cluster.events
+    assert ("Warning", "DowngradeNotApproved") == (event["type"], event["reason"])
+    assert event["message"] == stage.simulated.status.plan
+    (record,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert (event["message"], "clinic/lab", "DowngradeNotApproved") == (
+        record.getMessage(),
+        record.__dict__["agent"],
+        record.__dict__["reason"],
+    )
+
+
+async def test_a_refused_downgrade_writes_nothing_but_its_status() -> None:
+    """I2, to the letter: no request for any other object, not even a read."""
+    stage = Stage(installed("5.1.15").edit(version="4.2.3"))
+    await stage.one_pass()
+    assert [STATUS, "create Event"] == stage.cluster.requests
+
+
+async def test_an_object_that_does_not_fit_the_model_is_told_and_left_alone() -> None:
+    """A CRD of another release let it in: the field is named, nothing is applied, what is known stays."""
+    simulated = installed().edit(server=ABSENT)
+    stage = Stage(simulated)
+    await stage.one_pass()
+    assert [STATUS, "create Event"] == stage.cluster.requests
+    assert (Phase.FAILED, "5.1.15") == (simulated.status.phase, simulated.status.active_version)
+    assert "server: Field required. Nothing was changed." in (simulated.status.plan or "")
+    assert ("True", str(Reason.INVALID_SPEC)) == simulated.condition("Stalled")
+    await stage.one_pass()
+    assert [STATUS, "create Event"] == stage.cluster.requests
+
+
+async def test_the_time_to_look_again_is_told_in_seconds_from_now() -> None:
+    """During a rollout: its deadline and a second."""
+    stage = Stage(SimulatedCluster(agent(handoff={"progressDeadlineSeconds": 60})))
+    assert 61.0 == await stage.one_pass()
+
+
+async def test_applied_children_are_logged_with_what_differed(caplog: pytest.LogCaptureFixture) -> None:
+    """Which object, which field, for which agent, and whether pods are replaced."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    with caplog.at_level(logging.INFO, logger="medplum_agent_operator"):
+        await stage.one_pass()
+    (record,) = [one for one in caplog.records if one.getMessage().startswith("applied")]
+    assert record.getMessage().startswith("applied Deployment (spec.template.")
+    assert ("clinic/lab", True) == (record.__dict__["agent"], record.__dict__["disruptive"])

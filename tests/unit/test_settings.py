@@ -1,0 +1,119 @@
+"""Settings: by environment and by flag, and a sentence for each wrong one."""
+
+from __future__ import annotations
+
+import pytest
+
+from medplum_agent_operator.errors import StartupError
+from medplum_agent_operator.settings import ENV_PREFIX, LogFormat, LogLevel, Settings
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that the tests run on."""
+    for field in Settings.model_fields:
+        monkeypatch.delenv(f"{ENV_PREFIX}{field.upper()}", raising=False)
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """All namespaces, JSON, info, port 8080."""
+    found = Settings.load([])
+    assert ((), None, LogFormat.JSON, LogLevel.INFO, 8080) == (
+        found.namespaces,
+        found.image_repository,
+        found.log_format,
+        found.log_level,
+        found.health_port,
+    )
+
+
+GOOD = [
+    pytest.param("namespaces", "clinic-a", ("clinic-a",), id="one namespace"),
+    pytest.param(
+        "namespaces", "clinic-a, clinic-b,", ("clinic-a", "clinic-b"), id="several, with spaces and a comma too many"
+    ),
+    pytest.param(
+        "image-repository",
+        "registry.example.org:5000/medplum/agent",
+        "registry.example.org:5000/medplum/agent",
+        id="a repository",
+    ),
+    pytest.param("log-format", "console", LogFormat.CONSOLE, id="a format"),
+    pytest.param("log-level", "debug", LogLevel.DEBUG, id="a level"),
+    pytest.param("health-host", "127.0.0.1", "127.0.0.1", id="a host"),
+    pytest.param("health-port", "0", 0, id="any free port"),
+    pytest.param("workers", "64", 64, id="the most workers"),
+    pytest.param("resync-seconds", "5", 5, id="the shortest resync"),
+    pytest.param("request-timeout-seconds", "1.5", 1.5, id="a fraction of a second"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), GOOD)
+def test_each_setting_can_be_given_by_flag_or_by_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object
+) -> None:
+    """Both say the same."""
+    field = name.replace("-", "_")
+    assert expected == getattr(Settings.load([f"--{name}", value]), field)
+    monkeypatch.setenv(f"{ENV_PREFIX}{field.upper()}", value)
+    assert expected == getattr(Settings.load([]), field)
+
+
+def test_every_setting_is_in_the_table_above() -> None:
+    """A new setting needs a row."""
+    rows = {str(row.values[0]) for row in GOOD}
+    assert {field.replace("_", "-") for field in Settings.model_fields} == rows
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said last and closest counts."""
+    monkeypatch.setenv(f"{ENV_PREFIX}WORKERS", "3")
+    assert 4 == Settings.load(["--workers", "4"]).workers
+
+
+def test_an_empty_environment_variable_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may leave one empty."""
+    monkeypatch.setenv(f"{ENV_PREFIX}WORKERS", "")
+    monkeypatch.setenv(f"{ENV_PREFIX}IMAGE_REPOSITORY", "")
+    found = Settings.load([])
+    assert (8, None) == (found.workers, found.image_repository)
+
+
+BAD = [
+    pytest.param("namespaces", "Clinic", "'Clinic' is not a namespace's name", id="a capital in a namespace"),
+    pytest.param("namespaces", "a_b", "give names such as clinic-a,clinic-b", id="an underscore in a namespace"),
+    pytest.param("namespaces", "x" * 64, "is not a namespace's name", id="a namespace that is too long"),
+    pytest.param("image-repository", "agent:5.1.15", "without tag or digest", id="a repository with a tag"),
+    pytest.param("image-repository", "agent@sha256:00", "without tag or digest", id="a repository with a digest"),
+    pytest.param("image-repository", "a b", "is not an image repository", id="a space in a repository"),
+    pytest.param("log-format", "xml", "json", id="an unknown format"),
+    pytest.param("log-level", "INFO!", "debug", id="an unknown level"),
+    pytest.param("health-port", "65536", "65535", id="a port that is none"),
+    pytest.param("health-port", "http", "integer", id="a port by name"),
+    pytest.param("workers", "0", "greater than or equal to 1", id="no workers"),
+    pytest.param("workers", "65", "less than or equal to 64", id="too many workers"),
+    pytest.param("resync-seconds", "4", "greater than or equal to 5", id="a resync too often"),
+    pytest.param("request-timeout-seconds", "0", "greater than or equal to 1", id="no time for a request"),
+]
+
+
+@pytest.mark.parametrize("by_flag", [True, False], ids=["by flag", "by environment"])
+@pytest.mark.parametrize(("name", "value", "words"), BAD)
+def test_a_wrong_setting_ends_the_start_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str, *, by_flag: bool
+) -> None:
+    """The sentence names the flag and the environment variable, and what would be right."""
+    variable = f"{ENV_PREFIX}{name.replace('-', '_').upper()}"
+    if not by_flag:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError) as fault:
+        Settings.load([f"--{name}", value] if by_flag else [])
+    assert str(fault.value).startswith(f"Setting --{name} ({variable}): ")
+    assert words in str(fault.value)
+
+
+def test_two_wrong_settings_are_told_together() -> None:
+    """One sentence each, one start."""
+    with pytest.raises(StartupError) as fault:
+        Settings.load(["--workers", "0", "--health-port", "-1"])
+    assert 2 == len(str(fault.value).splitlines())

@@ -1,0 +1,86 @@
+"""Log lines: for machines and for people, each with the agent and the reason."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from medplum_agent_operator.telemetry import log, set_up_logging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Leave logging as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {
+        name: logging.getLogger(name).level
+        for name in ("kopf", "kopf.objects", "aiohttp.access", "kubernetes", "asyncio")
+    }
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    for name, before in levels.items():
+        logging.getLogger(name).setLevel(before)
+
+
+MARKS = {"agent": "clinic/lab", "reason": "HandingOff"}
+
+
+def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    """One JSON object: when, how bad, from where, what, about which agent, why."""
+    set_up_logging(as_json=True, level="info")
+    log.warning("going to %s", "5.1.15", extra=MARKS)
+    line = json.loads(capsys.readouterr().err)
+    assert ("WARNING", "medplum_agent_operator", "going to 5.1.15") == (
+        line["severity"],
+        line["logger"],
+        line["message"],
+    )
+    assert ("clinic/lab", "HandingOff") == (line["agent"], line["reason"])
+    assert "T" in line["timestamp"]
+
+
+def test_a_message_with_line_breaks_stays_one_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever somebody writes into an annotation."""
+    set_up_logging(as_json=True, level="info")
+    log.info("one\ntwo")
+    assert 1 == len(capsys.readouterr().err.splitlines())
+
+
+def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, level, agent, reason, message; without marks where there are none."""
+    set_up_logging(as_json=False, level="info")
+    log.warning("going", extra=MARKS)
+    log.info("started")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith(" warning clinic/lab HandingOff  going")
+    assert second.endswith(" info  started")
+
+
+def test_a_fault_is_shown_to_people_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that they can report it."""
+    set_up_logging(as_json=False, level="info")
+    try:
+        raise ValueError("why")
+    except ValueError:
+        log.exception("failed")
+    assert "ValueError: why" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", 3), ("info", 1), ("error", 0)])
+def test_libraries_speak_from_warning_on_unless_everything_is_wanted(
+    capsys: pytest.CaptureFixture[str], level: str, shown: int
+) -> None:
+    """The level is ours; Kopf's chatter comes with debug only."""
+    set_up_logging(as_json=False, level=level)
+    log.debug("ours")
+    log.info("ours")
+    logging.getLogger("kopf").info("theirs")
+    assert shown == len(capsys.readouterr().err.splitlines())
