@@ -22,11 +22,12 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.approval import kept
-from medplum_agent_operator.core.model import Config, Observed, RolloutRecord
-from medplum_agent_operator.core.pods import AGENT_CONTAINER
+from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import RolloutRecord
 from tests.builders import ABSENT, CONFIG, NAME, NAMESPACE, NOW, Raw, agent, stamp
 
 if TYPE_CHECKING:
@@ -379,10 +380,9 @@ class SimulatedCluster:
     def _roll(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet:
         new = new or self._new_replica_set(template)
         total = sum(one.replicas for one in self.replica_sets)
-        if new.replicas == 0:
-            if total < 2:  # one replica and a surge of one
-                self._resize(new, 1)
-                return new
+        if new.replicas == 0 and total < 2:  # one replica and a surge of one
+            self._resize(new, 1)
+            return new
         # Old ones go as far as one stays available: first those that never got so, then the others.
         spare = total - 1 - (new.replicas - len(self._available(new)))
         for one in old:

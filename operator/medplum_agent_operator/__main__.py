@@ -109,8 +109,9 @@ class Operator:
         if self._stop.is_set():
             log.info("stopping: passes in hand are finished, nothing new is begun")
             await queue.stop(grace_seconds=GRACE_SECONDS)
+            await asyncio.wait({watching}, timeout=0.3)
             watching.cancel()
-            await asyncio.wait({watching}, timeout=0.5)
+            await asyncio.wait({watching}, timeout=0.3)
             return 0
         fault = watching.exception()
         log.error("the watches ended: %s", fault or "Kopf stopped by itself")

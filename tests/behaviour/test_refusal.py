@@ -12,9 +12,7 @@ from tests.behaviour.world import FORCE
 if TYPE_CHECKING:
     from tests.behaviour.world import World
 
-COMMAND = (
-    'kubectl annotate medplumagent front-desk -n {namespace} --overwrite agents.medplum.com/force-downgrade="4.2.3 '
-)
+COMMAND = '--overwrite agents.medplum.com/force-downgrade="4.2.3"'
 
 
 def untouched(world: World) -> tuple[Any, ...]:
@@ -51,7 +49,7 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
         "off-peak hour or a maintenance window",
         "back up",
         "messages arrive",
-        COMMAND.format(namespace=world.namespace),
+        f"kubectl annotate medplumagent front-desk -n {world.namespace} {COMMAND}",
     ):
         assert part in plan
     condition = world.condition("ApprovalRequired")

@@ -46,6 +46,7 @@ def _options(arguments: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure what the operator costs.")
     parser.add_argument("--agents", type=int, default=defaults.agents, help="MedplumAgents, 2 to 1000 (%(default)s)")
     parser.add_argument("--changes", type=int, default=defaults.changes, help="single version changes (%(default)s)")
+    parser.add_argument("--spacing", type=float, default=defaults.spacing, help="seconds between those (%(default)s)")
     parser.add_argument("--seconds", type=float, default=defaults.seconds, help="converged, watched for (%(default)s)")
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder for results.json (%(default)s)")
     given = parser.parse_args(arguments)
@@ -53,9 +54,9 @@ def _options(arguments: list[str]) -> Options:
         parser.error("--agents must be from 2 to 1000")
     if not 1 <= given.changes < given.agents:
         parser.error("--changes must be at least 1 and less than --agents")
-    if given.seconds <= 0:
-        parser.error("--seconds must be more than 0")
-    return Options(agents=given.agents, changes=given.changes, seconds=given.seconds, out=given.out)
+    if given.seconds <= 0 or given.spacing <= 0:
+        parser.error("--seconds and --spacing must be more than 0")
+    return Options(**vars(given))
 
 
 if __name__ == "__main__":

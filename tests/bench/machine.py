@@ -43,7 +43,7 @@ def look_at_machine() -> Machine:
         cores=len(os.sched_getaffinity(0)),
         processor=models[0] if models else platform.machine(),
         memory_gib=round(memory / 2**20, 1),
-        kernel=f"{platform.system()} {platform.release()}",
+        kernel=f"{platform.system()} {platform.release().partition('-')[0]}",
         busy_with_others=_busy(),
     )
 

@@ -30,7 +30,6 @@ THIRD: Final = "5.1.16"
 BEFORE_HANDOFF: Final = "4.2.3"
 """Older than 4.2.4: such an agent cannot run beside another one."""
 
-SPACING_SECONDS: Final = 0.5
 QUIET_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 300.0
 RESYNC_SECONDS: Final = 5
@@ -57,15 +56,14 @@ class Phases:
             writes=Writes.of(seen, self.fleet.names),
         )
 
-    def idle(self, changes: int) -> Idle:
+    def idle(self, changes: int, *, spacing: float) -> Idle:
         """Change single agents, one after the other."""
         changed, pid = self.fleet.names[:changes], self.operator.process.pid
         waited, cpu = machine.waited_seconds(pid), machine.cpu_seconds(pid)
         with self._step("single changes"), self._watched() as seen:
             for name in changed:
                 self.fleet.change(name, SECOND)
-                self.steps.tick()
-                time.sleep(SPACING_SECONDS)
+                self._wait(spacing)
             self._settle()
         waited, cpu = machine.waited_seconds(pid) - waited, machine.cpu_seconds(pid) - cpu
         handoffs = [Handoff.of(seen, name) for name in changed]

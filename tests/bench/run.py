@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from tests.bench import machine
 from tests.bench.figures import Bar, Figures, Process, bars
 from tests.bench.fleet import Fleet
-from tests.bench.phases import RESYNC_SECONDS, SPACING_SECONDS, Phases
+from tests.bench.phases import RESYNC_SECONDS, Phases
 from tests.cluster import local_cluster
 from tests.cluster.progress import Steps
 from tests.operator_process import OperatorProcess, install, running_operator
@@ -29,12 +29,14 @@ class Options:
     Attributes:
         agents: how many MedplumAgents there are.
         changes: how many of them are changed one by one.
+        spacing: seconds between two of those changes.
         seconds: for how long a converged operator is watched.
         out: the folder for results and the operator's logs.
     """
 
     agents: int = 100
     changes: int = 30
+    spacing: float = 0.5
     seconds: float = 60.0
     out: Path = OUT
 
@@ -46,6 +48,7 @@ class Results:
     date: str
     agents: int
     changes: int
+    spacing: float
     seconds: float
     machine: machine.Machine
     versions: dict[str, str]
@@ -77,6 +80,7 @@ def run(options: Options) -> Results:
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             agents=options.agents,
             changes=options.changes,
+            spacing=options.spacing,
             seconds=options.seconds,
             machine=here,
             versions=versions,
@@ -96,7 +100,7 @@ def _measure(phases: Phases, options: Options, start_again: Callable[[], Operato
     installed = phases.install()
     converged = machine.memory_mib(pid)
     cpu["install"] = spent()
-    idle = phases.idle(options.changes)
+    idle = phases.idle(options.changes, spacing=options.spacing)
     cpu["single changes"] = spent()
     downgrade = phases.downgrade()
     cpu["forced downgrade and back"] = spent()
@@ -128,7 +132,7 @@ def _steps(options: Options) -> Steps:
     return Steps(
         {
             "install": 8 + options.agents * 0.12,
-            "single changes": 6 + options.changes * SPACING_SECONDS,
+            "single changes": 6 + options.changes * options.spacing,
             "forced downgrade and back": 10,
             "converged": options.seconds,
             "all at once": 8 + options.agents * 0.12,

@@ -89,7 +89,17 @@ def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -
     assert {} == figures.restart.writes
 
     written = json.loads(report.write(results, tmp_path).read_text(encoding="utf-8"))
-    assert {"date", "agents", "changes", "seconds", "machine", "versions", "figures", "bars"} == written.keys()
+    assert {
+        "date",
+        "agents",
+        "changes",
+        "spacing",
+        "seconds",
+        "machine",
+        "versions",
+        "figures",
+        "bars",
+    } == written.keys()
     phases = {"install", "idle", "downgrade", "converged", "restart", "burst", "process"}
     assert phases == written["figures"].keys()
     spread = {"samples", "p50", "p90", "p99", "max"}

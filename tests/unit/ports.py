@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from medplum_agent_operator.api.resource import KIND
+from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.errors import ConflictError

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from medplum_agent_operator.api.pod import PodTemplateSpec
 from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.pod import PodTemplateSpec
 from medplum_agent_operator.api.spec import (
     DowngradeApproval,
     LogLevel,

@@ -310,6 +310,30 @@ def test_a_refused_change_is_answered_by_the_live_deployment_to_the_letter() -> 
     assert Phase.AWAITING_APPROVAL is cluster.plan().phase
 
 
+@pytest.mark.parametrize(
+    ("used", "annotation"),
+    [
+        pytest.param(None, None, id="nothing was used before"),
+        pytest.param(None, "true", id="the annotation is malformed"),
+        pytest.param("4.2.3", "4.2.3", id="the bare target was used before and is there still"),
+        pytest.param("4.2.3", "true", id="the bare target was used before, the annotation is malformed now"),
+        pytest.param("4.2.3 CHG-1", "4.2.3 CHG-1", id="a ticket was used before and is there still"),
+    ],
+)
+def test_the_command_in_a_refusal_approves_when_it_is_copied(used: str | None, annotation: str | None) -> None:
+    """Whatever was approved and used before: its value, with words put where it asks for words, lets the downgrade go ahead."""
+    cluster = installed("5.1.15")
+    if used is not None:
+        cluster.annotate(used).edit(version="4.2.3").settle().edit(version="5.1.15").settle()
+    if annotation is not None:
+        cluster.annotate(annotation)
+    plan = cluster.edit(version="4.2.3").plan()
+    assert Phase.AWAITING_APPROVAL is plan.phase
+    value = plan.sentence.rpartition(f'{names.FORCE_DOWNGRADE}="')[2].partition('"')[0]
+    cluster.annotate(value.replace("<words not used before>", "CHG-77")).settle()
+    assert ["4.2.3"] == cluster.running
+
+
 def test_while_refused_a_template_changed_by_hand_is_put_back_without_the_users_approval() -> None:
     """It goes back to what was applied; the record tells of a replacement, not of the refused change."""
     cluster = installed("5.1.15").edit(version="4.2.3")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.model import Change
 from medplum_agent_operator.core.pod_template import uses_host_ports
 from medplum_agent_operator.core.strategy import choose, classify, needs_approval
+from medplum_agent_operator.core.workload import Change
 from tests.builders import agent, observed, pod, spec_of, v
 from tests.simulated_cluster import SimulatedCluster, changing, installed
 
@@ -102,7 +102,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("active", "target", "change", "always", "below", "how"), ROWS)
-def test_each_row_of_the_table(  # noqa: PLR0913 - the columns of the table
+def test_each_row_of_the_table(
     active: str, target: str, change: Change, *, always: bool, below: bool, how: Strategy
 ) -> None:
     """With an agent at rest: what the change is, which policy wants an approval, and by which mechanics it is made."""
@@ -207,8 +207,7 @@ def test_a_forced_downgrade_that_has_begun_is_left_by_recreate() -> None:
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=0)
     change, mechanics = asked(cluster, "5.1.15")
     assert (Change.ABORT, Strategy.RECREATE) == (change, mechanics.strategy)
-    assert "the Deployment" not in mechanics.why
-    assert "4.2.3 is still there" in mechanics.why
+    assert "4.2.3" in mechanics.why
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_a_forced_downgrade_that_has_begun_is_left_by_recreate() -> None:
         pytest.param({}, {"podTemplate": {"hostNetwork": True}}, id="the new pod would be in the node's network"),
     ],
 )
-def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, object], after: dict[str, object]) -> None:
+def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, Any], after: dict[str, Any]) -> None:
     """Two agents cannot bind one port of a node, so even new versions stop first; the reason says so."""
     cluster = installed("5.1.14", **before)
     seen = cluster.observe()

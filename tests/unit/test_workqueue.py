@@ -32,6 +32,7 @@ class Work:
         self.gate.set()
 
     async def __call__(self, key: Key) -> float | None:
+        """Work on a key."""
         self.begun.append(key)
         self.together[key] = self.together.get(key, 0) + 1
         self.most_together = max(self.most_together, self.together[key])
@@ -49,6 +50,7 @@ class Failures(list[tuple[Key, Exception, float]]):
     """What the queue told of failed runs."""
 
     def __call__(self, key: Key, fault: Exception, pause: float) -> None:
+        """Note it."""
         self.append((key, fault, pause))
 
 
@@ -72,7 +74,7 @@ async def until(holds: object, *, seconds: float = 2) -> None:
     """Wait until something callable holds."""
     assert callable(holds)
     async with asyncio.timeout(seconds):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - what is waited for is a fact of the queue, which tells nobody
             await asyncio.sleep(0.002)
 
 
@@ -137,7 +139,7 @@ async def test_a_failing_key_comes_back_after_pauses_that_grow_and_begins_anew_a
 ) -> None:
     """Told each time; the pause starts over once it has gone well."""
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.004)
-    monkeypatch.setattr(workqueue.random, "random", lambda: 0.0)
+    monkeypatch.setattr("random.random", lambda: 0.0)
     work, told = Work(), Failures()
     work.faults = [ValueError(str(n)) for n in range(3)]
     async with running(work, told=told) as queue:

@@ -67,12 +67,11 @@ async def load_configuration() -> Configuration:
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
-    explicit = os.environ.get("KUBECONFIG")
     try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ and not explicit:
+        if "KUBERNETES_SERVICE_HOST" in os.environ:  # the same order as Kopf's own login
             load_incluster_config(client_configuration=configuration)
         else:
-            _check_files(explicit or "")
+            _check_files(os.environ.get("KUBECONFIG", ""))
             await load_kube_config(client_configuration=configuration)
     except (ConfigException, OSError) as fault:
         raise StartupError(

@@ -12,8 +12,8 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
-from medplum_agent_operator.core.model import Change, RolloutRecord
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
+from medplum_agent_operator.core.workload import Change, RolloutRecord
 
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion, *, used_up: bool) -> str:

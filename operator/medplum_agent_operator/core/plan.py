@@ -16,13 +16,14 @@ from medplum_agent_operator.core import messages, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Change, Config, Observed, RolloutRecord
+from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
 from medplum_agent_operator.core.strategy import Mechanics, choose
 from medplum_agent_operator.core.verdict import Verdict, decide
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import Change, RolloutRecord
 
 
 @dataclass(frozen=True, slots=True)

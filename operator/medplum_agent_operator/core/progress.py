@@ -12,7 +12,8 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core import diagnosis, messages
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Observed, RolloutRecord
+from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.workload import RolloutRecord
 
 SILENCE: Final = timedelta(seconds=1)
 """When the old agent is about to be stopped, what status says holds for some milliseconds only: it is told once, when the

@@ -12,9 +12,9 @@ from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.drift import fingerprint
-from medplum_agent_operator.core.model import RolloutRecord
 from medplum_agent_operator.core.pod_template import selector, uses_host_ports
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3

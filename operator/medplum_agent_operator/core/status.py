@@ -22,8 +22,9 @@ from medplum_agent_operator.api.status import (
     Strategy,
 )
 from medplum_agent_operator.core.findings import Finding
-from medplum_agent_operator.core.model import Observed, RolloutRecord
+from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.plan import Plan
+from medplum_agent_operator.core.workload import RolloutRecord
 
 LONGEST_HISTORY: Final = 10
 _UNDER_WAY: Final = {Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phase.ROLLING_BACK}

@@ -12,9 +12,10 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import messages
 from medplum_agent_operator.core.approval import Approval, judge
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Change, Config, Observed
+from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.strategy import classify, needs_approval
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import Change
 
 
 @dataclass(frozen=True, slots=True)

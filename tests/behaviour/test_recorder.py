@@ -1,0 +1,76 @@
+"""The recorder that watches every behaviour test: it must cry where I1 or I2 is broken, and only there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.behaviour.recorder import AGENT, FORCE, VERSION, Recorder
+
+
+def pod(uid: str, version: str, *, running: bool = True, kind: str = "MODIFIED") -> dict[str, Any]:
+    """A watch event about an agent's pod."""
+    state: dict[str, Any] = {"running": {}} if running else {"waiting": {}}
+    metadata = {"uid": uid, "labels": {AGENT: "front-desk", VERSION: version}}
+    status = {"containerStatuses": [{"name": "agent", "state": state}]}
+    return {"type": kind, "object": {"kind": "Pod", "metadata": metadata, "status": status}}
+
+
+def deployment(version: str, *, complete: bool) -> dict[str, Any]:
+    """A watch event about its Deployment."""
+    counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1 if complete else 0)
+    raw = {
+        "kind": "Deployment",
+        "metadata": {"name": "front-desk", "generation": 1},
+        "spec": {"template": {"metadata": {"labels": {VERSION: version}}}},
+        "status": {"observedGeneration": 1, **counts},
+    }
+    return {"type": "MODIFIED", "object": raw}
+
+
+def agent(*, approval: str | None = None, policy: str = "Always") -> dict[str, Any]:
+    """A watch event about the MedplumAgent."""
+    metadata = {"name": "front-desk", "annotations": {FORCE: approval} if approval else {}}
+    spec = {"downgradePolicy": {"approval": policy}}
+    return {"type": "MODIFIED", "object": {"kind": "MedplumAgent", "metadata": metadata, "spec": spec}}
+
+
+DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)]
+
+
+@pytest.mark.parametrize(
+    ("events", "violations"),
+    [
+        ([pod("a", "5.1.14"), pod("b", "5.1.15")], 0),
+        ([pod("a", "4.2.3"), pod("b", "5.1.15")], 1),
+        ([pod("a", "5.1.15"), pod("b", "4.2.3")], 1),
+        ([pod("a", "4.2.3"), pod("b", "4.2.3", running=False)], 0),
+        ([pod("a", "4.2.3"), pod("a", "4.2.3", kind="DELETED"), pod("b", "5.1.15")], 0),
+        ([agent(), *DOWN], 1),
+        ([agent(approval="4.2.3 CHG-1"), *DOWN], 0),
+        ([agent(approval="4.2.2"), *DOWN], 1),
+        ([agent(policy="BelowZeroDowntime"), *DOWN], 1),
+        ([agent(policy="BelowZeroDowntime"), DOWN[0], deployment("5.1.14", complete=False)], 0),
+        ([agent(), deployment("5.1.15", complete=False), deployment("4.2.3", complete=False)], 0),
+    ],
+    ids=[
+        "two new agents may meet",
+        "an old one may not be joined",
+        "an old one may not join",
+        "waiting is not running",
+        "gone before the next starts",
+        "nobody approved",
+        "approved",
+        "approved something else",
+        "the policy frees small steps only",
+        "a small step under that policy",
+        "what never became active is no baseline",
+    ],
+)
+def test_recorder_cries_where_an_invariant_is_broken(events: list[dict[str, Any]], violations: int) -> None:
+    """One sequence of watch events a row, and how many violations it must find."""
+    recorder = Recorder()
+    for event in events:
+        recorder.see(event)
+    assert violations == len(recorder.violations)
