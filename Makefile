@@ -27,14 +27,14 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	@touch $@
 
 # Built before the tests start, so that minutes of building are seen. Nothing to do once the cache has them.
-.PHONY: tools
-tools: $(STAMP)
+.PHONY: cluster-tools
+cluster-tools: $(STAMP)
 	@if [ -z "$$E2E_KUBECONFIG" ]; then $(BIN)/python -m tests.cluster.toolchain >/dev/null; fi
 
 demo: $(STAMP) ## Install, hand off, refuse, force, delete: the whole story on a local cluster
 	@$(BIN)/python -m tests.demo
 
-test: $(STAMP) tools ## Every test, the ones on a local cluster included; two at a time
+test: $(STAMP) cluster-tools ## Every test, the ones on a local cluster included; two at a time
 	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff, mypy --strict, the import contract

@@ -19,18 +19,23 @@ class Cache:
     def __init__(self) -> None:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
 
-    def put(self, kind: str, raw: Object) -> None:
-        """Keep an object, unless a newer state of it is known already."""
-        known = self.get(kind, *_name(raw))
-        if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid") and _age(raw) < _age(known):
-            return
-        self._objects.setdefault(kind, {})[_name(raw)] = slim(kind, raw)
-
-    def drop(self, kind: str, raw: Object) -> None:
-        """Forget an object that was deleted, unless a new one of that name has taken its place."""
+    def put(self, kind: str, raw: Object) -> bool:
+        """Keep an object, unless this state of it or a newer one is known already. Returns whether it was news."""
         known = self.get(kind, *_name(raw))
         if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid"):
-            del self._objects[kind][_name(raw)]
+            newer = _age(raw) > _age(known) or _age(raw) == 0
+            if not newer:
+                return False
+        self._objects.setdefault(kind, {})[_name(raw)] = slim(kind, raw)
+        return True
+
+    def drop(self, kind: str, raw: Object) -> bool:
+        """Forget an object that was deleted, unless a new one of that name has taken its place. Returns whether it was news."""
+        known = self.get(kind, *_name(raw))
+        if known is None or known["metadata"].get("uid") != raw["metadata"].get("uid"):
+            return False
+        del self._objects[kind][_name(raw)]
+        return True
 
     def replace(self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str) -> list[Object]:
         """Take a complete LIST of a kind (in one namespace, or in all) as the truth of its moment.
@@ -75,10 +80,14 @@ class Cache:
 
 def slim(kind: str, raw: Object) -> Object:
     """An object without what nothing reads; managed fields are kept where they tell who set an approval."""
-    metadata = raw["metadata"]
-    if kind == "MedplumAgent" or not any(key in metadata for key in _NOISE):
+    if kind == "MedplumAgent":
         return raw
-    return {**raw, "metadata": {key: value for key, value in metadata.items() if key not in _NOISE}}
+    kept = {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key not in _NOISE}}
+    if kind == "Pod":
+        spec = raw.get("spec") or {}
+        containers = [{key: c[key] for key in ("name", "image") if key in c} for c in spec.get("containers") or ()]
+        kept["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers}
+    return kept
 
 
 def _name(raw: Object) -> tuple[str, str]:

@@ -61,7 +61,7 @@ class Seen(Protocol):
     def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
         """Objects with a label."""
 
-    def put(self, kind: str, raw: Object) -> None:
+    def put(self, kind: str, raw: Object) -> bool:
         """Keep what a write was answered with, so that the next pass does not see the state before it."""
 
 

@@ -48,7 +48,7 @@ HISTORY = (
     AGENT,
     "-o",
     (
-        "go-template={{range .status.history}}{{.to}}{{with .from}} after {{.}}{{end}}: {{.strategy}}, {{.outcome}}"
+        "go-template={{range .status.history}}{{.to}}{{with .from}} after {{.}}{{end}}: {{with .strategy}}{{.}}{{else}}Install{{end}}, {{.outcome}}"
         "{{with .gapSeconds}}, {{.}} s without a ready agent{{end}}"
         "{{with .approval}}, approved by {{.text}}{{end}}{{println}}{{end}}"
     ),
@@ -153,7 +153,7 @@ def approve(stage: Stage) -> None:
     offered = re.search(r'kubectl (annotate .*?".*?")', stage.status()["plan"])
     if offered is None:
         raise StepFailedError("The answer holds no command to copy.")
-    command = shlex.split(offered[1].replace("4.2.3 <change ticket or reason>", APPROVAL))
+    command = shlex.split(offered[1].replace('"4.2.3"', f'"{APPROVAL}"'))
     with PodWatch(stage.cluster) as watch:
         stage.kubectl(*command)
         stage.kubectl(*READY, pictured=False)
@@ -182,7 +182,7 @@ def upgrade(stage: Stage) -> None:
 def look_back(stage: Stage) -> None:
     """All four rollouts are on record."""
     stage.kubectl(*HISTORY)
-    history = [(e.get("from"), e["to"], e["strategy"], e["outcome"]) for e in stage.status()["history"]]
+    history = [(e.get("from"), e["to"], e.get("strategy"), e["outcome"]) for e in stage.status()["history"]]
     expected = [
         ("4.2.3", "5.1.15", "Recreate", "Completed"),
         ("5.1.15", "4.2.3", "Recreate", "Completed"),

@@ -63,8 +63,8 @@ def test_every_story_comes_to_rest_and_loses_nothing(first: str, story: list[Ste
 
     status = cluster.status
     known = set(outcomes(cluster)) | ({status.rollout.started_at} if status.rollout else set())
-    assert set(cluster.rollouts[-LONGEST_HISTORY:]) <= known
-    assert {kept(text) for text in cluster._used} <= set(status.spent_approvals)
+    assert set(cluster.books.rollouts[-LONGEST_HISTORY:]) <= known
+    assert {kept(text) for text in cluster.books.used} <= set(status.spent_approvals)
 
 
 @settings(max_examples=EXPLORE or 30, derandomize=not EXPLORE, deadline=None)

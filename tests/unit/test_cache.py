@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.core.pods import Pod
+from tests.builders import NOW, container_status, pod
 
 KIND = "Deployment"
 
@@ -45,17 +47,39 @@ def test_the_newest_state_stays(first: dict[str, Any], then: dict[str, Any], kep
     assert kept == version_of(cached(first, then))
 
 
+@pytest.mark.parametrize(
+    ("known", "then", "news"),
+    [
+        pytest.param([], one("10"), True, id="an object that was not known"),
+        pytest.param([one("10")], one("11"), True, id="a newer state"),
+        pytest.param([one("10")], one("10"), False, id="the very state that our own write was answered with"),
+        pytest.param([one("10")], one("9"), False, id="an older state"),
+        pytest.param([one("10")], one("9", uid="2"), True, id="a new object of that name"),
+    ],
+)
+def test_only_what_is_news_needs_a_look(known: list[dict[str, Any]], then: dict[str, Any], *, news: bool) -> None:
+    """A watch that tells of what is known already leads to no pass."""
+    assert news is cached(*known).put(KIND, then)
+
+
+def test_the_state_of_what_has_no_resource_version_is_always_news() -> None:
+    """Where an order cannot be told, looking once too often is right."""
+    cache = cached(one(""))
+    assert cache.put(KIND, one(""))
+
+
 def test_a_deleted_object_is_forgotten() -> None:
-    """DELETED of the object that is known."""
+    """DELETED of the object that is known; the second time it is no news."""
     cache = cached(one("10"))
-    cache.drop(KIND, one("11"))
+    assert cache.drop(KIND, one("11"))
+    assert not cache.drop(KIND, one("11"))
     assert cache.get(KIND, "clinic", "lab") is None
 
 
 def test_a_late_delete_of_an_old_object_does_not_drop_the_new_one() -> None:
     """A new one of that name has taken its place meanwhile."""
     cache = cached(one("10"), one("12", uid="2"))
-    cache.drop(KIND, one("11"))
+    assert not cache.drop(KIND, one("11"))
     assert "12" == version_of(cache)
 
 
@@ -99,6 +123,20 @@ def test_objects_are_found_by_label_within_their_namespace() -> None:
         one("3", name="c", namespace="other", agent="lab"),
     )
     assert ["a"] == [raw["metadata"]["name"] for raw in cache.labelled(KIND, "clinic", "agent", "lab")]
+
+
+def test_of_a_pod_only_what_decisions_read_is_kept() -> None:
+    """A pod reads the same from the cache as from the cluster, and takes a fraction of the memory."""
+    containers = [container_status("agent", ready=True)]
+    raw = pod("5.1.15", image="agent:5.1.15", ready_since=NOW, containers=containers)
+    raw["spec"] |= {"nodeName": "node-1", "volumes": [{"name": "work", "emptyDir": {}}]}
+    raw["spec"]["containers"][0]["env"] = [{"name": "HOME", "value": "/"}]
+    cache = Cache()
+    cache.put("Pod", raw)
+    kept = cache.get("Pod", raw["metadata"]["namespace"], raw["metadata"]["name"])
+    assert kept is not None
+    assert Pod.read(raw) == Pod.read(kept)
+    assert {"nodeName": "node-1", "containers": [{"name": "agent", "image": "agent:5.1.15"}]} == kept["spec"]
 
 
 def test_managed_fields_are_kept_only_where_they_are_read() -> None:

@@ -56,7 +56,7 @@ def test_the_refusal_from_4_2_4_on_promises_no_downtime_and_threatens_none() -> 
 
 def test_the_command_that_is_shown_would_approve() -> None:
     """Copied as it stands, the value approves exactly this downgrade."""
-    value = messages.annotate_command(parsed("4.2.3"), v("4.2.3"), used_up=False).partition('="')[2].rstrip('"')
+    value = messages.annotate_command(parsed("4.2.3"), v("4.2.3")).partition('="')[2].rstrip('"')
     assert judge(value, target=v("4.2.3"), spent=()).granted
 
 

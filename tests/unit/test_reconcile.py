@@ -75,10 +75,10 @@ async def test_writes_are_decided_on_what_is_read_live_and_not_on_what_the_watch
 async def test_drift_that_only_a_late_watch_shows_is_not_repaired() -> None:
     """The live object is as it should be: no write."""
     simulated = installed()
+    right = copy.deepcopy(simulated.objects["Service"])
+    simulated.objects["Service"]["spec"]["type"] = "NodePort"
     stage = Stage(simulated)
-    old = copy.deepcopy(simulated.objects["Service"])
-    old["spec"]["type"] = "NodePort"
-    stage.seen.put("Service", old)
+    simulated.objects["Service"] = right
     await stage.one_pass()
     assert "get Service" in stage.cluster.requests
     assert [] == stage.writes

@@ -286,3 +286,13 @@ def test_a_version_that_serves_is_gone_down_from_although_nobody_noted_that_it_b
     assert ["5.1.16"] == cluster.running
     change, _ = asked(cluster, "5.1.15")
     assert Change.DOWNGRADE is change
+
+
+def test_an_approved_downgrade_that_is_not_done_approves_no_other() -> None:
+    """Its pod is ready, but has not been so for long enough: what was active last is still what one goes down from."""
+    cluster = installed("4.2.4").annotate("4.1.12 CHG-1").edit(version="4.1.12")
+    while not cluster.observe().serving_pods or "4.1.12" not in cluster.running:
+        cluster.reconcile()
+        cluster.tick()
+    change, _ = asked(cluster, "4.2.3")
+    assert Change.DOWNGRADE is change

@@ -23,7 +23,8 @@ from medplum_agent_operator.api.annotations import MANAGED_BY
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
 
 FIELD_MANAGER: Final = MANAGED_BY
-PAGE_SIZE: Final = 500
+PAGE_SIZE: Final = 50
+"""A page is held in memory as text and as objects at once: small ones keep the peak low."""
 MAX_CONNECTIONS: Final = 20
 
 _APPLY: Final = "application/apply-patch+yaml"
@@ -116,7 +117,9 @@ class Kube:
         query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._request("GET", RESOURCES[kind].path(namespace), query=query)
-            found.extend(page.get("items") or ())
+            # Items of built-in kinds come without what they are; watches and GETs tell it.
+            what = {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
+            found.extend({**what, **item} for item in page.get("items") or ())
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
                 return found, metadata.get("resourceVersion", "")

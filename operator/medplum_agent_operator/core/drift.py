@@ -29,8 +29,8 @@ def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
     >>> first_difference({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}) is None
     True
     """
-    if isinstance(desired, Mapping):
-        if not isinstance(live, Mapping):
+    if isinstance(desired, dict):
+        if not isinstance(live, dict):
             return path if desired else None
         for key, value in desired.items():
             below = f"{path}.{key}" if path else str(key)
@@ -38,21 +38,21 @@ def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
                 if value in ({}, [], None):
                     continue
                 return below
-            if key in {"requests", "limits"} and isinstance(value, Mapping):
+            if key in {"requests", "limits"} and isinstance(value, dict):
                 found = _first_quantity(value, live[key], below)
             else:
                 found = first_difference(value, live[key], below)
             if found is not None:
                 return found
         return None
-    if isinstance(desired, Sequence) and not isinstance(desired, str):
+    if isinstance(desired, list | tuple):
         return _first_item(desired, live, path)
     return None if desired == live else path
 
 
 def _first_item(desired: Sequence[Any], live: Any, path: str) -> str | None:
     """Items are told apart by name where all have one of their own, else by place and number, as atomic lists are."""
-    if not isinstance(live, Sequence) or isinstance(live, str):
+    if not isinstance(live, list | tuple):
         return path if desired else None
     names = [_name(item) for item in desired]
     if None not in names and len(set(names)) == len(names):
@@ -66,7 +66,7 @@ def _first_item(desired: Sequence[Any], live: Any, path: str) -> str | None:
 
 
 def _name(item: Any) -> str | None:
-    if not isinstance(item, Mapping):
+    if not isinstance(item, dict):
         return None
     return next((f"{key}={item[key]}" for key in _NAMED_BY if key in item), None)
 
@@ -74,7 +74,7 @@ def _name(item: Any) -> str | None:
 def _first_quantity(desired: Mapping[str, Any], live: Any, path: str) -> str | None:
     """The API server writes quantities its own way (`0.5` becomes `500m`): compare amounts, not text."""
     for key, value in desired.items():
-        other = live.get(key) if isinstance(live, Mapping) else None
+        other = live.get(key) if isinstance(live, dict) else None
         if other is None or parse_quantity(value) != parse_quantity(other):
             return f"{path}.{key}"
     return None

@@ -8,7 +8,6 @@ from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
-from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
@@ -16,13 +15,15 @@ from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 
 
-def annotate_command(agent: MedplumAgent, target: AgentVersion, *, used_up: bool) -> str:
-    """The command that approves going down to `target`, ready to copy; a used approval needs other words than before."""
-    words = " <words not used before>" if used_up else ""
-    return (
-        f"kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite "
-        f'{FORCE_DOWNGRADE}="{target}{words}"'
-    )
+def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
+    """The command that approves going down to `target`, ready to copy: with words that have not been used up."""
+    spent = agent.status.spent_approvals
+    value = target.text
+    for number in range(2, len(spent) + 3):
+        if value not in spent:
+            break
+        value = f"{target} approval {number}"
+    return f'kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite {FORCE_DOWNGRADE}="{value}"'
 
 
 def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approval: Approval, serving: bool) -> str:
@@ -30,8 +31,8 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
     goes_on = f"{baseline} goes on serving" if serving else "no agent was stopped"
     parts = [approval.correction] if approval.correction else []
     parts.append(
-        f"Refused: spec.version asks to go down from {baseline} to {target}, and that is not approved. Nothing was changed, other edits of the spec wait "
-        f"with it; {goes_on}."
+        f"Refused: spec.version asks to go down from {baseline} to {target}, and that is not approved. Nothing was changed; {goes_on}. Other edits of the "
+        "spec wait with it."
     )
     if target.hands_over:
         parts.append(
@@ -51,10 +52,8 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         "window, and back up the agent's configuration and data. After: check on every channel that messages arrive."
     )
     parts.append(f'To stay, set spec.version back to "{baseline}".')
-    used_up = approval.reason is Reason.APPROVAL_SPENT
     parts.append(
-        "To go ahead, a cluster admin runs (a change ticket may follow the version): "
-        f"{annotate_command(agent, target, used_up=used_up)}"
+        f"To go ahead, a cluster admin runs (a change ticket may follow the version): {annotate_command(agent, target)}"
     )
     return " ".join(parts)
 

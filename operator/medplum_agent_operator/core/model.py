@@ -166,12 +166,13 @@ class Observed:
 
     @property
     def baseline(self) -> AgentVersion | None:
-        """The version that a change is a downgrade *from*: what became active last, or what alone serves.
+        """The version that a change is a downgrade *from*: what became active last, or something newer that alone serves.
 
-        The second matters where a rollout ended unseen and the Deployment controller tells of something newer by now (a
-        restart): what takes messages is never gone down from without an approval.
+        The second matters where a rollout ended unseen and the Deployment controller tells of another one by now (a
+        restart): what takes messages is never gone down from without an approval. It only ever raises the baseline.
         """
-        serving = self.serving_pods
-        if self.deployment is not None and serving and all(pod in self.current_pods for pod in serving):
-            return self.deployment.applied_version
-        return self.last_good
+        last_good, serving = self.last_good, self.serving_pods
+        if self.deployment is None or not serving or any(pod not in self.current_pods for pod in serving):
+            return last_good
+        applied = self.deployment.applied_version
+        return applied if applied is not None and (last_good is None or applied > last_good) else last_good

@@ -199,7 +199,7 @@ def _apply(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptiv
     if live is None:
         difference: str | None = "missing"
     else:  # what the object is about first, then its metadata
-        difference = first_difference({"spec": body.get("spec", {})}, live) or first_difference(body, live)
+        difference = first_difference({"spec": body.get("spec", {}), **body}, live)
     return None if difference is None else Apply(body, live, difference, disruptive)
 
 

@@ -124,6 +124,7 @@ def render_deployment(
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy that its next rollout takes.
 
+    A zero is left out where the API server leaves it out, or the live object would differ for ever.
     `rollingUpdate` is always written out: a strategy whose parameters were defaulted by the server cannot be switched to
     Recreate by server-side apply (https://github.com/kubernetes/kubernetes/issues/24198).
     """
@@ -142,7 +143,7 @@ def render_deployment(
             "replicas": 1,
             "selector": {"matchLabels": selector(agent)},
             "strategy": how,
-            "minReadySeconds": spec.handoff.min_ready_seconds,
+            **({"minReadySeconds": spec.handoff.min_ready_seconds} if spec.handoff.min_ready_seconds else {}),
             "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,
             "template": template,

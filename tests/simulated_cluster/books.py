@@ -1,0 +1,64 @@
+"""The invariants, asserted from books that the operator's code has no hand in. Kept by `cluster`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.core.approval import kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from medplum_agent_operator.core.version import AgentVersion
+    from medplum_agent_operator.core.workload import RolloutRecord
+    from tests.builders import Raw
+    from tests.simulated_cluster.pods import SimulatedPod
+
+
+class Books:
+    """What became active and which approvals were used, as the cluster itself knows it.
+
+    Attributes:
+        active: the version of the rollout that completed last.
+        used: approvals that have let a downgrade go ahead since the annotation was last taken off.
+        rollouts: when each rollout began, in order.
+    """
+
+    def __init__(self) -> None:
+        self.active: AgentVersion | None = None
+        self.used: set[str] = set()
+        self.rollouts: list[datetime] = []
+
+    def began(self, record: RolloutRecord) -> None:
+        """Note a write of the Deployment; several may tell of one rollout."""
+        if not self.rollouts or self.rollouts[-1] != record.started_at:
+            self.rollouts.append(record.started_at)
+
+    def assert_one_agent_at_a_time_where_it_must_be(self, pods: Iterable[SimulatedPod]) -> None:
+        """I1: no two running agents where one is before 4.2.4."""
+        running = [pod.version for pod in pods if pod.running]
+        apart = len(running) < 2 or all(version.hands_over for version in running)
+        assert apart, f"I1 is broken: {', '.join(map(str, running))}"
+
+    def assert_no_unapproved_downgrade(
+        self, agent: Raw, record: RolloutRecord, *, target: AgentVersion, applied: AgentVersion | None
+    ) -> None:
+        """I2: no write goes below the version that was active last without an approval that has not been used."""
+        same = applied is not None and applied.same_release(target)
+        if self.active is None or same or not target < self.active:
+            return
+        policy = (agent["spec"].get("downgradePolicy") or {}).get("approval", "Always")
+        if policy == "BelowZeroDowntime" and target.hands_over:
+            return
+        text = approval_of(agent)
+        assert text.split()[:1] == [target.text], f"I2 is broken: {self.active} to {target} with {text!r}"
+        assert text not in self.used, f"I2 is broken: {text!r} approves twice"
+        assert kept(text) == record.approval
+        self.used.add(text)
+
+
+def approval_of(agent: Mapping[str, Raw]) -> str:
+    """The approval annotation; empty where there is none."""
+    return str(agent["metadata"]["annotations"].get(FORCE_DOWNGRADE, ""))

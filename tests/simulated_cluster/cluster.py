@@ -1,0 +1,283 @@
+"""The simulated cluster as tests use it: what people do, what is to be seen, time, and the API server."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
+from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.status import project
+from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import RolloutRecord
+from tests.builders import ABSENT, CONFIG, Raw, agent, stamp
+from tests.simulated_cluster.apply import defaulted, merged, without
+from tests.simulated_cluster.books import Books
+from tests.simulated_cluster.pods import drain_seconds
+from tests.simulated_cluster.workloads import Workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from medplum_agent_operator.core.findings import Finding
+
+
+class OperatorDiedError(Exception):
+    """The operator was killed between two writes."""
+
+
+class SimulatedCluster(Workloads):
+    """A cluster with one MedplumAgent. What is modelled stands in the package's docstring.
+
+    Attributes:
+        agent: the raw MedplumAgent.
+        objects: its live children, by kind.
+        books: what the invariants are asserted from.
+        writes: everything that the operator has written: a kind, or `status`.
+        told: every finding that came with a written status.
+        plans: the plan of each pass.
+    """
+
+    def __init__(self, raw: Raw | None = None, *, config: Config = CONFIG) -> None:
+        super().__init__()
+        self.config = config
+        self.agent: Raw = copy.deepcopy(raw if raw is not None else agent())
+        self.objects: dict[str, Raw] = {}
+        self.books = Books()
+        self.writes: list[str] = []
+        self.told: list[Finding] = []
+        self.plans: list[Plan] = []
+        self._applied: dict[str, Mapping[str, Any]] = {}
+        self._look_again_at: datetime | None = None
+        self._seen = -1
+
+    # What people do.
+
+    def edit(self, **spec: Any) -> SimulatedCluster:
+        """`kubectl apply` of some fields of the spec (`ABSENT` takes one out)."""
+        wanted = {key: value for key, value in {**self.agent["spec"], **spec}.items() if value is not ABSENT}
+        if wanted != self.agent["spec"]:
+            self.agent["spec"] = wanted
+            self.agent["metadata"]["generation"] += 1
+            self._touch(self.agent)
+        return self
+
+    def annotate(self, text: str | None) -> SimulatedCluster:
+        """`kubectl annotate` of the approval; None takes it off."""
+        marks = self.agent["metadata"]["annotations"]
+        if text is None:
+            marks.pop(names.FORCE_DOWNGRADE, None)
+            self.books.used.clear()
+        else:
+            marks[names.FORCE_DOWNGRADE] = text
+        self._touch(self.agent)
+        return self
+
+    def delete(self, kind: str) -> SimulatedCluster:
+        """`kubectl delete` of a child; the pods of a Deployment go with it."""
+        self.objects.pop(kind, None)
+        self._applied.pop(kind, None)
+        if kind == "Deployment":
+            self.delete_all()
+        self.count += 1
+        return self
+
+    def restart_pods(self) -> SimulatedCluster:
+        """`kubectl rollout restart`."""
+        body = copy.deepcopy(self.deployment)
+        body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(self.now)
+        self._store("Deployment", body)
+        return self
+
+    def evict(self) -> SimulatedCluster:
+        """Every running pod is told to go, as by a node drain."""
+        for pod in self.pods:
+            pod.told_to_go = pod.told_to_go or self.now
+        self.count += 1
+        return self
+
+    def lose_status(self) -> SimulatedCluster:
+        """Somebody wipes the status."""
+        self.agent.pop("status", None)
+        self._touch(self.agent)
+        return self
+
+    # What tests look at.
+
+    @property
+    def deployment(self) -> Raw:
+        """The live Deployment."""
+        return self.objects["Deployment"]
+
+    @property
+    def strategy(self) -> str:
+        """The live Deployment's strategy."""
+        return str(self.deployment["spec"]["strategy"]["type"])
+
+    @property
+    def applied_version(self) -> str:
+        """The version of the live Deployment's template."""
+        return str(self.deployment["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL])
+
+    @property
+    def record(self) -> RolloutRecord:
+        """How the live template came about."""
+        found = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
+        assert found is not None
+        return found
+
+    @property
+    def status(self) -> MedplumAgentStatus:
+        """What the operator has reported."""
+        return parse_status(self.agent.get("status") or {})
+
+    def condition(self, kind: str) -> tuple[str, str]:
+        """A condition's status and reason."""
+        return next((c.status, c.reason) for c in self.status.conditions if c.type == kind)
+
+    def observe(self) -> Observed:
+        """What a pass would read now."""
+        return Observed.of(
+            MedplumAgent.parse(copy.deepcopy(self.agent)),
+            deployment=copy.deepcopy(self.objects.get("Deployment")),
+            children={kind: raw for kind, raw in copy.deepcopy(self.objects).items() if kind != "Deployment"},
+            pods=[pod.raw() for pod in self.pods],
+        )
+
+    def plan(self) -> Plan:
+        """What a pass would do now."""
+        return make_plan(self.observe(), config=self.config, now=self.now)
+
+    # Time.
+
+    def reconcile(self, *, dies_after: int | None = None) -> Plan:
+        """One pass of the operator; killed after so many writes if that is asked for.
+
+        Raises:
+            OperatorDiedError: when it was killed.
+        """
+        self.now += timedelta(microseconds=1)
+        seen, observed = self.count, self.observe()
+        plan = make_plan(observed, config=self.config, now=self.now)
+        done = 0
+        for action in plan.actions:
+            if done == dies_after:
+                raise OperatorDiedError
+            self.apply(action.body)
+            done += 1
+        status = project(observed, plan, now=self.now)
+        if status != observed.agent.status and not plan.silent:
+            if done == dies_after:
+                raise OperatorDiedError
+            self.agent["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
+            self.writes.append("status")
+            self._touch(self.agent)
+            self.told.extend(plan.findings)
+        self.plans.append(plan)
+        self._look_again_at = plan.look_again_at
+        if self.count == seen:
+            self._seen = seen
+        return plan
+
+    def tick(self, seconds: float = 1.0) -> bool:
+        """Let time go by and everybody but the operator take a turn. Returns whether anything changed."""
+        self.now = (self.now + timedelta(seconds=seconds)).replace(microsecond=0)
+        before = self.count
+        live = self.objects.get("Deployment")
+        if live is not None:
+            status = self.deployment_controller(live)
+            if status != live.get("status"):
+                live["status"] = status
+                self._touch(live)
+            if self._complete(status):
+                self.books.active = AgentVersion.parse(self.record.to)
+        self.pod_controllers()
+        self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
+        return self.count != before
+
+    def _complete(self, status: Raw) -> bool:
+        """https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#complete-deployment."""
+        counts = [status[key] for key in ("replicas", "updatedReplicas", "availableReplicas")]
+        return counts == [1, 1, 1] and status["conditions"][0]["reason"] == "NewReplicaSetAvailable"
+
+    def settle(self, *, seconds: int = 120, operator: bool = True) -> SimulatedCluster:
+        """Let everybody work until nothing changes any more.
+
+        Raises:
+            AssertionError: when that does not happen within so many seconds.
+        """
+        quiet = 0
+        longest = self._quiet_seconds()
+        for _ in range(seconds):
+            changed = self.tick()
+            due = self._look_again_at is not None and self.now >= self._look_again_at
+            if operator and (due or self._seen != self.count):
+                before = self.count
+                self.reconcile()
+                changed = changed or self.count != before
+            quiet = 0 if changed else quiet + 1
+            if quiet > longest:
+                return self
+        raise AssertionError(
+            f"not at rest after {seconds} s: {self.status.phase}, {self.status.plan}, {self.writes[-6:]}"
+        )
+
+    def _quiet_seconds(self) -> int:
+        """How long nothing may happen although something is still to come: a pod that settles, a deadline."""
+        live = self.objects.get("Deployment")
+        if live is None:
+            return 3
+        drains = [drain_seconds(pod.template) for pod in self.pods]
+        return int(max(3, live["spec"]["minReadySeconds"] + 2, *drains, 0) + 1)
+
+    def wait_for_deadline(self) -> SimulatedCluster:
+        """Let the Deployment's progress deadline go by."""
+        self.settle()
+        self.tick(self.deployment["spec"]["progressDeadlineSeconds"] + 1)
+        return self.settle()
+
+    # The API server.
+
+    def apply(self, body: Mapping[str, Any]) -> Raw:
+        """Server-side apply by the operator."""
+        kind = str(body["kind"])
+        if kind == "Deployment":
+            self._assert_allowed(body)
+        live = copy.deepcopy(self.objects.get(kind))
+        wanted: Raw = copy.deepcopy(dict(body))
+        whole = wanted if live is None else merged(without(live, self._applied.get(kind, {}), wanted), wanted)
+        if live is None:
+            self.count += 1
+            whole["metadata"] |= {"uid": f"{kind}-{self.count}", "generation": 0}
+        self._applied[kind] = copy.deepcopy(dict(body))
+        self._store(kind, defaulted(kind, whole))
+        self.writes.append(kind)
+        if kind == "Deployment":
+            self.books.began(self.record)
+        self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
+        return self.objects[kind]
+
+    def _store(self, kind: str, wanted: Raw) -> None:
+        live = self.objects.get(kind)
+        if live is not None and live == wanted:
+            return
+        if live is None or live.get("spec") != wanted.get("spec"):
+            wanted["metadata"]["generation"] = wanted["metadata"].get("generation", 0) + 1
+        self._touch(wanted)
+        self.objects[kind] = wanted
+
+    def _touch(self, raw: Raw) -> None:
+        self.count += 1
+        raw["metadata"]["resourceVersion"] = str(self.count)
+
+    def _assert_allowed(self, body: Mapping[str, Any]) -> None:
+        record = RolloutRecord.read(body["metadata"]["annotations"][names.ROLLOUT])
+        assert record is not None
+        target = AgentVersion.parse(body["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL])
+        applied = AgentVersion.parse(self.applied_version) if "Deployment" in self.objects else None
+        self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)

@@ -1,0 +1,102 @@
+"""Pods and ReplicaSets of the model. Played by `workloads`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.core.pods import AGENT_CONTAINER
+from medplum_agent_operator.core.version import AgentVersion
+from tests.builders import NAME, NAMESPACE, Raw, stamp
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+@dataclass
+class SimulatedPod:
+    """A pod and what the kubelet has done with it."""
+
+    name: str
+    template: Raw
+    replica_set: str
+    node: str = ""
+    started: datetime | None = None
+    ready_since: datetime | None = None
+    told_to_go: datetime | None = None
+
+    @property
+    def version(self) -> AgentVersion:
+        """What its container runs, from the image: what a label says proves nothing."""
+        return AgentVersion.parse(self.template["spec"]["containers"][0]["image"].rpartition(":")[2])
+
+    @property
+    def running(self) -> bool:
+        """Whether the agent's container has started and not ended."""
+        return self.started is not None
+
+    def raw(self) -> Raw:
+        """The pod as the API server gives it."""
+        ready: Raw = {"type": "Ready", "status": "False"}
+        if self.ready_since is not None:
+            ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(self.ready_since)}
+        scheduled = {"type": "PodScheduled", "status": "True"}
+        if not self.node:
+            scheduled |= {
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "didn't match pod anti-affinity rules",
+            }
+        statuses = [{"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": {}}]
+        metadata = {"name": self.name, "namespace": NAMESPACE, "uid": self.name, **self.template["metadata"]}
+        metadata["ownerReferences"] = [{"kind": "ReplicaSet", "name": self.replica_set, "controller": True}]
+        if self.told_to_go is not None:
+            metadata["deletionTimestamp"] = stamp(self.told_to_go)
+        return {
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": {**self.template["spec"], "nodeName": self.node},
+            "status": {
+                "phase": "Running" if self.running else "Pending",
+                "conditions": [ready, scheduled],
+                "containerStatuses": statuses if self.node else [],
+            },
+        }
+
+
+@dataclass
+class ReplicaSet:
+    """A ReplicaSet of the Deployment."""
+
+    name: str
+    template: Raw
+    replicas: int = 0
+    pods: list[SimulatedPod] = field(default_factory=list)
+
+    @property
+    def active(self) -> list[SimulatedPod]:
+        """The pods that count: those on their way out do not."""
+        return [pod for pod in self.pods if pod.told_to_go is None]
+
+
+def drain_seconds(template: Raw) -> int:
+    """How long a pod of the template sleeps before its signal."""
+    hook = template["spec"]["containers"][0].get("lifecycle") or {}
+    return int(hook.get("preStop", {}).get("sleep", {}).get("seconds", 0))
+
+
+def wants_to_be_alone(template: Raw) -> bool:
+    """Whether it keeps other pods of the agent away."""
+    against = (template["spec"].get("affinity") or {}).get("podAntiAffinity") or {}
+    terms = against.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    return any(term["labelSelector"]["matchLabels"].get(names.AGENT_LABEL) == NAME for term in terms)
+
+
+def host_ports(template: Raw) -> set[int]:
+    """Ports of its node that a pod of the template binds."""
+    pod = template["spec"]
+    ports = [port for container in pod["containers"] for port in container.get("ports", ())]
+    if pod.get("hostNetwork"):
+        return {port["containerPort"] for port in ports}
+    return {port["hostPort"] for port in ports if "hostPort" in port}

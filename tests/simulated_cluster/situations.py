@@ -1,0 +1,29 @@
+"""Clusters in the situations that most tests begin with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.builders import agent
+from tests.simulated_cluster.cluster import SimulatedCluster
+
+
+def installed(version: str = "5.1.15", **spec: Any) -> SimulatedCluster:
+    """A cluster in which the agent was installed and serves."""
+    quick = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 60}
+    return SimulatedCluster(agent(version, **{"handoff": quick, **spec})).settle()
+
+
+def changing(
+    before: str, after: str, *, approval: str | None = None, seconds: int = 1, **spec: Any
+) -> SimulatedCluster:
+    """A cluster in which a change of version has begun and is not done; the new agent never gets ready."""
+    cluster = installed(before, **spec)
+    cluster.never_ready.add(after)
+    if approval is not None:
+        cluster.annotate(approval)
+    cluster.edit(version=after).reconcile()
+    for _ in range(seconds):
+        cluster.tick()
+        cluster.reconcile()
+    return cluster

@@ -1,0 +1,199 @@
+"""The model's Deployment controller, ReplicaSet controller, scheduler and kubelet: one small turn each. Used by `cluster`."""
+
+from __future__ import annotations
+
+import copy
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tests.builders import NOW, Raw, stamp
+from tests.simulated_cluster.pods import ReplicaSet, SimulatedPod, drain_seconds, host_ports, wants_to_be_alone
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+
+class Workloads:
+    """ReplicaSets, pods, and those who play with them.
+
+    Attributes:
+        now: the time.
+        count: how many changes there have been; also the next resource version.
+        never_ready: versions whose agents never open their ports.
+        scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
+    """
+
+    def __init__(self) -> None:
+        self.now = NOW
+        self.count = 10
+        self.replica_sets: list[ReplicaSet] = []
+        self.never_ready: set[str] = set()
+        self.scheduler_keeps_apart = True
+        self._min_ready_seconds = 0
+        self._progress: tuple[str, datetime, str] | None = None
+
+    @property
+    def pods(self) -> list[SimulatedPod]:
+        """Every pod that is not gone."""
+        return [pod for replica_set in self.replica_sets for pod in replica_set.pods]
+
+    @property
+    def running(self) -> list[str]:
+        """Versions whose containers run, with repetitions."""
+        return sorted(pod.version.text for pod in self.pods if pod.running)
+
+    def deployment_controller(self, live: Raw) -> Raw:
+        """One sync of the Deployment controller: pkg/controller/deployment, rolling.go, recreate.go, sync.go, progress.go.
+
+        Returns:
+            The Deployment's status.
+        """
+        self._min_ready_seconds = live["spec"]["minReadySeconds"]
+        template = live["spec"]["template"]
+        new = next((one for one in self.replica_sets if one.template == template), None)
+        old = [one for one in self.replica_sets if one is not new]
+        if live["spec"]["strategy"]["type"] == "Recreate":
+            new = self._recreate(new, old, template)
+        else:
+            new = self._roll(new, old, template)
+        return self._status(live, new)
+
+    def _recreate(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet | None:
+        if any(one.replicas for one in old):
+            for one in old:
+                one.replicas = 0
+            self.count += 1
+            return new
+        if any(one.pods for one in old):
+            return new  # terminating ones count until they are gone
+        new = new or self._new_replica_set(template)
+        self._resize(new, 1)
+        return new
+
+    def _roll(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet:
+        new = new or self._new_replica_set(template)
+        total = sum(one.replicas for one in self.replica_sets)
+        if new.replicas == 0 and total < 2:  # one replica and a surge of one
+            self._resize(new, 1)
+            return new
+        # Old ones go as far as one stays available: first those that never got so, then the others.
+        spare = total - 1 - (new.replicas - len(self._available(new)))
+        for one in old:
+            if spare > 0 and one.replicas and not self._available(one):
+                self._resize(one, 0)
+                spare -= 1
+        serving = sum(len(self._available(one)) for one in self.replica_sets)
+        for one in old:
+            if spare > 0 and one.replicas and self._available(one) and serving > 1:
+                self._resize(one, 0)
+                spare -= 1
+                serving -= 1
+        return new
+
+    def _new_replica_set(self, template: Raw) -> ReplicaSet:
+        self.count += 1
+        new = ReplicaSet(f"lab-{self.count}", copy.deepcopy(template))
+        self.replica_sets.append(new)
+        self._progress = ("NewReplicaSetCreated", self.now, f'Created new replica set "{new.name}"')
+        return new
+
+    def _resize(self, replica_set: ReplicaSet, replicas: int) -> None:
+        if replica_set.replicas != replicas:
+            replica_set.replicas = replicas
+            self.count += 1
+
+    def _available(self, replica_set: ReplicaSet) -> list[SimulatedPod]:
+        settle = timedelta(seconds=self._min_ready_seconds)
+        return [
+            pod for pod in replica_set.active if pod.ready_since is not None and pod.ready_since + settle <= self.now
+        ]
+
+    def _status(self, live: Raw, new: ReplicaSet | None) -> Raw:
+        before = live.get("status") or {}
+        counts = {
+            "replicas": sum(len(one.active) for one in self.replica_sets),
+            "updatedReplicas": len(new.active) if new is not None else 0,
+            "readyReplicas": sum(pod.ready_since is not None for one in self.replica_sets for pod in one.active),
+            "availableReplicas": sum(len(self._available(one)) for one in self.replica_sets),
+        }
+        complete = (1, 1, 1) == (counts["replicas"], counts["updatedReplicas"], counts["availableReplicas"])
+        known, since, _ = self._progress or ("", self.now, "")
+        got_on = any(
+            counts[key] > before.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas")
+        ) or counts["replicas"] - counts["updatedReplicas"] < before.get("replicas", 0) - before.get(
+            "updatedReplicas", 0
+        )
+        deadline = timedelta(seconds=live["spec"]["progressDeadlineSeconds"])
+        about = f'ReplicaSet "{new.name}"' if new is not None else 'Deployment "lab"'
+        if known == "NewReplicaSetAvailable" and counts["replicas"] == counts["updatedReplicas"]:
+            pass  # so it stays while a Recreate has only stopped the old pod: the trap
+        elif complete:
+            self._progress = ("NewReplicaSetAvailable", self.now, f"{about} has successfully progressed.")
+        elif got_on:
+            self._progress = ("ReplicaSetUpdated", self.now, f"{about} is progressing.")
+        elif known not in {"", "NewReplicaSetAvailable"} and since + deadline < self.now:
+            self._progress = ("ProgressDeadlineExceeded", since, f"{about} has timed out progressing.")
+        conditions = []
+        if self._progress is not None:
+            reason, since, message = self._progress
+            conditions = [
+                {
+                    "type": "Progressing",
+                    "status": "False" if reason == "ProgressDeadlineExceeded" else "True",
+                    "reason": reason,
+                    "message": message,
+                    "lastUpdateTime": stamp(since),
+                }
+            ]
+        return {"observedGeneration": live["metadata"]["generation"], "conditions": conditions, **counts}
+
+    def pod_controllers(self) -> None:
+        """One turn of the ReplicaSet controller, the scheduler and the kubelet."""
+        for replica_set in self.replica_sets:
+            self._scale(replica_set)
+        self._schedule()
+        self._kubelet()
+
+    def delete_all(self) -> None:
+        """Garbage collection after the Deployment was deleted: its ReplicaSets go, and their pods are told to."""
+        self._progress = None
+        for replica_set in self.replica_sets:
+            replica_set.replicas = 0
+            self._scale(replica_set)
+
+    def _scale(self, replica_set: ReplicaSet) -> None:
+        active = sorted(replica_set.active, key=lambda pod: pod.ready_since is not None)
+        for pod in active[: max(0, len(active) - replica_set.replicas)]:
+            pod.told_to_go = self.now
+            self.count += 1
+        for _ in range(replica_set.replicas - len(active)):
+            self.count += 1
+            name = f"{replica_set.name}-{self.count}"
+            replica_set.pods.append(SimulatedPod(name, copy.deepcopy(replica_set.template), replica_set.name))
+
+    def _schedule(self) -> None:
+        for pod in self.pods:
+            if pod.node or pod.told_to_go is not None:
+                continue
+            others = [other for other in self.pods if other.node]
+            apart = self.scheduler_keeps_apart and any(wants_to_be_alone(one.template) for one in (pod, *others))
+            ports = host_ports(pod.template)
+            if others and (apart or any(ports & host_ports(other.template) for other in others)):
+                continue
+            pod.node = "node-1"
+            self.count += 1
+
+    def _kubelet(self) -> None:
+        for replica_set in self.replica_sets:
+            for pod in list(replica_set.pods):
+                if pod.told_to_go is not None:
+                    drained = self.now >= pod.told_to_go + timedelta(seconds=drain_seconds(pod.template))
+                    if drained or not pod.running:
+                        replica_set.pods.remove(pod)
+                        self.count += 1
+                elif pod.node and pod.started is None:
+                    pod.started = self.now
+                    self.count += 1
+                elif pod.started is not None and pod.ready_since is None and pod.version.text not in self.never_ready:
+                    pod.ready_since = self.now
+                    self.count += 1
