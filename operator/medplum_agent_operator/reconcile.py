@@ -2,11 +2,11 @@
 
 Called by `workqueue` with a key; what made it so is forgotten by then. It reads the clock (nobody below does) and meets the
 cluster only through the Protocols here. A pass decides first on what the watches saw, which costs no request; only if
-something would have to be applied does it read everything live, decide again on that, and write.
+something would have to be applied does it read live what the decision rests on, decide again on that, and write.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
@@ -111,9 +111,10 @@ class Reconciler:
         raw = self._seen.get(KIND, *key)
         if raw is None:
             return None
-        thought = self._think(self._from_watches(key, raw))
+        seen = self._from_watches(key, raw)
+        thought = self._think(seen)
         if thought.plan.actions:
-            live = await self._from_cluster(key)
+            live = await self._from_cluster(key, seen, {action.kind for action in thought.plan.actions})
             if live is None:
                 return None
             thought = self._think(live)
@@ -133,16 +134,22 @@ class Reconciler:
             self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name),
         )
 
-    async def _from_cluster(self, key: Key) -> _Snapshot | None:
-        raw, deployment, supporting, (pods, _) = await asyncio.gather(
+    async def _from_cluster(self, key: Key, seen: _Snapshot, to_write: Collection[str]) -> _Snapshot | None:
+        """Read live whatever a decision rests on: the agent, its Deployment and pods, and each kind that is to be written.
+
+        The others stay as the watches saw them: should they have to be written after all, that write is bound to the
+        version that was seen, and is refused if it is not the live one.
+        """
+        supporting = [kind for kind in SUPPORTING_KINDS if kind in to_write]
+        raw, deployment, found, (pods, _) = await asyncio.gather(
             self._cluster.get(KIND, *key),
             self._cluster.get("Deployment", *key),
-            asyncio.gather(*(self._cluster.get(kind, *key) for kind in SUPPORTING_KINDS)),
+            asyncio.gather(*(self._cluster.get(kind, *key) for kind in supporting)),
             self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
         )
         if raw is None:
             return None
-        return _Snapshot(raw, deployment, dict(zip(SUPPORTING_KINDS, supporting, strict=True)), pods)
+        return _Snapshot(raw, deployment, {**seen.children, **dict(zip(supporting, found, strict=True))}, pods)
 
     def _think(self, snapshot: _Snapshot) -> _Thought:
         raw = snapshot.agent

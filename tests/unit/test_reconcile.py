@@ -90,7 +90,7 @@ async def test_what_a_write_was_answered_with_is_known_to_the_next_pass() -> Non
     await stage.one_pass()
     stage.cluster.requests.clear()
     await stage.one_pass()
-    assert [] == stage.writes
+    assert [] == stage.cluster.requests
 
 
 async def test_an_agent_that_is_deleted_between_look_and_read_is_left_alone() -> None:

@@ -25,7 +25,7 @@ from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedEr
 FIELD_MANAGER: Final = MANAGED_BY
 PAGE_SIZE: Final = 50
 """A page is held in memory as text and as objects at once: small ones keep the peak low."""
-MAX_CONNECTIONS: Final = 20
+MAX_CONNECTIONS: Final = 10
 
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"

@@ -53,7 +53,7 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
         reason,
         sentence,
         findings=_announcements(record, reason, sentence),
-        look_again_at=now + SILENCE if stopping else None,
+        look_again_at=now + SILENCE if stopping else _after_deadline(record, spec),
         silent=stopping,
     )
 
@@ -76,6 +76,11 @@ def under_way_or_at_rest(
             findings=(Finding(Reason.RESTARTING, Severity.NORMAL, sentence),),
         )
     return _at_rest(observed, record, spec)
+
+
+def _after_deadline(record: RolloutRecord, spec: MedplumAgentSpec) -> datetime:
+    """A look of our own, should the watch lose what the Deployment controller says at the deadline."""
+    return record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
 
 
 def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
@@ -111,8 +116,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     if found is not None:
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
-    # A look of our own at the deadline, should the watch lose what the Deployment controller says then.
-    look_again_at = record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
+    look_again_at = _after_deadline(record, spec)
     old_serves = any(pod in observed.serving_pods for pod in observed.earlier_pods)
     silent = (
         record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE
