@@ -54,14 +54,13 @@ class World:
 
     # The operator.
 
-    def start_operator(self, *arguments: str, wait: bool = True) -> OperatorProcess:
-        """Start one, with the rights of its ServiceAccount."""
-        kubeconfig = self.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
+    def start_operator(self, *arguments: str, kubeconfig: Path | None = None) -> OperatorProcess:
+        """Start one, with the rights of its ServiceAccount, and wait until it is ready."""
+        kubeconfig = kubeconfig or self.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
         log = self.folder / f"operator-{len(self.operators)}.log"
         operator = start_operator(kubeconfig, log, "--namespaces", self.namespace, *arguments)
         self.operators.append(operator)
-        if wait:
-            operator.wait_until_ready()
+        operator.wait_until_ready()
         return operator
 
     @property
