@@ -24,7 +24,7 @@ from medplum_agent_operator.core.model import Config, Key
 from medplum_agent_operator.errors import ClusterError, ConflictError, StartupError
 from medplum_agent_operator.reconcile import Reconciler
 from medplum_agent_operator.resync import Resync
-from medplum_agent_operator.settings import LogFormat, Settings
+from medplum_agent_operator.settings import Settings
 from medplum_agent_operator.telemetry import log, set_up_logging
 from medplum_agent_operator.workqueue import WorkQueue
 
@@ -192,7 +192,7 @@ def main() -> None:
         return
     try:
         settings = Settings.load(sys.argv[1:])
-        set_up_logging(as_json=settings.log_format is LogFormat.JSON, level=str(settings.log_level))
+        set_up_logging(as_json=settings.log_format == "json", level=settings.log_level)
         code = asyncio.run(_serve(settings))
     except StartupError as fault:
         sys.stderr.write(f"medplum-agent-operator cannot start.\n{fault}\n")

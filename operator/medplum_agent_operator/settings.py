@@ -6,8 +6,7 @@ Read by `__main__` only. A wrong setting ends the process with a sentence before
 import os
 import re
 from collections.abc import Mapping
-from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
@@ -17,22 +16,6 @@ from medplum_agent_operator.errors import StartupError
 ENV_PREFIX: Final = "MEDPLUM_AGENT_OPERATOR_"
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
-
-
-class LogFormat(StrEnum):
-    """How log lines are written."""
-
-    JSON = "json"
-    CONSOLE = "console"
-
-
-class LogLevel(StrEnum):
-    """The least severe log line that is written."""
-
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Settings(BaseSettings):
@@ -61,10 +44,12 @@ class Settings(BaseSettings):
         default=None,
         description="Image repository of agents whose spec.image.repository is not set, without a tag. Upstream publishes no image.",
     )
-    log_format: LogFormat = Field(
-        default=LogFormat.JSON, description="json (one object per line) or console (for people)."
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="json (one object per line) or console (for people)."
     )
-    log_level: LogLevel = Field(default=LogLevel.INFO, description="debug, info, warning or error.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error."
+    )
     health_host: str = Field(default="0.0.0.0", description="Address that /healthz and /readyz listen on.")  # noqa: S104 - the kubelet comes from outside
     health_port: int = Field(
         default=8080, ge=0, le=65535, description="Port of /healthz and /readyz; 0 takes a free one and logs it."

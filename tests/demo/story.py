@@ -214,7 +214,7 @@ CHAPTERS = (
     Chapter("Install 5.1.14", "One MedplumAgent is one identity and one running agent.", install),
     Chapter(
         "Upgrade to 5.1.15: a handoff",
-        "From 4.2.4 on, agents can run side by side: the new one starts first, and no message is turned away.",
+        "From 4.2.4 on, agents can run side by side: the new one starts first, and the old one stops when it has taken over.",
         hand_off,
     ),
     Chapter(
