@@ -1,6 +1,6 @@
 """Watches a namespace during a test and says afterwards whether I1 or I2 was ever broken.
 
-It knows nothing of the operator: it reads pods, Deployments and MedplumAgents from the API server's own watches, and it
+It knows nothing of the operator: it reads pods, ReplicaSets, Deployments and MedplumAgents from the API server's own watches, and it
 judges by what they say at each event, so no test has to remember to look.
 
 I1: no two agents of one MedplumAgent run at once if either is before 4.2.4.
@@ -59,6 +59,7 @@ class Recorder:
     _active: dict[str, str] = field(default_factory=dict)
     _applied: dict[str, str] = field(default_factory=dict)
     _approvals: dict[str, set[str]] = field(default_factory=dict)
+    _replicas: dict[str, int] = field(default_factory=dict)
     _policies: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -78,6 +79,8 @@ class Recorder:
                     self._see_pod(event["type"], raw)
                 case "Deployment":
                     self._see_deployment(event["type"], raw)
+                case "ReplicaSet":
+                    self._see_replica_set(raw)
                 case "MedplumAgent":
                     self._see_agent(raw)
 
@@ -105,6 +108,25 @@ class Recorder:
         if len(running) > 1 and any(release(version) < ZERO_DOWNTIME for version in running.values()):
             self.violations.append(f"I1: {labels[AGENT]}: {sorted(running.values())} ran at the same time")
 
+    def _may_not_go_down(self, name: str, version: str) -> bool:
+        active = self._active.get(name)
+        if active is None or release(version) >= release(active):
+            return False
+        free = self._policies.get(name) == "BelowZeroDowntime" and release(version) >= ZERO_DOWNTIME
+        return not free and version not in self._approvals.get(name, set())
+
+    def _see_replica_set(self, raw: dict[str, Any]) -> None:
+        """Whoever scales an older ReplicaSet up goes down too, whatever the Deployment says."""
+        labels = raw["spec"]["template"]["metadata"].get("labels") or {}
+        if AGENT not in labels:
+            return
+        uid, wanted = raw["metadata"]["uid"], raw["spec"]["replicas"]
+        if wanted > self._replicas.get(uid, 0) and self._may_not_go_down(labels[AGENT], labels[VERSION]):
+            self.violations.append(
+                f"I2: {labels[AGENT]}: a ReplicaSet of {labels[VERSION]} was scaled up without an approval"
+            )
+        self._replicas[uid] = wanted
+
     def _see_deployment(self, kind: str, raw: dict[str, Any]) -> None:
         metadata, template = raw["metadata"], raw["spec"]["template"]["metadata"].get("labels") or {}
         name = metadata["name"]
@@ -112,10 +134,8 @@ class Recorder:
             return
         version, before = template[VERSION], self._applied.get(name)
         active = self._active.get(name)
-        if before != version and active is not None and release(version) < release(active):
-            free = self._policies.get(name) == "BelowZeroDowntime" and release(version) >= ZERO_DOWNTIME
-            if not free and version not in self._approvals.get(name, set()):
-                self.violations.append(f"I2: {name}: went from {active} to {version} without an approval")
+        if before != version and self._may_not_go_down(name, version):
+            self.violations.append(f"I2: {name}: the Deployment went from {active} to {version} without an approval")
         self._applied[name] = version
         status = raw.get("status") or {}
         counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")]
@@ -128,7 +148,7 @@ def recording(cluster: Cluster, namespace: str) -> Iterator[Recorder]:
     """Watch a namespace until the end of the block; by then everything that the API server sent has been judged."""
     recorder = Recorder()
     watches = []
-    for kind in ("pods", "deployments.apps", "medplumagents.agents.medplum.com"):
+    for kind in ("pods", "replicasets.apps", "deployments.apps", "medplumagents.agents.medplum.com"):
         process = subprocess.Popen(
             [
                 str(cluster.kubectl_program),

@@ -36,6 +36,13 @@ def agent(*, approval: str | None = None, policy: str = "Always") -> dict[str, A
     return {"type": "MODIFIED", "object": {"kind": "MedplumAgent", "metadata": metadata, "spec": spec}}
 
 
+def replica_set(version: str, replicas: int) -> dict[str, Any]:
+    """A watch event about a ReplicaSet of the agent."""
+    template = {"metadata": {"labels": {AGENT: "front-desk", VERSION: version}}}
+    raw = {"kind": "ReplicaSet", "metadata": {"uid": version}, "spec": {"replicas": replicas, "template": template}}
+    return {"type": "MODIFIED", "object": raw}
+
+
 DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)]
 
 
@@ -53,6 +60,8 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         ([agent(policy="BelowZeroDowntime"), *DOWN], 1),
         ([agent(policy="BelowZeroDowntime"), DOWN[0], deployment("5.1.14", complete=False)], 0),
         ([agent(), deployment("5.1.15", complete=False), deployment("4.2.3", complete=False)], 0),
+        ([agent(), replica_set("4.2.3", 0), DOWN[0], replica_set("4.2.3", 1)], 1),
+        ([agent(), replica_set("5.1.14", 1), DOWN[0], replica_set("5.1.14", 0)], 0),
     ],
     ids=[
         "two new agents may meet",
@@ -66,6 +75,8 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         "the policy frees small steps only",
         "a small step under that policy",
         "what never became active is no baseline",
+        "an older ReplicaSet is scaled up",
+        "an older ReplicaSet is scaled down",
     ],
 )
 def test_recorder_cries_where_an_invariant_is_broken(events: list[dict[str, Any]], violations: int) -> None:
