@@ -6,6 +6,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# What the installers keep for themselves goes into the one cache folder too, and so does a Python that uv may bring.
+CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/medplum-agent-operator
+export PIP_CACHE_DIR         := $(CACHE)/pip
+export UV_CACHE_DIR          := $(CACHE)/uv
+export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format crds lock cluster bench clean
 
@@ -59,4 +65,4 @@ bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench
 clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "The cluster tools stay in $${XDG_CACHE_HOME:-$$HOME/.cache}/medplum-agent-operator; remove that folder to build them again."
+	@echo "The cluster tools stay in $(CACHE); remove that folder to build them again."

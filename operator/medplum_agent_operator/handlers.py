@@ -85,7 +85,7 @@ def configure(
     settings.networking.request_timeout = request_timeout_seconds
     settings.networking.connect_timeout = 5.0
     settings.watching.server_timeout = 600
-    settings.watching.chunk_size = 50
+    settings.watching.chunk_size = 25
     settings.process.ultimate_exiting_timeout = 25.0
     for kind, where in WATCHED.items():
         if kind != KIND:

@@ -36,7 +36,7 @@ class Options:
 
     agents: int = 100
     changes: int = 30
-    spacing: float = 0.5
+    spacing: float = 3.0
     seconds: float = 60.0
     out: Path = OUT
 

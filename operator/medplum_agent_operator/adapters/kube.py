@@ -23,7 +23,7 @@ from medplum_agent_operator.api.annotations import MANAGED_BY
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
 
 FIELD_MANAGER: Final = MANAGED_BY
-PAGE_SIZE: Final = 50
+PAGE_SIZE: Final = 25
 """A page is held in memory as text and as objects at once: small ones keep the peak low."""
 MAX_CONNECTIONS: Final = 10
 
