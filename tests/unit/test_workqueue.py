@@ -115,6 +115,7 @@ async def test_different_keys_are_worked_on_side_by_side() -> None:
         queue.add(A)
         queue.add(B)
         await until(lambda: {A, B} == set(work.begun))
+        assert 2 == len(work.begun)
 
 
 async def test_no_more_are_worked_on_at_once_than_there_are_workers() -> None:

@@ -4,7 +4,6 @@ Called by `plan`. Pure: what is rendered here is exactly what is applied, under 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
@@ -18,20 +17,6 @@ from medplum_agent_operator.core.workload import RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Desired:
-    """The children as they should be, in the order in which they are applied: what a pod needs comes before the pod."""
-
-    service_account: Mapping[str, Any]
-    service: Mapping[str, Any]
-    budget: Mapping[str, Any]
-    deployment: Mapping[str, Any]
-
-    def supporting(self) -> tuple[Mapping[str, Any], ...]:
-        """All but the Deployment."""
-        return (self.service_account, self.service, self.budget)
 
 
 def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) -> dict[str, Any]:
