@@ -1,19 +1,27 @@
-"""A cluster to look at: `python -m tests.cluster` runs one until Ctrl-C."""
+"""A cluster to look at: `python -m tests.cluster` runs one until Ctrl-C, with `--nodes N` one with real nodes."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
+from pathlib import Path
 
 from tests.cluster import ClusterStartError, local_cluster
 from tests.cluster.progress import say
+from tests.cluster.real import cluster_with_nodes
 from tests.cluster.toolchain import ToolchainError
 
 
 def main() -> int:
     """Start a cluster, say how to use it, wait, and remove it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=0, help="real nodes; 0 (the default) simulates two")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="an OCI archive for the real nodes")
+    options = parser.parse_args()
+    kind = cluster_with_nodes(options.nodes, images=options.image) if options.nodes else local_cluster()
     try:
-        with local_cluster() as cluster:
+        with kind as cluster:
             sys.stdout.write(f"export KUBECONFIG={cluster.kubeconfig}\n")
             sys.stdout.flush()
             say(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.cluster.node import Machine
+
 T = TypeVar("T")
 
 KUBECTL_SECONDS = 120
@@ -41,6 +43,8 @@ class Cluster:
     """None where the cluster is not ours."""
     simulated: bool
     """Whether pods are played by the stages, so that `simulate` has an effect."""
+    machines: tuple[Machine, ...] = ()
+    """The real nodes that the tests started and can look into; none where nodes are simulated or not ours."""
 
     def kubectl(
         self,

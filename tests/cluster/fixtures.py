@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster.local import EXISTING, local_cluster
 from tests.cluster.toolchain import ensure_tools
+from tests.cluster.toolchain.programs import CONTROL_PLANE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         # The first build takes minutes, and pytest would hide its progress until the end.
         capture = request.config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled() if capture else nullcontext():
-            ensure_tools()
+            ensure_tools(CONTROL_PLANE)
     with local_cluster() as running:
         yield running
 

@@ -62,6 +62,12 @@ class ControlPlane:
     stages: Path
     flags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """More flags by component; they win over those above."""
+    within: tuple[str, ...] = ()
+    """A command that runs what follows it in another network namespace; nothing where it is this machine's own."""
+    address: str | None = None
+    """A further address under which the API server shall be reached; it listens on all where there is one."""
+    further_names: tuple[str, ...] = ()
+    """More addresses for its certificate."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -72,6 +78,11 @@ class ControlPlane:
     def audit_log(self) -> Path:
         """The API server's audit log, one JSON object a line."""
         return self.workdir / "logs" / "audit.log"
+
+    @property
+    def keys(self) -> Path:
+        """The folder of the cluster's certificates and keys."""
+        return self.workdir / "pki"
 
     @property
     def workdir(self) -> Path:
@@ -124,7 +135,7 @@ class ControlPlane:
             processes.end_all(self.workdir)
 
     def _kwokctl(self, *arguments: str) -> list[str]:
-        return [str(self.tools["kwokctl"]), *arguments, "--name", self.name]
+        return [*self.within, str(self.tools["kwokctl"]), *arguments, "--name", self.name]
 
     def _environment(self) -> dict[str, str]:
         own = {
@@ -160,6 +171,7 @@ class ControlPlane:
                 "kubectlBinary": str(self.tools["kubectl"]),
                 "kwokControllerBinary": str(self.tools["kwok"]),
                 **self.ports,
+                **({"kubeApiserverCertSANs": [self.address, *self.further_names]} if self.address else {}),
             },
             "componentsPatches": [
                 {"name": name, "extraArgs": [{"key": key, "value": value} for key, value in some.items()]}

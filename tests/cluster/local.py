@@ -10,16 +10,18 @@ import tempfile
 import threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from tests.cluster import processes
 from tests.cluster.cluster import Cluster, wait_for
 from tests.cluster.errors import ClusterStartError
-from tests.cluster.kwok import CLUSTERS, HERE, PORTS, ControlPlane
+from tests.cluster.kwok import HERE, PORTS, ControlPlane
 from tests.cluster.locks import make_lockable, try_lock
+from tests.cluster.node import cgroups, wire
 from tests.cluster.ports import reserve_ports
 from tests.cluster.progress import say
 from tests.cluster.toolchain import cache_folder, ensure_tools
+from tests.cluster.toolchain.programs import CONTROL_PLANE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,18 +51,16 @@ def local_cluster(*, stages: Path = STAGES, flags: Mapping[str, Mapping[str, str
         if existing := os.environ.get(EXISTING):
             yield _existing_cluster(Path(existing), stack)
             return
-        tools = ensure_tools()
-        _remove_abandoned()
-        stack.enter_context(_terminated_like_interrupted())
-        folder, lock = _own_folder()
-        stack.enter_context(lock)
+        tools = ensure_tools(CONTROL_PLANE)
+        stack.enter_context(interruptible())
+        folder = stack.enter_context(cluster_folder())
         ports = reserve_ports(PORTS, locks=cache_folder() / "ports", until=stack)
         plane = ControlPlane(f"e2e-{secrets.token_hex(4)}", folder, tools, ports, stages, flags or {})
         try:
             yield _start(plane)
         finally:
-            with _uninterrupted():
-                _tear_down(plane)
+            with uninterrupted():
+                plane.delete()
 
 
 def _start(plane: ControlPlane) -> Cluster:
@@ -104,22 +104,22 @@ def _existing_cluster(kubeconfig: Path, stack: ExitStack) -> Cluster:
     return Cluster("existing", folder, cluster.kubeconfig, program, server, None, simulated=False)
 
 
-def _own_folder() -> tuple[Path, IO[str]]:
-    """Make the cluster's folder, held by a lock that ends with this process."""
+@contextmanager
+def cluster_folder() -> Iterator[Path]:
+    """A folder for one cluster, held by a lock that ends with this process; what killed runs left is removed first."""
+    _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     lock = try_lock(make_lockable(folder / f"{OWNER}.new"))
     if lock is None:
         raise RuntimeError(f"{folder} belongs to somebody else")
-    # Only now does the sweep of another process take notice of the folder.
-    (folder / f"{OWNER}.new").rename(folder / OWNER)
-    return folder, lock
-
-
-def _tear_down(plane: ControlPlane) -> None:
-    try:
-        plane.delete()
-    finally:
-        shutil.rmtree(plane.folder, ignore_errors=True)
+    with lock:
+        # Only now does the sweep of another process take notice of the folder.
+        (folder / f"{OWNER}.new").rename(folder / OWNER)
+        try:
+            yield folder
+        finally:
+            with uninterrupted():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_abandoned() -> None:
@@ -133,13 +133,19 @@ def _remove_abandoned() -> None:
             continue
         with lock:
             say(f"Removing a cluster that a killed run left in {owner.parent} …")
-            for workdir in (owner.parent / CLUSTERS).glob("*"):
-                processes.end_all(workdir)
+            remove_rest(owner.parent)
             shutil.rmtree(owner.parent, ignore_errors=True)
 
 
+def remove_rest(folder: Path) -> None:
+    """End the processes that a cluster left, its interface and its cgroups; namespaces and mounts go with the processes."""
+    processes.end_below(folder)
+    wire.cut(folder)
+    cgroups.remove(folder.name)
+
+
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does: every block ends in good order, and pytest stops."""
     if (
         threading.current_thread() is not threading.main_thread()
@@ -155,7 +161,7 @@ def _terminated_like_interrupted() -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Let no second Ctrl-C cut a teardown short; it takes about a second."""
     if threading.current_thread() is not threading.main_thread():
         yield

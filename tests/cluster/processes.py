@@ -11,7 +11,10 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 GRACE_SECONDS: Final = 10.0
 PROC: Final = Path("/proc")
@@ -32,10 +35,24 @@ def running(workdir: Path) -> dict[int, str]:
     return {pid: command for pid, command in _all_commands().items() if command.startswith(f"{workdir}/bin/")}
 
 
+def below(folder: Path) -> dict[int, str]:
+    """Return the command line of each live process whose program stands anywhere below that folder, by pid."""
+    return {pid: command for pid, command in _all_commands().items() if command.startswith(f"{folder}/")}
+
+
 def end_all(workdir: Path) -> None:
     """Kill what runs there and return once all have ended. Nothing is worth saving, so nobody gets a polite signal."""
+    _end(lambda: running(workdir))
+
+
+def end_below(folder: Path) -> None:
+    """The same for all programs below a folder."""
+    _end(lambda: below(folder))
+
+
+def _end(find: Callable[[], dict[int, str]]) -> None:
     deadline = time.monotonic() + GRACE_SECONDS
-    while left := running(workdir):
+    while left := find():
         if time.monotonic() > deadline:
             raise TimeoutError(f"did not end within {GRACE_SECONDS:.0f} s: {left}")
         for pid in left:

@@ -28,7 +28,12 @@ class Program:
     package: str
     seconds: float
     """A cold build on two cores, after the programs before it in the list (they share much)."""
+    node: bool = False
+    """Whether only a real node needs it."""
 
+
+_CONTAINERD: Final = "github.com/containerd/containerd/v2/cmd"
+_CNI: Final = "github.com/containernetworking/plugins/plugins"
 
 PROGRAMS: Final = (
     Program("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 241),
@@ -38,7 +43,18 @@ PROGRAMS: Final = (
     Program("etcd", "etcd", "go.etcd.io/etcd/server/v3", 5),
     Program("kwok", "kwok", "sigs.k8s.io/kwok/cmd/kwok", 61),
     Program("kwokctl", "kwok", "sigs.k8s.io/kwok/cmd/kwokctl", 9),
+    Program("kubelet", "kubernetes", "k8s.io/kubernetes/cmd/kubelet", 21, node=True),
+    Program("kube-proxy", "kubernetes", "k8s.io/kubernetes/cmd/kube-proxy", 9, node=True),
+    Program("containerd", "containerd", f"{_CONTAINERD}/containerd", 45, node=True),
+    Program("containerd-shim-runc-v2", "containerd", f"{_CONTAINERD}/containerd-shim-runc-v2", 3, node=True),
+    Program("ctr", "containerd", f"{_CONTAINERD}/ctr", 4, node=True),
+    Program("bridge", "cni", f"{_CNI}/main/bridge", 6, node=True),
+    Program("loopback", "cni", f"{_CNI}/main/loopback", 1, node=True),
+    Program("host-local", "cni", f"{_CNI}/ipam/host-local", 1, node=True),
+    Program("portmap", "cni", f"{_CNI}/meta/portmap", 1, node=True),
 )
+CONTROL_PLANE: Final = tuple(program.name for program in PROGRAMS if not program.node)
+"""What a control plane with simulated nodes takes."""
 
 
 def pinned_version(module: str) -> str:
@@ -73,6 +89,10 @@ def link_flags(module: str) -> str:
                 flags += [f"-X {package}.{key}={value}" for key, value in stamps.items()]
         case "kwok":
             flags.append(f"-X sigs.k8s.io/kwok/pkg/consts.Version={version.removeprefix('v')}")
+        case "containerd":
+            flags.append(f"-X github.com/containerd/containerd/v2/version.Version={version}")
+        case "cni":
+            flags.append(f"-X github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion={version}")
         case _:
             pass  # etcd carries its version in its source
     return " ".join(flags)
