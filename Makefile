@@ -40,8 +40,9 @@ cluster-tools: $(STAMP)
 demo: $(STAMP) ## Install, hand off, refuse, force, delete: the whole story on a local cluster
 	@$(BIN)/python -m tests.demo
 
-test: $(STAMP) cluster-tools ## Every test, the ones on a local cluster included; two at a time
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/node
+	@$(BIN)/python -m pytest tests/node
 
 lint: $(STAMP) ## ruff, mypy --strict, the import contract
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/lint-imports --no-logo

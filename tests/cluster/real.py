@@ -7,8 +7,11 @@ Everything is reached over one veth pair of this machine; nothing listens on the
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.cluster.cluster import Cluster, wait_for
@@ -17,29 +20,31 @@ from tests.cluster.kwok import PORTS, ControlPlane
 from tests.cluster.local import STAGES, cluster_folder, interruptible, remove_rest, uninterrupted
 from tests.cluster.node import cgroups, wire
 from tests.cluster.node.addresses import reserve_addresses
-from tests.cluster.node.machine import Machine
+from tests.cluster.node.machine import REGISTRY_PORT, Machine
+from tests.cluster.node.namespaces import link_program
 from tests.cluster.node.needs import missing
 from tests.cluster.toolchain import cache_folder, ensure_tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from tests.cluster.node.addresses import Addresses
     from tests.cluster.node.namespaces import Namespaces
     from tests.cluster.toolchain import Tools
 
+REGISTRY: Final = Path(__file__).parent / "node" / "registry.py"
 FIRST_PORT: Final = 6443
 NODE_SECONDS: Final = 60
 
 
 @contextmanager
-def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = ()) -> Iterator[Cluster]:
+def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = (), layer_seconds: float = 0.0) -> Iterator[Cluster]:
     """Run a cluster with real nodes for the block, and leave no namespace, mount, cgroup, process or file behind.
 
-    `images` are OCI archives that every node gets before it takes pods; the first must hold the pause image. Raises
-    ClusterStartError, naming the component, where something does not come up, and also where the machine cannot do it.
-    Teardown and what a killed run leaves: as for `local_cluster`.
+    `images` are OCI archives. Every node gets them before it takes pods (one must hold the pause image), and a registry
+    of the run serves them, holding each blob back for `layer_seconds`, for nodes from which an image was removed again.
+    Raises ClusterStartError, naming the component, where something does not come up, and also where the machine cannot
+    do it. Teardown and what a killed run leaves: as for `local_cluster`.
     """
     fault = missing()
     if fault:
@@ -51,7 +56,7 @@ def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = ()) -> Iterat
         addresses = reserve_addresses(locks=cache_folder() / "networks", until=stack)
         run = _Run(folder, addresses, tools, nodes)
         try:
-            yield run.start(images)
+            yield run.start(images, layer_seconds)
         finally:
             with uninterrupted():
                 run.end()
@@ -65,6 +70,7 @@ class _Run:
         self.addresses = addresses
         self.tools = tools
         self.wire: Namespaces | None = None
+        self.registry: subprocess.Popen[bytes] | None = None
         self.plane: ControlPlane | None = None
         self.machines = [
             Machine(
@@ -78,9 +84,10 @@ class _Run:
             for number in range(1, nodes + 1)
         ]
 
-    def start(self, images: Sequence[Path]) -> Cluster:
+    def start(self, images: Sequence[Path], layer_seconds: float) -> Cluster:
         """Start everything; the caller calls `end`, also where this fails."""
         self.wire = wire.lay(self.folder, self.addresses)
+        self._start_registry(self.wire, images, layer_seconds)
         self.plane = _control_plane(self.folder, self.tools, self.addresses, self.wire)
         self.plane.create()
         cluster = self._cluster(self.plane)
@@ -100,6 +107,18 @@ class _Run:
             machine.start_kubelet(cluster.kubeconfig, self.plane.keys / "ca.crt")
         self._wait_for_nodes(cluster)
         return cluster
+
+    def _start_registry(self, space: Namespaces, images: Sequence[Path], layer_seconds: float) -> None:
+        python = link_program(self.folder / "bin", "python", Path(sys.executable))
+        command = [str(python), "-I", str(REGISTRY), self.addresses.control_plane, str(REGISTRY_PORT)]
+        with (self.folder / "registry.log").open("ab") as log:
+            self.registry = subprocess.Popen(
+                space.command(*command, str(layer_seconds), *map(str, images)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def _cluster(self, plane: ControlPlane) -> Cluster:
         server = f"https://{self.addresses.control_plane}:{plane.ports['kubeApiserverPort']}"
@@ -140,6 +159,9 @@ class _Run:
         """End everything that was started, however far it got."""
         for machine in self.machines:
             machine.end()
+        if self.registry is not None:
+            self.registry.kill()
+            self.registry.wait()
         if self.plane is not None:
             self.plane.delete()
         if self.wire is not None:

@@ -30,6 +30,7 @@ PLUGINS: Final = ("bridge", "loopback", "host-local", "portmap")
 SYSTEM_PROGRAMS: Final = ("runc",)
 PRIVATE: Final = ("/run", "/var/lib", "/var/log", "/opt")
 """Folders in which the programs have their built-in places; a node sees its own."""
+REGISTRY_PORT: Final = 5000
 START_SECONDS: Final = 30.0
 LOG_LINES: Final = 30
 
@@ -89,6 +90,9 @@ class Machine:
         for name in PLUGINS:
             link_program(self.folder / "cni", name, self.tools[name])
         self._write("containerd.toml", settings.containerd(self.folder))
+        (self.folder / "registries" / settings.REGISTRY).mkdir(parents=True)
+        hosts = settings.registry_hosts(f"http://{self.addresses.control_plane}:{REGISTRY_PORT}")
+        self._write(f"registries/{settings.REGISTRY}/hosts.toml", hosts)
         (self.folder / "net.d").mkdir()
         self._write("net.d/10-pods.conflist", json.dumps(settings.pod_network(self.addresses.pods(self.number))))
         self._start("containerd", "--config", str(self.folder / "containerd.toml"))
@@ -138,8 +142,12 @@ class Machine:
         self.ctr("images", "import", "--local", str(archive))
 
     def remove_image(self, reference: str) -> None:
-        """Forget an image, content included."""
-        self.ctr("images", "rm", "--sync", reference)
+        """Forget an image, and the content that no other image has, so that the next pod has to pull it."""
+        rows = [line.split() for line in self.ctr("images", "ls").splitlines()[1:]]
+        digests = {row[2] for row in rows if row[0] == reference}
+        names = [row[0] for row in rows if row[2] in digests]
+        if names:
+            self.ctr("images", "rm", "--sync", *names)
 
     def kill(self, name: str) -> None:
         """SIGKILL one of the node's programs, as a failing machine would."""

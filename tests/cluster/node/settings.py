@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAUSE_IMAGE: Final = "registry.test/pause:1"
+REGISTRY: Final = "registry.test"
+PAUSE_IMAGE: Final = f"{REGISTRY}/pause:1"
 
 
 def containerd(folder: Path) -> str:
@@ -18,6 +19,9 @@ disabled_plugins = ["io.containerd.nri.v1.nri", "io.containerd.tracing.processor
 
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{PAUSE_IMAGE}"
+
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{folder}/registries"
 
 [plugins."io.containerd.cri.v1.runtime"]
 # The harness itself may not be allowed to be as dear to the kernel as a kubelet wants its pods to be.
@@ -33,6 +37,16 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
 BinaryName = "{folder}/bin/runc"
 SystemdCgroup = false
+"""
+
+
+def registry_hosts(address: str) -> str:
+    """Where the images of `registry.test` are: at the run's own registry, without TLS."""
+    return f"""\
+server = "{address}"
+
+[host."{address}"]
+capabilities = ["pull", "resolve"]
 """
 
 

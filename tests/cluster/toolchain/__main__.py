@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 
+from tests.cluster.node import missing
 from tests.cluster.progress import say
 from tests.cluster.toolchain import ToolchainError, ensure_tools
-from tests.cluster.toolchain.programs import PROGRAMS
+from tests.cluster.toolchain.programs import CONTROL_PLANE, PROGRAMS
 
 
 def main(names: list[str]) -> int:
-    """Build all programs or the named ones."""
+    """Build the named programs; without names all that this machine can use."""
     unknown = set(names) - {program.name for program in PROGRAMS}
     if unknown:
         say(f"No such program: {', '.join(sorted(unknown))}. There are: {', '.join(p.name for p in PROGRAMS)}.")
         return 2
     try:
-        tools = ensure_tools(names or None)
+        tools = ensure_tools(names or (None if missing() is None else CONTROL_PLANE))
     except ToolchainError as error:
         say(str(error))
         return 1
