@@ -1,0 +1,104 @@
+"""Fixtures of the tests on real nodes: the cluster, the operator in it, and a clinic that is judged after each test."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from tests.behaviour.recorder import recording
+from tests.cluster.images import Image, image
+from tests.cluster.local import EXISTING, local_cluster
+from tests.cluster.node import missing
+from tests.cluster.real import cluster_with_nodes
+from tests.cluster.toolchain import ensure_tools
+from tests.node.clinic import REPOSITORY, Clinic
+from tests.node.lives import LifeRecorder
+from tests.node.operator_pod import install_operator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster import Cluster
+
+REQUIRED: Final = "E2E_REQUIRE_NODES"
+"""Set by CI: then a machine that cannot run real nodes fails the tests instead of skipping them."""
+IMAGES: Final = ("pause", "operator", "agent", "medplum-server", "traffic")
+
+
+def without_nodes(reason: str) -> None:
+    """Skip, with the reason in the summary; fail where real nodes are required."""
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"{REQUIRED} is set, but {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def real_nodes(request: pytest.FixtureRequest) -> None:
+    """Tests that start real nodes themselves."""
+    if EXISTING in os.environ:
+        pytest.skip(f"{EXISTING} names a cluster that the tests did not start")
+    reason = missing()
+    if reason is not None:
+        without_nodes(reason)
+    _built(request, ("pause",))
+
+
+@pytest.fixture(scope="session")
+def pause(real_nodes: None) -> Image:  # noqa: ARG001 - what makes it possible
+    """The image that every node needs."""
+    return image("pause")
+
+
+@pytest.fixture(scope="session")
+def node_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """Two real nodes with every image, or the cluster that E2E_KUBECONFIG names, which must have been given the images."""
+    with ExitStack() as stack:
+        if EXISTING in os.environ:
+            cluster = stack.enter_context(local_cluster())
+        else:
+            reason = missing()
+            if reason is not None:
+                without_nodes(reason)
+            archives = _built(request, IMAGES)
+            cluster = stack.enter_context(cluster_with_nodes(2, images=archives))
+        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
+        yield cluster
+
+
+def _built(request: pytest.FixtureRequest, names: tuple[str, ...]) -> list[Path]:
+    """Build what is missing, and let its progress be seen: pytest would hide it until the end."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else nullcontext():
+        ensure_tools()
+        return [image(name).archive for name in names]
+
+
+@pytest.fixture(scope="session")
+def lives(node_cluster: Cluster) -> Iterator[LifeRecorder | None]:
+    """What the container runtime tells, from the first test to the last; None on a cluster that is not ours."""
+    if not node_cluster.machines:
+        yield None
+        return
+    recorder = LifeRecorder(node_cluster.machines)
+    recorder.start()
+    try:
+        yield recorder
+    finally:
+        recorder.stop()
+
+
+@pytest.fixture
+def clinic(node_cluster: Cluster, lives: LifeRecorder | None, tmp_path: Path) -> Iterator[Clinic]:
+    """A namespace under Pod Security *restricted*. Two recorders watch it: the API's, and the container runtime's."""
+    with node_cluster.namespace("clinic") as namespace, recording(node_cluster, namespace) as recorder:
+        node_cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+        clinic = Clinic(node_cluster, namespace, tmp_path, recorder, lives_recorder=lives)
+        yield clinic
+        clinic.judge()
+    assert recorder.violations == []
+    assert recorder.events
+    assert "a pass failed by a bug" not in clinic.log
