@@ -10,10 +10,10 @@ from medplum_agent_operator.core.version import AgentVersion, version_of
 
 AGENT_CONTAINER: Final = "agent"
 """The container that runs the agent itself."""
-CONFIGURE_CONTAINER: Final = "configure"
-"""The init container that writes agent.properties."""
 READY_PREFIX: Final = "ready-"
-"""Sidecars of this prefix carry the readiness probe of the channel whose name follows."""
+"""Containers of this prefix carry the readiness probe of the channel whose name follows."""
+REFUSED_CREDENTIALS: Final = 64
+"""Exit code of the agent's start script when agent.properties cannot carry the credentials; it leaves a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Container:
     """One container's state in a pod.
 
     Attributes:
+        running: it runs right now, whatever became of it before.
         waiting: why it is not running (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty where it runs or has ended.
         message: what the kubelet says to that.
         exit_code: the exit code of its latest end, if it ended at all.
@@ -30,6 +31,7 @@ class Container:
     name: str
     ready: bool = False
     restarts: int = 0
+    running: bool = False
     waiting: str = ""
     message: str = ""
     exit_code: int | None = None
@@ -45,6 +47,7 @@ class Container:
             name=raw.get("name", ""),
             ready=bool(raw.get("ready")),
             restarts=int(raw.get("restartCount", 0)),
+            running=state.get("running") is not None,
             waiting=waiting.get("reason", ""),
             message=waiting.get("message", ""),
             exit_code=ended.get("exitCode"),
@@ -103,6 +106,6 @@ class Pod:
         )
 
     def all_containers(self) -> Iterator[Container]:
-        """Every container, in the order in which they start."""
+        """Every container, in the order in which they start. Init containers are not ours: an admission webhook put them there."""
         yield from self.init_containers
         yield from self.containers
