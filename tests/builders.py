@@ -130,13 +130,15 @@ def pod(
         name: its name.
         template_hash: fingerprint of its template; None for none.
         phase: its phase.
-        fields: `ready_since`, `terminating`, `unschedulable` (the scheduler's words), `image`, `containers` and `init_containers`
+        fields: `ready_since`, `unready_since`, `ended_at` (of the agent's container), `created`, `terminating`, `unschedulable` (the scheduler's words), `image`, `containers` and `init_containers`
             (statuses).
     """
     ready_since = fields.get("ready_since")
     conditions = [{"type": "Ready", "status": "True" if ready_since else "False"}]
     if ready_since:
         conditions[0]["lastTransitionTime"] = stamp(ready_since)
+    elif fields.get("unready_since"):
+        conditions[0]["lastTransitionTime"] = stamp(fields["unready_since"])
     if fields.get("unschedulable"):
         conditions.append(
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": fields["unschedulable"]}
@@ -158,6 +160,11 @@ def pod(
             "initContainerStatuses": fields.get("init_containers", []),
         },
     }
+    if fields.get("ended_at"):
+        ended = {"terminated": {"exitCode": 0, "finishedAt": stamp(fields["ended_at"])}}
+        raw["status"]["containerStatuses"] = [container_status("agent", state=ended)]
+    if fields.get("created"):
+        raw["metadata"]["creationTimestamp"] = stamp(fields["created"])
     if fields.get("terminating"):
         raw["metadata"]["deletionTimestamp"] = stamp(NOW)
     return raw

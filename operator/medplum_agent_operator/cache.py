@@ -3,10 +3,15 @@
 It answers "is there anything to do?" without a request. What is then done is decided anew on what is read live, so a stale
 entry costs a look, never a wrong write. Kopf does not tell of objects that were deleted while a watch was broken
 (no DELETED after a re-list): the resync replaces everything of a kind by a LIST, and so finds them.
+
+A pod that was deleted after its containers had ended stays as what it was, an ended pod, until the next LIST. Its last words
+come with DELETED; when its agent ended is told in `status`, and the pass that reads it may come after the deletion.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from medplum_agent_operator.core.pods import ENDED
 
 _NOISE = ("managedFields",)
 
@@ -34,7 +39,10 @@ class Cache:
         known = self.get(kind, *_name(raw))
         if known is None or known["metadata"].get("uid") != raw["metadata"].get("uid"):
             return False
-        del self._objects[kind][_name(raw)]
+        if kind == "Pod" and (raw.get("status") or {}).get("phase") in ENDED:
+            self.put(kind, raw)
+        else:
+            del self._objects[kind][_name(raw)]
         return True
 
     def replace(self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str) -> list[Object]:
@@ -56,7 +64,7 @@ class Cache:
             if name not in fresh and namespace in {None, name[0]} and _number(as_of) >= _age(raw)
         ]
         for raw in gone:
-            self.drop(kind, raw)
+            del self._objects[kind][_name(raw)]
         for raw in fresh.values():
             self.put(kind, raw)
         return gone

@@ -14,6 +14,7 @@ import subprocess
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from packaging.version import Version
@@ -54,6 +55,10 @@ class Recorder:
 
     violations: list[str] = field(default_factory=list)
     most_running: dict[str, int] = field(default_factory=dict)
+    served_from: dict[str, datetime] = field(default_factory=dict)
+    """When each pod was first seen to serve, by uid: ready, and its agent running."""
+    served_until: dict[str, datetime] = field(default_factory=dict)
+    """When each pod was first seen not to serve any more."""
     events: int = 0
     _running: dict[str, dict[str, str]] = field(default_factory=dict)
     _active: dict[str, str] = field(default_factory=dict)
@@ -95,18 +100,29 @@ class Recorder:
         labels = raw["metadata"].get("labels") or {}
         if AGENT not in labels:
             return
-        statuses = (raw.get("status") or {}).get("containerStatuses") or ()
-        agent: dict[str, Any] = next((status for status in statuses if status["name"] == "agent"), {})
+        status = raw.get("status") or {}
+        statuses = status.get("containerStatuses") or ()
+        agent: dict[str, Any] = next((one for one in statuses if one["name"] == "agent"), {})
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+        self._see_service(raw["metadata"]["uid"], serves=ready and "running" in agent.get("state", {}))
         running = self._running.setdefault(labels[AGENT], {})
         # Started and not yet exited: a crash-looping container counts too, it may start again at any moment.
         started = "running" in agent.get("state", {}) or agent.get("restartCount", 0) > 0
-        if kind == "DELETED" or not started:
+        ended = status.get("phase") in {"Succeeded", "Failed"}
+        if kind == "DELETED" or ended or not started:
             running.pop(raw["metadata"]["uid"], None)
             return
         running[raw["metadata"]["uid"]] = labels[VERSION]
         self.most_running[labels[AGENT]] = max(self.most_running.get(labels[AGENT], 0), len(running))
         if len(running) > 1 and any(release(version) < ZERO_DOWNTIME for version in running.values()):
             self.violations.append(f"I1: {labels[AGENT]}: {sorted(running.values())} ran at the same time")
+
+    def _see_service(self, uid: str, *, serves: bool) -> None:
+        now = datetime.now(UTC)
+        if serves:
+            self.served_from.setdefault(uid, now)
+        elif uid in self.served_from:
+            self.served_until.setdefault(uid, now)
 
     def _may_not_go_down(self, name: str, version: str) -> bool:
         active = self._active.get(name)

@@ -33,7 +33,8 @@ def test_readiness_is_a_connection_to_every_port_and_there_is_no_liveness_probe(
     """Each channel's port has a TCP readiness probe of the kubelet in the pod."""
     world.install()
     spec = world.pods()[0]["spec"]
-    probed = [*spec["containers"], *spec["initContainers"]]
+    assert "initContainers" not in spec
+    probed = spec["containers"]
     assert {2575, 2576} == {c["readinessProbe"]["tcpSocket"]["port"] for c in probed if "readinessProbe" in c}
     assert [] == [c["name"] for c in probed if "livenessProbe" in c]
 
@@ -90,7 +91,7 @@ def test_image_edited_by_hand_is_set_back(world: World) -> None:
     world.kubectl("set", "image", "deployment/front-desk", "agent=registry.example.org/medplum-agent:5.1.16")
     wanted = "registry.example.org/medplum-agent:5.1.15"
     world.wait(
-        lambda: [c["image"] for c in world.deployment()["spec"]["template"]["spec"]["containers"]] == [wanted],
+        lambda: {c["image"] for c in world.deployment()["spec"]["template"]["spec"]["containers"]} == {wanted},
         "the image set back",
     )
     world.wait_for_phase("Running", "5.1.15")

@@ -31,7 +31,7 @@ DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 
             "exit code 3. Its last words: Error: connect ECONNREFUSED",
         ),
         (
-            simulate(Behaviour.INIT_REFUSED, message="The client secret contains '='."),
+            simulate(Behaviour.CRASH_LOOP, exit_code=64, message="The client secret contains '='."),
             "CredentialsRefused",
             "The client secret contains '='.",
         ),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.behaviour.audit import writes_of_the_operator
-from tests.behaviour.world import FORCE, agent_manifest
+from tests.behaviour.world import FORCE, SEEN_LATE, agent_manifest
 from tests.cluster import Behaviour, simulate
 
 if TYPE_CHECKING:
@@ -52,6 +52,20 @@ def test_operator_killed_in_the_middle_of_a_forced_downgrade(world: World, momen
     assert 1 == world.recorder.most_running["front-desk"]
     assert ["4.2.3 CHG-9"] == world.status()["spentApprovals"]
     assert ["4.2.3", "5.1.15"] == [entry["to"] for entry in world.status()["history"]]
+
+
+def test_operator_that_was_away_tells_the_gap_by_kubernetes_own_seconds(world: World) -> None:
+    """Killed while the old agent drains, back when the new one serves: the gap is off by a second at each end at the most."""
+    world.install("5.1.15", podTemplate={"annotations": simulate(ready_after="2500ms", terminate_after="2s")})
+    world.set_version("4.2.3")
+    world.approve("4.2.3 CHG-9")
+    world.wait(lambda: any("deletionTimestamp" in pod["metadata"] for pod in world.pods()), "old pod terminating")
+    world.operators[-1].kill()
+    world.wait(lambda: len(world.recorder.served_from) == 2, "the new agent serves")
+    world.start_operator()
+    world.wait_for_phase("Running", "4.2.3")
+    (gap,) = world.gaps()
+    assert gap == pytest.approx(world.status()["history"][0]["gapSeconds"], abs=1 + SEEN_LATE)
 
 
 def test_approval_stays_spent_when_the_operator_died_before_noting_it(empty_world: World) -> None:

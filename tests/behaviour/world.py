@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tests.cluster import Cluster
 
 FORCE = "agents.medplum.com/force-downgrade"
+SEEN_LATE = 0.5
+"""How many seconds apart two watches may see the same on a busy machine. Without load it is some milliseconds."""
 QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 
 
@@ -125,6 +128,14 @@ class World:
         """Events about it with a reason."""
         found = self.read("events")["items"]
         return [e for e in found if e["reason"] == reason and e["involvedObject"]["name"] == name]
+
+    def gaps(self) -> list[float]:
+        """Seconds from each pod's last moment of service to the next one's first, as the recorder's own watch saw them."""
+        seen = self.recorder
+        self.wait(lambda: len(seen.served_until) + 1 == len(seen.served_from), "the recorder sees the old pod's end")
+        starts = sorted(seen.served_from.items(), key=lambda item: item[1])
+        following = itertools.pairwise(starts)
+        return [(begun - seen.served_until[uid]).total_seconds() for (uid, _), (_, begun) in following]
 
     # Waiting for it.
 

@@ -26,8 +26,6 @@ class Behaviour(StrEnum):
     """As before; without `message` it has last words all the same."""
     CRASH_LOOP_SILENT = "crash-loop-silent"
     """As before, and it never has last words."""
-    INIT_REFUSED = "init-refused"
-    """An init container ends with exit code 64 and `message`, again and again."""
 
 
 def simulate(
@@ -41,7 +39,7 @@ def simulate(
 ) -> dict[str, str]:
     """Return the annotations for a pod template.
 
-    `container` is the one at fault (default `agent`, for INIT_REFUSED `configure`); the two durations are Go's, such as
+    `container` is the one at fault (default `agent`); the two durations are Go's, such as
     "300ms" or "1h": from being scheduled to being ready, and from being deleted to being gone (default 1.5 s).
     """
     annotations = {

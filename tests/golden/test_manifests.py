@@ -89,7 +89,7 @@ ROWS = [
         "5.1.15",
         Strategy.ROLLING_HANDOFF,
         {"channels": [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576, "protocol": "ASTM"}]},
-        id="two channels: a sidecar carries the second probe",
+        id="two channels: a container of its own carries the second probe",
     ),
     pytest.param(
         "before-4.2.4", "4.2.3", Strategy.RECREATE, {}, id="4.2.3: alone on its node, one strict log level, stop first"

@@ -34,6 +34,6 @@ def defaulted(kind: str, raw: Raw) -> Raw:
         pod = raw["spec"]["template"]["spec"]
         pod.setdefault("restartPolicy", "Always")
         pod.setdefault("schedulerName", "default-scheduler")
-        for container in (*pod["containers"], *pod["initContainers"]):
+        for container in pod["containers"]:
             container.setdefault("terminationMessagePath", "/dev/termination-log")
     return raw

@@ -21,10 +21,13 @@ class SimulatedPod:
     name: str
     template: Raw
     replica_set: str
+    created: datetime
     node: str = ""
     started: datetime | None = None
     ready_since: datetime | None = None
     told_to_go: datetime | None = None
+    unready_since: datetime | None = None
+    ended: datetime | None = None
 
     @property
     def version(self) -> AgentVersion:
@@ -34,13 +37,15 @@ class SimulatedPod:
     @property
     def running(self) -> bool:
         """Whether the agent's container has started and not ended."""
-        return self.started is not None
+        return self.started is not None and self.ended is None
 
     def raw(self) -> Raw:
         """The pod as the API server gives it."""
         ready: Raw = {"type": "Ready", "status": "False"}
         if self.ready_since is not None:
             ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(self.ready_since)}
+        elif self.unready_since is not None:
+            ready["lastTransitionTime"] = stamp(self.unready_since)
         scheduled = {"type": "PodScheduled", "status": "True"}
         if not self.node:
             scheduled |= {
@@ -48,8 +53,10 @@ class SimulatedPod:
                 "reason": "Unschedulable",
                 "message": "didn't match pod anti-affinity rules",
             }
-        statuses = [{"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": {}}]
+        state = {} if self.ended is None else {"terminated": {"exitCode": 0, "finishedAt": stamp(self.ended)}}
+        statuses = [{"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": state}]
         metadata = {"name": self.name, "namespace": NAMESPACE, "uid": self.name, **self.template["metadata"]}
+        metadata["creationTimestamp"] = stamp(self.created)
         metadata["ownerReferences"] = [{"kind": "ReplicaSet", "name": self.replica_set, "controller": True}]
         if self.told_to_go is not None:
             metadata["deletionTimestamp"] = stamp(self.told_to_go)
@@ -58,7 +65,7 @@ class SimulatedPod:
             "metadata": metadata,
             "spec": {**self.template["spec"], "nodeName": self.node},
             "status": {
-                "phase": "Running" if self.running else "Pending",
+                "phase": "Succeeded" if self.ended is not None else "Running" if self.running else "Pending",
                 "conditions": [ready, scheduled],
                 "containerStatuses": statuses if self.node else [],
             },

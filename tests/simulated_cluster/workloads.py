@@ -64,8 +64,8 @@ class Workloads:
                 one.replicas = 0
             self.count += 1
             return new
-        if any(one.pods for one in old):
-            return new  # terminating ones count until they are gone
+        if any(pod.ended is None for one in old for pod in one.pods):
+            return new  # terminating ones count until they have ended
         new = new or self._new_replica_set(template)
         self._resize(new, 1)
         return new
@@ -169,13 +169,13 @@ class Workloads:
         for _ in range(replica_set.replicas - len(active)):
             self.count += 1
             name = f"{replica_set.name}-{self.count}"
-            replica_set.pods.append(SimulatedPod(name, copy.deepcopy(replica_set.template), replica_set.name))
+            replica_set.pods.append(SimulatedPod(name, copy.deepcopy(replica_set.template), replica_set.name, self.now))
 
     def _schedule(self) -> None:
         for pod in self.pods:
             if pod.node or pod.told_to_go is not None:
                 continue
-            others = [other for other in self.pods if other.node]
+            others = [other for other in self.pods if other.node and other.ended is None]
             apart = self.scheduler_keeps_apart and any(wants_to_be_alone(one.template) for one in (pod, *others))
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
@@ -188,11 +188,14 @@ class Workloads:
             for pod in list(replica_set.pods):
                 if pod.told_to_go is not None:
                     drained = self.now >= pod.told_to_go + timedelta(seconds=drain_seconds(pod.template))
-                    if drained or not pod.running:
+                    if drained and pod.running:
+                        pod.ended, pod.ready_since, pod.unready_since = self.now, None, self.now
+                        self.count += 1
+                    elif drained or not pod.running:
                         replica_set.pods.remove(pod)
                         self.count += 1
                 elif pod.node and pod.started is None:
-                    pod.started = self.now
+                    pod.started = pod.unready_since = self.now
                     self.count += 1
                 elif pod.started is not None and pod.ready_since is None and pod.version.text not in self.never_ready:
                     pod.ready_since = self.now

@@ -60,7 +60,7 @@ STATUS: dict[str, Any] = {
         "strategy": "RollingHandoff",
         "startedAt": "2026-09-01T08:00:00.123456Z",
         "deadline": "2026-09-01T08:05:00.123456Z",
-        "gapSeconds": 0.0,
+        "oldEndedAt": "2026-09-01T08:00:05.310000Z",
     },
     "history": [
         {

@@ -19,6 +19,11 @@ def one(version: str, *, name: str = "lab", namespace: str = "clinic", uid: str 
     return {"metadata": metadata}
 
 
+def versioned(raw: dict[str, Any], version: str) -> dict[str, Any]:
+    """An object with a resource version."""
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": version}}
+
+
 def cached(*objects: dict[str, Any]) -> Cache:
     """A cache that has seen these."""
     cache = Cache()
@@ -74,6 +79,25 @@ def test_a_deleted_object_is_forgotten() -> None:
     assert cache.drop(KIND, one("11"))
     assert not cache.drop(KIND, one("11"))
     assert cache.get(KIND, "clinic", "lab") is None
+
+
+def test_a_pod_that_had_ended_is_kept_with_its_last_words_until_the_next_list() -> None:
+    """When its agent ended comes with DELETED at the latest, and the pass comes after that. It is news, and it is no leak."""
+    cache = Cache()
+    cache.put("Pod", versioned(pod(ready_since=NOW, terminating=True), "10"))
+    assert cache.drop("Pod", versioned(pod(phase="Succeeded", ended_at=NOW, terminating=True), "11"))
+    (kept,) = cache.labelled("Pod", "clinic", "agents.medplum.com/agent", "lab")
+    assert (True, NOW) == (Pod.read(kept).finished, Pod.read(kept).closed_since)
+    cache.replace("Pod", None, [], as_of="12")
+    assert [] == cache.names("Pod")
+
+
+def test_a_pod_that_was_removed_while_it_ran_is_forgotten() -> None:
+    """By force, or with its node: nothing is known of its end, and what is gone must not count as running."""
+    cache = Cache()
+    cache.put("Pod", versioned(pod(ready_since=NOW), "10"))
+    assert cache.drop("Pod", versioned(pod(ready_since=NOW, terminating=True), "11"))
+    assert [] == cache.names("Pod")
 
 
 def test_a_late_delete_of_an_old_object_does_not_drop_the_new_one() -> None:

@@ -58,19 +58,26 @@ ROWS = [
     pytest.param(pod(containers=[waiting("ImagePullBackOff", BACK_OFF)]), Reason.IMAGE_PULL_FAILED, "the kubelet keeps trying", id="the kubelet backs off pulling"),
     pytest.param(pod(containers=[waiting("ErrImageNeverPull")]), Reason.IMAGE_PULL_FAILED, ": ErrImageNeverPull", id="no words: the kubelet's reason"),
     pytest.param(
-        pod(init_containers=[{**waiting("CreateContainerConfigError", 'secret "lab-credentials" not found'), "name": "configure"}]),
+        pod(containers=[waiting("CreateContainerConfigError", 'secret "lab-credentials" not found')]),
         Reason.CONTAINER_CONFIG_ERROR,
-        'Container configure of pod lab-1 cannot be started: secret "lab-credentials" not found. If a Secret or a key is missing, create it: the pod reads Secret lab-credentials.',
+        'Container agent of pod lab-1 cannot be started: secret "lab-credentials" not found. If a Secret or a key is missing, create it: the pod reads Secret lab-credentials.',
         id="a Secret that is missing",
     ),
     pytest.param(pod(containers=[waiting("RunContainerError", "exec failed")]), Reason.CONTAINER_CONFIG_ERROR, "exec failed", id="a container that cannot be run"),
     pytest.param(
-        pod(init_containers=[crashing(64, "The client secret contains '='.", name="configure")]),
+        pod(containers=[crashing(64, "The client secret contains '='.")]),
         Reason.CREDENTIALS_REFUSED,
         "refuses to write agent.properties: The client secret contains '='.",
         id="credentials that the file form cannot carry",
     ),
-    pytest.param(pod(init_containers=[crashing(1, name="configure")]), Reason.CRASH_LOOP, "Container configure", id="configure ends without a word"),
+    pytest.param(
+        pod(containers=[container_status("agent", state={"terminated": {"exitCode": 64, "message": "The client id is empty."}})]),
+        Reason.CREDENTIALS_REFUSED,
+        "The client id is empty.",
+        id="credentials that are refused: the first end is enough",
+    ),
+    pytest.param(pod(containers=[crashing(64)]), Reason.CRASH_LOOP, "exit code 64. It left no message.", id="exit 64 without a word: not the start script"),
+    pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, "Container mesh-init", id="an init container that a webhook put there"),
     pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "exit code 1. The agent says nothing when it cannot write its log folder", id="exit 1 without a word: the likely causes"),
     pytest.param(pod(containers=[crashing(0)]), Reason.CRASH_LOOP, "Exit code 0 proves nothing", id="exit 0: what it does not prove"),
     pytest.param(pod(containers=[crashing(126)]), Reason.CRASH_LOOP, "execute permission", id="exit 126: not executable"),
@@ -109,8 +116,20 @@ def test_a_pod_that_the_cluster_refuses_to_create_is_told_first() -> None:
         pytest.param(pod(containers=[waiting("ContainerCreating")]), id="a container that is being made"),
         pytest.param(pod(containers=[container_status("agent")]), id="a container that runs"),
         pytest.param(
-            pod(init_containers=[container_status("configure", state={"terminated": {"exitCode": 0}})]),
-            id="configure has done its work",
+            pod(init_containers=[container_status("mesh-init", state={"terminated": {"exitCode": 0}})]),
+            id="an init container has done its work",
+        ),
+        pytest.param(
+            pod(
+                containers=[
+                    container_status(
+                        "agent",
+                        restartCount=1,
+                        lastState={"terminated": {"exitCode": 64, "message": "The client id is empty."}},
+                    )
+                ]
+            ),
+            id="credentials were refused once, and the agent runs with better ones",
         ),
         pytest.param(
             pod(containers=[container_status("agent", state={"terminated": {"exitCode": 1}})]),
@@ -135,15 +154,12 @@ def test_words_that_change_with_each_try_are_not_repeated() -> None:
     [
         pytest.param((), "2575, 2576, 104", id="none is open"),
         pytest.param(("agent",), "2576, 104", id="the first channel's port is the agent container's own readiness"),
-        pytest.param(("agent", "ready-rad"), "2576", id="each further one is its sidecar's"),
+        pytest.param(("agent", "ready-rad"), "2576", id="each further one is its own container's"),
     ],
 )
 def test_closed_ports_are_told_by_number(ready: tuple[str, ...], ports: str) -> None:
     """Which channel's port is not open follows from which container is not ready."""
-    raw = pod(
-        init_containers=[container_status(name, ready=name in ready) for name in ("ready-lab", "ready-rad")],
-        containers=[container_status("agent", ready="agent" in ready)],
-    )
+    raw = pod(containers=[container_status(name, ready=name in ready) for name in ("agent", "ready-lab", "ready-rad")])
     now = seen(raw)
     found = unready_ports(now, now.agent.spec)
     assert found is not None
@@ -153,9 +169,6 @@ def test_closed_ports_are_told_by_number(ready: tuple[str, ...], ports: str) -> 
 
 def test_open_ports_are_not_told() -> None:
     """All containers ready: nothing to say."""
-    raw = pod(
-        init_containers=[container_status(name, ready=True) for name in ("ready-lab", "ready-rad")],
-        containers=[container_status("agent", ready=True)],
-    )
+    raw = pod(containers=[container_status(name, ready=True) for name in ("agent", "ready-lab", "ready-rad")])
     now = seen(raw)
     assert unready_ports(now, now.agent.spec) is None

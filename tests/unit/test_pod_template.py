@@ -23,13 +23,14 @@ def template(version: str = "5.1.15", **spec: Any) -> Raw:
 
 def containers(raw: Raw) -> list[Raw]:
     """Every container of a template."""
-    return [*raw["spec"]["initContainers"], *raw["spec"]["containers"]]
+    found: list[Raw] = raw["spec"]["containers"]
+    return found
 
 
 def agent_container(raw: Raw) -> Raw:
     """The container that runs the agent."""
-    (found,) = raw["spec"]["containers"]
-    assert isinstance(found, dict)
+    found = containers(raw)[0]
+    assert "agent" == found["name"]
     return found
 
 
@@ -49,23 +50,31 @@ def test_every_container_keeps_pod_security_restricted() -> None:
         } == container["securityContext"]
 
 
-def test_the_agent_is_pid_1_and_starts_with_an_empty_temp_folder() -> None:
-    """The shell clears what a killed agent left, then becomes the agent; arguments are the command's own alone."""
-    container = agent_container(template(image={"command": ["/opt/agent", "--flag"]}))
-    assert ["sh", "-c", 'rm -rf "${TMPDIR:?}"/* && exec "$@"', "agent"] == container["command"]
-    assert ["/opt/agent", "--flag"] == container["args"]
+def test_the_agent_becomes_pid_1_with_the_commands_own_arguments() -> None:
+    """The start script's own arguments come before, and it takes them off; a `$` is doubled, so that the kubelet leaves it alone."""
+    container = agent_container(template(image={"command": ["/opt/agent", "--flag=$(HOME)"]}))
+    assert ["sh", "-c"] == container["command"][:2]
+    assert ["/opt/agent", "--flag=$$(HOME)"] == container["args"][4:]
 
 
-def test_credentials_stand_in_no_command_line_and_not_in_the_agents_environment() -> None:
-    """Only the container that writes the file reads the Secret, by reference, and the file is in memory."""
-    raw = template()
-    configure = raw["spec"]["initContainers"][0]
-    assert {"HOME", "TMPDIR"} == {variable["name"] for variable in agent_container(raw)["env"]}
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_nothing_starts_before_the_agent(count: int) -> None:
+    """No init container and no native sidecar: each would cost up to a second in which, after a stop, nobody serves."""
+    raw = template(channels=[{"name": f"c{n}", "port": 1000 + n} for n in range(count)])
+    assert "initContainers" not in raw["spec"]
+    assert ["agent", *(f"ready-c{n}" for n in range(1, count))] == [c["name"] for c in containers(raw)]
+
+
+def test_credentials_come_from_the_secret_by_reference_to_the_agents_container_alone() -> None:
+    """The start script writes them into a file in memory, and takes them out of the environment (test_start_scripts)."""
+    raw = template(channels=TWO)
     assert {"CLIENT_ID": "clientId", "CLIENT_SECRET": "clientSecret"} == {
         variable["name"]: variable["valueFrom"]["secretKeyRef"]["key"]
-        for variable in configure["env"]
+        for container in containers(raw)
+        for variable in container.get("env", ())
         if "valueFrom" in variable
     }
+    assert ["agent"] == [container["name"] for container in containers(raw) if "env" in container]
     assert {"medium": "Memory", "sizeLimit": "1Mi"} == raw["spec"]["volumes"][0]["emptyDir"]
 
 
@@ -79,13 +88,11 @@ def test_every_folder_is_private_to_the_pod() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_channel_port_has_a_readiness_probe_of_its_own(count: int) -> None:
-    """The first is the agent container's, each further one a sleeping sidecar's."""
+    """The first is the agent container's, each further one a sleeping container's."""
     raw = template(channels=[{"name": f"c{n}", "port": 1000 + n} for n in range(count)])
     probed = [c["readinessProbe"]["tcpSocket"]["port"] for c in containers(raw) if "readinessProbe" in c]
     assert sorted(probed) == [1000 + n for n in range(count)]
     assert 1000 == agent_container(raw)["readinessProbe"]["tcpSocket"]["port"]
-    sidecars = raw["spec"]["initContainers"][1:]
-    assert ["Always"] * (count - 1) == [sidecar["restartPolicy"] for sidecar in sidecars]
 
 
 def test_nothing_restarts_an_agent_whose_server_is_away() -> None:
@@ -105,9 +112,9 @@ def test_nothing_restarts_an_agent_whose_server_is_away() -> None:
     ],
 )
 def test_the_drain_comes_before_the_signal(drain: int, hook: Raw | None, grace: int) -> None:
-    """SIGTERM does not drain in any version: the pause is the preStop hook's."""
-    raw = template(handoff={"drainSeconds": drain})
-    assert hook == agent_container(raw).get("lifecycle")
+    """SIGTERM does not drain in any version: the pause is the preStop hook's, in all containers, or the pod would not stay ready."""
+    raw = template(handoff={"drainSeconds": drain}, channels=TWO)
+    assert [hook, hook] == [container.get("lifecycle") for container in containers(raw)]
     assert grace == raw["spec"]["terminationGracePeriodSeconds"]
 
 
@@ -127,7 +134,7 @@ def test_the_drain_comes_before_the_signal(drain: int, hook: Raw | None, grace: 
 )
 def test_log_levels(version: str, logging: dict[str, str], level: str, channel: str) -> None:
     """Both log folders are named in any version, or the agent ends without a word."""
-    arguments = template(version, logging=logging)["spec"]["initContainers"][0]["args"]
+    arguments = agent_container(template(version, logging=logging))["args"][3].splitlines()
     assert {f"logLevel={level}", f"logger.main.logLevel={level}", f"logger.channel.logLevel={channel}"} <= set(
         arguments
     )

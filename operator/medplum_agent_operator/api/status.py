@@ -82,15 +82,13 @@ class Rollout(ApiModel):
         default=None,
         description="When it counts as failed unless the new agent is active (spec.handoff.progressDeadlineSeconds).",
     )
-    gap_seconds: float | None = Field(
-        default=None, description="Seconds so far without a ready agent, as the operator saw it."
-    )
-    overlap_seconds: float | None = Field(
+    old_ended_at: AwareDatetime | None = Field(
         default=None,
-        description="Seconds for which the new agent was ready while the old one still ran; Kubernetes keeps whole seconds.",
+        description="Last moment in which the old agent could serve: ready, and its container not ended. Absent while it can.",
     )
-    unavailable_since: AwareDatetime | None = Field(
-        default=None, description="Since when no agent is ready, as the operator saw it; absent while one is."
+    new_ready_at: AwareDatetime | None = Field(
+        default=None,
+        description="First moment in which the new agent could serve, where that was after the old one's end.",
     )
     approval: str | None = Field(
         default=None, description="The approval that let it go ahead; absent where none was needed."
@@ -124,11 +122,14 @@ class HistoryEntry(ApiModel):
     started_at: AwareDatetime | None = Field(default=None, description="When it began.")
     completed_at: AwareDatetime | None = Field(default=None, description="When it ended.")
     gap_seconds: float | None = Field(
-        default=None, description="Seconds without a ready agent, as the operator saw it."
+        default=None,
+        description="Seconds between the last moment in which the old agent could serve and the first in which the new one could; 0 where they overlapped. Off by some "
+        "hundredths of a second where the operator watched, by up to one second at each end where it was away; absent where it cannot be told.",
     )
     overlap_seconds: float | None = Field(
         default=None,
-        description="Seconds for which the new agent was ready while the old one still ran; Kubernetes keeps whole seconds.",
+        description="Seconds for which both could serve, from the beginning of the second in which the new agent became ready: up to one second too long, never too short. "
+        "Absent where it cannot be told.",
     )
     approval: HistoryApproval | None = Field(
         default=None, description="For an approved downgrade, by what it was approved."

@@ -10,7 +10,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
-from medplum_agent_operator.core.pods import AGENT_CONTAINER, CONFIGURE_CONTAINER, READY_PREFIX, Container, Pod
+from medplum_agent_operator.core.pods import AGENT_CONTAINER, READY_PREFIX, REFUSED_CREDENTIALS, Container, Pod
 
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -86,13 +86,22 @@ def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
 
 
 def _keeps_ending(container: Container) -> bool:
-    if container.name == CONFIGURE_CONTAINER:
-        return container.exit_code != 0
+    if _refuses(container):
+        return (
+            not container.running
+        )  # it refuses at once or not at all: one that runs has been given better credentials
     return container.waiting == "CrashLoopBackOff" or container.restarts > 0
 
 
+def _refuses(container: Container) -> bool:
+    """Whether the start script ended instead of the agent; it needs no second end to be believed."""
+    return (
+        container.name == AGENT_CONTAINER and container.exit_code == REFUSED_CREDENTIALS and bool(container.last_words)
+    )
+
+
 def _ended(pod: Pod, container: Container) -> Finding:
-    if container.name == CONFIGURE_CONTAINER and container.last_words:
+    if _refuses(container):
         return _finding(
             Reason.CREDENTIALS_REFUSED, f"Pod {pod.name} refuses to write agent.properties: {container.last_words}"
         )

@@ -109,8 +109,13 @@ class Observed:
 
     @property
     def serving_pods(self) -> tuple[Pod, ...]:
-        """Pods that take new connections: ready and not on their way out."""
+        """Pods that go on taking new connections: ready and not on their way out."""
         return tuple(pod for pod in self.live_pods if pod.ready and not pod.terminating)
+
+    @property
+    def open_pods(self) -> tuple[Pod, ...]:
+        """Pods whose agent serves, those on their way out included: they take new connections while there is no other."""
+        return tuple(pod for pod in self.live_pods if pod.open)
 
     @property
     def noted(self) -> bool:

@@ -3,11 +3,15 @@
 What it guarantees and why (facts: docs/user-guide.md, "How an agent's pod is built"):
 
 * The agent's binary is PID 1, so that SIGTERM reaches it; `sh` is gone before the agent starts.
-* Credentials never stand in the agent's command line or environment: an init container writes them into a file in memory.
+* Nothing starts before the agent: no init container, no native sidecar. In the kubelet each of them costs up to a second, and
+  where the old agent is stopped first nobody serves meanwhile (docs/adr/0010).
+* Credentials never stand in the agent's command line or environment: the start script writes them into a file in memory and
+  takes them out of the environment before it becomes the agent.
 * Nothing that a second agent could meet: every folder is private to the pod, and the temp folder is emptied at each start,
   because a PID file that survived a SIGKILL would end the agent for ever.
 * Ready means that every channel's port takes a TCP connection. A probe has one handler, hence one port: the first channel's
-  probe is the agent container's own, each further channel gets a sleeping sidecar that carries its probe (docs/adr/0006).
+  probe is the agent container's own, each further channel gets a sleeping container that carries its probe (docs/adr/0006,
+  0010). Those end no earlier than the agent, so the pod counts as ready, and serves, for as long as it drains.
 * No liveness probe: an agent whose server is away opens no port, and a restart would not bring the server back.
 """
 
@@ -18,7 +22,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
 from medplum_agent_operator.core.drift import fingerprint
-from medplum_agent_operator.core.pods import AGENT_CONTAINER, CONFIGURE_CONTAINER, READY_PREFIX
+from medplum_agent_operator.core.pods import AGENT_CONTAINER, READY_PREFIX
 from medplum_agent_operator.core.version import AgentVersion
 
 WORK_DIR: Final = "/var/lib/medplum-agent"
@@ -32,9 +36,8 @@ GRACE_AFTER_DRAIN_SECONDS: Final = 10
 SPLIT_LOG_LEVELS: Final = AgentVersion.parse("4.3.14")
 """From here on an agent has a log level of its own for channels; before, one level rules all."""
 
-_CONFIGURE: Final = r"""
+_START: Final = r"""
 set -eu
-umask 077
 nl='
 '
 cr=$(printf '\r')
@@ -52,16 +55,18 @@ check() {
 }
 check "$1" "$CLIENT_ID"
 check "$2" "$CLIENT_SECRET"
-printf '%s\n' "baseUrl=$BASE_URL" "clientId=$CLIENT_ID" "clientSecret=$CLIENT_SECRET" "agentId=$AGENT_ID" > "$3/agent.properties"
-shift 2
-dir=$1
-shift
-printf '%s\n' "$@" >> "$dir/agent.properties"
-ln -sf "$dir/agent.properties" agent.properties
+(umask 077 && printf '%s\n' "$4" "clientId=$CLIENT_ID" "clientSecret=$CLIENT_SECRET" > "$3/agent.properties")
+ln -sf "$3/agent.properties" agent.properties
+rm -rf "${TMPDIR:?}"/*
+unset CLIENT_ID CLIENT_SECRET
+shift 4
+exec "$@"
 """.lstrip()
+# Arguments: what to call the two credentials, the folder of the file, its other lines, and the agent's own command.
+# `exec`: the agent becomes PID 1. It has no arguments of ours, so it reads agent.properties from its working directory.
 
-_START: Final = 'rm -rf "${TMPDIR:?}"/* && exec "$@"'
 _SLEEP: Final = "trap 'exit 0' TERM; sleep infinity & wait"
+# PID 1 ignores a SIGTERM that it has no trap for: the pod, and in a recreate the gap, would last until SIGKILL.
 
 _CONTAINER_SECURITY: Final[Mapping[str, Any]] = {
     "allowPrivilegeEscalation": False,
@@ -133,11 +138,11 @@ def _render_pod_spec(
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": spec.handoff.drain_seconds + GRACE_AFTER_DRAIN_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **security},
-        "initContainers": [
-            _render_configure(spec, version, image=image),
+        # The kubelet starts them in this order, without waiting in between.
+        "containers": [
+            _render_agent(spec, version, resources, image=image),
             *(_render_ready(channel, spec, image=image) for channel in spec.channels[1:]),
         ],
-        "containers": [_render_agent(spec, resources, image=image)],
         "volumes": [
             {"name": "config", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
             {"name": "work", "emptyDir": {}},
@@ -171,47 +176,19 @@ def _pull(spec: MedplumAgentSpec, image: str) -> dict[str, Any]:
     return {"image": image, "imagePullPolicy": str(spec.image.pull_policy)}
 
 
-def _render_configure(spec: MedplumAgentSpec, version: AgentVersion, *, image: str) -> dict[str, Any]:
-    """The init container that writes agent.properties, or refuses credentials that the file form cannot carry."""
-    secret = spec.server.credentials_secret_ref
-    id_key, secret_key = secret.client_id_key, secret.client_secret_key
+def _properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
+    """The lines of agent.properties that are no secret.
 
-    def from_secret(key: str) -> dict[str, Any]:
-        return {"secretKeyRef": {"name": secret.name, "key": key}}
-
-    return {
-        "name": CONFIGURE_CONTAINER,
-        **_pull(spec, image),
-        "command": ["sh", "-c", _CONFIGURE, CONFIGURE_CONTAINER],
-        "args": [
-            f"client id (key {id_key} of Secret {secret.name})",
-            f"client secret (key {secret_key} of Secret {secret.name})",
-            CONFIG_DIR,
-            *_log_properties(spec, version),
-        ],
-        "workingDir": WORK_DIR,
-        "env": [
-            {"name": "BASE_URL", "value": spec.server.base_url},
-            {"name": "AGENT_ID", "value": spec.server.agent_id},
-            {"name": "CLIENT_ID", "valueFrom": from_secret(id_key)},
-            {"name": "CLIENT_SECRET", "valueFrom": from_secret(secret_key)},
-        ],
-        "resources": _SMALL,
-        "securityContext": _CONTAINER_SECURITY,
-        "volumeMounts": [{"name": "config", "mountPath": CONFIG_DIR}, {"name": "work", "mountPath": WORK_DIR}],
-    }
-
-
-def _log_properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
-    """Log settings. Both log folders must be named, or the agent logs beside its program and dies of EACCES.
-
-    Before 4.3.14 one level rules everything, channel logs with patient data included: then the stricter of the two counts.
+    Both log folders must be named, or the agent logs beside its program and dies of EACCES. Before 4.3.14 one level rules
+    everything, channel logs with patient data included: then the stricter of the two counts.
     """
     order = ["DEBUG", "INFO", "WARN", "ERROR"]
     level, channel = str(spec.logging.level), str(spec.logging.channel_level)
     if version < SPLIT_LOG_LEVELS:
         level = max(level, channel, key=order.index)
     return [
+        f"baseUrl={spec.server.base_url}",
+        f"agentId={spec.server.agent_id}",
         f"logLevel={level}",
         f"logger.main.logDir={LOG_DIR}",
         f"logger.main.logLevel={level}",
@@ -224,30 +201,63 @@ def _log_properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
     ]
 
 
-def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image: str) -> dict[str, Any]:
-    container: dict[str, Any] = {
+def _render_agent(
+    spec: MedplumAgentSpec, version: AgentVersion, resources: Mapping[str, Any], *, image: str
+) -> dict[str, Any]:
+    """The agent's container: its start script refuses credentials that the file form cannot carry."""
+    secret = spec.server.credentials_secret_ref
+    id_key, secret_key = secret.client_id_key, secret.client_secret_key
+    arguments = [
+        f"client id (key {id_key} of Secret {secret.name})",
+        f"client secret (key {secret_key} of Secret {secret.name})",
+        CONFIG_DIR,
+        "\n".join(_properties(spec, version)),
+        *spec.image.command,
+    ]
+    return {
         "name": AGENT_CONTAINER,
         **_pull(spec, image),
-        # `exec`: the agent becomes PID 1. No arguments: it then reads agent.properties from its working directory.
         "command": ["sh", "-c", _START, AGENT_CONTAINER],
-        "args": list(spec.image.command),
+        "args": [_literal(argument) for argument in arguments],
         "workingDir": WORK_DIR,
-        "env": [{"name": "HOME", "value": WORK_DIR}, {"name": "TMPDIR", "value": TEMP_DIR}],
+        "env": [
+            {"name": "HOME", "value": WORK_DIR},
+            {"name": "TMPDIR", "value": TEMP_DIR},
+            {"name": "CLIENT_ID", "valueFrom": {"secretKeyRef": {"name": secret.name, "key": id_key}}},
+            {"name": "CLIENT_SECRET", "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret_key}}},
+        ],
         "ports": [_render_port(channel) for channel in spec.channels],
         "readinessProbe": _probe(spec.channels[0]),
         "resources": resources,
         "securityContext": _CONTAINER_SECURITY,
         "volumeMounts": [
-            {"name": "config", "mountPath": CONFIG_DIR, "readOnly": True},
+            {"name": "config", "mountPath": CONFIG_DIR},
             {"name": "work", "mountPath": WORK_DIR},
             {"name": "logs", "mountPath": LOG_DIR},
             {"name": "tmp", "mountPath": TEMP_DIR},
         ],
+        **_drain(spec),
     }
-    if spec.handoff.drain_seconds:
-        # SIGTERM does not drain in any agent version: the pause comes before it, when no new connection arrives any more.
-        container["lifecycle"] = {"preStop": {"sleep": {"seconds": spec.handoff.drain_seconds}}}
-    return container
+
+
+def _literal(argument: str) -> str:
+    """An argument that the kubelet leaves as it is: `$(CLIENT_SECRET)` would put the secret into the agent's command line.
+
+    Source: https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container/
+
+    >>> _literal("--price=$(CLIENT_SECRET)")
+    '--price=$$(CLIENT_SECRET)'
+    """
+    return argument.replace("$", "$$")
+
+
+def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """The pause before the signal: SIGTERM does not drain in any agent version.
+
+    All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
+    """
+    seconds = spec.handoff.drain_seconds
+    return {"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}} if seconds else {}
 
 
 def _render_port(channel: Channel) -> dict[str, Any]:
@@ -262,16 +272,13 @@ def _probe(channel: Channel) -> dict[str, Any]:
 
 
 def _render_ready(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
-    """A native sidecar that only sleeps and carries the readiness probe of one further channel.
-
-    Sidecars end after the agent, so the pod keeps counting as serving while the agent drains.
-    """
+    """A container that only sleeps and carries the readiness probe of one further channel."""
     return {
         "name": f"{READY_PREFIX}{channel.name}",
         **_pull(spec, image),
-        "restartPolicy": "Always",
         "command": ["sh", "-c", _SLEEP],
         "readinessProbe": _probe(channel),
         "resources": _SMALL,
         "securityContext": _CONTAINER_SECURITY,
+        **_drain(spec),
     }

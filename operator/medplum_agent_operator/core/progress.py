@@ -16,8 +16,8 @@ from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.workload import RolloutRecord
 
 SILENCE: Final = timedelta(seconds=1)
-"""When the old agent is about to be stopped, what status says holds for some milliseconds only: it is told once, when the
-old pod is on its way out, or after this time at the latest."""
+"""When the old agent is about to be stopped, what status says may not hold for long: it is told once, when the old agent has
+ended, or after this time at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
     look_again_at = _after_deadline(record, spec)
-    old_serves = any(pod in observed.serving_pods for pod in observed.earlier_pods)
+    old_serves = any(pod.open for pod in observed.earlier_pods)
     silent = (
         record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE
     )
@@ -161,7 +161,7 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
         for entry in observed.agent.status.history
     ):
         findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, messages.completed(record)))
-    if observed.serving_pods:
+    if observed.open_pods:
         sentence = f"{spec.version} serves; there is nothing to do."
         return Progress(Phase.RUNNING, Reason.SERVING, sentence, findings=tuple(findings))
     found = diagnosis.trouble(observed, spec)

@@ -19,11 +19,11 @@ from medplum_agent_operator.api.status import (
     Outcome,
     Phase,
     Rollout,
-    Strategy,
 )
 from medplum_agent_operator.core.findings import Finding
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.plan import Plan
+from medplum_agent_operator.core.takeover import Moments, figures, notice
 from medplum_agent_operator.core.workload import RolloutRecord
 
 LONGEST_HISTORY: Final = 10
@@ -42,7 +42,8 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
     if current is not None:
         rollout = _follow(previous.rollout, current, observed, plan, now=now)
         if settled:
-            _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by)
+            measured = figures(rollout, current, observed)
+            _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by, measured=measured)
             rollout = None
         elif plan.begins is None and observed.deployment is not None and observed.deployment.gave_up(now):
             _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
@@ -56,7 +57,7 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         plan=plan.sentence,
         conditions=conditions(
             previous.conditions,
-            plan_conditions(plan, serving=bool(observed.serving_pods)),
+            plan_conditions(plan, serving=bool(observed.open_pods)),
             generation=observed.agent.generation,
             now=now,
         ),
@@ -88,7 +89,13 @@ def _outcome_of_previous(current: RolloutRecord | None) -> Outcome:
 
 
 def _close(
-    history: list[HistoryEntry], rollout: Rollout, outcome: Outcome, *, now: datetime, approved_by: str | None = None
+    history: list[HistoryEntry],
+    rollout: Rollout,
+    outcome: Outcome,
+    *,
+    now: datetime,
+    approved_by: str | None = None,
+    measured: tuple[float | None, float | None] = (None, None),
 ) -> None:
     """Put a rollout's end into history, newest first. One entry a rollout: a failed one that comes right is completed."""
     known = next((entry for entry in history if entry.started_at == rollout.started_at), None)
@@ -98,7 +105,7 @@ def _close(
         history.remove(known)
         approved_by = approved_by or (known.approval.by if known.approval else None)
     approval = HistoryApproval(text=rollout.approval, by=approved_by) if rollout.approval else None
-    took_over = outcome is Outcome.COMPLETED and rollout.from_version is not None
+    gap_seconds, overlap_seconds = measured
     history.insert(
         0,
         HistoryEntry(
@@ -108,8 +115,8 @@ def _close(
             outcome=outcome,
             started_at=rollout.started_at,
             completed_at=now,
-            gap_seconds=rollout.gap_seconds if took_over else None,
-            overlap_seconds=rollout.overlap_seconds if took_over else None,
+            gap_seconds=gap_seconds,
+            overlap_seconds=overlap_seconds,
             approval=approval,
         ),
     )
@@ -118,28 +125,11 @@ def _close(
 def _follow(
     previous: Rollout | None, current: RolloutRecord, observed: Observed, plan: Plan, *, now: datetime
 ) -> Rollout:
-    """The rollout under way, with what has been measured of it: as seen by the operator, which may have been away.
-
-    gap: seconds without a ready pod. overlap: seconds from the new pod's Ready (whole seconds) to the old pod's end.
-    """
-    same = previous if previous is not None and previous.started_at == current.started_at else None
-    gap = same.gap_seconds if same is not None and same.gap_seconds is not None else 0.0
-    since = same.unavailable_since if same is not None else None
-    if observed.serving_pods:
-        if since is not None:
-            gap += (now - since).total_seconds()
-            since = None
-    elif since is None:
-        since = now
-    overlap = None
-    if current.strategy is Strategy.RECREATE:
-        overlap = 0.0
-    elif plan.begins is None:
-        ready = [pod.ready_since for pod in observed.current_pods if pod.ready_since is not None]
-        if ready and min(ready) >= current.started_at.replace(microsecond=0):
-            overlap = max(0.0, round((now - min(ready)).total_seconds(), 1))
-        if not observed.settled:
-            overlap = same.overlap_seconds if same is not None else None
+    """The rollout under way, with the moments of its takeover that have been seen so far."""
+    known = Moments()
+    if previous is not None and previous.started_at == current.started_at:
+        known = Moments(previous.old_ended_at, previous.new_ready_at)
+    seen = notice(known, current, observed, begins=plan.begins is not None, now=now)
     deadline = observed.agent.spec.handoff.progress_deadline_seconds
     return Rollout(
         from_version=current.from_version,
@@ -147,9 +137,8 @@ def _follow(
         strategy=None if current.from_version is None else current.strategy,
         started_at=current.started_at,
         deadline=current.started_at + timedelta(seconds=deadline),
-        gap_seconds=round(gap, 1),
-        overlap_seconds=overlap,
-        unavailable_since=since,
+        old_ended_at=seen.old_ended_at,
+        new_ready_at=seen.new_ready_at,
         approval=current.approval,
     )
 
@@ -160,11 +149,11 @@ def _active_version(observed: Observed) -> str | None:
     if observed.deployment is not None and observed.became_active:
         return None if last_good is None else last_good.text
     # In a handoff the old one counts until the new one is active; where nothing serves, one on its way out does not count.
-    serving = bool(observed.serving_pods)
+    serving = bool(observed.open_pods)
     running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]
     if last_good is not None and last_good in running:
         return last_good.text
-    ready = [pod.version.text for pod in observed.serving_pods if pod.version is not None]
+    ready = [pod.version.text for pod in observed.open_pods if pod.version is not None]
     return ready[0] if ready else None
 
 
