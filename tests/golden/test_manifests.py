@@ -49,7 +49,7 @@ EVERYTHING: Final[dict[str, Any]] = {
         "externalTrafficPolicy": "Local",
     },
     "logging": {"level": "DEBUG", "channelLevel": "ERROR"},
-    "handoff": {"minReadySeconds": 10, "drainSeconds": 20, "progressDeadlineSeconds": 600, "onFailure": "Hold"},
+    "handoff": {"minReadySeconds": 10, "drainSeconds": 20, "progressDeadlineSeconds": 600, "onFailure": "Hold", "onNodeDrain": "Evict"},
     "downgradePolicy": {"approval": "BelowZeroDowntime"},
     "maintenanceWindows": [{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlin"}],
     "paused": False,

@@ -114,6 +114,10 @@ orderly_steps: Final = st.one_of(
 steps: Final = st.one_of(
     orderly_steps,
     st.just(Step("pods are evicted", lambda c: c.evict())),
+    st.sampled_from([("node-1",), ("node-2",), ("node-1", "node-2")]).map(
+        lambda nodes: Step(f"cordon {' and '.join(nodes)}", lambda c: c.cordon(*nodes))
+    ),
+    st.just(Step("uncordon", lambda c: c.uncordon())),
     st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
         lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
     ),

@@ -18,7 +18,7 @@ from tests.builders import ABSENT, CONFIG, Raw, agent, stamp
 from tests.simulated_cluster.apply import defaulted, merged, without
 from tests.simulated_cluster.books import Books
 from tests.simulated_cluster.pods import drain_seconds
-from tests.simulated_cluster.workloads import Workloads
+from tests.simulated_cluster.workloads import NODES, Workloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,6 +101,18 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
+    def cordon(self, *nodes: str) -> SimulatedCluster:
+        """`kubectl cordon`."""
+        self.cordoned.update(nodes)
+        self.count += 1
+        return self
+
+    def uncordon(self) -> SimulatedCluster:
+        """`kubectl uncordon` of every node."""
+        self.cordoned.clear()
+        self.count += 1
+        return self
+
     def lose_status(self) -> SimulatedCluster:
         """Somebody wipes the status."""
         self.agent.pop("status", None)
@@ -113,6 +125,11 @@ class SimulatedCluster(Workloads):
     def deployment(self) -> Raw:
         """The live Deployment."""
         return self.objects["Deployment"]
+
+    @property
+    def nodes(self) -> list[Raw]:
+        """The nodes as the API server gives them."""
+        return [{"metadata": {"name": name}, "spec": {"unschedulable": name in self.cordoned}} for name in NODES]
 
     @property
     def strategy(self) -> str:
@@ -147,6 +164,7 @@ class SimulatedCluster(Workloads):
             deployment=copy.deepcopy(self.objects.get("Deployment")),
             children={kind: raw for kind, raw in copy.deepcopy(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],
+            nodes=self.nodes,
         )
 
     def plan(self) -> Plan:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tests.builders import NOW, Raw, stamp
 from tests.simulated_cluster.pods import ReplicaSet, SimulatedPod, drain_seconds, host_ports, wants_to_be_alone
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+NODES: Final = ("node-1", "node-2")
+"""The first one that takes pods gets them all."""
 
 
 class Workloads:
@@ -21,6 +25,7 @@ class Workloads:
         count: how many changes there have been; also the next resource version.
         never_ready: versions whose agents never open their ports.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
+        cordoned: nodes that take no new pods.
     """
 
     def __init__(self) -> None:
@@ -29,6 +34,7 @@ class Workloads:
         self.replica_sets: list[ReplicaSet] = []
         self.never_ready: set[str] = set()
         self.scheduler_keeps_apart = True
+        self.cordoned: set[str] = set()
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
 
@@ -180,8 +186,10 @@ class Workloads:
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
                 continue
-            pod.node = "node-1"
-            self.count += 1
+            free = [node for node in NODES if node not in self.cordoned]
+            if free:
+                pod.node = free[0]
+                self.count += 1
 
     def _kubelet(self) -> None:
         for replica_set in self.replica_sets:

@@ -32,6 +32,18 @@ async def test_a_pass_that_finds_nothing_to_do_costs_no_request() -> None:
     assert [] == stage.cluster.requests
 
 
+async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:
+    """The watch has seen a cordon that was taken back meanwhile: nothing is written."""
+    stage = Stage(installed().cordon("node-1"))
+    stage.simulated.cordoned.clear()
+    await stage.one_pass()
+    assert "get Node" in stage.cluster.requests
+    assert [] == stage.writes
+    stage.simulated.cordon("node-1")
+    await stage.one_pass()
+    assert ["apply Deployment", STATUS, "create Event"] == stage.writes
+
+
 async def test_an_agent_that_is_not_known_costs_no_request() -> None:
     """It was deleted meanwhile."""
     stage = Stage(installed())

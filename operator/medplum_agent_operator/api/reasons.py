@@ -36,6 +36,8 @@ class Reason(StrEnum):
     """The new agent starts first; the old one stops when the new one has taken the work."""
     RECREATING = "Recreating"
     """The old agent is stopped first; the new one starts when it is gone."""
+    MOVING_OFF_NODE = "MovingOffNode"
+    """The agent's node was cordoned, as for a drain: the agent is handed to another node."""
     RESTARTING = "Restarting"
     """Somebody asked for new pods of the same version (`kubectl rollout restart`)."""
     ROLLOUT_COMPLETED = "RolloutCompleted"

@@ -3,7 +3,7 @@
 Called by `plan`, which decides what is done; this module only tells. Pure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -88,6 +88,8 @@ def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
         return Reason.INSTALLING, Phase.INSTALLING
     if record.strategy is Strategy.RECREATE:
         return Reason.RECREATING, Phase.RECREATING
+    if record.moved_off is not None:
+        return Reason.MOVING_OFF_NODE, Phase.HANDING_OFF
     return Reason.HANDING_OFF, Phase.HANDING_OFF
 
 
@@ -112,7 +114,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     reason, phase = _way(record)
     # Status does not tell of it yet: the pass that began it kept silent, or was ended before it could speak.
     findings = () if observed.noted else _announcements(record, reason, sentence)
-    found = diagnosis.trouble(observed, spec)
+    found = _trouble(observed, record, spec)
     if found is not None:
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
@@ -133,6 +135,14 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     )
 
 
+def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
+    """What stands in the way; where a move finds no node, in words that say what becomes of the drain."""
+    found = diagnosis.trouble(observed, spec)
+    if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
+        return found
+    return replace(found, message=messages.no_other_node(node=record.moved_off, trouble=found.message))
+
+
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
     found = diagnosis.trouble(observed, spec) or diagnosis.unready_ports(observed, spec)
     unknown = "Its pod did not become available, and the cluster gives no reason."
@@ -141,6 +151,14 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -
     if observed.settled:
         sentence = messages.restart_failed(
             version=record.to, trouble=trouble, serving=bool(observed.serving_pods), deadline_seconds=deadline
+        )
+    elif record.moved_off is not None:
+        sentence = messages.move_failed(
+            node=record.moved_off,
+            version=record.to,
+            trouble=trouble,
+            serving=bool(observed.serving_pods),
+            deadline_seconds=deadline,
         )
     else:
         sentence = messages.failed(

@@ -111,6 +111,7 @@ def _close(
             gap_seconds=rollout.gap_seconds if took_over else None,
             overlap_seconds=rollout.overlap_seconds if took_over else None,
             approval=approval,
+            moved_off=rollout.moved_off,
         ),
     )
 
@@ -151,6 +152,7 @@ def _follow(
         overlap_seconds=overlap,
         unavailable_since=since,
         approval=current.approval,
+        moved_off=current.moved_off,
     )
 
 
