@@ -91,6 +91,8 @@ def slim(kind: str, raw: Object) -> Object:
     if kind == "Node":
         return _slim_node(raw)
     kept = {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key not in _NOISE}}
+    if kind == "Job":
+        kept["spec"] = {}
     if kind == "Pod":
         spec = raw.get("spec") or {}
         containers = [{key: c[key] for key in ("name", "image") if key in c} for c in spec.get("containers") or ()]

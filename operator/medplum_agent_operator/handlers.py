@@ -24,6 +24,7 @@ WATCHED: Final[Mapping[str, tuple[str, str, str]]] = {
     "Service": ("", "v1", "services"),
     "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
     "ServiceAccount": ("", "v1", "serviceaccounts"),
+    "Job": ("batch", "v1", "jobs"),
     "Node": ("", "v1", "nodes"),
 }
 NODE: Final = "Node"
@@ -61,7 +62,8 @@ class NoDiffs(kopf.DiffBaseStorage):
 def key_of(kind: str, raw: Mapping[str, Any]) -> Key | None:
     """The MedplumAgent that an object is about: itself, or the one that its label names. None for a node."""
     metadata = raw["metadata"]
-    name = metadata["name"] if kind == KIND else (metadata.get("labels") or {}).get(names.AGENT_LABEL)
+    labels = metadata.get("labels") or {}
+    name = metadata["name"] if kind == KIND else labels.get(names.AGENT_LABEL) or labels.get(names.FETCH_LABEL)
     return Key(metadata["namespace"], name) if name and kind != NODE else None
 
 

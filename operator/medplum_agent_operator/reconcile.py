@@ -75,6 +75,7 @@ class _Snapshot:
     children: Mapping[str, Object | None]
     pods: Sequence[Object]
     nodes: Sequence[Object] = ()
+    fetching: Sequence[Object] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,10 @@ class Reconciler:
             {kind: self._seen.get(kind, key.namespace, name_of(kind, key.name)) for kind in SUPPORTING_KINDS},
             pods,
             self._nodes_of(pods),
+            [
+                *self._seen.labelled("Job", key.namespace, names.FETCH_LABEL, key.name),
+                *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
+            ],
         )
 
     def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:
@@ -160,7 +165,8 @@ class Reconciler:
             return None
         nodes = await self._look_at(self._nodes_of(pods))
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
-        return _Snapshot(raw, deployment, children, pods, nodes)
+        # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.
+        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes)
 
     async def _look_at(self, nodes: Sequence[Object]) -> list[Object]:
         """Cordoned nodes are read live, as an agent is moved off them; of the others what the watches saw will do."""
@@ -188,6 +194,7 @@ class Reconciler:
             children=snapshot.children,
             pods=snapshot.pods,
             nodes=snapshot.nodes,
+            fetching=snapshot.fetching,
         )
         plan = make_plan(observed, config=self._config, now=now)
         return _Thought(raw, plan, before, project(observed, plan, now=now), observed)
@@ -228,11 +235,12 @@ class Reconciler:
             return await self._cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
 
     def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
+        way_around = ", or set spec.handoff.prePull to false" if action.kind == "Job" else ""
         found = Finding(
             Reason.WRITE_REFUSED,
             Severity.WARNING,
             f"The API server refuses the {action.kind} that this spec leads to, and nothing after it was changed: {fault} Correct the spec (or the "
-            "operator's rights); it is tried again every minute.",
+            f"operator's rights{way_around}); it is tried again every minute.",
         )
         now = self._clock()
         plan = replace(

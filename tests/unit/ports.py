@@ -66,7 +66,7 @@ class FakeCluster:
         """Server-side apply, unless the object has changed since."""
         kind = str(body["kind"])
         self._ask(f"apply {kind}")
-        live = self.simulated.objects.get(kind)
+        live = None if kind == "Job" else self.simulated.objects.get(kind)
         if resource_version != (None if live is None else live["metadata"]["resourceVersion"]):
             raise ConflictError(f"{kind} has changed", status=409)
         return copy.deepcopy(self.simulated.apply(body))
@@ -112,6 +112,10 @@ class Stage:
             found = [copy.deepcopy(raw) for name, raw in self.simulated.objects.items() if name == kind]
             self.seen.replace(kind, None, found, as_of="999999")
         self.seen.replace("Pod", None, [pod.raw() for pod in self.simulated.pods], as_of="999999")
+        for kind in ("Job", "Pod"):
+            for raw in self.simulated.jobs:
+                if raw["kind"] == kind:
+                    self.seen.put(kind, raw)
         self.seen.replace("Node", None, copy.deepcopy(self.simulated.nodes), as_of="999999")
 
     async def one_pass(self) -> float | None:

@@ -57,6 +57,7 @@ RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
         "Pod": Resource("v1", "pods"),
         "Event": Resource("v1", "events"),
         "Node": Resource("v1", "nodes"),
+        "Job": Resource("batch/v1", "jobs"),
     }
 )
 

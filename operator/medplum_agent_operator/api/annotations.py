@@ -21,6 +21,8 @@ MOVED_OFF: Final = f"{DOMAIN}/moved-off"
 """The cordoned node, and the pod on it, that the agent was moved off last. A new value is what moves it."""
 AGENT_LABEL: Final = f"{DOMAIN}/agent"
 """The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
+FETCH_LABEL: Final = f"{DOMAIN}/fetches-for"
+"""On a Job that fetches an image, and on its pod: for which MedplumAgent. Nothing selects an agent's pods by it."""
 VERSION_LABEL: Final = f"{DOMAIN}/version"
 """The agent version that a pod runs: read back from the cluster to learn what is active."""
 

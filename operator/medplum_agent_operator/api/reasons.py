@@ -38,6 +38,8 @@ class Reason(StrEnum):
     """The old agent is stopped first; the new one starts when it is gone."""
     MOVING_OFF_NODE = "MovingOffNode"
     """The agent's node was cordoned, as for a drain: the agent is handed to another node."""
+    FETCHING_IMAGE = "FetchingImage"
+    """The new image is fetched to the node before the old agent is stopped."""
     RESTARTING = "Restarting"
     """Somebody asked for new pods of the same version (`kubectl rollout restart`)."""
     ROLLOUT_COMPLETED = "RolloutCompleted"

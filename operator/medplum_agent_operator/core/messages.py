@@ -97,6 +97,32 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     )
 
 
+def fetching(record: RolloutRecord, *, image: str, node: str) -> str:
+    """A change that stops first, whose image is fetched before: nothing has been stopped yet."""
+    approved = f', approved by "{record.approval}",' if record.approval else ""
+    what = "The agent's pod is to be replaced by one with another image"
+    if record.from_version != record.to:
+        what = f"{record.from_version or 'What runs'} is to give way to {record.to}"
+    return (
+        f"{what}{approved} by stopping first, because {record.why}. Before that, image {image} is fetched to node {node}; the old agent goes on serving "
+        "until it is there."
+    )
+
+
+def fetch_failed(record: RolloutRecord, *, image: str, node: str, trouble: str, deadline_seconds: int) -> str:
+    """The image did not come: nothing was stopped, and the ways out."""
+    back = (
+        f'; or set spec.version back to "{record.from_version}"'
+        if record.from_version != record.to
+        else "; or undo the change"
+    )
+    return (
+        f"Image {image} could not be fetched to node {node} within {_seconds(deadline_seconds)}, so the old agent was not stopped and goes on serving. "
+        f"{trouble} Mend the cause (the image's name, spec.image.pullSecrets, the registry), and the change goes on by itself{back}; or set "
+        "spec.handoff.prePull to false, which stops the old agent at once, whether the image can be pulled or not."
+    )
+
+
 def no_other_node(*, node: str, trouble: str) -> str:
     """A move that no node takes: nothing was stopped, and what lets the drain go on."""
     return (

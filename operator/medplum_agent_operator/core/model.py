@@ -4,13 +4,14 @@ Built by `reconcile` from raw API objects; read by everything in `core`. The liv
 somebody else broke reads as absent, and what is absent is taken for the less safe case by whoever decides.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.version import AgentVersion
@@ -70,6 +71,7 @@ class Observed:
         children: the other live objects of its name, by kind: Service, PodDisruptionBudget, ServiceAccount.
         pods: its pods, dead ones included.
         nodes: the nodes of these pods, by name, as far as they are known.
+        fetches: Jobs of ours that fetch an image for it.
     """
 
     agent: MedplumAgent
@@ -77,6 +79,7 @@ class Observed:
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
+    fetches: tuple[FetchJob, ...] = ()
 
     @classmethod
     def of(
@@ -87,14 +90,17 @@ class Observed:
         children: Mapping[str, Mapping[str, Any] | None],
         pods: Iterable[Mapping[str, Any]],
         nodes: Iterable[Mapping[str, Any]] = (),
+        fetching: Sequence[Mapping[str, Any]] = (),
     ) -> Self:
-        """Freeze what was read."""
+        """Freeze what was read. `fetching`: Jobs that fetch an image, and their pods."""
+        jobs = [raw for raw in fetching if raw.get("kind") == "Job" and ownership(raw, agent) is Ownership.OURS]
         return cls(
             agent=agent,
             deployment=None if deployment is None else Workload(deployment),
             children={kind: raw for kind, raw in children.items() if raw is not None},
             pods=tuple(sorted(map(Pod.read, pods), key=lambda pod: pod.name)),
             nodes={node.name: node for node in map(Node.read, nodes)},
+            fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
 
     def node_of(self, pod: Pod) -> Node | None:

@@ -12,13 +12,14 @@ from typing import Any
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import drain, messages, progress
+from medplum_agent_operator.core import drain, messages, prepull, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
 from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
 from medplum_agent_operator.core.strategy import Mechanics, choose
@@ -115,7 +116,8 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
     """Bring the cluster to a spec that is in force."""
     agent = observed.agent
     target = AgentVersion.parse(spec.version)
-    rendered = render_pod_template(agent, spec, image=image_reference(spec, verdict.repository))
+    image = image_reference(spec, verdict.repository)
+    rendered = render_pod_template(agent, spec, image=image)
     # What the live template was moved off stays noted on it: without the note it would be another template.
     template = drain.noted(rendered, drain.live_note(observed))
     mechanics = choose(observed, target, host_ports=uses_host_ports(spec))
@@ -141,6 +143,11 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
     if begins and not observed.noted:
         # Status does not tell yet of the rollout before this one: note it first, or a crash now would forget it.
         return replace(_report(observed, verdict, spec, actions=(), now=now), silent=False, look_again_at=now)
+    if begins and record.strategy is Strategy.RECREATE:
+        fetch = prepull.wanted(observed, spec, image=image)
+        if fetch is not None:
+            waiting = progress.fetching(record, spec, fetch, now=now)
+            return _told(observed, waiting, verdict, actions=_meanwhile(observed, fetch, config), record=record)
     found = _apply(body, None if deployment is None else deployment.raw, disruptive=begins)
     if found is not None:
         actions = (*actions, found)
@@ -148,6 +155,13 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
         state = progress.beginning(observed, record, spec, now=now)
         return _told(observed, state, verdict, actions=actions, record=record, begins=True)
     return _report(observed, verdict, spec, actions=actions, now=now)
+
+
+def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
+    """While the image is fetched, all that serves stays as the applied spec says; and the Job that fetches it."""
+    before = None if observed.deployment is None else observed.deployment.applied_spec
+    actions = () if before is None else _supporting(observed, before, config)
+    return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
 def _begin(

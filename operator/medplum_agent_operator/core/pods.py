@@ -58,6 +58,7 @@ class Pod:
 
     Attributes:
         version: what it runs; None where that cannot be told.
+        image: what its agent's container was made from, as the spec names it.
         node: the node that it was scheduled to; empty while none takes it.
         template_hash: fingerprint of the template that it was made from.
         replica_set: name of the ReplicaSet that made it.
@@ -69,6 +70,7 @@ class Pod:
 
     name: str
     version: AgentVersion | None
+    image: str = ""
     node: str = ""
     template_hash: str | None = None
     replica_set: str = ""
@@ -93,6 +95,7 @@ class Pod:
         return cls(
             name=metadata["name"],
             version=version_of(metadata.get("labels") or {}, image),
+            image=image,
             node=spec.get("nodeName") or "",
             template_hash=(metadata.get("annotations") or {}).get(names.TEMPLATE_HASH),
             replica_set=next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""),

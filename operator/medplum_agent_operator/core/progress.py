@@ -10,9 +10,10 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import diagnosis, messages
+from medplum_agent_operator.core import diagnosis, messages, prepull
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.workload import RolloutRecord
 
 SILENCE: Final = timedelta(seconds=1)
@@ -55,6 +56,35 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
         findings=_announcements(record, reason, sentence),
         look_again_at=now + SILENCE if stopping else _after_deadline(record, spec),
         silent=stopping,
+    )
+
+
+def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime) -> Progress:
+    """A change that stops first and waits for its image: the old agent serves."""
+    found = prepull.trouble(fetch)
+    deadline = fetch.deadline(spec, now=now)
+    if now >= deadline or (fetch.job is not None and fetch.job.ended):
+        found = found or prepull.unknown_trouble(fetch)
+        sentence = messages.fetch_failed(
+            record,
+            image=fetch.image,
+            node=fetch.node,
+            trouble=found.message,
+            deadline_seconds=spec.handoff.progress_deadline_seconds,
+        )
+        failed = Finding(found.reason, Severity.WARNING, sentence)
+        return Progress(Phase.FAILED, found.reason, sentence, findings=(failed,))
+    sentence = messages.fetching(record, image=fetch.image, node=fetch.node)
+    findings: tuple[Finding, ...] = (Finding(Reason.FETCHING_IMAGE, Severity.NORMAL, sentence),)
+    if found is not None:
+        findings = (*findings, found)
+        sentence = f"{sentence} Not so far: {found.message}"
+    return Progress(
+        Phase.RECREATING,
+        Reason.FETCHING_IMAGE,
+        sentence,
+        findings=findings,
+        look_again_at=deadline + timedelta(seconds=1),
     )
 
 

@@ -25,6 +25,18 @@ def name_of(kind: str, agent: str) -> str:
     return f"{agent}{_BUDGET_SUFFIX}" if kind == "PodDisruptionBudget" else agent
 
 
+def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
+    """What makes an object the agent's own."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": agent.name,
+        "uid": agent.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
 def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) -> dict[str, Any]:
     """An owned object. The MedplumAgent is its controller: garbage collection removes it with its owner, no finalizer needed."""
     labels = {
@@ -33,20 +45,12 @@ def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) ->
         names.COMPONENT_LABEL: "agent",
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
     }
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": agent.name,
-        "uid": agent.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
     metadata = {
         "name": name_of(kind, agent.name),
         "namespace": agent.namespace,
         "labels": labels | content.pop("labels", {}),
         "annotations": content.pop("annotations", {}),
-        "ownerReferences": [owner],
+        "ownerReferences": [owner_reference(agent)],
     }
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
 
