@@ -103,10 +103,8 @@ def slim(kind: str, raw: Object) -> Object:
 def _slim_node(raw: Object) -> Object:
     """A whole node is large (images, addresses, capacities): of it only what `core.nodes` reads is kept."""
     metadata = {key: raw["metadata"][key] for key in ("name", "uid", "resourceVersion") if key in raw["metadata"]}
-    conditions = (raw.get("status") or {}).get("conditions") or ()
-    ready = [{key: c.get(key) for key in ("type", "status")} for c in conditions if c.get("type") == "Ready"]
     spec = {"unschedulable": True} if (raw.get("spec") or {}).get("unschedulable") else {}
-    return {"metadata": metadata, "spec": spec, "status": {"conditions": ready}}
+    return {"metadata": metadata, "spec": spec}
 
 
 def _same_but_for_age(one: Object, other: Object) -> bool:

@@ -326,9 +326,8 @@ class SimulatedCluster(Workloads):
         stopped = [pod for pod in self.pods if pod.ready_since is not None and pod.told_to_go is None]
         known = {pod.template["spec"]["containers"][0]["image"] for pod in stopped}
         known |= {fetch.image for fetch in self.fetching.values() if fetch.state == "done"}
-        here = [pod for pod in stopped if pod.node not in self.cordoned]
         pulls_first = (self.agent["spec"].get("handoff") or {}).get("prePull", True)
-        assert not here or not pulls_first or image in known, f"{image} may not be on the node"
+        assert not stopped or not pulls_first or image in known, f"{image} may not be on the node"
 
     def _assert_allowed(self, body: Mapping[str, Any]) -> None:
         record = RolloutRecord.read(body["metadata"]["annotations"][names.ROLLOUT])

@@ -56,13 +56,13 @@ class Fetch:
 def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
     """What has to be fetched before the agent that serves may be stopped; None where nothing has to, or it is there.
 
-    Only for an agent that serves: where none does, nothing is won by waiting. And only to a node that a new pod may go to.
+    Only for an agent that serves: where none does, nothing is won by waiting. To a cordoned node too, although the new pod goes
+    elsewhere: nobody is stopped for an image that cannot be pulled.
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
     for pod in observed.serving_pods:
-        node = observed.node_of(pod)
-        if not pod.node or pod.image == image or (node is not None and (node.cordoned or not node.ready)):
+        if not pod.node or pod.image == image:
             continue
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
