@@ -94,9 +94,10 @@ def observed(
     deployment: Mapping[str, Any] | None = None,
     children: Mapping[str, Mapping[str, Any] | None] | None = None,
     pods: Iterable[Mapping[str, Any]] = (),
+    nodes: Iterable[Mapping[str, Any]] = (),
 ) -> Observed:
     """One frozen snapshot."""
-    return Observed.of(MedplumAgent.parse(raw), deployment=deployment, children=children or {}, pods=pods)
+    return Observed.of(MedplumAgent.parse(raw), deployment=deployment, children=children or {}, pods=pods, nodes=nodes)
 
 
 def owned_by(raw: Raw, uid: str, *, kind: str = KIND, name: str = NAME) -> Raw:
@@ -130,7 +131,8 @@ def pod(
         name: its name.
         template_hash: fingerprint of its template; None for none.
         phase: its phase.
-        fields: `ready_since`, `unready_since`, `ended_at` (of the agent's container), `created`, `terminating`, `unschedulable` (the scheduler's words), `image`, `containers` and `init_containers`
+        fields: `ready_since`, `unready_since`, `ended_at` (of the agent's container), `created`, `terminating`, `node`, `unschedulable` (the scheduler's
+            words), `image`, `containers` and `init_containers`
             (statuses).
     """
     ready_since = fields.get("ready_since")
@@ -152,7 +154,10 @@ def pod(
             "labels": {names.AGENT_LABEL: NAME} | ({names.VERSION_LABEL: version} if version else {}),
             "annotations": {names.TEMPLATE_HASH: template_hash} if template_hash else {},
         },
-        "spec": {"containers": [{"name": "agent", "image": fields.get("image", "agent")}]},
+        "spec": {
+            "nodeName": fields.get("node", ""),
+            "containers": [{"name": "agent", "image": fields.get("image", "agent")}],
+        },
         "status": {
             "phase": phase,
             "conditions": conditions,

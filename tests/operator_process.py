@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tests.cluster import wait_for
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -36,7 +38,12 @@ def install(cluster: Cluster) -> None:
     rendered = cluster.kubectl("kustomize", str(ROOT / "manifests" / "base")).stdout
     objects = [item for item in yaml.safe_load_all(rendered) if item["kind"] != "Deployment"]
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(objects))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/medplumagents.agents.medplum.com", "--timeout=30s")
+    # Not `kubectl wait`: it gives up at once on a CRD that has no conditions yet, as on a busy machine.
+    established = 'jsonpath={.status.conditions[?(@.type=="Established")].status}'
+    wait_for(
+        lambda: cluster.kubectl("get", "crd", "medplumagents.agents.medplum.com", "-o", established).stdout == "True",
+        what="the CRD established",
+    )
 
 
 @dataclass(slots=True)

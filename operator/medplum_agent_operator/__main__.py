@@ -61,14 +61,14 @@ class Operator:
             reconciler = Reconciler(
                 kube,
                 self._cache,
-                config=Config(image_repository=settings.image_repository),
+                config=Config(image_repository=settings.image_repository, nodes_watched=settings.watch_nodes),
                 clock=lambda: datetime.now(UTC),
                 identity=platform.node(),
             )
             queue = WorkQueue(
                 reconciler, on_failure=_tell, workers=settings.workers, timeout_seconds=PASS_TIMEOUT_SECONDS
             )
-            resync = Resync(kube, self._cache, queue.add, namespaces=settings.namespaces)
+            resync = Resync(kube, self._cache, queue.add, namespaces=settings.namespaces, nodes=settings.watch_nodes)
             self._catch_signals()
             await _first_look(resync)
             probes = {"/healthz": lambda: _health(queue), "/readyz": lambda: self._readiness(queue)}
@@ -86,7 +86,7 @@ class Operator:
         registry = kopf.OperatorRegistry()
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(registry, kopf_settings, request_timeout_seconds=self._settings.request_timeout_seconds)
-        handlers.register(registry, self._cache, queue.add)
+        handlers.register(registry, self._cache, queue.add, nodes=self._settings.watch_nodes)
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         ready = asyncio.create_task(self._watching.wait(), name="ready")
         watching = asyncio.create_task(
@@ -156,6 +156,11 @@ async def _first_look(resync: Resync) -> None:
         await resync.once()
     except ClusterError as fault:
         match fault.status:
+            case 403 if "/nodes" in str(fault):
+                hint = (
+                    "Nodes are read so that a node drain hands agents over. Bind the ClusterRole medplum-agent-operator-nodes (manifests/base/rbac.yaml) "
+                    "to the service account, or set --no-watch-nodes: then a drain stops an agent and starts it elsewhere."
+                )
             case 404:
                 hint = "Is the CRD installed? kubectl apply -f crds/medplumagents.yaml"
             case 401 | 403:

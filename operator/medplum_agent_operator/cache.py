@@ -31,8 +31,10 @@ class Cache:
             newer = _age(raw) > _age(known) or _age(raw) == 0
             if not newer:
                 return False
-        self._objects.setdefault(kind, {})[_name(raw)] = slim(kind, raw)
-        return True
+        kept = slim(kind, raw)
+        self._objects.setdefault(kind, {})[_name(raw)] = kept
+        # A kubelet reports its node again and again: news is only what is kept of it.
+        return kind != "Node" or known is None or not _same_but_for_age(kept, known)
 
     def drop(self, kind: str, raw: Object) -> bool:
         """Forget an object that was deleted, unless a new one of that name has taken its place. Returns whether it was news."""
@@ -81,6 +83,10 @@ class Cache:
             if where == namespace and (raw["metadata"].get("labels") or {}).get(key) == value
         ]
 
+    def on_node(self, node: str) -> list[Object]:
+        """Pods, of every namespace, on a node."""
+        return [raw for raw in self._objects.get("Pod", {}).values() if raw["spec"].get("nodeName") == node]
+
     def names(self, kind: str) -> list[tuple[str, str]]:
         """Namespace and name of every object of a kind."""
         return list(self._objects.get(kind, {}))
@@ -90,12 +96,31 @@ def slim(kind: str, raw: Object) -> Object:
     """An object without what nothing reads; managed fields are kept where they tell who set an approval."""
     if kind == "MedplumAgent":
         return raw
+    if kind == "Node":
+        return _slim_node(raw)
     kept = {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key not in _NOISE}}
+    if kind == "Job":
+        kept["spec"] = {}
     if kind == "Pod":
         spec = raw.get("spec") or {}
         containers = [{key: c[key] for key in ("name", "image") if key in c} for c in spec.get("containers") or ()]
         kept["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers}
     return kept
+
+
+def _slim_node(raw: Object) -> Object:
+    """A whole node is large (images, addresses, capacities): of it only what `core.nodes` reads is kept."""
+    metadata = {key: raw["metadata"][key] for key in ("name", "uid", "resourceVersion") if key in raw["metadata"]}
+    spec = {"unschedulable": True} if (raw.get("spec") or {}).get("unschedulable") else {}
+    return {"metadata": metadata, "spec": spec}
+
+
+def _same_but_for_age(one: Object, other: Object) -> bool:
+    def rest(raw: Object) -> dict[str, Any]:
+        metadata = {key: value for key, value in raw["metadata"].items() if key != "resourceVersion"}
+        return {**raw, "metadata": metadata}
+
+    return rest(one) == rest(other)
 
 
 def _name(raw: Object) -> tuple[str, str]:

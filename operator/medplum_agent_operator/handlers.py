@@ -24,7 +24,21 @@ WATCHED: Final[Mapping[str, tuple[str, str, str]]] = {
     "Service": ("", "v1", "services"),
     "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
     "ServiceAccount": ("", "v1", "serviceaccounts"),
+    "Job": ("batch", "v1", "jobs"),
+    "Node": ("", "v1", "nodes"),
 }
+NODE: Final = "Node"
+"""The one kind that is not an agent's own and in no namespace; left out where the setting says so."""
+
+
+def watched(*, nodes: bool) -> list[str]:
+    """The kinds that are watched."""
+    return [kind for kind in WATCHED if nodes or kind != NODE]
+
+
+def selector_of(kind: str) -> str:
+    """The label selector of a kind's watch and LIST."""
+    return "" if kind in {KIND, NODE} else OWN_OBJECTS
 
 
 class NoDiffs(kopf.DiffBaseStorage):
@@ -46,22 +60,31 @@ class NoDiffs(kopf.DiffBaseStorage):
 
 
 def key_of(kind: str, raw: Mapping[str, Any]) -> Key | None:
-    """The MedplumAgent that an object is about: itself, or the one that its label names."""
+    """The MedplumAgent that an object is about: itself, or the one that its label names. None for a node."""
     metadata = raw["metadata"]
-    name = metadata["name"] if kind == KIND else (metadata.get("labels") or {}).get(names.AGENT_LABEL)
-    return Key(metadata["namespace"], name) if name else None
+    labels = metadata.get("labels") or {}
+    name = metadata["name"] if kind == KIND else labels.get(names.AGENT_LABEL) or labels.get(names.FETCH_LABEL)
+    return Key(metadata["namespace"], name) if name and kind != NODE else None
 
 
-def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None]) -> None:
+def keys_of(kind: str, raw: Mapping[str, Any], cache: Cache) -> set[Key]:
+    """Every MedplumAgent that an object is about: for a node, those with a pod on it."""
+    if kind == NODE:
+        found = [key_of("Pod", pod) for pod in cache.on_node(raw["metadata"]["name"])]
+    else:
+        found = [key_of(kind, raw)]
+    return {key for key in found if key is not None}
+
+
+def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, nodes: bool = True) -> None:
     """Watch every kind: an event updates the cache and puts the agent's key on the queue."""
 
     def watch(kind: str) -> None:
         def seen(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
             news = cache.drop(kind, raw) if event["type"] == "DELETED" else cache.put(kind, raw)
-            key = key_of(kind, raw)
             # The echo of our own write is no news: its answer is in the cache already.
-            if news and key is not None:
+            for key in keys_of(kind, raw, cache) if news else ():
                 add(key)
 
         async def on_event(event: kopf.RawEvent, **kwargs: Any) -> None:
@@ -69,7 +92,7 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key],
 
         kopf.on.event(*WATCHED[kind], id=f"watch-{kind.lower()}", registry=registry)(on_event)
 
-    for kind in WATCHED:
+    for kind in watched(nodes=nodes):
         watch(kind)
 
 
@@ -88,6 +111,6 @@ def configure(
     settings.watching.chunk_size = 25
     settings.process.ultimate_exiting_timeout = 25.0
     for kind, where in WATCHED.items():
-        if kind != KIND:
-            settings.watching.label_selectors[where] = OWN_OBJECTS
+        if selector_of(kind):
+            settings.watching.label_selectors[where] = selector_of(kind)
     kopf.on.login(registry=registry)(kopf.login_via_client)

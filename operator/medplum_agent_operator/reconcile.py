@@ -21,6 +21,7 @@ from medplum_agent_operator.core.events import render_event
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import Apply, Plan, make_plan
+from medplum_agent_operator.core.resources import name_of
 from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
 from medplum_agent_operator.telemetry import log
@@ -34,8 +35,8 @@ Object = Mapping[str, Any]
 class Cluster(Protocol):
     """What a pass asks of the API server."""
 
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        """Read one object."""
+    async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """Read one object; of a node, the namespace is None."""
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
         """Read all objects of a kind."""
@@ -73,6 +74,8 @@ class _Snapshot:
     deployment: Object | None
     children: Mapping[str, Object | None]
     pods: Sequence[Object]
+    nodes: Sequence[Object] = ()
+    fetching: Sequence[Object] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +130,23 @@ class Reconciler:
         return None if again is None else (again - self._clock()).total_seconds()
 
     def _from_watches(self, key: Key, raw: Object) -> _Snapshot:
+        pods = self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name)
         return _Snapshot(
             raw,
             self._seen.get("Deployment", *key),
-            {kind: self._seen.get(kind, *key) for kind in SUPPORTING_KINDS},
-            self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name),
+            {kind: self._seen.get(kind, key.namespace, name_of(kind, key.name)) for kind in SUPPORTING_KINDS},
+            pods,
+            self._nodes_of(pods),
+            [
+                *self._seen.labelled("Job", key.namespace, names.FETCH_LABEL, key.name),
+                *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
+            ],
         )
+
+    def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:
+        """The nodes that these pods are on, as far as the watches have seen them."""
+        on = sorted({(pod.get("spec") or {}).get("nodeName") or "" for pod in pods} - {""})
+        return [node for name in on if (node := self._seen.get("Node", "", name)) is not None]
 
     async def _from_cluster(self, key: Key, seen: _Snapshot, to_write: Collection[str]) -> _Snapshot | None:
         """Read live whatever a decision rests on: the agent, its Deployment and pods, and each kind that is to be written.
@@ -144,12 +158,22 @@ class Reconciler:
         raw, deployment, found, (pods, _) = await asyncio.gather(
             self._cluster.get(KIND, *key),
             self._cluster.get("Deployment", *key),
-            asyncio.gather(*(self._cluster.get(kind, *key) for kind in supporting)),
+            asyncio.gather(*(self._cluster.get(kind, key.namespace, name_of(kind, key.name)) for kind in supporting)),
             self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
         )
         if raw is None:
             return None
-        return _Snapshot(raw, deployment, {**seen.children, **dict(zip(supporting, found, strict=True))}, pods)
+        nodes = await self._look_at(self._nodes_of(pods))
+        children = {**seen.children, **dict(zip(supporting, found, strict=True))}
+        # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.
+        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes)
+
+    async def _look_at(self, nodes: Sequence[Object]) -> list[Object]:
+        """Cordoned nodes are read live, as an agent is moved off them; of the others what the watches saw will do."""
+        cordoned = [node["metadata"]["name"] for node in nodes if (node.get("spec") or {}).get("unschedulable")]
+        live = await asyncio.gather(*(self._cluster.get("Node", None, name) for name in cordoned))
+        others = [node for node in nodes if node["metadata"]["name"] not in cordoned]
+        return [*others, *(node for node in live if node is not None)]
 
     def _think(self, snapshot: _Snapshot) -> _Thought:
         raw = snapshot.agent
@@ -164,7 +188,14 @@ class Reconciler:
             plan = Plan(Phase.FAILED, found.reason, found.message, findings=(found,))
             generation = raw["metadata"].get("generation", 0)
             return _Thought(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
-        observed = Observed.of(agent, deployment=snapshot.deployment, children=snapshot.children, pods=snapshot.pods)
+        observed = Observed.of(
+            agent,
+            deployment=snapshot.deployment,
+            children=snapshot.children,
+            pods=snapshot.pods,
+            nodes=snapshot.nodes,
+            fetching=snapshot.fetching,
+        )
         plan = make_plan(observed, config=self._config, now=now)
         return _Thought(raw, plan, before, project(observed, plan, now=now), observed)
 
@@ -204,11 +235,12 @@ class Reconciler:
             return await self._cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
 
     def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
+        way_around = ", or set spec.handoff.prePull to false" if action.kind == "Job" else ""
         found = Finding(
             Reason.WRITE_REFUSED,
             Severity.WARNING,
             f"The API server refuses the {action.kind} that this spec leads to, and nothing after it was changed: {fault} Correct the spec (or the "
-            "operator's rights); it is tried again every minute.",
+            f"operator's rights{way_around}); it is tried again every minute.",
         )
         now = self._clock()
         plan = replace(

@@ -8,11 +8,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.errors import ClusterError
-from medplum_agent_operator.handlers import OWN_OBJECTS, WATCHED, key_of
+from medplum_agent_operator.handlers import NODE, key_of, selector_of, watched
 from medplum_agent_operator.telemetry import log
 
 
@@ -26,11 +25,20 @@ class Lister(Protocol):
 class Resync:
     """Lists everything and puts every agent on the queue."""
 
-    def __init__(self, cluster: Lister, cache: Cache, add: Callable[[Key], None], *, namespaces: Sequence[str]) -> None:
+    def __init__(
+        self,
+        cluster: Lister,
+        cache: Cache,
+        add: Callable[[Key], None],
+        *,
+        namespaces: Sequence[str],
+        nodes: bool = True,
+    ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._add = add
         self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._kinds = watched(nodes=nodes)
 
     async def once(self) -> None:
         """List every kind in every watched namespace.
@@ -39,10 +47,9 @@ class Resync:
             ClusterError: when one of the LISTs failed; what was read before it counts.
         """
         keys: set[Key] = set()
-        for kind in WATCHED:
-            selector = "" if kind == KIND else OWN_OBJECTS
-            for namespace in self._namespaces:
-                found, as_of = await self._cluster.list(kind, namespace, selector=selector)
+        for kind in self._kinds:
+            for namespace in (None,) if kind == NODE else self._namespaces:
+                found, as_of = await self._cluster.list(kind, namespace, selector=selector_of(kind))
                 gone = self._cache.replace(kind, namespace, found, as_of=as_of)
                 keys.update(key for raw in (*gone, *found) if (key := key_of(kind, raw)) is not None)
         for key in sorted(keys):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict, SettingsError
 
 from medplum_agent_operator.errors import StartupError
 
@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     image_repository: str | None = Field(
         default=None,
         description="Image repository of agents whose spec.image.repository is not set, without a tag. Upstream publishes no image.",
+    )
+    watch_nodes: CliImplicitFlag[bool] = Field(
+        default=True,
+        description="Watch nodes, so that a node drain hands an agent to another node (from 4.2.4 on). It needs the ClusterRole "
+        "medplum-agent-operator-nodes. Without it every drain stops the agent and starts it elsewhere.",
     )
     log_format: Literal["json", "console"] = Field(
         default="json", description="json (one object per line) or console (for people)."

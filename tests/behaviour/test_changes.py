@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import FORCE, SEEN_LATE, agent_manifest
+from tests.behaviour.world import FORCE, SEEN_LATE, agent_manifest, child
 
 if TYPE_CHECKING:
     from tests.behaviour.world import World
@@ -111,7 +111,7 @@ def test_forced_downgrade_below_zero_downtime_stops_first(world: World) -> None:
     assert 0 == entry["overlapSeconds"]
     assert before + 1 == world.deployment()["metadata"]["generation"]
     assert ["4.2.3 CHG-1042"] == world.status()["spentApprovals"]
-    budget = world.read("pdb", "front-desk")["spec"]
+    budget = world.read("pdb", child("pdb"))["spec"]
     assert (1, None) == (budget.get("maxUnavailable"), budget.get("minAvailable"))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import agent_manifest
+from tests.behaviour.world import agent_manifest, child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ def test_children_are_owned_and_small_in_rights(world: World) -> None:
     world.install()
     uid = world.agent()["metadata"]["uid"]
     for kind in CHILDREN:
-        [owner] = world.read(kind, "front-desk")["metadata"]["ownerReferences"]
+        [owner] = world.read(kind, child(kind))["metadata"]["ownerReferences"]
         assert (uid, True) == (owner["uid"], owner["controller"])
     [pod] = world.pods()
     assert pod["spec"]["automountServiceAccountToken"] is False
@@ -43,11 +43,11 @@ def test_readiness_is_a_connection_to_every_port_and_there_is_no_liveness_probe(
 def test_deleted_child_is_made_again(world: World, kind: str) -> None:
     """Whatever is deleted comes back, and status is as before."""
     world.install()
-    before = world.read(kind, "front-desk")["metadata"]["uid"]
-    world.kubectl("delete", kind, "front-desk", "--wait=true")
+    before = world.read(kind, child(kind))["metadata"]["uid"]
+    world.kubectl("delete", kind, child(kind), "--wait=true")
 
     def back() -> bool:
-        found = world.kubectl("get", kind, "front-desk", "--ignore-not-found", "-o", "jsonpath={.metadata.uid}")
+        found = world.kubectl("get", kind, child(kind), "--ignore-not-found", "-o", "jsonpath={.metadata.uid}")
         return found not in {"", before}
 
     world.wait(back, f"{kind} made again")
@@ -80,8 +80,8 @@ def test_deleted_child_is_made_again(world: World, kind: str) -> None:
 def test_drift_is_repaired(world: World, kind: str, patch: str, look: Callable[[dict[str, Any]], bool]) -> None:
     """A field that is ours, changed by hand, is set back, and an Event tells of it."""
     world.install()
-    world.kubectl("patch", kind, "front-desk", "--type=merge", "-p", patch)
-    world.wait(lambda: look(world.read(kind, "front-desk")), f"{kind} repaired")
+    world.kubectl("patch", kind, child(kind), "--type=merge", "-p", patch)
+    world.wait(lambda: look(world.read(kind, child(kind))), f"{kind} repaired")
     world.wait(lambda: world.events("DriftRepaired"), "the Event")
 
 
@@ -101,12 +101,12 @@ def test_fields_of_others_are_left_alone(world: World) -> None:
     """Labels and annotations of other tools stay on every child, over the operator's own changes."""
     world.install()
     for kind in CHILDREN:
-        world.kubectl("label", kind, "front-desk", "team=lab")
-        world.kubectl("annotate", kind, "front-desk", "example.org/note=keep")
+        world.kubectl("label", kind, child(kind), "team=lab")
+        world.kubectl("annotate", kind, child(kind), "example.org/note=keep")
     world.set_version("5.1.15")
     world.wait_for_phase("Running", "5.1.15")
     for kind in CHILDREN:
-        metadata = world.read(kind, "front-desk")["metadata"]
+        metadata = world.read(kind, child(kind))["metadata"]
         assert ("lab", "keep") == (metadata["labels"]["team"], metadata["annotations"]["example.org/note"])
 
 
@@ -151,12 +151,12 @@ def test_object_of_that_name_that_is_not_ours_is_never_taken_over(
 ) -> None:
     """A stranger's Deployment or Service stays as it is; the finding says what to do."""
     world.kubectl(*create)
-    before = world.read(kind, "front-desk")
+    before = world.read(kind, child(kind))
     world.apply(agent_manifest())
     status = world.wait_for_phase("Failed")
     assert f"{kind} front-desk that this MedplumAgent does not own" in status["plan"]
     assert "NameTaken" == world.condition("Stalled")["reason"]
-    after = world.read(kind, "front-desk")
+    after = world.read(kind, child(kind))
     assert (before["spec"], before["metadata"].get("labels")) == (after["spec"], after["metadata"].get("labels"))
     assert "ownerReferences" not in after["metadata"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import FORCE
+from tests.behaviour.world import FORCE, child
 
 if TYPE_CHECKING:
     from tests.behaviour.world import World
@@ -19,7 +19,7 @@ def untouched(world: World) -> tuple[Any, ...]:
     """What must be the same before and after a refusal."""
     pods = [(pod["metadata"]["uid"], pod["metadata"]["resourceVersion"]) for pod in world.pods()]
     versions = [
-        world.read(kind, "front-desk")["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")
+        world.read(kind, child(kind))["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")
     ]
     return pods, versions
 

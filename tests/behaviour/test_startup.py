@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.behaviour.audit import USER, resource
-from tests.behaviour.world import agent_manifest
+from tests.behaviour.world import agent_manifest, child
 from tests.cluster import wait_for
 from tests.operator_process import NAMESPACE, PROGRAM, ROOT, SERVICE_ACCOUNT, start_operator
 
@@ -93,6 +93,30 @@ def test_missing_rights_are_told_with_the_place_where_they_are_written(
     assert "manifests/base" in operator.log.read_text()
 
 
+def test_missing_right_on_nodes_is_told_with_both_ways_out(installed: Cluster, namespace: str, tmp_path: Path) -> None:
+    """Everything but nodes: exit 2 at once, and not after a minute of silent tries; with --no-watch-nodes it starts."""
+    role = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "no-nodes"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": SERVICE_ACCOUNT},
+        "subjects": [{"kind": "ServiceAccount", "name": "no-nodes", "namespace": namespace}],
+    }
+    installed.kubectl("create", "serviceaccount", "no-nodes", "-n", namespace)
+    installed.apply(role, namespace=namespace)
+    kubeconfig = installed.service_account_kubeconfig(namespace, "no-nodes")
+    operator = start_operator(kubeconfig, tmp_path / "log", "--namespaces", namespace)
+    assert 2 == operator.process.wait(20)
+    said = operator.log.read_text()
+    assert "medplum-agent-operator-nodes" in said
+    assert "--no-watch-nodes" in said
+    without = start_operator(kubeconfig, tmp_path / "log-2", "--namespaces", namespace, "--no-watch-nodes")
+    try:
+        without.wait_until_ready()
+    finally:
+        without.kill()
+
+
 def test_health_and_readiness_are_answered(world: World) -> None:
     """/healthz and /readyz say ok; another path is 404."""
     operator = world.operators[-1]
@@ -111,8 +135,7 @@ def test_operator_of_one_namespace_leaves_others_alone(world: World, installed: 
 
 def _rules() -> list[dict[str, Any]]:
     objects = yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text())
-    rules: list[dict[str, Any]] = next(o for o in objects if o["kind"] == "ClusterRole")["rules"]
-    return rules
+    return [rule for o in objects if o["kind"] == "ClusterRole" for rule in o["rules"]]
 
 
 def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
@@ -121,15 +144,25 @@ def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
     world.start_operator()
     world.install()
     for kind in ("deployment", "service", "pdb", "serviceaccount"):
-        world.kubectl("annotate", kind, "front-desk", "--overwrite", "agents.medplum.com/applied-hash=drift")
+        world.kubectl("annotate", kind, child(kind), "--overwrite", "agents.medplum.com/applied-hash=drift")
     world.set_version("5.1.15")
     world.wait_for_phase("Running", "5.1.15")
+    node = world.pods()[0]["spec"]["nodeName"]
+    world.kubectl("cordon", node)
+    world.wait(lambda: world.events("MovingOffNode"), "the move")
+    world.kubectl("uncordon", node)
+    world.wait_for_phase("Running", "5.1.15")
+    world.set_version("4.2.3")
+    world.approve("4.2.3")
+    world.wait_for_phase("Running", "4.2.3")
     calls = [event for event in world.cluster.audit_events(since) if event["user"]["username"] == USER]
     assert [] == [event["requestURI"] for event in calls if event["responseStatus"]["code"] == 403]
     used = {(resource(event), event["verb"]) for event in calls}
     granted = {(name, verb) for rule in _rules() for name in rule["resources"] for verb in rule["verbs"]}
     # `create` on children is asked for by server-side apply of what does not exist, and logged as `patch`.
-    unseen = {(name, "create") for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets")}
+    unseen = {
+        (name, "create") for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "jobs")
+    }
     assert set() == granted - used - unseen - {("medplumagents/finalizers", "update")}
 
 
@@ -161,7 +194,11 @@ def test_right_to_create_is_needed(installed: Cluster, namespace: str, tmp_path:
     installed.kubectl("create", "serviceaccount", "less", "-n", namespace)
     installed.apply(role, binding, agent_manifest(), namespace=namespace)
     operator = start_operator(
-        installed.service_account_kubeconfig(namespace, "less"), tmp_path / "log", "--namespaces", namespace
+        installed.service_account_kubeconfig(namespace, "less"),
+        tmp_path / "log",
+        "--namespaces",
+        namespace,
+        "--no-watch-nodes",
     )
     try:
 

@@ -23,6 +23,11 @@ SEEN_LATE = 0.5
 QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 
 
+def child(kind: str, name: str = "front-desk") -> str:
+    """The name of an agent's child, by kubectl's word for its kind."""
+    return f"{name}-moves-by-handoff" if kind == "pdb" else name
+
+
 def agent_manifest(name: str = "front-desk", version: str = "5.1.14", **spec: Any) -> dict[str, Any]:
     """A MedplumAgent whose handoffs are quick."""
     return {

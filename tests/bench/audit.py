@@ -87,8 +87,10 @@ class Call:
         return f"{self.verb} {'/'.join(part for part in (self.resource, self.subresource) if part)}"
 
     def is_about(self, agent: str) -> bool:
-        """Whether its object is an agent, one of that name, or an Event about it."""
-        return self.name == agent or (self.resource == "events" and self.name.startswith(f"{agent}."))
+        """Whether its object is an agent, one of its children, or an Event about it."""
+        if self.resource in {"events", "jobs"}:
+            return self.name.startswith((f"{agent}.", f"{agent}-fetch-"))
+        return self.name in {agent, f"{agent}-moves-by-handoff"}
 
 
 def calls(cluster: Cluster, since: datetime) -> list[Call]:

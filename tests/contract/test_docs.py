@@ -102,6 +102,8 @@ def shown_default(field: FieldInfo) -> str:
             return "(empty)"
         case float() as number:
             return f"`{number:g}`"
+        case bool() as switch:
+            return f"`{str(switch).lower()}`"
         case value:
             return f"`{value}`"
 
@@ -155,12 +157,13 @@ def test_every_status_field_has_its_row() -> None:
 
 def test_every_right_has_its_row() -> None:
     """The rights in the reference are those in the manifests, verb for verb."""
-    (role,) = (
-        item
+    rules = [
+        rule
         for item in yaml.safe_load_all((ROOT / "manifests" / "base" / "rbac.yaml").read_text(encoding="utf-8"))
         if item["kind"] == "ClusterRole"
-    )
-    granted = {(resource, ", ".join(rule["verbs"])) for rule in role["rules"] for resource in rule["resources"]}
+        for rule in item["rules"]
+    ]
+    granted = {(resource, ", ".join(rule["verbs"])) for rule in rules for resource in rule["resources"]}
     explained = {
         (resource.strip("` "), row[1]) for row in rows(section(REFERENCE, "Rights")) for resource in row[0].split(",")
     }

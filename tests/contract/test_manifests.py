@@ -21,6 +21,9 @@ ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
+NODES = "medplum-agent-operator-nodes"
+"""The ClusterRole, and its binding, for what is in no namespace."""
+
 Raw = dict[str, Any]
 
 
@@ -29,9 +32,10 @@ def read(path: Path) -> list[Raw]:
     return [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item]
 
 
-def base(kind: str) -> Raw:
-    """The one object of a kind in the base."""
-    (found,) = (item for path in BASE.glob("*.yaml") for item in read(path) if item["kind"] == kind)
+def base(kind: str, name: str = "medplum-agent-operator") -> Raw:
+    """The one object of a kind and a name in the base."""
+    everything = [item for path in BASE.glob("*.yaml") for item in read(path) if item["kind"] == kind]
+    (found,) = (item for item in everything if item["metadata"]["name"] == name)
     return found
 
 
@@ -48,8 +52,8 @@ def container() -> Raw:
 
 
 def rules() -> list[Raw]:
-    """The rules of the operator's ClusterRole."""
-    found: list[Raw] = base("ClusterRole")["rules"]
+    """The rules of the operator's two ClusterRoles."""
+    found: list[Raw] = base("ClusterRole")["rules"] + base("ClusterRole", NODES)["rules"]
     return found
 
 
@@ -117,6 +121,16 @@ def test_no_right_beyond_pods_states() -> None:
     """Pods are seen: not changed, entered, read the log of, or deleted."""
     granted = {res: set(rule["verbs"]) for rule in rules() for res in rule["resources"] if res.startswith("pods")}
     assert {"pods": {"list", "watch"}} == granted
+
+
+def test_nodes_are_only_looked_at_and_by_a_role_of_their_own() -> None:
+    """The one right beyond a namespace: to see nodes. It stays bound where the overlay takes the other binding away."""
+    granted = {res: set(rule["verbs"]) for rule in base("ClusterRole", NODES)["rules"] for res in rule["resources"]}
+    assert {"nodes": {"get", "list", "watch"}} == granted
+    assert [] == [rule for rule in base("ClusterRole")["rules"] if "nodes" in rule["resources"]]
+    binding = base("ClusterRoleBinding", NODES)
+    assert NODES == binding["roleRef"]["name"]
+    assert base("ClusterRoleBinding")["subjects"] == binding["subjects"]
 
 
 def test_rights_are_for_kinds_that_the_code_requests() -> None:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from tests.cluster import Cluster
 
-WATCH = ("get", "pods", "--watch", "--output-watch-events", "-L", "agents.medplum.com/version")
+AGENTS = ("-l", "agents.medplum.com/agent")
+"""The agents' pods; that of a Job that fetches an image is none."""
+WATCH = ("get", "pods", *AGENTS, "--watch", "--output-watch-events", "-L", "agents.medplum.com/version")
 ENDED = ("Completed", "Error", "Succeeded", "Failed")
 """STATUS of a pod whose containers have all ended; every other pod counts as live, one that is Terminating too."""
 
@@ -57,7 +59,7 @@ class Census:
 
 
 class PodWatch:
-    """Watches the pods of the namespace for the block; `census` is complete once it has been left."""
+    """Watches the agents' pods of the namespace for the block; `census` is complete once it has been left."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.census = Census()
@@ -96,7 +98,7 @@ class PodWatch:
         def told() -> bool:
             if self._kubectl.poll() is not None:
                 raise StepFailedError(f"kubectl get pods --watch ended with exit code {self._kubectl.returncode}.")
-            now = {pod["metadata"]["name"] for pod in self._cluster.read("pods")["items"]}
+            now = {pod["metadata"]["name"] for pod in self._cluster.read("pods", *AGENTS)["items"]}
             return now == self.census.live
 
         wait_for(told, what="the pods' watch tells of the pods that are there", seconds=15)

@@ -62,7 +62,7 @@ class Stage:
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the namespace's pods."""
-        found: list[dict[str, Any]] = self.cluster.read("pods")["items"]
+        found: list[dict[str, Any]] = self.cluster.read("pods", "-l", "agents.medplum.com/agent")["items"]
         return found
 
     def check(self, fact: object, text: str, *, found: object = None) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FILE = Path("agent.yaml")
 APPROVAL = "4.2.3 CHG-1042"
-PODS = ("get", "pods", "-L", "agents.medplum.com/version")
+PODS = ("get", "pods", "-l", "agents.medplum.com/agent", "-L", "agents.medplum.com/version")
 PLAN = ("get", "mpa", AGENT, "-o", "jsonpath={.status.plan}")
 READY = ("wait", f"mpa/{AGENT}", "--for=condition=Ready", "--timeout=60s")
 FINGERPRINTS = (

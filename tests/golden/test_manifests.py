@@ -13,6 +13,7 @@ import yaml
 
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
+from medplum_agent_operator.core.prepull import render_job
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import NOW, REPOSITORY, parsed
@@ -49,7 +50,7 @@ EVERYTHING: Final[dict[str, Any]] = {
         "externalTrafficPolicy": "Local",
     },
     "logging": {"level": "DEBUG", "channelLevel": "ERROR"},
-    "handoff": {"minReadySeconds": 10, "drainSeconds": 20, "progressDeadlineSeconds": 600, "onFailure": "Hold"},
+    "handoff": {"minReadySeconds": 10, "drainSeconds": 20, "progressDeadlineSeconds": 600, "onFailure": "Hold", "onNodeDrain": "Evict"},
     "downgradePolicy": {"approval": "BelowZeroDowntime"},
     "maintenanceWindows": [{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlin"}],
     "paused": False,
@@ -121,6 +122,11 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
+def _written(*objects: dict[str, Any]) -> str:
+    """As a person reads them."""
+    return str(yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, width=140, allow_unicode=True))
+
+
 @pytest.mark.parametrize(("name", "version", "strategy", "spec"), ROWS)
 def test_all_children_of(
     name: str, version: str, strategy: Strategy, spec: dict[str, Any], file_regression: FileRegressionFixture
@@ -131,16 +137,19 @@ def test_all_children_of(
     record = RolloutRecord(change=Change.INSTALL, to=version, strategy=strategy, why="it is the first", started_at=NOW)
     template = render_pod_template(agent, agent.spec, image=image)
     deployment = render_deployment(agent, agent.spec, template=template, strategy=strategy, record=record)
-    text = yaml.dump_all(
-        [*render_supporting(agent, agent.spec), deployment],
-        Dumper=_Dumper,
-        sort_keys=False,
-        width=140,
-        allow_unicode=True,
-    )
+    text = _written(*render_supporting(agent, agent.spec), deployment)
     file_regression.check(text, fullpath=FOLDER / f"{name}.yaml")
+
+
+def test_the_job_that_fetches_an_image(file_regression: FileRegressionFixture) -> None:
+    """Exactly as it is applied, with every field set that it takes from an agent."""
+    agent = parsed("4.2.3", **EVERYTHING | {"image": EVERYTHING["image"] | {"tag": "4.2.3"}})
+    job = render_job(agent, agent.spec, image=image_reference(agent.spec, REPOSITORY), node="node-1")
+    file_regression.check(_written(job), fullpath=FOLDER / "fetch-job.yaml")
 
 
 def test_every_golden_file_is_asked_for() -> None:
     """No file is left behind by a row that has gone."""
-    assert {f"{row.values[0]}.yaml" for row in ROWS} == {path.name for path in FOLDER.glob("*.yaml")}
+    assert {*(f"{row.values[0]}.yaml" for row in ROWS), "fetch-job.yaml"} == {
+        path.name for path in FOLDER.glob("*.yaml")
+    }

@@ -65,6 +65,10 @@ def _break(version: str) -> Step:
     return Step(f"{version} never gets ready", lambda cluster: cluster.never_ready.add(version))
 
 
+def _cannot_be_pulled(version: str) -> Step:
+    return Step(f"the image of {version} cannot be pulled", lambda cluster: cluster.never_pulled.add(version))
+
+
 def _delete(cluster: SimulatedCluster, kind: str) -> None:
     # Noticed only by an operator that is there: what it never saw, a deleted Deployment takes with it.
     cluster.settle()
@@ -105,6 +109,8 @@ orderly_steps: Final = st.one_of(
     st.integers(1, 6).map(lambda n: Step(f"{n} s go by without operator", lambda c: _pass_time(c, n, operator=False))),
     st.just(_rest),
     st.sampled_from(VERSIONS).map(_break),
+    st.sampled_from(VERSIONS).map(_cannot_be_pulled),
+    st.just(Step("all images can be pulled", lambda c: c.never_pulled.clear())),
     st.just(Step("all pods get ready", lambda c: c.never_ready.clear())),
     st.just(Step("21 s without progress", lambda c: c.tick(21))),
     st.just(Step("kubectl rollout restart", lambda c: c.restart_pods() if "Deployment" in c.objects else None)),
@@ -114,6 +120,10 @@ orderly_steps: Final = st.one_of(
 steps: Final = st.one_of(
     orderly_steps,
     st.just(Step("pods are evicted", lambda c: c.evict())),
+    st.sampled_from([("node-1",), ("node-2",), ("node-1", "node-2")]).map(
+        lambda nodes: Step(f"cordon {' and '.join(nodes)}", lambda c: c.cordon(*nodes))
+    ),
+    st.just(Step("uncordon", lambda c: c.uncordon())),
     st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
         lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
     ),

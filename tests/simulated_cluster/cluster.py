@@ -17,8 +17,8 @@ from medplum_agent_operator.core.workload import RolloutRecord
 from tests.builders import ABSENT, CONFIG, Raw, agent, stamp
 from tests.simulated_cluster.apply import defaulted, merged, without
 from tests.simulated_cluster.books import Books
-from tests.simulated_cluster.pods import drain_seconds
-from tests.simulated_cluster.workloads import Workloads
+from tests.simulated_cluster.pods import SimulatedFetch, drain_seconds
+from tests.simulated_cluster.workloads import NODES, Workloads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -101,6 +101,18 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
+    def cordon(self, *nodes: str) -> SimulatedCluster:
+        """`kubectl cordon`."""
+        self.cordoned.update(nodes)
+        self.count += 1
+        return self
+
+    def uncordon(self) -> SimulatedCluster:
+        """`kubectl uncordon` of every node."""
+        self.cordoned.clear()
+        self.count += 1
+        return self
+
     def lose_status(self) -> SimulatedCluster:
         """Somebody wipes the status."""
         self.agent.pop("status", None)
@@ -113,6 +125,16 @@ class SimulatedCluster(Workloads):
     def deployment(self) -> Raw:
         """The live Deployment."""
         return self.objects["Deployment"]
+
+    @property
+    def nodes(self) -> list[Raw]:
+        """The nodes as the API server gives them."""
+        return [{"metadata": {"name": name}, "spec": {"unschedulable": name in self.cordoned}} for name in NODES]
+
+    @property
+    def jobs(self) -> list[Raw]:
+        """Jobs that fetch an image, and their pods."""
+        return [raw for fetch in self.fetching.values() for raw in fetch.raws()]
 
     @property
     def strategy(self) -> str:
@@ -147,6 +169,8 @@ class SimulatedCluster(Workloads):
             deployment=copy.deepcopy(self.objects.get("Deployment")),
             children={kind: raw for kind, raw in copy.deepcopy(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],
+            nodes=self.nodes,
+            fetching=self.jobs,
         )
 
     def plan(self) -> Plan:
@@ -183,6 +207,13 @@ class SimulatedCluster(Workloads):
         if self.count == seen:
             self._seen = seen
         return plan
+
+    def fetched(self) -> SimulatedCluster:
+        """A change that stops first has its image on the node: what it does next is begin."""
+        if any(action.kind == "Job" for action in self.plan().actions):
+            self.reconcile()
+            self.tick()
+        return self
 
     def tick(self, seconds: float = 1.0) -> bool:
         """Let time go by and everybody but the operator take a turn. Returns whether anything changed."""
@@ -246,6 +277,8 @@ class SimulatedCluster(Workloads):
     def apply(self, body: Mapping[str, Any]) -> Raw:
         """Server-side apply by the operator."""
         kind = str(body["kind"])
+        if kind == "Job":
+            return self._start_job(body)
         if kind == "Deployment":
             self._assert_allowed(body)
         live = copy.deepcopy(self.objects.get(kind))
@@ -262,6 +295,14 @@ class SimulatedCluster(Workloads):
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
         return self.objects[kind]
 
+    def _start_job(self, body: Mapping[str, Any]) -> Raw:
+        name = body["metadata"]["name"]
+        assert name not in self.fetching, "a Job's template cannot be changed"
+        self.fetching[name] = SimulatedFetch(copy.deepcopy(dict(body)), self.now)
+        self.writes.append("Job")
+        self.count += 1
+        return self.fetching[name].raws()[0]
+
     def _store(self, kind: str, wanted: Raw) -> None:
         live = self.objects.get(kind)
         if live is not None and live == wanted:
@@ -275,9 +316,23 @@ class SimulatedCluster(Workloads):
         self.count += 1
         raw["metadata"]["resourceVersion"] = str(self.count)
 
+    def _assert_image_is_there(self, body: Mapping[str, Any]) -> None:
+        """No serving agent is stopped for an image that nobody has seen on its node."""
+        live, template = self.objects.get("Deployment"), body["spec"]["template"]
+        stops_first = body["spec"]["strategy"]["type"] == "Recreate"
+        if live is None or not stops_first or live["spec"]["template"]["spec"] == template["spec"]:
+            return
+        image = template["spec"]["containers"][0]["image"]
+        stopped = [pod for pod in self.pods if pod.ready_since is not None and pod.told_to_go is None]
+        known = {pod.template["spec"]["containers"][0]["image"] for pod in stopped}
+        known |= {fetch.image for fetch in self.fetching.values() if fetch.state == "done"}
+        pulls_first = (self.agent["spec"].get("handoff") or {}).get("prePull", True)
+        assert not stopped or not pulls_first or image in known, f"{image} may not be on the node"
+
     def _assert_allowed(self, body: Mapping[str, Any]) -> None:
         record = RolloutRecord.read(body["metadata"]["annotations"][names.ROLLOUT])
         assert record is not None
         target = AgentVersion.parse(body["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL])
         applied = AgentVersion.parse(self.applied_version) if "Deployment" in self.objects else None
+        self._assert_image_is_there(body)
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)

@@ -73,6 +73,56 @@ class SimulatedPod:
 
 
 @dataclass
+class SimulatedFetch:
+    """A Job that fetches an image, and its pod.
+
+    Attributes:
+        body: the Job as it was applied.
+        created: when.
+        state: "" before its pod is looked at, "pulling" while its image cannot be pulled, "done".
+        done_at: when it was done.
+    """
+
+    body: Raw
+    created: datetime
+    state: str = ""
+    done_at: datetime | None = None
+
+    @property
+    def image(self) -> str:
+        """What it fetches."""
+        return str(self.body["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    @property
+    def version(self) -> str:
+        """The version in the image's tag."""
+        return self.image.rpartition(":")[2]
+
+    def raws(self) -> list[Raw]:
+        """The Job and its pod as the API server gives them."""
+        name = self.body["metadata"]["name"]
+        metadata = {**self.body["metadata"], "uid": f"job-{name}", "creationTimestamp": stamp(self.created)}
+        complete = [{"type": "Complete", "status": "True"}] if self.state == "done" else []
+        job = {**self.body, "metadata": metadata, "status": {"conditions": complete}}
+        if not self.state:
+            return [job]
+        waiting = {"waiting": {"reason": "ErrImagePull", "message": f"{self.image}: not found"}}
+        state = {"terminated": {"exitCode": 0}} if self.state == "done" else waiting
+        pod = {
+            "kind": "Pod",
+            "metadata": {
+                "name": f"{name}-1",
+                "namespace": NAMESPACE,
+                "labels": self.body["spec"]["template"]["metadata"]["labels"],
+                "ownerReferences": [{"kind": "Job", "name": name, "uid": metadata["uid"], "controller": True}],
+            },
+            "spec": self.body["spec"]["template"]["spec"],
+            "status": {"containerStatuses": [{"name": AGENT_CONTAINER, "state": state}]},
+        }
+        return [job, pod]
+
+
+@dataclass
 class ReplicaSet:
     """A ReplicaSet of the Deployment."""
 

@@ -22,7 +22,7 @@ def changing(
     cluster.never_ready.add(after)
     if approval is not None:
         cluster.annotate(approval)
-    cluster.edit(version=after).reconcile()
+    cluster.edit(version=after).fetched().reconcile()
     for _ in range(seconds):
         cluster.tick()
         cluster.reconcile()

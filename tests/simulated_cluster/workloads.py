@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import copy
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from medplum_agent_operator.core.prepull import KEPT_SECONDS
 from tests.builders import NOW, Raw, stamp
-from tests.simulated_cluster.pods import ReplicaSet, SimulatedPod, drain_seconds, host_ports, wants_to_be_alone
+from tests.simulated_cluster.pods import (
+    ReplicaSet,
+    SimulatedFetch,
+    SimulatedPod,
+    drain_seconds,
+    host_ports,
+    wants_to_be_alone,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+
+NODES: Final = ("node-1", "node-2")
+"""The first one that takes pods gets them all."""
 
 
 class Workloads:
@@ -21,6 +33,9 @@ class Workloads:
         count: how many changes there have been; also the next resource version.
         never_ready: versions whose agents never open their ports.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
+        cordoned: nodes that take no new pods.
+        never_pulled: versions whose images cannot be pulled by a Job.
+        fetching: Jobs that fetch an image, as applied, each with what its pod has come to; oldest first.
     """
 
     def __init__(self) -> None:
@@ -29,6 +44,9 @@ class Workloads:
         self.replica_sets: list[ReplicaSet] = []
         self.never_ready: set[str] = set()
         self.scheduler_keeps_apart = True
+        self.cordoned: set[str] = set()
+        self.never_pulled: set[str] = set()
+        self.fetching: dict[str, SimulatedFetch] = {}
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
 
@@ -153,6 +171,7 @@ class Workloads:
             self._scale(replica_set)
         self._schedule()
         self._kubelet()
+        self._fetch()
 
     def delete_all(self) -> None:
         """Garbage collection after the Deployment was deleted: its ReplicaSets go, and their pods are told to."""
@@ -180,8 +199,26 @@ class Workloads:
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
                 continue
-            pod.node = "node-1"
-            self.count += 1
+            free = [node for node in NODES if node not in self.cordoned]
+            if free:
+                pod.node = free[0]
+                self.count += 1
+
+    def _fetch(self) -> None:
+        """Each Job's pod pulls its image, or complains; a Job that is done goes after a while."""
+        for name, fetch in list(self.fetching.items()):
+            before = fetch.state
+            if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=KEPT_SECONDS):
+                del self.fetching[name]
+                self.count += 1
+                continue
+            fetch.state = "pulling" if fetch.version in self.never_pulled else "done"
+            if before == "done":
+                fetch.state = "done"
+            elif fetch.state == "done":
+                fetch.done_at = self.now
+            if before != fetch.state:
+                self.count += 1
 
     def _kubelet(self) -> None:
         for replica_set in self.replica_sets:

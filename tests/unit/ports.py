@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.resources import name_of
 from medplum_agent_operator.errors import ConflictError
 from medplum_agent_operator.reconcile import Reconciler
 from tests.builders import CONFIG, NAME, NAMESPACE, Raw
@@ -44,10 +45,13 @@ class FakeCluster:
         if self.faults.get(request):
             raise self.faults[request].pop(0)
 
-    async def get(self, kind: str, namespace: str, name: str) -> Raw | None:
+    async def get(self, kind: str, namespace: str | None, name: str) -> Raw | None:
         """Read one object."""
-        assert KEY == (namespace, name)
         self._ask(f"get {kind}")
+        if kind == "Node":
+            assert namespace is None
+            return next(node for node in copy.deepcopy(self.simulated.nodes) if node["metadata"]["name"] == name)
+        assert (NAMESPACE, name_of(kind, NAME)) == (namespace, name)
         if kind == KIND:
             return None if self.gone else copy.deepcopy(self.simulated.agent)
         return copy.deepcopy(self.simulated.objects.get(kind))
@@ -62,7 +66,7 @@ class FakeCluster:
         """Server-side apply, unless the object has changed since."""
         kind = str(body["kind"])
         self._ask(f"apply {kind}")
-        live = self.simulated.objects.get(kind)
+        live = None if kind == "Job" else self.simulated.objects.get(kind)
         if resource_version != (None if live is None else live["metadata"]["resourceVersion"]):
             raise ConflictError(f"{kind} has changed", status=409)
         return copy.deepcopy(self.simulated.apply(body))
@@ -108,6 +112,11 @@ class Stage:
             found = [copy.deepcopy(raw) for name, raw in self.simulated.objects.items() if name == kind]
             self.seen.replace(kind, None, found, as_of="999999")
         self.seen.replace("Pod", None, [pod.raw() for pod in self.simulated.pods], as_of="999999")
+        for kind in ("Job", "Pod"):
+            for raw in self.simulated.jobs:
+                if raw["kind"] == kind:
+                    self.seen.put(kind, raw)
+        self.seen.replace("Node", None, copy.deepcopy(self.simulated.nodes), as_of="999999")
 
     async def one_pass(self) -> float | None:
         """One pass on what the watches have seen."""

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.handlers import keys_of
 from tests.builders import NOW, container_status, pod
 
 KIND = "Deployment"
@@ -175,3 +178,52 @@ def test_managed_fields_are_kept_only_where_they_are_read() -> None:
     assert "managedFields" not in child["metadata"]
     assert "managedFields" in agent["metadata"]
     assert "managedFields" in raw["metadata"]
+
+
+def node(version: str, *, cordoned: bool = False, ready: bool = True, **noise: Any) -> dict[str, Any]:
+    """A node at a resource version, with as much noise as kubelets make."""
+    return {
+        "kind": "Node",
+        "metadata": {"name": "node-1", "uid": "n-1", "resourceVersion": version, "labels": {"zone": "a"}, **noise},
+        "spec": {"podCIDR": "10.0.0.0/24"} | ({"unschedulable": True} if cordoned else {}),
+        "status": {
+            "conditions": [{"type": "Ready", "status": str(ready), "lastHeartbeatTime": version}],
+            "images": [{"names": ["x" * 100]}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("then", "news"),
+    [
+        pytest.param(node("11"), False, id="a heartbeat"),
+        pytest.param(node("11", annotations={"a": "b"}), False, id="somebody's annotation"),
+        pytest.param(node("11", cordoned=True), True, id="a cordon"),
+        pytest.param(node("11", ready=False), False, id="its kubelet is away: its pods tell"),
+        pytest.param(node("9", cordoned=True), False, id="an older state"),
+    ],
+)
+def test_of_a_node_only_a_cordon_is_news(then: dict[str, Any], *, news: bool) -> None:
+    """What a kubelet reports all the time leads to no pass, and is not kept; the age is, so that order stays known."""
+    cache = Cache()
+    assert cache.put("Node", node("10"))
+    assert news is cache.put("Node", then)
+    kept = cache.get("Node", "", "node-1")
+    assert kept is not None
+    assert Node.read(kept) == Node.read(then if then["metadata"]["resourceVersion"] == "11" else node("10"))
+    assert {"name", "uid", "resourceVersion"} == set(kept["metadata"])
+    assert {"metadata", "spec"} == set(kept)
+    assert not cache.put("Node", node("10", cordoned=not Node.read(kept).cordoned)), "older than what is known"
+
+
+def test_an_event_of_a_node_is_about_the_agents_with_a_pod_on_it() -> None:
+    """Those, each once, in whatever namespace; an object of an agent is about that agent alone."""
+    cache = Cache()
+    here, other = pod(name="lab-1", node="node-1"), pod(name="lab-2", node="node-2")
+    far = pod(name="rad-1", node="node-1")
+    far["metadata"] |= {"namespace": "other", "labels": {"agents.medplum.com/agent": "rad"}}
+    for raw in (here, other, far):
+        cache.put("Pod", raw)
+    assert {Key("clinic", "lab"), Key("other", "rad")} == keys_of("Node", node("10"), cache)
+    assert {Key("clinic", "lab")} == keys_of("Pod", here, cache)
+    assert set() == keys_of("Node", {"metadata": {"name": "node-3"}}, cache)

@@ -8,6 +8,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.resources import name_of
 from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, stranger
 from tests.simulated_cluster import installed
 
@@ -26,7 +27,7 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
     seen = observed(agent(), **live(kind, raw))  # type: ignore[arg-type]
     plan = make_plan(seen, config=CONFIG, now=NOW)
     assert (Phase.FAILED, Reason.NAME_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert f"a {kind} lab that this MedplumAgent does not own" in plan.sentence
+    assert f"a {kind} {name_of(kind, 'lab')} that this MedplumAgent does not own" in plan.sentence
     assert "nothing was changed" in plan.sentence
     assert "Delete or rename it" in plan.sentence
 

@@ -44,7 +44,7 @@ def test_a_settled_agent_needs_nothing() -> None:
 
 def test_a_version_change_is_one_write_of_the_deployment() -> None:
     """Template, strategy and the note of the rollout go in one request."""
-    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched()
     (budget, deployment) = cluster.plan().actions
     assert ("PodDisruptionBudget", "Deployment") == (budget.kind, deployment.kind)
     body = deployment.body
@@ -244,7 +244,7 @@ def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
 
 def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_done() -> None:
     """In the gap of a recreate the condition still says NewReplicaSetAvailable: no pod counts, so nothing is complete."""
-    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster = installed("4.2.3").edit(version="5.1.15").fetched()
     cluster.reconcile()
     cluster.tick()
     status = cluster.deployment["status"]
@@ -255,7 +255,7 @@ def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_don
 
 def test_a_clock_that_is_ahead_does_not_end_a_recreate_in_its_gap() -> None:
     """The condition of the template before may seem younger than the rollout: while no pod counts, nothing is complete."""
-    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster = installed("4.2.3").edit(version="5.1.15").fetched()
     cluster.reconcile()
     cluster.tick()
     cluster.deployment["status"]["conditions"][0]["lastUpdateTime"] = stamp(cluster.now + timedelta(seconds=30))
@@ -293,7 +293,7 @@ def test_while_a_rollout_is_under_way_the_next_look_is_at_its_deadline() -> None
 )
 def test_at_most_one_action_is_disruptive(before: str, after: str, approval: str | None) -> None:
     """Whatever else has to be repaired in the same pass."""
-    cluster = installed(before).annotate(approval).edit(version=after, channels=[{"name": "lab", "port": 1}])
+    cluster = installed(before).annotate(approval).edit(version=after, channels=[{"name": "lab", "port": 1}]).fetched()
     cluster.objects["ServiceAccount"]["automountServiceAccountToken"] = True
     plan = cluster.plan()
     assert ["ServiceAccount", "Service"] == [action.kind for action in plan.actions[:2]]

@@ -32,6 +32,18 @@ async def test_a_pass_that_finds_nothing_to_do_costs_no_request() -> None:
     assert [] == stage.cluster.requests
 
 
+async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:
+    """The watch has seen a cordon that was taken back meanwhile: nothing is written."""
+    stage = Stage(installed().cordon("node-1"))
+    stage.simulated.cordoned.clear()
+    await stage.one_pass()
+    assert "get Node" in stage.cluster.requests
+    assert [] == stage.writes
+    stage.simulated.cordon("node-1")
+    await stage.one_pass()
+    assert ["apply Deployment", STATUS, "create Event"] == stage.writes
+
+
 async def test_an_agent_that_is_not_known_costs_no_request() -> None:
     """It was deleted meanwhile."""
     stage = Stage(installed())
@@ -166,7 +178,7 @@ async def test_what_the_api_server_refuses_is_told_and_nothing_after_it_is_done(
 
 async def test_a_refused_write_begins_no_rollout_in_status() -> None:
     """What was not written did not happen: neither a rollout under way nor a used approval."""
-    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply Deployment"] = [RefusedError("no", status=403)]
     await stage.one_pass()
     status = stage.simulated.status
@@ -189,7 +201,7 @@ async def test_a_refusal_that_has_gone_is_forgotten() -> None:
 
 async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
     """kubernetes#24198: the rolling parameters go by a patch that touches no template, then the same apply is made once more."""
-    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply Deployment"] = [RefusedError(FORBIDDEN, status=422)]
     await stage.one_pass()
     assert ["apply PodDisruptionBudget", "apply Deployment", "patch Deployment", "apply Deployment"] == stage.writes[:4]
@@ -205,7 +217,9 @@ async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
             lambda: installed("5.1.14").edit(version="5.1.15"), FORBIDDEN, id="a rolling handoff has nothing to free"
         ),
         pytest.param(
-            lambda: installed("4.2.3").edit(version="5.1.15"), "quota", id="another refusal is not mended by it"
+            lambda: installed("4.2.3").edit(version="5.1.15").fetched(),
+            "quota",
+            id="another refusal is not mended by it",
         ),
     ],
 )

@@ -61,8 +61,16 @@ def test_each_setting_can_be_given_by_flag_or_by_environment(
 
 def test_every_setting_is_in_the_table_above() -> None:
     """A new setting needs a row."""
-    rows = {str(row.values[0]) for row in GOOD}
+    rows = {str(row.values[0]) for row in GOOD} | {"watch-nodes"}
     assert {field.replace("_", "-") for field in Settings.model_fields} == rows
+
+
+def test_a_switch_needs_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--no-watch-nodes says it all; the environment says true or false."""
+    found = [Settings.load(arguments).watch_nodes for arguments in ([], ["--watch-nodes"], ["--no-watch-nodes"])]
+    assert [True, True, False] == found
+    monkeypatch.setenv(f"{ENV_PREFIX}WATCH_NODES", "false")
+    assert Settings.load([]).watch_nodes is False
 
 
 def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

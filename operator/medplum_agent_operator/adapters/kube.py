@@ -56,6 +56,8 @@ RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
         "ServiceAccount": Resource("v1", "serviceaccounts"),
         "Pod": Resource("v1", "pods"),
         "Event": Resource("v1", "events"),
+        "Node": Resource("v1", "nodes"),
+        "Job": Resource("batch/v1", "jobs"),
     }
 )
 
@@ -102,7 +104,7 @@ class Kube:
             client.user_agent = user_agent
             yield cls(client, timeout_seconds=timeout_seconds)
 
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+    async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
         """Read one object; None where there is none."""
         try:
             return await self._request("GET", RESOURCES[kind].path(namespace, name))

@@ -17,10 +17,18 @@ APPLIED_SPEC: Final = f"{DOMAIN}/applied-spec"
 # Written by the operator, on the pod template and hence on every pod.
 TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"
 """Fingerprint of the pod template as rendered: tells pods of the current template from those before it."""
+MOVED_OFF: Final = f"{DOMAIN}/moved-off"
+"""The cordoned node, and the pod on it, that the agent was moved off last. A new value is what moves it."""
 AGENT_LABEL: Final = f"{DOMAIN}/agent"
 """The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
+FETCH_LABEL: Final = f"{DOMAIN}/fetches-for"
+"""On a Job that fetches an image, and on its pod: for which MedplumAgent. Nothing selects an agent's pods by it."""
 VERSION_LABEL: Final = f"{DOMAIN}/version"
 """The agent version that a pod runs: read back from the cluster to learn what is active."""
+
+# Written by the operator, on the PodDisruptionBudget.
+NODE_DRAIN: Final = f"{DOMAIN}/node-drain"
+"""How a drain that this budget holds back goes on, for whoever finds the budget's name in a refused eviction."""
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 NAME_LABEL: Final = "app.kubernetes.io/name"

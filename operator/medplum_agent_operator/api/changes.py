@@ -32,6 +32,13 @@ class OnFailure(StrEnum):
     HOLD = "Hold"
 
 
+class OnNodeDrain(StrEnum):
+    """What a node drain does to an agent that can hand over."""
+
+    HANDOFF = "Handoff"
+    EVICT = "Evict"
+
+
 class DowngradeApproval(StrEnum):
     """Which downgrades need an approval."""
 
@@ -77,6 +84,18 @@ class HandoffSpec(ApiModel):
         default=OnFailure.ROLLBACK,
         description="What happens after a failed change: Rollback (default) goes back to the version that served last, Hold leaves things as they are. "
         "Not yet acted on in this release: a failed change is held and reported, whichever is set.",
+    )
+    pre_pull: bool = Field(
+        default=True,
+        description="Whether the new image is fetched to the agent's node, by a short-lived Job, before a change stops the old agent (default true). If "
+        "it cannot be pulled, the old agent is not stopped. Without effect on a rolling handoff, which stops the old agent last. false: the old agent "
+        "is stopped at once, and downtime includes the pull.",
+    )
+    on_node_drain: OnNodeDrain = Field(
+        default=OnNodeDrain.HANDOFF,
+        description="What happens when the agent's node is cordoned, as a drain does first. Handoff (default): the agent is handed to another node, and "
+        "its PodDisruptionBudget holds an eviction back until then. Evict: the budget lets the eviction through, so the agent stops and then starts "
+        "elsewhere. Without effect before 4.2.4, with hostNetwork or hostPort, and with a toleration of cordoned nodes: there it is always Evict.",
     )
 
 

@@ -93,6 +93,10 @@ class Rollout(ApiModel):
     approval: str | None = Field(
         default=None, description="The approval that let it go ahead; absent where none was needed."
     )
+    moved_off: str | None = Field(
+        default=None,
+        description="The cordoned node that the agent is moved off; absent where this is a change of another kind.",
+    )
 
 
 class HistoryApproval(ApiModel):
@@ -133,6 +137,10 @@ class HistoryEntry(ApiModel):
     )
     approval: HistoryApproval | None = Field(
         default=None, description="For an approved downgrade, by what it was approved."
+    )
+    moved_off: str | None = Field(
+        default=None,
+        description="The cordoned node that the agent was moved off; absent where this was a change of another kind.",
     )
     backup: str | None = Field(
         default=None, description="Name of the backup made before it. Not yet acted on in this release."

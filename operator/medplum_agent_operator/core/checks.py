@@ -10,8 +10,10 @@ from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
+from medplum_agent_operator.core import drain
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
+from medplum_agent_operator.core.resources import name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     if not kinds:
         return None
     agent = observed.agent
-    shown = " and ".join(f"{kind} {agent.name}" for kind in kinds)
+    shown = " and ".join(f"{kind} {name_of(kind, agent.name)}" for kind in kinds)
     return Blocker(
         Phase.FAILED,
         Finding(
@@ -66,14 +68,20 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     """`spec.paused`: hands off."""
     if not observed.agent.spec.paused:
         return None
-    return Blocker(
-        Phase.PAUSED,
-        Finding(
-            Reason.PAUSED,
-            Severity.NORMAL,
-            "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on.",
-        ),
-    )
+    sentence = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
+    stuck = drain.on_cordoned_node(observed)
+    if stuck is not None and _holds_evictions_back(observed):
+        sentence += (
+            f" Node {stuck.node} is cordoned: the agent is not moved off it while it is paused, and a drain of the node waits. To move it by hand: "
+            f"kubectl -n {observed.agent.namespace} rollout restart deployment/{observed.agent.name}."
+        )
+    return Blocker(Phase.PAUSED, Finding(Reason.PAUSED, Severity.NORMAL, sentence))
+
+
+def _holds_evictions_back(observed: Observed) -> bool:
+    """What the live budget says: while an agent is paused, the spec may want another one."""
+    budget = observed.children.get("PodDisruptionBudget") or {}
+    return bool((budget.get("spec") or {}).get("minAvailable"))
 
 
 CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (

@@ -114,6 +114,17 @@ def _ended(pod: Pod, container: Container) -> Finding:
     )
 
 
+def pull_fails(container: Container) -> bool:
+    """Whether a container waits because its image cannot be pulled."""
+    return container.waiting in _PULL
+
+
+def pull_words(container: Container) -> str:
+    """Why, in the kubelet's words: the cause alone, which reads the same while it pulls and while it waits to try again."""
+    cause = container.message.rpartition("ErrImagePull: ")[2].strip().rstrip(".")
+    return "the kubelet keeps trying" if cause.startswith("Back-off ") else cause or container.waiting
+
+
 def _said(container: Container) -> str:
     """The kubelet's words; its back-off reads differently at each try, so only what stays is kept."""
     if container.message.startswith("Back-off "):

@@ -78,6 +78,12 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     if record.approval:
         what += f', approved by "{record.approval}"'
     drain = _seconds(spec.handoff.drain_seconds)
+    if record.moved_off:
+        return (
+            f"Moving the agent, {to}, off node {record.moved_off}, which is cordoned, by a rolling handoff: the new agent starts on another node; once "
+            f"every channel port has been open for {settle} the old one gets no new connections, drains for {drain} and stops. A drain of the node "
+            "waits until then and goes on by itself."
+        )
     if record.strategy is Strategy.ROLLING_HANDOFF and record.change is Change.ABORT:
         return f"{what}. Its agent, which still runs, stays as it is unless other settings have changed too; the other one drains for {drain} and stops."
     if record.strategy is Strategy.ROLLING_HANDOFF:
@@ -88,6 +94,50 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     return (
         f"{what} by stopping first, because {record.why}: the old agent drains for {drain} and stops, and the new one starts when it is gone. "
         "Messages are not accepted in between."
+    )
+
+
+def fetching(record: RolloutRecord, *, image: str, node: str) -> str:
+    """A change that stops first, whose image is fetched before: nothing has been stopped yet."""
+    approved = f', approved by "{record.approval}",' if record.approval else ""
+    what = "The agent's pod is to be replaced by one with another image"
+    if record.from_version != record.to:
+        what = f"{record.from_version or 'What runs'} is to give way to {record.to}"
+    return (
+        f"{what}{approved} by stopping first, because {record.why}. Before that, image {image} is fetched to node {node}; the old agent goes on serving "
+        "until it is there."
+    )
+
+
+def fetch_failed(record: RolloutRecord, *, image: str, node: str, trouble: str, deadline_seconds: int) -> str:
+    """The image did not come: nothing was stopped, and the ways out."""
+    back = (
+        f'; or set spec.version back to "{record.from_version}"'
+        if record.from_version != record.to
+        else "; or undo the change"
+    )
+    return (
+        f"Image {image} could not be fetched to node {node} within {_seconds(deadline_seconds)}, so the old agent was not stopped and goes on serving. "
+        f"{trouble} Mend the cause (the image's name, spec.image.pullSecrets, the registry), and the change goes on by itself{back}; or set "
+        "spec.handoff.prePull to false, which stops the old agent at once, whether the image can be pulled or not."
+    )
+
+
+def no_other_node(*, node: str, trouble: str) -> str:
+    """A move that no node takes: nothing was stopped, and what lets the drain go on."""
+    return (
+        f"No other node takes the agent, so it goes on serving on {node} and a drain of that node waits. {trouble.rstrip('.')}. Add a node, make room or "
+        "correct the scheduling in spec.podTemplate, and it goes on by itself; or take the cordon back; or let the drain stop the agent by setting "
+        "spec.handoff.onNodeDrain to Evict."
+    )
+
+
+def move_failed(*, node: str, version: str, trouble: str, serving: bool, deadline_seconds: int) -> str:
+    """A move off a cordoned node that missed its deadline."""
+    state = f"{version} goes on serving" if serving else "No agent serves right now"
+    return (
+        f"The agent, {version}, could not be moved off node {node} within {_seconds(deadline_seconds)}; a drain of the node waits. {trouble} {state}. Mend "
+        "the cause, and it goes on by itself; or let the drain stop the agent by setting spec.handoff.onNodeDrain to Evict."
     )
 
 
@@ -124,6 +174,8 @@ def completed(record: RolloutRecord) -> str:
         return f"{record.to} is installed and serves."
     if record.change is Change.ABORT:
         return f"{record.to} serves as before; the change from it was given up."
+    if record.moved_off:
+        return f"{record.to} serves; it was moved off node {record.moved_off} by a rolling handoff."
     how = "by a rolling handoff" if record.strategy is Strategy.ROLLING_HANDOFF else "by stopping first"
     return f"{record.to} serves; it took over from {record.from_version} {how}."
 

@@ -4,13 +4,15 @@ Built by `reconcile` from raw API objects; read by everything in `core`. The liv
 somebody else broke reads as absent, and what is absent is taken for the less safe case by whoever decides.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.core.jobs import FetchJob
+from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import Workload
@@ -32,9 +34,11 @@ class Config:
 
     Attributes:
         image_repository: where the agent's image is when the spec does not say.
+        nodes_watched: whether it is known which nodes are cordoned.
     """
 
     image_repository: str | None = None
+    nodes_watched: bool = True
 
 
 class Ownership(StrEnum):
@@ -66,12 +70,16 @@ class Observed:
         deployment: its Deployment, whoever owns it; None where there is none.
         children: the other live objects of its name, by kind: Service, PodDisruptionBudget, ServiceAccount.
         pods: its pods, dead ones included.
+        nodes: the nodes of these pods, by name, as far as they are known.
+        fetches: Jobs of ours that fetch an image for it.
     """
 
     agent: MedplumAgent
     deployment: Workload | None = None
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
+    nodes: Mapping[str, Node] = field(default_factory=dict)
+    fetches: tuple[FetchJob, ...] = ()
 
     @classmethod
     def of(
@@ -81,14 +89,23 @@ class Observed:
         deployment: Mapping[str, Any] | None,
         children: Mapping[str, Mapping[str, Any] | None],
         pods: Iterable[Mapping[str, Any]],
+        nodes: Iterable[Mapping[str, Any]] = (),
+        fetching: Sequence[Mapping[str, Any]] = (),
     ) -> Self:
-        """Freeze what was read."""
+        """Freeze what was read. `fetching`: Jobs that fetch an image, and their pods."""
+        jobs = [raw for raw in fetching if raw.get("kind") == "Job" and ownership(raw, agent) is Ownership.OURS]
         return cls(
             agent=agent,
             deployment=None if deployment is None else Workload(deployment),
             children={kind: raw for kind, raw in children.items() if raw is not None},
             pods=tuple(sorted(map(Pod.read, pods), key=lambda pod: pod.name)),
+            nodes={node.name: node for node in map(Node.read, nodes)},
+            fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
+
+    def node_of(self, pod: Pod) -> Node | None:
+        """The node of a pod; None where it has none yet, or nodes are not watched."""
+        return self.nodes.get(pod.node)
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:

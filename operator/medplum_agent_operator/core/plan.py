@@ -12,12 +12,14 @@ from typing import Any
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import messages, progress
+from medplum_agent_operator.core import drain, messages, prepull, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
+from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
 from medplum_agent_operator.core.strategy import Mechanics, choose
@@ -86,7 +88,7 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     verdict = decide(observed, config)
     if verdict.spec is None:
         return _undecidable(verdict)
-    return _towards(observed, verdict, verdict.spec, now=now)
+    return _towards(observed, verdict, verdict.spec, config=config, now=now)
 
 
 def _undecidable(verdict: Verdict) -> Plan:
@@ -110,26 +112,42 @@ def _refused_phase(verdict: Verdict) -> Phase:
     return Phase.FAILED if verdict.approval is None else Phase.AWAITING_APPROVAL
 
 
-def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, now: datetime) -> Plan:
+def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, config: Config, now: datetime) -> Plan:
     """Bring the cluster to a spec that is in force."""
     agent = observed.agent
     target = AgentVersion.parse(spec.version)
-    template = render_pod_template(agent, spec, image=image_reference(spec, verdict.repository))
+    image = image_reference(spec, verdict.repository)
+    rendered = render_pod_template(agent, spec, image=image)
+    # What the live template was moved off stays noted on it: without the note it would be another template.
+    template = drain.noted(rendered, drain.live_note(observed))
     mechanics = choose(observed, target, host_ports=uses_host_ports(spec))
     deployment = observed.deployment
     live_template = None if deployment is None else deployment.template
     # The fingerprint within the template tells of fields that are no longer rendered.
     begins = live_template is None or first_difference(template, live_template) is not None
-    record = _begin(observed, verdict, spec, mechanics, now=now) if begins else _current_record(observed, spec, now=now)
+    moved = None
+    if not begins and mechanics.strategy is Strategy.ROLLING_HANDOFF:
+        moved = drain.to_move(observed, spec, nodes_watched=config.nodes_watched)
+    if moved is not None:
+        begins, template = True, drain.noted(rendered, drain.note(moved))
+    if begins:
+        record = _begin(observed, verdict, spec, mechanics, moved=moved, now=now)
+    else:
+        record = _current_record(observed, spec, now=now)
     # In the middle of a rollout its strategy is left alone; settled, it is made ready for the next one, be it ours
     # or a `kubectl rollout restart`.
     keep = deployment is not None and not begins and not observed.settled
     strategy = deployment.strategy if keep and deployment is not None else mechanics.strategy
     body = render_deployment(agent, spec, template=template, strategy=strategy, record=record)
-    actions = _supporting(observed, spec)
+    actions = _supporting(observed, spec, config)
     if begins and not observed.noted:
         # Status does not tell yet of the rollout before this one: note it first, or a crash now would forget it.
         return replace(_report(observed, verdict, spec, actions=(), now=now), silent=False, look_again_at=now)
+    if begins and record.strategy is Strategy.RECREATE:
+        fetch = prepull.wanted(observed, spec, image=image)
+        if fetch is not None:
+            waiting = progress.fetching(record, spec, fetch, now=now)
+            return _told(observed, waiting, verdict, actions=_meanwhile(observed, fetch, config), record=record)
     found = _apply(body, None if deployment is None else deployment.raw, disruptive=begins)
     if found is not None:
         actions = (*actions, found)
@@ -139,16 +157,29 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, no
     return _report(observed, verdict, spec, actions=actions, now=now)
 
 
+def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
+    """While the image is fetched, all that serves stays as the applied spec says; and the Job that fetches it."""
+    before = None if observed.deployment is None else observed.deployment.applied_spec
+    actions = () if before is None else _supporting(observed, before, config)
+    return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
+
+
 def _begin(
-    observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, mechanics: Mechanics, *, now: datetime
+    observed: Observed,
+    verdict: Verdict,
+    spec: MedplumAgentSpec,
+    mechanics: Mechanics,
+    *,
+    moved: Pod | None,
+    now: datetime,
 ) -> RolloutRecord:
     """The record of the rollout that begins now."""
     baseline = observed.baseline
     approval, approved_by = None, None
     if verdict.refusal is None and verdict.approval is not None:
         approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
-    # A refused change that has to be put back is no change of version.
-    change = verdict.change if verdict.refusal is None else Change.NONE
+    # A refused change that has to be put back is no change of version, and neither is a move.
+    change = verdict.change if verdict.refusal is None and moved is None else Change.NONE
     live = None if observed.deployment is None else observed.deployment.record
     if observed.deployment is None:
         previous = None
@@ -169,6 +200,7 @@ def _begin(
         previous_outcome=previous,
         approval=approval,
         approved_by=approved_by,
+        moved_off=None if moved is None else moved.node,
     )
 
 
@@ -190,8 +222,9 @@ def _current_record(observed: Observed, spec: MedplumAgentSpec, *, now: datetime
     return RolloutRecord(change=Change.NONE, to=spec.version, strategy=strategy, started_at=now)
 
 
-def _supporting(observed: Observed, spec: MedplumAgentSpec) -> tuple[Apply, ...]:
-    found = (_apply(body, observed.children.get(body["kind"])) for body in render_supporting(observed.agent, spec))
+def _supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
+    bodies = render_supporting(observed.agent, spec, nodes_watched=config.nodes_watched)
+    found = (_apply(body, observed.children.get(body["kind"])) for body in bodies)
     return tuple(action for action in found if action is not None)
 
 

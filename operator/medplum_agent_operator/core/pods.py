@@ -63,6 +63,8 @@ class Pod:
 
     Attributes:
         version: what it runs; None where that cannot be told.
+        image: what its agent's container was made from, as the spec names it.
+        node: the node that it was scheduled to; empty while none takes it.
         template_hash: fingerprint of the template that it was made from.
         replica_set: name of the ReplicaSet that made it.
         terminating: it was told to go; its containers may still run.
@@ -75,6 +77,8 @@ class Pod:
 
     name: str
     version: AgentVersion | None
+    image: str = ""
+    node: str = ""
     template_hash: str | None = None
     replica_set: str = ""
     terminating: bool = False
@@ -104,6 +108,8 @@ class Pod:
         return cls(
             name=metadata["name"],
             version=version_of(metadata.get("labels") or {}, image),
+            image=image,
+            node=spec.get("nodeName") or "",
             template_hash=(metadata.get("annotations") or {}).get(names.TEMPLATE_HASH),
             replica_set=next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""),
             terminating=bool(metadata.get("deletionTimestamp")),

@@ -3,16 +3,17 @@
 Called by `plan`, which decides what is done; this module only tells. Pure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import diagnosis, messages
+from medplum_agent_operator.core import diagnosis, messages, prepull
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.workload import RolloutRecord
 
 SILENCE: Final = timedelta(seconds=1)
@@ -58,6 +59,35 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
     )
 
 
+def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime) -> Progress:
+    """A change that stops first and waits for its image: the old agent serves."""
+    found = prepull.trouble(fetch)
+    deadline = fetch.deadline(spec, now=now)
+    if now >= deadline or (fetch.job is not None and fetch.job.ended):
+        found = found or prepull.unknown_trouble(fetch)
+        sentence = messages.fetch_failed(
+            record,
+            image=fetch.image,
+            node=fetch.node,
+            trouble=found.message,
+            deadline_seconds=spec.handoff.progress_deadline_seconds,
+        )
+        failed = Finding(found.reason, Severity.WARNING, sentence)
+        return Progress(Phase.FAILED, found.reason, sentence, findings=(failed,))
+    sentence = messages.fetching(record, image=fetch.image, node=fetch.node)
+    findings: tuple[Finding, ...] = (Finding(Reason.FETCHING_IMAGE, Severity.NORMAL, sentence),)
+    if found is not None:
+        findings = (*findings, found)
+        sentence = f"{sentence} Not so far: {found.message}"
+    return Progress(
+        Phase.RECREATING,
+        Reason.FETCHING_IMAGE,
+        sentence,
+        findings=findings,
+        look_again_at=deadline + timedelta(seconds=1),
+    )
+
+
 def under_way_or_at_rest(
     observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime
 ) -> Progress:
@@ -88,6 +118,8 @@ def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
         return Reason.INSTALLING, Phase.INSTALLING
     if record.strategy is Strategy.RECREATE:
         return Reason.RECREATING, Phase.RECREATING
+    if record.moved_off is not None:
+        return Reason.MOVING_OFF_NODE, Phase.HANDING_OFF
     return Reason.HANDING_OFF, Phase.HANDING_OFF
 
 
@@ -112,7 +144,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     reason, phase = _way(record)
     # Status does not tell of it yet: the pass that began it kept silent, or was ended before it could speak.
     findings = () if observed.noted else _announcements(record, reason, sentence)
-    found = diagnosis.trouble(observed, spec)
+    found = _trouble(observed, record, spec)
     if found is not None:
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
@@ -133,6 +165,14 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     )
 
 
+def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
+    """What stands in the way; where a move finds no node, in words that say what becomes of the drain."""
+    found = diagnosis.trouble(observed, spec)
+    if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
+        return found
+    return replace(found, message=messages.no_other_node(node=record.moved_off, trouble=found.message))
+
+
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
     found = diagnosis.trouble(observed, spec) or diagnosis.unready_ports(observed, spec)
     unknown = "Its pod did not become available, and the cluster gives no reason."
@@ -141,6 +181,14 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -
     if observed.settled:
         sentence = messages.restart_failed(
             version=record.to, trouble=trouble, serving=bool(observed.serving_pods), deadline_seconds=deadline
+        )
+    elif record.moved_off is not None:
+        sentence = messages.move_failed(
+            node=record.moved_off,
+            version=record.to,
+            trouble=trouble,
+            serving=bool(observed.serving_pods),
+            deadline_seconds=deadline,
         )
     else:
         sentence = messages.failed(

@@ -10,13 +10,31 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.drain import protected
 from medplum_agent_operator.core.drift import fingerprint
-from medplum_agent_operator.core.pod_template import selector, uses_host_ports
-from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.pod_template import selector
 from medplum_agent_operator.core.workload import RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3
+_BUDGET_SUFFIX: Final = "-moves-by-handoff"
+
+
+def name_of(kind: str, agent: str) -> str:
+    """The name of an agent's child. A refused eviction names the budget and nothing else: so its name says what is going on."""
+    return f"{agent}{_BUDGET_SUFFIX}" if kind == "PodDisruptionBudget" else agent
+
+
+def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
+    """What makes an object the agent's own."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": agent.name,
+        "uid": agent.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
 
 
 def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) -> dict[str, Any]:
@@ -27,20 +45,12 @@ def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) ->
         names.COMPONENT_LABEL: "agent",
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
     }
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": agent.name,
-        "uid": agent.uid,
-        "controller": True,
-        "blockOwnerDeletion": True,
-    }
     metadata = {
-        "name": agent.name,
+        "name": name_of(kind, agent.name),
         "namespace": agent.namespace,
         "labels": labels | content.pop("labels", {}),
         "annotations": content.pop("annotations", {}),
-        "ownerReferences": [owner],
+        "ownerReferences": [owner_reference(agent)],
     }
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
 
@@ -52,11 +62,12 @@ def _sealed(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_supporting(
-    agent: MedplumAgent, spec: MedplumAgentSpec
+    agent: MedplumAgent, spec: MedplumAgentSpec, *, nodes_watched: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """ServiceAccount, Service and PodDisruptionBudget for a spec."""
     account = _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False)
-    return _sealed(account), _sealed(_render_service(agent, spec)), _sealed(_render_budget(agent, spec))
+    budget = _render_budget(agent, held_back=protected(spec, nodes_watched=nodes_watched))
+    return _sealed(account), _sealed(_render_service(agent, spec)), _sealed(budget)
 
 
 def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, Any]:
@@ -82,14 +93,21 @@ def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, An
     return _object(agent, "v1", "Service", labels=dict(wanted.labels), annotations=dict(wanted.annotations), spec=body)
 
 
-def _render_budget(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, Any]:
+def _render_budget(agent: MedplumAgent, *, held_back: bool) -> dict[str, Any]:
     """Hold an eviction back where the agent can be handed to another node first; let it happen where it cannot."""
-    hands_over = AgentVersion.parse(spec.version).hands_over and not uses_host_ports(spec)
-    limit = {"minAvailable": 1} if hands_over else {"maxUnavailable": 1}
+    limit = {"minAvailable": 1} if held_back else {"maxUnavailable": 1}
+    how = (
+        "An eviction is held back until the operator has handed the agent to another node; the drain then goes on by itself. If the operator does "
+        f"not run, do what it would: with the node cordoned, kubectl -n {agent.namespace} rollout restart deployment/{agent.name}. To let the agent "
+        f"stop instead: kubectl -n {agent.namespace} delete pod -l {names.AGENT_LABEL}={agent.name}."
+        if held_back
+        else "An eviction goes through: the agent stops, and starts elsewhere."
+    )
     return _object(
         agent,
         "policy/v1",
         "PodDisruptionBudget",
+        annotations={names.NODE_DRAIN: how},
         spec={**limit, "selector": {"matchLabels": selector(agent)}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
     )
 

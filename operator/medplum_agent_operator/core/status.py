@@ -118,6 +118,7 @@ def _close(
             gap_seconds=gap_seconds,
             overlap_seconds=overlap_seconds,
             approval=approval,
+            moved_off=rollout.moved_off,
         ),
     )
 
@@ -140,6 +141,7 @@ def _follow(
         old_ended_at=seen.old_ended_at,
         new_ready_at=seen.new_ready_at,
         approval=current.approval,
+        moved_off=current.moved_off,
     )
 
 

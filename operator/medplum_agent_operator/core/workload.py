@@ -48,6 +48,7 @@ class RolloutRecord(BaseModel):
         previous_outcome: how the rollout before this one had ended by then.
         approval: the annotation that let it go ahead; None where none was needed.
         approved_by: the field manager that had set the annotation.
+        moved_off: the cordoned node that the agent is moved off; None where this is no move.
     """
 
     model_config = ConfigDict(
@@ -63,6 +64,7 @@ class RolloutRecord(BaseModel):
     previous_outcome: Outcome | None = None
     approval: str | None = None
     approved_by: str | None = None
+    moved_off: str | None = None
 
     def dump(self) -> str:
         """The annotation's value."""

@@ -1,0 +1,112 @@
+"""The image is on the node before the old agent is stopped: a real Job on a real API server, its pod simulated."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tests.behaviour.audit import calls_of_the_operator, resource
+from tests.behaviour.world import QUICK
+from tests.cluster import Behaviour, simulate
+
+if TYPE_CHECKING:
+    from tests.behaviour.world import World
+
+DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
+UNPULLABLE = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS)}
+
+
+def jobs(world: World) -> list[dict[str, Any]]:
+    """The Jobs in the namespace."""
+    found: list[dict[str, Any]] = world.read("jobs")["items"]
+    return found
+
+
+def go_down(world: World, **spec: Any) -> None:
+    """Ask for 4.2.3 and approve it."""
+    world.patch({"version": "4.2.3", **spec})
+    world.approve("4.2.3 CHG-7")
+
+
+def test_the_image_is_fetched_before_the_agent_is_stopped(world: World) -> None:
+    """One Job, in a namespace that enforces Pod Security `restricted`, on the agent's node; then the Deployment is written."""
+    world.kubectl("label", "namespace", world.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    world.install("5.1.15")
+    [old] = world.pods()
+    since = datetime.now(UTC)
+    go_down(world)
+    world.wait_for_phase("Running", "4.2.3")
+    [job] = jobs(world)
+    [pod] = world.read("pods", "-l", f"batch.kubernetes.io/job-name={job['metadata']['name']}")["items"]
+    assert old["spec"]["nodeName"] == pod["spec"]["nodeName"]
+    assert "registry.example.org/medplum-agent:4.2.3" == pod["spec"]["containers"][0]["image"]
+    world.wait(lambda: jobs(world)[0]["status"].get("succeeded") == 1, "the Job complete")
+    written = [
+        resource(call)
+        for call in calls_of_the_operator(world, since)
+        if call["verb"] == "patch" and resource(call) in {"jobs", "deployments"}
+    ]
+    assert ["jobs", "deployments"] == written
+    assert world.events("FetchingImage")
+
+
+def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
+    """Told in the kubelet's words, then Failed; the old pod is the same; going back is free and the approval unspent."""
+    world.install("5.1.15", handoff=DEADLINE)
+    [old] = world.pods()
+    go_down(world, podTemplate=UNPULLABLE)
+    status = world.wait_for_phase("Failed")
+    assert "failed to resolve reference" in status["plan"]
+    assert "spec.handoff.prePull to false" in status["plan"]
+    assert "ImagePullFailed" == world.condition("Stalled")["reason"]
+    assert "True" == world.condition("Available")["status"]
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+    assert 1 == len(jobs(world))
+    world.patch({"version": "5.1.15", "podTemplate": {"annotations": dict(QUICK)}})
+    status = world.wait_for_phase("Running", "5.1.15")
+    assert [] == status.get("spentApprovals", [])
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+
+
+def test_it_goes_on_by_itself_when_the_image_comes(world: World) -> None:
+    """The kubelet keeps trying: when it can pull, the change goes on, after the deadline too."""
+    world.install("5.1.15", handoff=DEADLINE)
+    go_down(world, podTemplate=UNPULLABLE)
+    world.wait_for_phase("Failed")
+    name = jobs(world)[0]["metadata"]["name"]
+    world.kubectl(
+        "annotate",
+        "pods",
+        "-l",
+        f"batch.kubernetes.io/job-name={name}",
+        "--overwrite",
+        "sim.medplum.com/behaviour=ready",
+    )
+    world.wait(lambda: world.deployment()["spec"]["strategy"]["type"] == "Recreate", "the Deployment written")
+    assert "4.2.3" == world.deployment()["metadata"]["labels"]["agents.medplum.com/version"]
+
+
+def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:
+    """The Job's pod cannot be made: after the deadline it is told where to look, and without the Job it goes on."""
+    world.install("5.1.15", handoff=DEADLINE)
+    [old] = world.pods()
+    world.kubectl("create", "quota", "tight", "--hard=pods=1")
+    go_down(world)
+    status = world.wait_for_phase("Failed")
+    assert "kubectl describe job" in status["plan"]
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+    world.patch({"handoff": {**DEADLINE, "prePull": False}})
+    world.wait_for_phase("Running", "4.2.3")
+
+
+def test_a_refused_job_stops_nobody(world: World) -> None:
+    """A quota on Jobs: the API server's words, and the field that does without."""
+    world.install("5.1.15")
+    [old] = world.pods()
+    world.kubectl("create", "quota", "none", "--hard=count/jobs.batch=0")
+    go_down(world)
+    status = world.wait_for_phase("Failed")
+    assert "WriteRefused" == world.condition("Stalled")["reason"]
+    assert "exceeded quota: none" in status["plan"]
+    assert "spec.handoff.prePull to false" in status["plan"]
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]

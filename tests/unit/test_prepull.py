@@ -1,0 +1,248 @@
+"""The image is there before the old agent is stopped; if it cannot be pulled, the old agent is not stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Phase
+from medplum_agent_operator.core.jobs import FetchJob
+from medplum_agent_operator.core.pod_template import selector
+from medplum_agent_operator.core.prepull import render_job, wanted
+from medplum_agent_operator.errors import RefusedError
+from tests.builders import NOW, REPOSITORY, agent, container_status, observed, parsed, pod, stamp
+from tests.simulated_cluster import SimulatedCluster, installed
+from tests.unit.ports import Stage
+
+NEW = f"{REPOSITORY}:4.2.3"
+
+
+def forced(**spec: Any) -> SimulatedCluster:
+    """An approved downgrade that is about to begin, whose image cannot be pulled."""
+    cluster = installed("5.1.15", **spec).annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster.never_pulled.add("4.2.3")
+    return cluster
+
+
+def kinds(cluster: SimulatedCluster) -> list[str]:
+    """The kinds that a pass would apply now."""
+    return [action.kind for action in cluster.plan().actions]
+
+
+def test_a_change_that_stops_first_fetches_its_image_first() -> None:
+    """A Job, and nothing else, until the image is there; then the change; one Job in all."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    plan = cluster.reconcile()
+    assert ["Job"] == [action.kind for action in plan.actions]
+    assert not plan.actions[0].disruptive
+    assert (Phase.RECREATING, Reason.FETCHING_IMAGE) == (plan.phase, plan.reason)
+    assert f"Before that, image {NEW} is fetched to node node-1" in plan.sentence
+    assert ("True", "Serving") == cluster.condition("Available")
+    assert ["5.1.15"] == cluster.running
+    cluster.settle()
+    assert (["4.2.3"], Phase.RUNNING) == (cluster.running, cluster.status.phase)
+    assert (1, 2) == (cluster.writes.count("Job"), cluster.writes.count("Deployment"))
+
+
+def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
+    """The kubelet's words at once; Failed after the deadline with the ways out; and it goes on by itself when the image comes."""
+    cluster = forced()
+    cluster.settle()
+    assert f"Not so far: The image cannot be pulled: {NEW}: not found." in (cluster.status.plan or "")
+    assert Reason.IMAGE_PULL_FAILED in {finding.reason for finding in cluster.told}
+    cluster.tick(61)
+    cluster.settle()
+    assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
+    assert ("True", "ImagePullFailed") == cluster.condition("Stalled")
+    assert ("True", "Serving") == cluster.condition("Available")
+    for way_out in ('set spec.version back to "5.1.15"', "spec.handoff.prePull to false", "spec.image.pullSecrets"):
+        assert way_out in (cluster.status.plan or "")
+    assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
+    cluster.never_pulled.clear()
+    assert ["4.2.3"] == cluster.settle().running
+
+
+def test_the_approval_is_spent_only_when_the_agent_is_stopped() -> None:
+    """Taken off while the image is fetched: nothing happens, and it counts again later."""
+    cluster = forced()
+    cluster.settle()
+    assert () == cluster.status.spent_approvals
+    cluster.annotate(None)
+    cluster.never_pulled.clear()
+    cluster.settle()
+    assert (["5.1.15"], Phase.AWAITING_APPROVAL) == (cluster.running, cluster.status.phase)
+    assert 1 == cluster.writes.count("Deployment")
+
+
+@pytest.mark.parametrize(
+    ("version", "phase", "running"),
+    [
+        pytest.param("5.1.15", Phase.RUNNING, "5.1.15", id="back to what serves: there is nothing to do"),
+        pytest.param(
+            "5.1.16", Phase.RUNNING, "5.1.16", id="another version, by a handoff: no image has to be there first"
+        ),
+    ],
+)
+def test_another_spec_gives_the_fetch_up(version: str, phase: Phase, running: str) -> None:
+    """Nobody waits for an image that is no longer asked for."""
+    cluster = forced()
+    cluster.settle()
+    cluster.edit(version=version).settle()
+    assert (phase, [running]) == (cluster.status.phase, cluster.running)
+    assert 1 == cluster.writes.count("Job")
+
+
+def test_a_corrected_pull_secret_is_another_try() -> None:
+    """The Job's name is made of all that is in it: a Job cannot be changed."""
+    cluster = forced()
+    cluster.settle()
+    cluster.edit(image={"pullSecrets": [{"name": "registry"}]}).settle()
+    assert 2 == cluster.writes.count("Job") == len(set(cluster.fetching))
+
+
+def test_what_serves_stays_as_it_was_applied_while_the_image_is_fetched() -> None:
+    """Service and budget of the new spec wait with it; drift is repaired towards the old one."""
+    cluster = forced()
+    cluster.edit(channels=[{"name": "adt", "port": 2600}]).reconcile()
+    assert 2575 == cluster.objects["Service"]["spec"]["ports"][0]["port"]
+    assert "minAvailable" in cluster.objects["PodDisruptionBudget"]["spec"]
+    cluster.delete("Service")
+    assert ["Service"] == kinds(cluster)
+    cluster.reconcile()
+    assert 2575 == cluster.objects["Service"]["spec"]["ports"][0]["port"]
+
+
+def test_switched_off_it_stops_at_once() -> None:
+    """spec.handoff.prePull: false."""
+    cluster = installed("5.1.15", handoff={"prePull": False}).annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    assert ["PodDisruptionBudget", "Deployment"] == kinds(cluster)
+
+
+def test_a_handoff_fetches_nothing_first() -> None:
+    """The old agent is stopped last anyway."""
+    assert ["Deployment"] == kinds(installed("5.1.14").edit(version="5.1.15"))
+
+
+def serving(image: str = "agent", **fields: Any) -> dict[str, Any]:
+    """A pod that serves."""
+    return pod(image=image, **{"ready_since": NOW, "node": "node-1", **fields})
+
+
+def node(**spec: Any) -> dict[str, Any]:
+    """The node that it is on."""
+    return {"metadata": {"name": "node-1"}, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("pods", "nodes", "fetches"),
+    [
+        pytest.param([serving()], [node()], True, id="it serves, with another image"),
+        pytest.param([serving()], [], True, id="nodes are not watched: fetched all the same"),
+        pytest.param([serving(NEW)], [node()], False, id="it runs that image: it is there"),
+        pytest.param([serving(ready_since=None)], [node()], False, id="it does not serve: nothing is won by waiting"),
+        pytest.param([serving(terminating=True)], [node()], False, id="it is on its way out"),
+        pytest.param([serving(node="")], [node()], False, id="it is on no node"),
+        pytest.param(
+            [serving()], [node(unschedulable=True)], True, id="its node is cordoned: proved there that it can be pulled"
+        ),
+        pytest.param([], [], False, id="no pod at all"),
+    ],
+)
+def test_an_image_is_fetched_for_an_agent_that_serves(
+    pods: list[dict[str, Any]], nodes: list[dict[str, Any]], *, fetches: bool
+) -> None:
+    """To its own node, where the new pod will find it."""
+    deployment = installed().deployment
+    seen = observed(agent(), deployment=deployment, pods=pods, nodes=nodes)
+    assert fetches is (wanted(seen, seen.agent.spec, image=NEW) is not None)
+
+
+def job_pod(**state: Any) -> dict[str, Any]:
+    """The Job's pod in a state."""
+    raw = pod(name="lab-fetch-1", containers=[container_status("agent", state=state)])
+    raw["metadata"]["ownerReferences"] = [{"kind": "Job", "name": "lab-fetch", "uid": "j-1", "controller": True}]
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("conditions", "pods", "there"),
+    [
+        pytest.param(["Complete"], [], True, id="the Job is done, its pod gone"),
+        pytest.param([], [job_pod(running={})], True, id="its container runs"),
+        pytest.param(
+            ["Failed"], [job_pod(terminated={"exitCode": 127})], True, id="it ended badly: there is no `true` in it"
+        ),
+        pytest.param(
+            [], [job_pod(waiting={"reason": "CreateContainerConfigError"})], True, id="it was pulled, and then"
+        ),
+        pytest.param([], [job_pod(waiting={"reason": "ContainerCreating"})], False, id="it is being pulled"),
+        pytest.param([], [job_pod(waiting={"reason": "ErrImagePull"})], False, id="it cannot be pulled"),
+        pytest.param([], [job_pod(waiting={"reason": "ImagePullBackOff"})], False, id="it cannot be pulled, again"),
+        pytest.param(["Failed"], [], False, id="the Job ran out of time"),
+        pytest.param([], [pod(containers=[container_status("agent")])], False, id="somebody else's pod"),
+        pytest.param([], [], False, id="no pod yet"),
+    ],
+)
+def test_when_an_image_counts_as_there(conditions: list[str], pods: list[dict[str, Any]], *, there: bool) -> None:
+    """Once the kubelet has pulled it, however its container then ended."""
+    raw = {
+        "metadata": {"name": "lab-fetch", "uid": "j-1", "creationTimestamp": stamp(NOW)},
+        "status": {"conditions": [{"type": kind, "status": "True"} for kind in conditions]},
+    }
+    job = FetchJob.read(raw, pods)
+    assert (there, NOW) == (job.image_is_there, job.created)
+
+
+def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> None:
+    """No selector of an agent finds it; Pod Security `restricted`; no token; on that node, with the agent's tolerations."""
+    found = parsed(
+        "4.2.3",
+        image={"pullPolicy": "Always", "pullSecrets": [{"name": "registry"}]},
+        podTemplate={"tolerations": [{"key": "clinic", "operator": "Exists"}], "serviceAccountName": "agents"},
+    )
+    job = render_job(found, found.spec, image=NEW, node="node-1")
+    template = job["spec"]["template"]
+    labels, spec = template["metadata"]["labels"], template["spec"]
+    assert not set(selector(found).items()) <= set(labels.items())
+    assert names.AGENT_LABEL not in labels
+    assert ("lab", "medplum-agent-operator") == (labels[names.FETCH_LABEL], labels[names.MANAGED_BY_LABEL])
+    assert (False, "agents", "Never") == (
+        spec["automountServiceAccountToken"],
+        spec["serviceAccountName"],
+        spec["restartPolicy"],
+    )
+    assert [{"name": "registry"}] == spec["imagePullSecrets"]
+    [container] = spec["containers"]
+    assert (NEW, "Always", ["true"]) == (container["image"], container["imagePullPolicy"], container["command"])
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert {"drop": ["ALL"]} == container["securityContext"]["capabilities"]
+    [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert ["node-1"] == term["matchFields"][0]["values"]
+    assert {"clinic", "node.kubernetes.io/unschedulable"} == {one["key"] for one in spec["tolerations"]}
+    assert [True] == [owner["controller"] for owner in job["metadata"]["ownerReferences"]]
+
+
+def test_the_job_s_name_fits_whatever_the_agent_s_name() -> None:
+    """63 characters at the most: it is a label's value too. Same content, same name; another node, another one."""
+    raw = agent("4.2.3")
+    raw["metadata"]["name"] = "x" * 40 + "-" * 3 + "y" * 20
+    long = type(parsed()).parse(raw)
+    jobs = [render_job(long, long.spec, image=NEW, node=name)["metadata"]["name"] for name in ("a", "a", "b")]
+    assert [True] * 3 == [len(name) <= 63 for name in jobs]
+    assert jobs[0] == jobs[1] != jobs[2]
+
+
+async def test_a_refused_job_stops_nobody_and_says_how_to_do_without() -> None:
+    """Quota, rights, admission: told as it is, tried again; the way round is the user's to take."""
+    stage = Stage(forced())
+    stage.cluster.faults["apply Job"] = [RefusedError("exceeded quota", status=403)]
+    await stage.one_pass()
+    assert "apply Deployment" not in stage.writes
+    status = stage.simulated.status
+    assert Phase.FAILED is status.phase
+    assert "The API server refuses the Job" in (status.plan or "")
+    assert "spec.handoff.prePull to false" in (status.plan or "")
+    assert ["5.1.15"] == stage.simulated.running
