@@ -40,7 +40,7 @@ def test_a_change_that_stops_first_costs_one_more_where_the_drain_is_long() -> N
     cluster = installed("5.1.15", handoff={"minReadySeconds": 2, "drainSeconds": 5, "progressDeadlineSeconds": 60})
     before = len(cluster.writes)
     cluster.annotate("4.2.3").edit(version="4.2.3").settle()
-    assert (1, 4) == (cluster.writes[before:].count("Deployment"), cluster.writes[before:].count("status"))
+    assert (1, 5) == (cluster.writes[before:].count("Deployment"), cluster.writes[before:].count("status"))
 
 
 def test_a_handoff_in_history() -> None:
