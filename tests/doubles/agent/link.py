@@ -97,6 +97,10 @@ class ServerLink:
             tasks.create_task(self._beat(journal))
             await self._keep_open(journal, on_command)
 
+    async def close(self) -> None:
+        """Close what is open; a process that ends does not come here."""
+        await self._http.close()
+
     async def _keep_open(self, journal: Log, on_command: Callable[[dict[str, Any]], None]) -> None:
         url = f"{self._settings.base_url}/ws/agent"
         pause = self._switches.reconnect_ms / 1000

@@ -43,7 +43,15 @@ class Agent:
         self._reloading = asyncio.Lock()
 
     async def run(self) -> None:
-        """Run for ever."""
+        """Run for ever. Cancelled, as in tests that keep it in their own process, it closes what it opened."""
+        try:
+            await self._run()
+        finally:
+            for channel in self._channels.values():
+                channel.close()
+            await self._link.close()
+
+    async def _run(self) -> None:
         await self._log_in()
         try:
             self._logs = Logs(self._settings)
@@ -86,8 +94,9 @@ class Agent:
             case "agent:reloadconfig:request":
                 self._start(self._reload_for_server(command))
             case other:
+                # A push that comes before the configuration was read ends here, too; so does everything for an agent that is off.
                 self._link.send(
-                    {"type": "agent:error", "body": f"Cannot do {other}", "callback": command.get("callback")}
+                    {"type": "agent:error", "body": f"Cannot do {other} now", "callback": command.get("callback")}
                 )
 
     def _answer(self, command: dict[str, Any]) -> None:

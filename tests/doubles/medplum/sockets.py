@@ -71,6 +71,8 @@ class Sockets:
         self._all: set[AgentSocket] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloads: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self.is_deaf = False
+        """Whether everything that agents say is left unread, as by a server that hangs."""
 
     async def serve(self, request: web.Request) -> web.WebSocketResponse:
         """Take one WebSocket from its first to its last moment. What is longer than the limit cuts it."""
@@ -82,7 +84,7 @@ class Sockets:
         heartbeat = asyncio.create_task(self._beat(one))
         try:
             async for frame in socket:
-                if frame.type is WSMsgType.TEXT:
+                if frame.type is WSMsgType.TEXT and not self.is_deaf:
                     await self._take(one, json.loads(frame.data), said_version, request.remote or "")
         finally:
             heartbeat.cancel()
