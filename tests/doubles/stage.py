@@ -113,6 +113,7 @@ async def agent_process(
     *arguments: str,
     properties: Mapping[str, str] | None = None,
     prefix: tuple[str, ...] = (),
+    program: tuple[str, ...] = (sys.executable, "-m", "tests.doubles.agent"),
     **switches: Any,
 ) -> AsyncIterator[AgentProcess]:
     """Start one in that folder; kill it at the end if it still runs."""
@@ -127,6 +128,7 @@ async def agent_process(
     (folder / "tmp").mkdir(exist_ok=True)
     environment = {
         **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(folder / "tmp"),
@@ -135,9 +137,7 @@ async def agent_process(
     }
     process = await asyncio.create_subprocess_exec(
         *prefix,
-        sys.executable,
-        "-m",
-        "tests.doubles.agent",
+        *program,
         *arguments,
         cwd=folder,
         env=environment,

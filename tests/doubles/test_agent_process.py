@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.doubles.hl7 import field
-from tests.doubles.stage import agent_process, arrived, device, free_port, is_open, medplum, until
+from tests.doubles.stage import ROOT, agent_process, arrived, device, free_port, is_open, medplum, until
 
 needs_namespaces = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("unshare") is None, reason="a PID namespace needs root and unshare"
@@ -217,6 +217,28 @@ async def test_sigterm_for_process_1(tmp_path: Path, version: str, *, survives: 
         if survives:
             os.kill(inside, signal.SIGKILL)
         await agent.end()
+
+
+async def test_the_image_s_program_is_the_process_that_was_started(tmp_path: Path) -> None:
+    """Started as the operator's pods do it, by `sh` that empties the temp folder: no shell stays between, a left PID file is gone."""
+    port = free_port()
+    left = tmp_path / "tmp" / "medplum-agent"
+    left.mkdir(parents=True)
+    (left / "medplum-agent.pid").write_text("garbage", "utf-8")
+    async with (
+        medplum(f"mllp://0.0.0.0:{port}") as server,
+        agent_process(
+            tmp_path,
+            server.port,
+            "5.1.15",
+            prefix=("sh", "-c", 'rm -rf "${TMPDIR:?}"/* && exec "$@"', "agent"),
+            program=(str(ROOT / "tests" / "doubles" / "medplum-agent"),),
+        ) as agent,
+        device(port),
+    ):
+        assert str(agent.process.pid) == agent.pid_file.read_text("utf-8")
+        agent.process.terminate()
+        assert 0 == (await agent.end())[0]
 
 
 async def test_wrong_switches(tmp_path: Path) -> None:

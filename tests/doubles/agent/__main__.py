@@ -75,6 +75,9 @@ def main(arguments: Sequence[str]) -> NoReturn:
         sys.stdout.write(f"Missing arguments: {error}\n")
         leave(1)
 
+    if settings.base_url.startswith("http://"):
+        # aiohttp reads the machine's certificates when it is imported, which takes longer than all the rest of the start.
+        os.environ["SSL_CERT_FILE"] = os.environ["SSL_CERT_DIR"] = os.devnull
     import asyncio  # noqa: PLC0415 - slow, see above
 
     from tests.doubles.agent.program import Agent  # noqa: PLC0415 - same

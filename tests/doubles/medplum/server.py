@@ -64,7 +64,7 @@ class MedplumServer:
                 *control.routes(),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         self._host = host
         await self._listen(port)
@@ -72,7 +72,7 @@ class MedplumServer:
         if control_port is not None:
             control_app = web.Application()
             control_app.router.add_routes(control.routes())
-            self._control_runner = web.AppRunner(control_app, access_log=None, shutdown_timeout=0.1)
+            self._control_runner = web.AppRunner(control_app, access_log=None)
             await self._control_runner.setup()
             await web.TCPSite(self._control_runner, host, control_port).start()
             self.control_port = self._control_runner.addresses[0][1]
