@@ -51,7 +51,7 @@ async def test_sigterm(tmp_path: Path, version: str) -> None:
         agent.process.send_signal(signal.SIGTERM)
         code, said = await agent.end()
         # 5 to 45 ms with upstream; the rest is for a busy machine.
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < 0.5
         assert 0 == code
         assert b"" == await one.reader.read()
         assert not agent.pid_file.exists()
@@ -108,7 +108,7 @@ async def test_enhanced_mode_loses_what_it_acknowledged(tmp_path: Path) -> None:
     port = free_port()
     async with (
         medplum(f"mllp://0.0.0.0:{port}?enhanced=true") as server,
-        agent_process(tmp_path, server.port, "5.1.15", memory_ms=300) as agent,
+        agent_process(tmp_path, server.port, "5.1.15", memory_ms=1_000) as agent,
         device(port) as one,
     ):
         await one.send_message("M1")
@@ -190,7 +190,7 @@ async def test_exit_after_the_start_and_late_start(tmp_path: Path) -> None:
     port = free_port()
     async with (
         medplum(f"mllp://0.0.0.0:{port}") as server,
-        agent_process(tmp_path, server.port, "5.1.15", start_delay_ms=300, exit_after_ms=200, exit_code=7) as agent,
+        agent_process(tmp_path, server.port, "5.1.15", start_delay_ms=600, exit_after_ms=200, exit_code=7) as agent,
     ):
         await asyncio.sleep(0.3)
         assert not await is_open(port)

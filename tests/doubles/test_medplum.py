@@ -168,18 +168,18 @@ async def test_reload_config_by_the_api() -> None:
             await call(server.port, "GET", "/fhir/R4/Agent/a1/$reload-config", token=answer["access_token"])
 
 
-async def test_a_hundred_thousand_messages_are_told_in_a_second() -> None:
+async def test_a_hundred_thousand_messages_cost_less_than_a_second() -> None:
     """The book is asked often, and while traffic runs."""
     async with medplum() as server:
         book: Book = server.book
         book.connect(agent="a1", version="5.1.15", peer="", at=0)
         for number in range(100_000):
             book.write(Message(f"M{number}", 0.0, 0, "5.1.15", "a1", "c0", "r"), "")
-        started = time.monotonic()
+        started = time.process_time()
         page = await call(server.port, "GET", "/control/messages?since=50000")
         assert (50_000, 100_000) == (len(page["messages"]), page["next"])
         assert 100_000 == (await call(server.port, "GET", "/control/counts"))["distinct"]
-        assert time.monotonic() - started < 3
+        assert time.process_time() - started < 1
 
 
 async def test_as_a_program() -> None:

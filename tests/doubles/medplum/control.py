@@ -134,7 +134,7 @@ class Control:
         seconds, how = wanted.get("seconds"), wanted.get("how", "503")
         if not isinstance(seconds, int | float) or how not in _HOW:
             raise _bad('away needs {"seconds": 20, "how": "503" or "refuse"}')
-        await self._server.go_away(float(seconds), how)
+        self._server.go_away(float(seconds), how)
         return web.json_response({})
 
     async def _push(self, request: web.Request) -> web.Response:

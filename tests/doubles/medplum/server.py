@@ -44,7 +44,7 @@ class MedplumServer:
         self._away_until = 0.0
         self._runner: web.AppRunner | None = None
         self._control_runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._listener: asyncio.Server | None = None
         self._return: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, control_port: int | None = None) -> None:
@@ -68,7 +68,6 @@ class MedplumServer:
         await self._runner.setup()
         self._host = host
         await self._listen(port)
-        self.port = self._runner.addresses[0][1]
         if control_port is not None:
             control_app = web.Application()
             control_app.router.add_routes(control.routes())
@@ -81,34 +80,36 @@ class MedplumServer:
         """Close everything."""
         if self._return is not None:
             self._return.cancel()
+        if self._listener is not None:
+            self._listener.close()
         self.sockets.cut_all()
         for runner in (self._runner, self._control_runner):
             if runner is not None:
                 await runner.cleanup()
 
-    async def go_away(self, seconds: float, how: HowAway) -> None:
+    def go_away(self, seconds: float, how: HowAway) -> None:
         """Cut every WebSocket and serve no agent for so long. Again while away: the new time counts."""
         if self._return is not None:
             self._return.cancel()
         self._away_until = time.monotonic() + seconds
-        if how == "refuse" and self._site is not None:
-            site, self._site = self._site, None
-            await site.stop()
+        if how == "refuse" and self._listener is not None:
+            self._listener.close()
+            self._listener = None
         self.sockets.cut_all()
         self._return = asyncio.create_task(self._come_back(seconds))
 
     async def _come_back(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
         self._away_until = 0.0
-        if self._site is None:
+        if self._listener is None:
             await self._listen(self.port)
 
     async def _listen(self, port: int) -> None:
-        if self._runner is None:
+        if self._runner is None or self._runner.server is None:
             raise RuntimeError("start first")
-        site = web.TCPSite(self._runner, self._host, port, reuse_address=True)
-        await site.start()
-        self._site = site
+        # No TCPSite: stopping one also waits for its open connections, and the request that says `refuse` is one of them.
+        self._listener = await asyncio.get_running_loop().create_server(self._runner.server, self._host, port)
+        self.port = self._listener.sockets[0].getsockname()[1]
 
     @web.middleware
     async def _absence(
