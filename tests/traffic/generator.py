@@ -140,7 +140,7 @@ class Traffic:
                 task.cancel()
             await asyncio.gather(*self._background, return_exceptions=True)
             if self._server is not None:
-                await self._settle(self._server)
+                await self._settle(self._server, ended)
         finally:
             for task in (*self._running, *self._background):
                 task.cancel()
@@ -202,10 +202,11 @@ class Traffic:
             await asyncio.sleep(POLL_SECONDS)
             await self._ask(server)
 
-    async def _settle(self, server: Server) -> None:
+    async def _settle(self, server: Server, ended: float) -> None:
         patience = self._clock() + self.config.settle_seconds
         await self._ask(server)
-        while self.ledger.missing and self._clock() < patience:
+        # A record that was last read before the end proves nothing about what arrived.
+        while (self.ledger.missing or self._asked_at < ended) and self._clock() < patience:
             await asyncio.sleep(0.2)
             await self._ask(server)
 
@@ -218,7 +219,7 @@ class Traffic:
     def _count(self, ended: float) -> None:
         config = self.config
         timeline = Timeline(self._started, ended, self._anchor, tuple(self._marks))
-        known = self._asked_at > 0
+        known = self._asked_at >= ended
         generator = report.Generator(
             longest_stall_seconds=round(self._stall, 4),
             cpu_seconds=round(time.process_time() - self._cpu, 2),

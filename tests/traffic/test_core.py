@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import doctest
+from typing import TYPE_CHECKING
+
 import pytest
 
-from tests.traffic import figures, hl7, report, series
+from tests.traffic import figures, hl7, medplum_server, mllp, report, series
 from tests.traffic.config import TrafficConfig
 from tests.traffic.ledger import DEVICE_SHAPES, Failure, Ledger, Outcome, Shape
 from tests.traffic.medplum_server import Arrival, ServerAwayError, parse_messages
@@ -12,6 +15,9 @@ from tests.traffic.mllp import Deframer, frame
 from tests.traffic.pauses import Pause, Pauses
 from tests.traffic.report import Generator, Timeline
 from tests.traffic.window import OnTheWire, Window
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 @pytest.mark.parametrize(
@@ -272,3 +278,10 @@ def test_wrong_settings_are_named(wrong: dict[str, float | str | int]) -> None:
     """A setting that cannot work is refused, by its name, before anything is sent."""
     with pytest.raises(ValueError, match=r"run|pipeline|push|connections|rate"):
         TrafficConfig("127.0.0.1", 1, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [figures, hl7, medplum_server, mllp], ids=lambda module: module.__name__)
+def test_the_examples_in_the_code_hold(module: ModuleType) -> None:
+    """What a docstring shows is what happens."""
+    failed, tried = doctest.testmod(module)
+    assert (0, True) == (failed, tried > 0)

@@ -52,6 +52,11 @@ def traffic(server: ScriptedServer, **settings: Any) -> Traffic:
     return Traffic(TrafficConfig("127.0.0.1", server.port, **chosen), server=server)
 
 
+def late(run: Traffic) -> float:
+    """How much a busy machine may have added to a time."""
+    return 4 * run.report.generator.longest_stall_seconds
+
+
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for something to become true."""
     async with asyncio.timeout(seconds):
@@ -163,12 +168,12 @@ async def test_an_outage_is_one_pause() -> None:
     overall = run.report.overall
     assert (0, 0) == (overall.lost, overall.unacknowledged)
     assert overall.refused > 5
-    assert 0.45 < overall.longest_pause_seconds < 0.8
+    assert 0.45 < overall.longest_pause_seconds < 0.8 + late(run)
     stages = {stage.name: stage for stage in run.report.stages}
     assert ["start", "away", "back", "calm"] == list(stages)
     assert (0, 0) == (stages["start"].overall.refused, stages["calm"].overall.refused)
     assert 1 == stages["away"].overall.most_breaks_on_one_connection
-    assert stages["calm"].overall.longest_pause_seconds < 0.3
+    assert stages["calm"].overall.longest_pause_seconds < 0.3 + late(run)
 
 
 async def test_a_server_that_never_answers_is_given_up_at_the_end() -> None:
@@ -193,8 +198,8 @@ async def test_late_acknowledgements_are_latency() -> None:
             await until(lambda: len(server.seen) >= 10)
     overall = run.report.overall
     assert overall.acknowledged_after_max_seconds is not None
-    assert 0.29 < overall.acknowledged_after_max_seconds < 0.6
-    assert 0.29 < overall.longest_pause_seconds < 0.6
+    assert 0.29 < overall.acknowledged_after_max_seconds < 0.6 + late(run)
+    assert 0.29 < overall.longest_pause_seconds < 0.6 + late(run)
     assert overall.sends == overall.sent
 
 
@@ -265,6 +270,16 @@ async def test_pushes(times: int, taken: bool, expected: tuple[int | str, ...]) 
     assert expected == tuple(
         "all" if value == push.offered else value for value in (push.lost, push.repeated, push.refused)
     )
+
+
+async def test_a_record_that_cannot_be_read_proves_nothing() -> None:
+    """When the server's record is away at the end, lost is unknown: neither 0 nor everything."""
+    async with serving() as server:
+        config = TrafficConfig("127.0.0.1", server.port, settle_seconds=0.3, server_url="http://127.0.0.1:1")
+        async with Traffic(config) as run:
+            await until(lambda: len(server.seen) >= 10)
+    assert (None, None, []) == (run.report.overall.arrived, run.report.overall.lost, run.report.lost)
+    assert run.report.generator.server_failures > 0
 
 
 class Record(BaseHTTPRequestHandler):
