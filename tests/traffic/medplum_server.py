@@ -46,9 +46,10 @@ class Server(Protocol):
 class ControlApi:
     """The fake Medplum server's control API.
 
-    `GET /control/messages?since=N` answers JSON: a list of messages, `{"messages": [...], "next": N}`, or one object a
-    line. Each has the control id (`id`, `controlId` or `control_id`) and a time (`at` or `time`: seconds, or ISO 8601).
-    `POST /control/push` takes `{agentId, remote, body, id}`; any 2xx means that the server has taken it.
+    `GET /control/messages?since=N` answers JSON: `{"columns": ["controlId", "receivedAt", ...], "messages": [rows],
+    "next": N}`, or objects instead of rows, as a list or one a line. The control id is `controlId` or `id`, the time
+    `receivedAt`, `at` or `time`: seconds, or ISO 8601. `POST /control/push` takes `{agent, remote, body}`; any 2xx means
+    that the server has taken it, unless it says that it went to no socket (`"sockets": 0`).
     """
 
     def __init__(self, base: str) -> None:
@@ -65,12 +66,12 @@ class ControlApi:
 
     async def push(self, *, agent_id: str, remote: str, body: str, identifier: str) -> bool:
         """Ask for a push."""
-        request = {"agentId": agent_id, "remote": remote, "body": body, "id": identifier}
+        request = {"agent": agent_id, "remote": remote, "body": body, "id": identifier}
         try:
-            await asyncio.to_thread(self._request, "/control/push", json.dumps(request).encode())
+            answer = await asyncio.to_thread(self._request, "/control/push", json.dumps(request).encode())
         except ServerAwayError:
             return False
-        return True
+        return taken(answer)
 
     def _request(self, path: str, body: bytes | None) -> bytes:
         headers = {"Content-Type": "application/json"}
@@ -84,6 +85,19 @@ class ControlApi:
                 raise ServerAwayError(f"{path}: {error.code} {HTTPStatus(error.code).phrase}") from error
         except OSError as error:
             raise ServerAwayError(f"{path}: {error}") from error
+
+
+def taken(answer: bytes) -> bool:
+    """Whether a push went to anybody. A server that does not say is believed.
+
+    >>> taken(b'{"sockets": 0}'), taken(b'{"sockets": 2}'), taken(b"")
+    (False, True, True)
+    """
+    try:
+        document = json.loads(answer)
+    except json.JSONDecodeError:
+        return True
+    return not isinstance(document, dict) or bool(document.get("sockets", True))
 
 
 def parse_messages(body: bytes, since: int) -> tuple[list[Arrival], int]:
@@ -102,24 +116,26 @@ def parse_messages(body: bytes, since: int) -> tuple[list[Arrival], int]:
             raise ServerAwayError(f"/control/messages: neither JSON nor JSON lines: {error}") from error
     if isinstance(document, dict) and "messages" in document:
         rows, after = document["messages"], document.get("next")
+        if "columns" in document:
+            rows = [dict(zip(document["columns"], row, strict=True)) for row in rows]
     else:
         rows, after = document if isinstance(document, list) else [document], None
-    arrivals = [Arrival(_identifier(row), _at(row.get("at", row.get("time")))) for row in rows]
+    arrivals = [Arrival(_identifier(row), _at(row)) for row in rows]
     return arrivals, since + len(arrivals) if after is None else int(after)
 
 
 def _identifier(row: dict[str, Any]) -> str:
-    for name in ("controlId", "control_id", "id"):
+    for name in ("controlId", "id"):
         if name in row:
             return str(row[name])
     raise ServerAwayError(f"/control/messages: a message without a control id: {sorted(row)}")
 
 
-def _at(value: Any) -> float | None:
-    match value:
-        case int() | float():
+def _at(row: dict[str, Any]) -> float | None:
+    match row.get("receivedAt", row.get("at", row.get("time"))):
+        case int(value) | float(value):
             return float(value)
-        case str():
+        case str(value):
             return datetime.fromisoformat(value).timestamp()
         case _:
             return None

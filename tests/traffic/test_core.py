@@ -245,6 +245,12 @@ def test_an_answer_for_somebody_else_is_a_stray() -> None:
     [
         pytest.param(b'[{"id": "a", "at": 5}]', [Arrival("a", 5.0)], 8, id="a list"),
         pytest.param(b'{"messages": [{"controlId": "a"}], "next": 40}', [Arrival("a", None)], 40, id="with a cursor"),
+        pytest.param(
+            b'{"columns": ["controlId", "receivedAt", "remote"], "messages": [["a", 5.5, "x"]], "next": 8}',
+            [Arrival("a", 5.5)],
+            8,
+            id="rows under columns",
+        ),
         pytest.param(b'{"id": "a"}\n{"id": "b"}\n', [Arrival("a", None), Arrival("b", None)], 9, id="JSON lines"),
         pytest.param(b'{"id": "a"}\n', [Arrival("a", None)], 8, id="one line"),
         pytest.param(b'[{"id": "a", "time": "1970-01-01T00:01:00Z"}]', [Arrival("a", 60.0)], 8, id="ISO 8601"),
