@@ -34,7 +34,8 @@ LABEL org.opencontainers.image.title="medplum-agent-operator" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}"
-ENV PYTHONDONTWRITEBYTECODE=1 PYTHONPYCACHEPREFIX=/opt/operator/pycache PYTHONUNBUFFERED=1
+# No user of that number is in the base, and the Kubernetes client wants a home whatever the runtime sets.
+ENV HOME=/ PYTHONDONTWRITEBYTECODE=1 PYTHONPYCACHEPREFIX=/opt/operator/pycache PYTHONUNBUFFERED=1
 COPY --from=build /opt/operator /opt/operator
 USER 65532:65532
 EXPOSE 8080

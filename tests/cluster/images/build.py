@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.cluster.images.buildah import Buildah
-from tests.cluster.images.catalogue import BASE, RECIPES, FromLayer, Recipe, key
+from tests.cluster.images.catalogue import RECIPES, FromLayer, Recipe, key
 from tests.cluster.images.errors import ImageError
 from tests.cluster.images.oci import Layout
 from tests.cluster.images.packages import IMAGE_PROGRAMS, what_is_missing
@@ -63,7 +63,7 @@ def build(name: str, recipe: Recipe) -> Image:
         return found
     if fault := what_is_missing(IMAGE_PROGRAMS):
         raise ImageError(f"The image {name} cannot be built here: {fault}")
-    base = None if isinstance(recipe, FromLayer) else build("base", BASE)
+    base = None if isinstance(recipe, FromLayer) else image(recipe.base)
     with exclusive(_folder() / "build.lock", while_waiting="Another process is building images; waiting for it …"):
         if not found.archive.is_file():  # that other process may have built it
             say(f"Building the image {name} …")

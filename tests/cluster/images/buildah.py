@@ -31,6 +31,8 @@ class Build:
     dockerfile: Path
     context: Path
     arguments: Mapping[str, str] = field(default_factory=dict)
+    target: str | None = None
+    """The stage to stop at; the last one by default."""
 
 
 class Buildah:
@@ -65,6 +67,7 @@ class Buildah:
             *("--timestamp", str(EPOCH), "--tag", reference, "--file", str(what.dockerfile)),
             *(f"--volume={mount}" for mount in mounts),
             *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+            *((f"--target={what.target}",) if what.target else ()),
             str(what.context),
         )
 

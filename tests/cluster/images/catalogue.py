@@ -51,6 +51,8 @@ class FromDockerfile:
     build: Build
     inputs: Sequence[Path]
     """Files and folders whose content decides what comes out."""
+    base: str = "base"
+    """The name in the catalogue of what it stands on."""
     base_argument: str = "PYTHON_IMAGE"
     """The build argument that names the base."""
     variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -113,7 +115,12 @@ def key(recipe: Recipe) -> str:
     else:
         arguments = sorted(recipe.build.arguments.items())
         variants = [(name, sorted(added.items())) for name, added in recipe.variants.items()]
-        parts += [recipe.reference, key(BASE), repr(arguments), repr(variants), recipe.base_argument]
+        parts += [
+            recipe.reference,
+            key(RECIPES[recipe.base]),
+            repr((arguments, recipe.build.target, variants)),
+            recipe.base_argument,
+        ]
         parts += [each for path in (recipe.build.dockerfile, *recipe.inputs) for each in content(path)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 

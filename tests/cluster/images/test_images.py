@@ -48,6 +48,7 @@ def test_the_operator_s_image(workplace: Path) -> None:
     assert "65532:65532" == config["User"]
     assert ["/opt/operator/bin/medplum-agent-operator"] == config["Entrypoint"]
     assert not config.get("Cmd")
+    assert "HOME=/" in config["Env"], "the Kubernetes client does not start without a home"
     assert {
         "org.opencontainers.image.title": PROJECT["name"],
         "org.opencontainers.image.description": "Kubernetes operator for the Medplum Agent",
