@@ -13,10 +13,10 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster bench clean
+.PHONY: help demo test lint format crds lock cluster node-packages images bench clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): requirements-dev.txt pyproject.toml
 	@echo "Setting up $(VENV) from requirements-dev.txt (hash-pinned) ..."
@@ -59,6 +59,12 @@ lock: ## Pin the dependencies again (needs uv)
 
 cluster: $(STAMP) ## Leave a local cluster and the operator running until Ctrl-C
 	@$(BIN)/python -m tests.playground
+
+node-packages: ## Install the Debian packages that images and nodes of the tests need (as root)
+	@.ci/packages
+
+images: $(STAMP) ## Build the images of the tests, and show the size of their layers (as root)
+	@$(BIN)/python -m tests.cluster.images --sizes
 
 bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench/
 	@$(BIN)/python -m tests.bench
