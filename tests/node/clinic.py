@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 AGENT: Final = "front-desk"
 AGENT_ID: Final = "7ee1a9a5-6b6f-4d8c-9a55-0d3c2c5f4e21"
 REPOSITORY: Final = "registry.test/medplum-agent"
-SERVER_IMAGE: Final = "registry.test/medplum-server-double:1"
+SERVER_IMAGE: Final = "registry.test/medplum-server:1"
 TRAFFIC_IMAGE: Final = "registry.test/traffic:1"
 SERVER_PORT: Final = 8103
 HL7_PORT: Final = 2575
@@ -71,8 +71,7 @@ class Clinic(World):
         container = {
             "name": "server",
             "image": SERVER_IMAGE,
-            "args": ["--host", "0.0.0.0", "--port", str(SERVER_PORT)],  # noqa: S104 - in its pod
-            "env": [{"name": "MEDPLUM_DOUBLE_CONFIG", "value": json.dumps(config)}],
+                        "env": [{"name": "MEDPLUM_DOUBLE_CONFIG", "value": json.dumps(config)}],
             "ports": [{"name": "http", "containerPort": SERVER_PORT}],
             "readinessProbe": {"httpGet": {"path": "/control/health", "port": "http"}, "periodSeconds": 1},
             "securityContext": RESTRICTED,

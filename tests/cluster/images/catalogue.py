@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[3]
 REGISTRY: Final = "registry.test"
 """A name that never resolves (RFC 6761): a node that has not been given the image cannot find it anywhere."""
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """To be raised when this package writes other images from the same inputs."""
 PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -104,7 +104,60 @@ OPERATOR: Final = FromDockerfile(
     ],
 )
 
-RECIPES: Final[Mapping[str, Recipe]] = {"pause": PAUSE, "base": BASE, "operator": OPERATOR}
+DOUBLES: Final = ROOT / "tests" / "doubles"
+TRAFFIC: Final = ROOT / "tests" / "traffic"
+AGENT_VERSIONS: Final[Mapping[str, str]] = {
+    "4.2.3": "{}",
+    "5.1.14": "{}",
+    "5.1.15": "{}",
+    "5.1.16": '{"never_ready": true}',
+}
+"""Which agents there are, and the switches of each (docs/stand-ins.md)."""
+
+DOUBLES_BASE: Final = FromDockerfile(
+    reference=name_of("doubles-base", "1"),
+    build=Build(dockerfile=DOUBLES / "base.Dockerfile", context=ROOT),
+    inputs=[ROOT / "requirements.txt"],
+)
+AGENT: Final = FromDockerfile(
+    reference=name_of("medplum-agent", "0.0.0"),
+    build=Build(
+        dockerfile=DOUBLES / "Dockerfile", context=DOUBLES, arguments={"AGENT_VERSION": "0.0.0"}, target="agent"
+    ),
+    inputs=[DOUBLES],
+    base="doubles-base",
+    base_argument="BASE",
+    variants={
+        name_of("medplum-agent", version): {
+            "MEDPLUM_AGENT_DOUBLE_VERSION": version,
+            "MEDPLUM_AGENT_DOUBLE_SWITCHES": switches,
+        }
+        for version, switches in AGENT_VERSIONS.items()
+    },
+)
+MEDPLUM_SERVER: Final = FromDockerfile(
+    reference=name_of("medplum-server", "1"),
+    build=Build(dockerfile=DOUBLES / "Dockerfile", context=DOUBLES, target="medplum"),
+    inputs=[DOUBLES],
+    base="doubles-base",
+    base_argument="BASE",
+)
+TRAFFIC_GENERATOR: Final = FromDockerfile(
+    reference=name_of("traffic", "1"),
+    build=Build(dockerfile=TRAFFIC / "Dockerfile", context=TRAFFIC),
+    inputs=[TRAFFIC],
+    base_argument="BASE",
+)
+
+RECIPES: Final[Mapping[str, Recipe]] = {
+    "pause": PAUSE,
+    "base": BASE,
+    "operator": OPERATOR,
+    "doubles-base": DOUBLES_BASE,
+    "agent": AGENT,
+    "medplum-server": MEDPLUM_SERVER,
+    "traffic": TRAFFIC_GENERATOR,
+}
 
 
 def key(recipe: Recipe) -> str:

@@ -75,6 +75,8 @@ class Layout:
             "os": "linux",
             "config": dict(config),
             "rootfs": {"type": "layers", "diff_ids": [each["digest"] for each in described]},
+            # buildah counts: an image on top of one without history cannot be built in more than one stage.
+            "history": [{"created": "1980-01-01T00:00:00Z", "created_by": reference} for _ in described],
         }
         self._add_manifest(reference, layers=described, config=whole)
 
