@@ -94,6 +94,8 @@ class Operator:
                 registry=registry,
                 settings=kopf_settings,
                 standalone=True,
+                # Kopf would ask who the user is, and in an image a user has a number and no name. Its type is not exported.
+                identity=platform.node(),  # type: ignore[arg-type]
                 clusterwide=not self._settings.namespaces,
                 namespaces=self._settings.namespaces,
                 ready_flag=self._watching,
