@@ -71,7 +71,7 @@ class Clinic(World):
         container = {
             "name": "server",
             "image": SERVER_IMAGE,
-                        "env": [{"name": "MEDPLUM_DOUBLE_CONFIG", "value": json.dumps(config)}],
+            "env": [{"name": "MEDPLUM_DOUBLE_CONFIG", "value": json.dumps(config)}],
             "ports": [{"name": "http", "containerPort": SERVER_PORT}],
             "readinessProbe": {"httpGet": {"path": "/control/health", "port": "http"}, "periodSeconds": 1},
             "securityContext": RESTRICTED,

@@ -154,7 +154,8 @@ class LifeRecorder:
             self._faults.append(f"{container} on {machine.name}: {fault}")
             return
         labels = found["Labels"]
-        if labels.get("io.kubernetes.container.name") != _AGENT:
+        # The pod that fetches an image has a container of the same name, in which `true` runs and no agent.
+        if labels.get("io.kubernetes.container.name") != _AGENT or found["Spec"]["process"]["args"] == ["true"]:
             return
         pod = labels["io.kubernetes.pod.name"]
         life = Life(

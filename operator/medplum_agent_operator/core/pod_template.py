@@ -180,16 +180,20 @@ def _properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
     """The lines of agent.properties that are no secret.
 
     Both log folders must be named, or the agent logs beside its program and dies of EACCES. Before 4.3.14 one level rules
-    everything, channel logs with patient data included: then the stricter of the two counts.
+    everything, channel logs with patient data included: then the stricter of the two counts. From then on that one must not
+    be there: it replaces the two others (medplum/medplum, packages/agent/src/agent-main.ts), and the channel's log, which
+    holds whole messages, would be as loud as the main one.
     """
     order = ["DEBUG", "INFO", "WARN", "ERROR"]
     level, channel = str(spec.logging.level), str(spec.logging.channel_level)
+    one_level: list[str] = []
     if version < SPLIT_LOG_LEVELS:
         level = max(level, channel, key=order.index)
+        one_level = [f"logLevel={level}"]
     return [
         f"baseUrl={spec.server.base_url}",
         f"agentId={spec.server.agent_id}",
-        f"logLevel={level}",
+        *one_level,
         f"logger.main.logDir={LOG_DIR}",
         f"logger.main.logLevel={level}",
         "logger.main.maxFileSizeMb=10",
