@@ -49,6 +49,12 @@ class Life:
     started: datetime
     ended: datetime | None = None
 
+    @property
+    def end(self) -> datetime:
+        """When it ended; AssertionError where it runs still."""
+        assert self.ended is not None, f"{self} has not ended"
+        return self.ended
+
     def overlaps(self, other: Life) -> bool:
         """Whether both were alive at one moment."""
         return (other.ended is None or self.started < other.ended) and (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.node.clinic import AGENT
-from tests.node.test_changes import handed_over, nothing_lost, unnoticed
+from tests.node.test_changes import handed_over, nothing_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +57,7 @@ def test_before_4_2_4_a_drain_stops_first(clinic: Clinic) -> None:
     nothing_lost(traffic)
     if clinic.lives:
         old, new = clinic.lives
-        assert old.ended <= new.started
+        assert old.end <= new.started
 
 
 def serving_nodes(clinic: Clinic) -> list[str]:
