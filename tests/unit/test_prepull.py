@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,21 @@ def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
     assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
     cluster.never_pulled.clear()
     assert ["4.2.3"] == cluster.settle().running
+
+
+def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_cannot_be_pulled() -> None:
+    """The old agent crashes while the image is being fetched in vain: it comes back, and the change still waits."""
+    deployment = installed().deployment
+    seen = observed(agent(), deployment=deployment, pods=[serving(ready_since=None)], nodes=[node()])
+    name = render_job(seen.agent, seen.agent.spec, image=NEW, node="node-1")["metadata"]["name"]
+
+    def waits(*jobs: FetchJob) -> bool:
+        return wanted(replace(seen, fetches=jobs), seen.agent.spec, image=NEW) is not None
+
+    assert not waits()
+    assert waits(FetchJob(name))
+    assert not waits(FetchJob(name, image_is_there=True))
+    assert not waits(FetchJob(name, ended=True))
 
 
 def test_the_approval_is_spent_only_when_the_agent_is_stopped() -> None:

@@ -54,19 +54,21 @@ class Fetch:
 
 
 def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
-    """What has to be fetched before the agent that serves may be stopped; None where nothing has to, or it is there.
+    """What has to be fetched before an agent may be given up for this image; None where nothing has to, or it is there.
 
-    Only for an agent that serves: where none does, nothing is won by waiting. To a cordoned node too, although the new pod goes
-    elsewhere: nobody is stopped for an image that cannot be pulled.
+    A fetch is begun only for an agent that serves: where none does, nothing is won by waiting. One that has begun is waited for
+    while the agent is down for a moment too, because a crash or a restart must not turn a change whose image cannot be pulled into
+    a stop. To a cordoned node too, although the new pod goes elsewhere: nobody is stopped for an image that cannot be pulled.
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
-    for pod in observed.serving_pods:
-        if not pod.node or pod.image == image:
+    for pod in observed.live_pods:
+        if not pod.node or pod.terminating or pod.image == image:
             continue
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
-        if job is None or not job.image_is_there:
+        under_way = job is not None and not job.ended
+        if (pod in observed.serving_pods or under_way) and (job is None or not job.image_is_there):
             return Fetch(body, pod.node, image, job)
     return None
 
