@@ -2,7 +2,7 @@
 
 The image builder calls this. buildah's storage is a temporary folder of this one build: its vfs driver copies every layer
 whole, so it would fill the disk, and a layer cache would save little, as an image whose inputs are the same is not built
-again. What takes the time of a build, downloading packages, is kept in pip's own cache.
+again. What is downloaded is kept in pip's own cache, where the index allows that to be kept.
 """
 
 from __future__ import annotations
