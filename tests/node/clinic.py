@@ -27,8 +27,11 @@ AGENT_ID: Final = "7ee1a9a5-6b6f-4d8c-9a55-0d3c2c5f4e21"
 REPOSITORY: Final = "registry.test/medplum-agent"
 SERVER_IMAGE: Final = "registry.test/medplum-server:1"
 TRAFFIC_IMAGE: Final = "registry.test/traffic:1"
+IMAGES: Final = ("pause", "operator", "agent", "medplum-server", "traffic")
+"""Everything that a clinic on real nodes is made of, by its name in the catalogue."""
 SERVER_PORT: Final = 8103
 HL7_PORT: Final = 2575
+ADDRESS: Final = f"mllp://0.0.0.0:{HL7_PORT}"
 RESTRICTED: Final = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -58,13 +61,26 @@ class Clinic(World):
 
     # The Medplum server.
 
-    def open(self, *, address: str = f"mllp://0.0.0.0:{HL7_PORT}", **settings: Any) -> None:
+    def open(self, *, address: str = ADDRESS, **settings: Any) -> None:
         """Start the server, with the agent that it knows, and make the Secret with the agent's credentials.
 
         `address` is the Endpoint's; it ends in `?enhanced=true` where the agent shall acknowledge on receipt.
         """
+        self.cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": AGENT},
+                "stringData": {"clientId": "client", "clientSecret": "secret"},
+            },
+            namespace=self.namespace,
+        )
+        self.start_server({"client": "secret"}, address=address, **settings)
+
+    def start_server(self, clients: dict[str, str], *, address: str = ADDRESS, **settings: Any) -> None:
+        """Start the server, which lets these clients in, and the pod that traffic is sent from."""
         config = {
-            "clients": {"client": "secret"},
+            "clients": clients,
             "agents": {AGENT_ID: {"channels": [{"name": "adt", "address": address}]}},
             "settings": settings,
         }
@@ -77,12 +93,6 @@ class Clinic(World):
             "securityContext": RESTRICTED,
         }
         self.cluster.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": AGENT},
-                "stringData": {"clientId": "client", "clientSecret": "secret"},
-            },
             {
                 "apiVersion": "v1",
                 "kind": "Service",
@@ -177,26 +187,22 @@ class Clinic(World):
 
     # The devices.
 
+    def route(self) -> tuple[str, ...]:
+        """What the traffic generator has to be told: the agent's address, the server's, and where pushes go."""
+        address = self.read("service", AGENT)["spec"]["clusterIP"]
+        device = self.read("pod", "devices")["status"]["podIP"]
+        return (
+            f"{address}:{HL7_PORT}",
+            *("--server", f"http://{self._server_address}:{SERVER_PORT}", "--agent-id", AGENT_ID),
+            *("--listen", "0.0.0.0:4000", "--push-host", device),
+        )
+
     @contextmanager
     def traffic(self, *arguments: str, shapes: tuple[str, ...] = SHAPES) -> Iterator[TrafficRun]:
         """Traffic of four shapes at once for the block; the run's `report` is there after it."""
-        address = self.read("service", AGENT)["spec"]["clusterIP"]
-        device = self.read("pod", "devices")["status"]["podIP"]
         run = TrafficRun(self, len(self._traffic))
         self._traffic.append(run)
-        run.start(
-            f"{address}:{HL7_PORT}",
-            *shapes,
-            "--server",
-            f"http://{self._server_address}:{SERVER_PORT}",
-            "--agent-id",
-            AGENT_ID,
-            "--listen",
-            "0.0.0.0:4000",
-            "--push-host",
-            device,
-            *arguments,
-        )
+        run.start(*self.route(), *shapes, *arguments)
         try:
             run.wait_until_flowing()
             yield run

@@ -14,7 +14,7 @@ from tests.cluster.local import EXISTING, local_cluster
 from tests.cluster.node import missing
 from tests.cluster.real import cluster_with_nodes
 from tests.cluster.toolchain import ensure_tools
-from tests.node.clinic import REPOSITORY, Clinic
+from tests.node.clinic import IMAGES, REPOSITORY, Clinic
 from tests.node.lives import LifeRecorder
 from tests.node.operator_pod import install_operator
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 REQUIRED: Final = "E2E_REQUIRE_NODES"
 """Set by CI: then a machine that cannot run real nodes fails the tests instead of skipping them."""
-IMAGES: Final = ("pause", "operator", "agent", "medplum-server", "traffic")
 
 
 def without_nodes(reason: str) -> None:

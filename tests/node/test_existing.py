@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster.images import image
 from tests.cluster.local import EXISTING
-from tests.node.conftest import IMAGES
+from tests.node.clinic import IMAGES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ async def _run(traffic: Traffic, options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    live = sys.stderr.isatty() or options.live
+    live = sys.stderr.isatty() or options.live or options.live_json
     end = None if options.seconds is None else loop.time() + options.seconds
     async with traffic, asyncio.TaskGroup() as group:
         marking = group.create_task(_mark(traffic)) if options.marks else None
@@ -54,7 +55,8 @@ async def _run(traffic: Traffic, options: argparse.Namespace) -> None:
                     await stop.wait()
             except TimeoutError:
                 if live:
-                    _show(str(traffic.snapshot()))
+                    now = traffic.snapshot()
+                    _show(json.dumps(asdict(now)) + "\n" if options.live_json else str(now))
         if marking is not None:
             marking.cancel()
         if live:
@@ -199,8 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--run", metavar="ID", help="six characters that begin every control id (default: random)")
     add("--output", type=Path, metavar="FILE", help="write the report as JSON")
     add("--series", type=Path, metavar="FILE", help="write the run over time as JSON, for the picture")
-    add("--marks", action="store_true", help="each line on stdin names a moment; the report counts from mark to mark")
+    add("--marks", action="store_true", help="each line on stdin names a moment; report and live line count from there")
     add("--live", action="store_true", help="a line a second on stderr, also when that is no terminal")
+    add("--live-json", action="store_true", help="the same line for a program: one JSON object each")
     return parser
 
 

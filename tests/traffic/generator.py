@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from tests.traffic import report, series
+from tests.traffic import report, series, snapshot
 from tests.traffic.connection import Dialler
 from tests.traffic.device import ListeningDevice
 from tests.traffic.ledger import Ledger, Shape
@@ -22,6 +21,7 @@ from tests.traffic.medplum_server import ControlApi, Server, ServerAwayError
 from tests.traffic.pushes import Pushes
 from tests.traffic.report import Report, Timeline
 from tests.traffic.senders import Device, Reconnecting, Run
+from tests.traffic.snapshot import Since
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,34 +29,10 @@ if TYPE_CHECKING:
 
     from tests.traffic.config import TrafficConfig
     from tests.traffic.series import Series
+    from tests.traffic.snapshot import Snapshot
 
 POLL_SECONDS: Final = 1.0
 TICK_SECONDS: Final = 0.05
-IN_TRANSIT_SECONDS: Final = 2.0
-"""How long after its acknowledgement a message may be under way before the live line calls it lost so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The live line."""
-
-    seconds: float
-    sent: int
-    acknowledged: int
-    per_second: float
-    """Acknowledged a second, since the snapshot before."""
-    lost_so_far: int | None
-    repeated: int
-    failures: int
-    longest_pause_seconds: float
-    pause_now_seconds: float
-
-    def __str__(self) -> str:
-        lost = "?" if self.lost_so_far is None else str(self.lost_so_far)
-        return (
-            f"{self.seconds:6.1f} s  {self.per_second:5.0f} messages/s  acknowledged {self.acknowledged}  lost {lost}  "
-            f"repeated {self.repeated}  longest pause {self.longest_pause_seconds * 1000:.0f} ms"
-        )
 
 
 class Traffic:
@@ -109,6 +85,7 @@ class Traffic:
         self._started = self._clock()
         self._anchor = time.time() - self._started
         self._last = (self._started, 0)
+        self._since = Since("start", self._started)
         dialler = Dialler(config.host, config.port, config.sources, config.connect_seconds)
         self._run = Run(config, self.ledger, dialler, self._clock)
         self._senders: list[Device | Reconnecting | Pushes] = [*self._devices()]
@@ -150,27 +127,19 @@ class Traffic:
         return self.report
 
     def mark(self, name: str) -> None:
-        """Note that something happens now. The report counts from mark to mark."""
-        self._marks.append((name, self._clock()))
+        """Note that something happens now. Report and live line count from mark to mark."""
+        now = self._clock()
+        self._marks.append((name, now))
+        self._since = Since(name, now, len(self.ledger.identifiers), self.ledger.acknowledged_count)
 
     def snapshot(self) -> Snapshot:
-        """How it goes."""
+        """How it goes, since the latest mark."""
         now = self._clock()
-        ledger = self.ledger
         then, before = self._last
-        self._last = (now, ledger.acknowledged_count)
-        overdue = self._asked_at - IN_TRANSIT_SECONDS
-        return Snapshot(
-            seconds=now - self._started,
-            sent=len(ledger.identifiers),
-            acknowledged=ledger.acknowledged_count,
-            per_second=(ledger.acknowledged_count - before) / (now - then) if now > then else 0.0,
-            lost_so_far=sum(1 for at in ledger.missing.values() if at < overdue) if self._server else None,
-            repeated=len(ledger.repeats),
-            failures=len(ledger.failures),
-            longest_pause_seconds=ledger.overall.longest(now).seconds,
-            pause_now_seconds=ledger.overall.current(now),
-        )
+        self._last = (now, self.ledger.acknowledged_count)
+        rate = (self.ledger.acknowledged_count - before) / (now - then) if now > then else 0.0
+        asked_at = self._asked_at if self._server else None
+        return snapshot.take(self.ledger, since=self._since, now=now, per_second=rate, asked_at=asked_at)
 
     def _devices(self) -> list[Device]:
         config, run = self.config, self._run

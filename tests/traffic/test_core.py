@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.traffic import figures, hl7, medplum_server, mllp, report, series
+from tests.traffic import figures, hl7, medplum_server, mllp, report, series, snapshot
 from tests.traffic.config import TrafficConfig
 from tests.traffic.ledger import DEVICE_SHAPES, Failure, Ledger, Outcome, Shape
 from tests.traffic.medplum_server import Arrival, ServerAwayError, parse_messages
 from tests.traffic.mllp import Deframer, frame
 from tests.traffic.pauses import Pause, Pauses
 from tests.traffic.report import Generator, Timeline
+from tests.traffic.snapshot import Since
 from tests.traffic.window import OnTheWire, Window
 
 if TYPE_CHECKING:
@@ -219,6 +220,20 @@ def test_the_report_tells_stages_and_names() -> None:
     assert (1, 1, 0, 1, 0.25) == (push.sent, push.arrived, push.lost, push.repeated, push.longest_pause_seconds)
     assert "1970-01-01T00:16:50.000+00:00" == told.started_at
     assert "Lost: lost" in report.as_text(told)
+
+
+def test_the_live_line_counts_from_the_latest_mark() -> None:
+    """What was before the mark is not in it, and what was not asked for is not known."""
+    ledger, _ = story()
+    whole = snapshot.take(ledger, since=Since("start", 10.0), now=20.0, per_second=4.0, asked_at=20.0)
+    assert (1, 1, 2) == (whole.lost_so_far, whole.refused, whole.repeated)
+    assert "lost 1  refused 1  repeated 2" in str(whole)
+    later = snapshot.take(ledger, since=Since("late", 16.8, 4, 2), now=20.0, per_second=4.0, asked_at=20.0)
+    assert ("late", 0, 0, 1) == (later.stage, later.lost_so_far, later.refused, later.repeated)
+    assert (whole.sent - 4, whole.acknowledged - 2) == (later.sent, later.acknowledged)
+    unasked = snapshot.take(ledger, since=Since("start", 10.0), now=20.0, per_second=4.0, asked_at=None)
+    assert unasked.lost_so_far is None
+    assert "lost ?" in str(unasked)
 
 
 def test_the_series() -> None:

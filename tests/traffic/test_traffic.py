@@ -337,7 +337,7 @@ def test_the_command(tmp_path: Path) -> None:
             str(output),
             "--series",
             str(series),
-            "--live",
+            "--live-json",
         ],
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -351,7 +351,7 @@ def test_the_command(tmp_path: Path) -> None:
         assert program.stdin is not None
         program.stdin.write("patch applied\n")
         program.stdin.flush()
-        time.sleep(1.0)
+        time.sleep(1.5)
         program.send_signal(signal.SIGTERM)
         out, err = program.communicate(timeout=10)
     asyncio.run_coroutine_threadsafe(server.stop(), loop).result(5)
@@ -367,7 +367,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert ["start", "patch applied"] == [stage["name"] for stage in report["stages"]]
     assert all(identifier.startswith("abc123") for identifier in report["lost"])
     assert "longest pause" in out
-    assert "messages/s" in err
+    told = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert "patch applied" == told[-1]["stage"]
+    assert 0 < told[-1]["acknowledged"] < report["overall"]["acknowledged"]
     drawn = json.loads(series.read_text(encoding="utf-8"))
     assert report["overall"]["acknowledged"] == sum(sum(counts) for counts in drawn["acknowledged"].values())
 
