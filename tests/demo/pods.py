@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from tests.cluster import wait_for
-from tests.demo.stage import StepFailedError
+from tests.demo.faults import StepFailedError
 
 if TYPE_CHECKING:
     from types import TracebackType

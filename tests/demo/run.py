@@ -10,44 +10,59 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from tests.cluster import ClusterStartError, KubectlError, local_cluster
+from tests.cluster import ClusterStartError, KubectlError
+from tests.cluster.images import ImageError
 from tests.cluster.toolchain import ToolchainError
-from tests.demo.stage import Stage, StepFailedError
+from tests.demo import simulated
+from tests.demo.devices import table
+from tests.demo.faults import StepFailedError
+from tests.demo.stage import Stage
 from tests.demo.story import CHAPTERS
-from tests.operator_process import install, running_operator
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from tests.demo.story import Chapter
     from tests.demo.terminal import Terminal
+    from tests.demo.tier import Tier
 
-HONESTLY = (
-    "API server, controller-manager, scheduler and etcd are the real ones, built from their sources, and the operator runs with "
-    "the rights of its own ServiceAccount. The pods are simulated by kwok: they start, get ready and end as real ones do, but "
-    "run no program. Real pods come with a later release."
+FAULTS = (
+    ClusterStartError,
+    ImageError,
+    KubectlError,
+    StepFailedError,
+    TimeoutError,
+    ToolchainError,
+    subprocess.TimeoutExpired,
 )
 
 
-def tell(terminal: Terminal, chapters: Sequence[Chapter] = CHAPTERS) -> int:
+def tell(
+    terminal: Terminal,
+    chapters: Sequence[Chapter] = CHAPTERS,
+    *,
+    about: str = simulated.ABOUT,
+    opened: Callable[[], AbstractContextManager[Tier]] = simulated.simulated_pods,
+) -> int:
     """Tell the story on a cluster of its own; return 0, or 1 after showing the reason why a step did not happen."""
-    terminal.say(HONESTLY, style="dim", pictured=True)
+    terminal.say(about, style="dim", pictured=True)
     began = time.monotonic()
     try:
         terminal.say("Starting a cluster and the operator …", style="dim")
-        with local_cluster() as cluster:
-            log = cluster.folder / "operator.log"
-            install(cluster)
-            with running_operator(cluster, log, "--log-format", "console") as operator:
-                stage = Stage(cluster, operator, terminal)
-                terminal.say(
-                    f"The cluster and the operator are up, after {time.monotonic() - began:.0f} s.", style="dim"
-                )
-                if not _told(stage, chapters):
-                    return 1
-    except (ClusterStartError, ToolchainError, KubectlError, TimeoutError, subprocess.TimeoutExpired) as error:
+        with opened() as tier:
+            stage = Stage(tier, terminal)
+            terminal.say(f"The cluster and the operator are up, after {time.monotonic() - began:.0f} s.", style="dim")
+            if not _told(stage, chapters):
+                return 1
+    except FAULTS as error:
         terminal.failed(str(error), log="")
         return 1
+    finally:
+        terminal.live = None
+    if stage.tallies:
+        terminal.pictured = True
+        terminal.say(f"\nWhat the devices saw\n{table(stage.tallies)}", pictured=True)
     terminal.say(f"\nThat was all, in {time.monotonic() - began:.0f} s. Nothing is left of it.", style="bold")
     return 0
 
@@ -58,13 +73,15 @@ def _told(stage: Stage, chapters: Sequence[Chapter]) -> bool:
             stage.terminal.pictured = chapter.pictured
             stage.terminal.heading(chapter.title, chapter.why)
             try:
+                stage.begin(chapter.title)
                 chapter.tell(stage)
-            except (StepFailedError, KubectlError, TimeoutError, subprocess.TimeoutExpired) as error:
+                stage.tell_of_devices()
+            except FAULTS as error:
                 stage.terminal.failed(f"{error}{_obituary(stage)}", stage.log_tail())
                 return False
     return True
 
 
 def _obituary(stage: Stage) -> str:
-    code = stage.operator.process.poll()
-    return "" if code is None else f" (The operator has ended, with exit code {code}.)"
+    fault = stage.tier.operator_fault()
+    return f" (The operator {fault}.)" if fault else ""

@@ -1,40 +1,48 @@
-"""Where a chapter plays: the cluster, the operator and the terminal, with the few things that every chapter does.
+"""Where a chapter plays: a tier, the terminal, perhaps devices, with the few things that every chapter does.
 
 `run` sets it up, `story` uses it. A command is always run as it is shown, and a check that fails ends the story.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.cluster import wait_for
+from tests.demo.faults import StepFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.cluster import Cluster
+    from tests.demo.devices import Devices, Tally
     from tests.demo.terminal import Terminal
-    from tests.operator_process import OperatorProcess
+    from tests.demo.tier import Tier
 
 T = TypeVar("T")
 
 AGENT = "front-desk"
 NAMESPACE = "clinic"
+CREDENTIAL = "demo"
+"""The agent's client id and its secret: there is nothing to protect."""
 LOG_LINES = 15
 
 
-class StepFailedError(Exception):
-    """A step of the story did not happen."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
     """A running cluster and operator, and somebody who looks on."""
 
-    cluster: Cluster
-    operator: OperatorProcess
+    tier: Tier
     terminal: Terminal
+    devices: Devices | None = None
+    """Those that send just now."""
+    tallies: list[Tally] = field(default_factory=list)
+    """What became of their messages, once they have stopped."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster."""
+        return self.tier.cluster
 
     def kubectl(
         self, *arguments: str, brief: Callable[[str], str] | None = None, pictured: bool = True, shown: bool = True
@@ -75,9 +83,9 @@ class Stage:
         """Wait for something to be so; a dead operator ends the story at once."""
 
         def asked() -> T:
-            code = self.operator.process.poll()
-            if code is not None:
-                raise StepFailedError(f"The operator ended with exit code {code} while this was waited for: {what}.")
+            fault = self.tier.operator_fault()
+            if fault:
+                raise StepFailedError(f"The operator {fault} while this was waited for: {what}.")
             return question()
 
         with self.terminal.waiting(f"waiting: {what}"):
@@ -86,6 +94,32 @@ class Stage:
             except TimeoutError as error:
                 raise StepFailedError(f"Did not happen: {error}.") from error
 
+    def let_devices_send(self) -> None:
+        """From here on devices send to the agent, where there is one that can answer."""
+        with self.terminal.waiting("the devices begin to send"):
+            self.devices = self.tier.start_devices()
+        if self.devices is not None:
+            self.terminal.live = self.devices.live
+
+    def begin(self, step: str) -> None:
+        """A step begins: what devices see counts for it."""
+        if self.devices is not None:
+            self.devices.begin(step)
+
+    def tell_of_devices(self) -> None:
+        """Show, at a step's end, how the devices have fared in it."""
+        if self.devices is not None:
+            self.terminal.traffic(self.devices.told())
+
+    def stop_devices(self) -> None:
+        """Nothing is sent from here on."""
+        if self.devices is None:
+            return
+        self.tell_of_devices()
+        devices, self.devices, self.terminal.live = self.devices, None, None
+        with self.terminal.waiting("the devices stop"):
+            self.tallies = devices.stop()
+
     def log_tail(self) -> str:
         """Return the end of the operator's log."""
-        return "\n".join(self.operator.log.read_text(encoding="utf-8").splitlines()[-LOG_LINES:])
+        return "\n".join(self.tier.operator_log().splitlines()[-LOG_LINES:])

@@ -9,13 +9,15 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tests.demo import excerpts
+from tests.demo.devices import Notice
+from tests.demo.faults import StepFailedError
 from tests.demo.pods import WATCH, PodWatch
-from tests.demo.stage import AGENT, NAMESPACE, Stage, StepFailedError
+from tests.demo.stage import AGENT, CREDENTIAL, NAMESPACE, Stage
 from tests.operator_process import ROOT
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ READY = ("wait", f"mpa/{AGENT}", "--for=condition=Ready", "--timeout=60s")
 FINGERPRINTS = (
     "get",
     "deployment,pod",
+    "-l",
+    f"app.kubernetes.io/instance={AGENT}",
     "-o",
     "custom-columns=KIND:.kind,UID:.metadata.uid,RESOURCEVERSION:.metadata.resourceVersion",
 )
@@ -36,7 +40,7 @@ EVENTS = (
     "get",
     "events",
     "--field-selector",
-    "type=Warning",
+    "type=Warning,involvedObject.kind=MedplumAgent",
     "-o",
     "custom-columns=TYPE:.type,OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message",
 )
@@ -71,23 +75,29 @@ class Chapter:
     why: str
     tell: Callable[[Stage], None]
     pictured: bool = True
+    devices: Notice = Notice.NOTHING
+    """What the devices that send meanwhile may notice of it."""
 
 
-def agent_yaml(version: str) -> str:
+def sample_agent(version: str) -> dict[str, Any]:
     """Return the sample agent with this version, and with a handoff that is quick enough to look on."""
-    sample = yaml.safe_load((ROOT / "manifests" / "samples" / "agent.yaml").read_text(encoding="utf-8"))
+    sample: dict[str, Any] = yaml.safe_load((ROOT / "manifests" / "samples" / "agent.yaml").read_text(encoding="utf-8"))
     sample["spec"]["version"] = version
     sample["spec"]["handoff"] = {"minReadySeconds": 3, "drainSeconds": 2}
-    return yaml.safe_dump(sample, sort_keys=False)
+    return sample
 
 
 def install(stage: Stage) -> None:
     """5.1.14 is installed into a namespace of its own."""
     stage.kubectl("create", "namespace", NAMESPACE, pictured=False)
     stage.kubectl("config", "set-context", "--current", f"--namespace={NAMESPACE}", pictured=False)
-    credentials = ("--from-literal=clientId=demo", "--from-literal=clientSecret=demo")
+    furnished = stage.tier.furnish(NAMESPACE)
+    if furnished:
+        stage.terminal.output(furnished, pictured=False)
+    credentials = (f"--from-literal=clientId={CREDENTIAL}", f"--from-literal=clientSecret={CREDENTIAL}")
     stage.kubectl("create", "secret", "generic", AGENT, *credentials, pictured=False)
-    FILE.write_text(agent_yaml("5.1.14"), encoding="utf-8")
+    agent = stage.tier.placed(sample_agent("5.1.14"))
+    FILE.write_text(yaml.safe_dump(agent, sort_keys=False), encoding="utf-8")
     stage.terminal.output(f"agent.yaml:\n{excerpts.indented(FILE.read_text(encoding='utf-8'))}", pictured=False)
     stage.kubectl("apply", "-f", str(FILE))
     stage.kubectl(*READY, pictured=False)
@@ -96,6 +106,7 @@ def install(stage: Stage) -> None:
     kinds = {line.partition("/")[0].partition(".")[0] for line in children.splitlines()}
     stage.check(kinds == set(CHILDREN.split(",")), "everything that it needs was made for it", found=children)
     _check_one_pod(stage, "5.1.14")
+    stage.let_devices_send()
 
 
 def hand_off(stage: Stage) -> None:
@@ -161,6 +172,7 @@ def approve(stage: Stage) -> None:
     stage.terminal.output("\n".join(watch.census.lines), brief=excerpts.turning_points)
     most = watch.census.most
     stage.check(most == 1, "there was never more than 1 pod: the old one was gone before the new one came", found=most)
+    _check_processes(stage)
     _check_one_pod(stage, "4.2.3")
     status = stage.status()
     kept = (status["history"][0]["approval"]["text"], status["spentApprovals"])
@@ -176,11 +188,12 @@ def upgrade(stage: Stage) -> None:
         stage.kubectl(*READY)
     stage.check("by stopping first, because" in plan, "the plan says how, and why so", found=plan)
     stage.check(watch.census.most == 1, "there was never more than 1 pod", found=watch.census.lines)
+    _check_processes(stage)
     _check_one_pod(stage, "5.1.15")
 
 
 def look_back(stage: Stage) -> None:
-    """All four rollouts are on record."""
+    """All four rollouts are on record, and no message is missing."""
     stage.kubectl(*HISTORY)
     history = [(e.get("from"), e["to"], e.get("strategy"), e["outcome"]) for e in stage.status()["history"]]
     expected = [
@@ -196,6 +209,9 @@ def look_back(stage: Stage) -> None:
     stage.terminal.output(excerpts.cropped(events))
     told = {"Installing", "HandingOff", "DowngradeNotApproved", "ApprovalMalformed", "DowngradeApproved", "Recreating"}
     stage.check(told <= set(events.split()), "the Events tell the same story, to whoever looks there", found=events)
+    stage.stop_devices()
+    if stage.tallies:
+        _check_devices(stage)
 
 
 def delete(stage: Stage) -> None:
@@ -216,6 +232,7 @@ CHAPTERS = (
         "Upgrade to 5.1.15: a handoff",
         "From 4.2.4 on, agents can run side by side: the new one starts first, and the old one stops when it has taken over.",
         hand_off,
+        devices=Notice.RECONNECT,
     ),
     Chapter(
         "Ask for 4.2.3: refused",
@@ -227,12 +244,14 @@ CHAPTERS = (
         "The right approval: stopped first, then started",
         "A cluster admin copies the command from the answer and puts in the change ticket.",
         approve,
+        devices=Notice.PAUSE,
     ),
     Chapter(
         "Back up to 5.1.15",
         "An upgrade needs no approval; but 4.2.3 cannot hand over, so it is stopped first as well.",
         upgrade,
         pictured=False,
+        devices=Notice.PAUSE,
     ),
     Chapter("What happened", "Status remembers the last ten rollouts.", look_back, pictured=False),
     Chapter("Delete", "Everything that the operator made belongs to the MedplumAgent.", delete, pictured=False),
@@ -260,12 +279,33 @@ def _side_by_side(stage: Stage) -> str:
 
 
 def _check_one_pod(stage: Stage, version: str) -> None:
-    found = _ready_versions(stage)
-    one = found == [version] and len(stage.pods()) == 1
-    stage.check(one, f"one pod, {version}, and it is ready", found=found)
+    # What is ready may still have an old pod beside it, which serves nobody any more and is about to go.
+    stage.wait_until(
+        lambda: _ready_versions(stage) == [version] and len(stage.pods()) == 1, what=f"one pod is left, {version}"
+    )
+    stage.terminal.passed(f"one pod, {version}, and it is ready")
     active = stage.status().get("activeVersion")
     if active != version:
         raise StepFailedError(f"The status should say that {version} is active. Found: {active}")
+
+
+def _check_processes(stage: Stage) -> None:
+    met = stage.tier.processes_that_met()
+    if met is not None:
+        stage.check(not met, "nor two agent processes, as the container runtime saw it", found=met)
+
+
+def _check_devices(stage: Stage) -> None:
+    allowed = {chapter.title: chapter.devices for chapter in CHAPTERS}
+    total = sum(tally.messages for tally in stage.tallies)
+    lost = sum(tally.lost + tally.unacknowledged for tally in stage.tallies)
+    stage.check(lost == 0, f"{total:,} messages acknowledged, every one arrived: lost 0", found=stage.tallies)
+    objections = [tally.objection(allowed.get(tally.step, Notice.NOTHING)) for tally in stage.tallies]
+    stage.check(
+        not any(objections),
+        "the handoff refused nobody, and of the refusals no device noticed anything",
+        found="; ".join(filter(None, objections)),
+    )
 
 
 def _event(stage: Stage, reason: str) -> str:

@@ -58,6 +58,16 @@ def _quoted(argument: str) -> str:
     return name + equals + (f'"{value}"' if simple else shlex.quote(value))
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    what: str
+    live: Callable[[], str]
+
+    def __rich__(self) -> Text:
+        """Called by rich at every frame."""
+        return Text.assemble((self.what, "dim"), "  ", (self.live(), "magenta"))
+
+
 @dataclass(slots=True)
 class Terminal:
     """The screen, and the picture if one is wanted."""
@@ -66,6 +76,8 @@ class Terminal:
     picture: Console | None = None
     pictured: bool = True
     """Whether the chapter being told is in the picture."""
+    live: Callable[[], str] | None = None
+    """What is shown of the traffic, anew every moment, beside what is being waited for."""
     _spoken: int = field(default=0, init=False)
 
     def say(self, text: str, *, style: str = "", pictured: bool = False) -> None:
@@ -96,6 +108,10 @@ class Terminal:
         """Show what was checked and found to be so."""
         self._show(Text.assemble(("✓ ", "bold green"), (text, "green")), pictured=True)
 
+    def traffic(self, text: str) -> None:
+        """Show how the devices have fared in the step that ends."""
+        self._show(Text.assemble(("⇄ ", "bold magenta"), (f"devices: {text}", "magenta")), pictured=True)
+
     def failed(self, reason: str, log: str) -> None:
         """Show why the story ends here, and the end of the operator's log."""
         self._show(Text.assemble(("✗ ", "bold red"), (reason, "red")), pictured=False)
@@ -109,7 +125,7 @@ class Terminal:
         if not self.screen.is_terminal:
             yield
             return
-        with self.screen.status(Text(what, style="dim")):
+        with self.screen.status(_Waiting(what, self.live or str)):
             yield
 
     def _show(self, text: Text, *, brief: Text | None = None, pictured: bool, soft_wrap: bool = False) -> None:

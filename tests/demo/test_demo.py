@@ -19,6 +19,7 @@ import pytest
 from tests.cluster import wait_for
 from tests.demo.pods import Census
 from tests.demo.run import tell
+from tests.demo.simulated import SimulatedPods
 from tests.demo.story import CHAPTERS, Chapter
 from tests.demo.terminal import Terminal, screen, typed
 from tests.operator_process import ROOT
@@ -97,7 +98,7 @@ def say_until(folder: Path, program: subprocess.Popen[str], text: str) -> None:
 def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> None:
     """Every step happens, in order, within the promised time; the picture is whole and asks nothing of the network."""
     began = time.monotonic()
-    with started("tests.demo", "--svg", "picture/demo.svg", folder=tmp_path) as demo:
+    with started("tests.demo", "--simulated", "--svg", "picture/demo.svg", folder=tmp_path) as demo:
         code = demo.wait(240)
     seconds = time.monotonic() - began
     story = said(tmp_path)
@@ -139,7 +140,8 @@ def test_a_dead_operator_ends_the_demo_at_once() -> None:
     """Nobody waits for what a dead operator will not do."""
 
     def bury(stage: Stage) -> None:
-        stage.operator.kill()
+        assert isinstance(stage.tier, SimulatedPods)
+        stage.tier.operator.kill()
         stage.wait_until(lambda: False, what="a miracle", seconds=60)
 
     shown = StringIO()
@@ -151,7 +153,7 @@ def test_a_dead_operator_ends_the_demo_at_once() -> None:
 
 def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     """An interrupted demo says so, exits as the shell expects, and leaves no cluster."""
-    with started("tests.demo", folder=tmp_path) as demo:
+    with started("tests.demo", "--simulated", folder=tmp_path) as demo:
         say_until(tmp_path, demo, "1. Install 5.1.14")
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 130
