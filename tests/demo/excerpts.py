@@ -25,6 +25,20 @@ def first_and_command(text: str) -> str:
 
 
 def turning_points(lines: str) -> str:
-    """Return of a pod watch the header and the lines that begin or end a pod's life, or tell that it is ready."""
+    r"""Return of a pod watch the header and each pod's coming, getting ready, being told to end, having ended, and going.
+
+    >>> print(turning_points("EVENT NAME\nADDED a 0/1 Pending\nMODIFIED a 0/1 Running\nMODIFIED a 1/1 Running\nMODIFIED a 1/1 Running"))
+    EVENT NAME
+    ADDED a 0/1 Pending
+    MODIFIED a 1/1 Running
+    """
     header, *events = lines.splitlines()
-    return "\n".join([header, *(e for e in events if not e.startswith("MODIFIED") or " 1/1 " in e)])
+    kept: list[str] = []
+    seen: set[tuple[str, ...]] = set()
+    for line in events:
+        event, *state = line.split()[:4]
+        turning = event != "MODIFIED" or not {"1/1", "Completed", "Error"}.isdisjoint(state)
+        if turning and (event == "DELETED" or tuple(state) not in seen):
+            kept.append(line)
+        seen.add(tuple(state))
+    return "\n".join([header, *kept])

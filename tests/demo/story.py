@@ -171,7 +171,9 @@ def approve(stage: Stage) -> None:
     stage.terminal.command(*WATCH)
     stage.terminal.output("\n".join(watch.census.lines), brief=excerpts.turning_points)
     most = watch.census.most
-    stage.check(most == 1, "there was never more than 1 pod: the old one was gone before the new one came", found=most)
+    stage.check(
+        most == 1, "there was never more than 1 pod alive: the old one had ended before the new one came", found=most
+    )
     _check_processes(stage)
     _check_one_pod(stage, "4.2.3")
     status = stage.status()
@@ -187,7 +189,7 @@ def upgrade(stage: Stage) -> None:
         plan = stage.kubectl(*PLAN)
         stage.kubectl(*READY)
     stage.check("by stopping first, because" in plan, "the plan says how, and why so", found=plan)
-    stage.check(watch.census.most == 1, "there was never more than 1 pod", found=watch.census.lines)
+    stage.check(watch.census.most == 1, "there was never more than 1 pod alive", found=watch.census.lines)
     _check_processes(stage)
     _check_one_pod(stage, "5.1.15")
 
@@ -292,7 +294,7 @@ def _check_one_pod(stage: Stage, version: str) -> None:
 def _check_processes(stage: Stage) -> None:
     met = stage.tier.processes_that_met()
     if met is not None:
-        stage.check(not met, "nor two agent processes, as the container runtime saw it", found=met)
+        stage.check(not met, "nor were there ever two agent processes, as the container runtime saw it", found=met)
 
 
 def _check_devices(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import signal
@@ -11,12 +12,17 @@ import time
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from rich.console import Console
 
 from tests.cluster import wait_for
+from tests.demo import devices, excerpts, pods, real
+from tests.demo import terminal as terminal_module
+from tests.demo.__main__ import main
+from tests.demo.devices import Notice, Tally
 from tests.demo.pods import Census
 from tests.demo.run import tell
 from tests.demo.simulated import SimulatedPods
@@ -25,12 +31,12 @@ from tests.demo.terminal import Terminal, screen, typed
 from tests.operator_process import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from types import ModuleType
 
     from tests.demo.stage import Stage
 
-KEY_LINES = (
-    "pods are simulated by kwok",
+STORY = (
     "1. Install 5.1.14",
     "$ kubectl apply -f agent.yaml",
     "✓ one pod, 5.1.14, and it is ready",
@@ -95,6 +101,15 @@ def say_until(folder: Path, program: subprocess.Popen[str], text: str) -> None:
     assert text in said(folder), said(folder)
 
 
+def in_order(story: str, lines: Iterable[str]) -> None:
+    """Fail where a line is missing, or not in its place."""
+    position = 0
+    for line in lines:
+        found = story.find(line, position)
+        assert found >= 0, f"{line!r} is missing, or not in its place:\n{story}"
+        position = found + len(line)
+
+
 def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> None:
     """Every step happens, in order, within the promised time; the picture is whole and asks nothing of the network."""
     began = time.monotonic()
@@ -103,11 +118,8 @@ def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> 
     seconds = time.monotonic() - began
     story = said(tmp_path)
     assert code == 0, story
-    position = 0
-    for line in KEY_LINES:
-        found = story.find(line, position)
-        assert found >= 0, f"{line!r} is missing, or not in its place:\n{story}"
-        position = found + len(line)
+    in_order(story, ("The pods are simulated by kwok", *STORY))
+    assert "devices:" not in story
     assert seconds < BAR_SECONDS
     assert ["output", "picture"] == sorted(path.name for path in tmp_path.iterdir())
 
@@ -117,6 +129,73 @@ def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> 
     for chapter in CHAPTERS:
         assert chapter.pictured == (chapter.title in drawn)
     assert 'agents.medplum.com/force-downgrade="4.2.3 CHG-1042"' in drawn
+
+
+def test_without_a_real_node_the_demo_says_why_and_uses_simulated_pods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is the first line; the story is the one on simulated pods."""
+    monkeypatch.setattr("tests.demo.__main__.missing", lambda: "real nodes need root")
+    shown = StringIO()
+    monkeypatch.setattr("tests.demo.__main__.screen", lambda: screen(shown))
+    told: list[dict[str, Any]] = []
+
+    def tell_nothing(_: Terminal, **options: Any) -> int:
+        told.append(options)
+        return 0
+
+    monkeypatch.setattr("tests.demo.__main__.tell", tell_nothing)
+    assert main([]) == 0
+    assert "No real node here: real nodes need root. So the story is shown on simulated pods.\n" == shown.getvalue()
+    assert main(["--simulated"]) == 0
+    assert shown.getvalue().count("\n") == 1
+    assert [{}, {}] == told
+
+    monkeypatch.setattr("tests.demo.__main__.missing", lambda: None)
+    assert main([]) == 0
+    assert {"about": real.ABOUT, "opened": real.real_node} == told[-1]
+
+
+def test_an_existing_cluster_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where E2E_KUBECONFIG names one, the demo says that it needs its own."""
+    monkeypatch.setenv("E2E_KUBECONFIG", "/nowhere")
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "unset E2E_KUBECONFIG" in capsys.readouterr().err
+
+
+def test_what_devices_see_is_shown_while_something_is_waited_for() -> None:
+    """On a terminal the traffic's line stands beside what is waited for, for as long as devices send."""
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, width=120)
+    terminal = Terminal(console, live=lambda: "81 messages/s, lost 0")
+    with terminal.waiting("a handoff"):
+        wait_for(lambda: "81 messages/s, lost 0" in shown.getvalue(), what="the line is shown", seconds=10)
+    assert "a handoff" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("noticed", "notice", "objection"),
+    [
+        ({}, Notice.NOTHING, ""),
+        ({"broken": 24, "repeated": 3}, Notice.RECONNECT, ""),
+        ({"refused": 1}, Notice.RECONNECT, "A step: refused 1"),
+        ({"broken": 24, "repeated": 3}, Notice.NOTHING, "A step: broken 24, repeated 3"),
+        ({"refused": 35, "broken": 24, "timeouts": 2, "repeated": 1}, Notice.PAUSE, ""),
+        ({"lost": 1, "unacknowledged": 2}, Notice.PAUSE, "A step: lost 1, unacknowledged 2"),
+    ],
+)
+def test_what_devices_may_notice(noticed: dict[str, int], notice: Notice, objection: str) -> None:
+    """A handoff may cost a connection, a stop a pause, a refusal nothing; a message may never be lost."""
+    names = ("lost", "unacknowledged", "refused", "broken", "timeouts", "repeated")
+    figures = dict.fromkeys(names, 0) | noticed
+    tally = Tally(step="A step", messages=900, per_second=80.0, longest_pause_seconds=0.04, **figures)
+    assert objection == tally.objection(notice)
+
+
+@pytest.mark.parametrize("module", [devices, excerpts, pods, terminal_module], ids=lambda module: module.__name__)
+def test_examples(module: ModuleType) -> None:
+    """The examples in docstrings hold."""
+    failed, tried = doctest.testmod(module)
+    assert (0, True) == (failed, tried > 0)
 
 
 def test_a_step_that_does_not_happen_ends_the_demo_with_its_reason() -> None:

@@ -1,0 +1,41 @@
+"""`make demo` on a real node, as somebody runs it who has root and the packages."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cluster.images import image
+from tests.demo.story import CHAPTERS
+from tests.demo.test_demo import STORY, in_order, said, started
+from tests.node.clinic import IMAGES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LINE = re.compile(r"⇄ devices: [\d,]+ messages, (\d+) messages/s, lost (\d+), refused (\d+), longest pause [\d,]+ ms")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("real_nodes")
+def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -> None:
+    """The same story as on simulated pods, with devices that send all the time: none of their messages is lost."""
+    for name in IMAGES:
+        image(name)
+    with started("tests.demo", folder=tmp_path) as demo:
+        code = demo.wait(240)
+    story = said(tmp_path)
+    assert code == 0, story
+    assert story.startswith("Real here: ")
+    in_order(story, STORY)
+    in_order(story, ("every one arrived: lost 0", "What the devices saw", *(c.title for c in CHAPTERS[1:-1])))
+    assert story.count("as the container runtime saw it") == 2
+    lines = LINE.findall(story)
+    assert len(CHAPTERS) - 1 == len(lines)
+    assert {"0"} == {lost for _, lost, _ in lines}
+    assert all(int(per_second) > 0 for per_second, _, _ in lines)
+    handoff, *_, the_end = lines[1:]
+    assert ("0", "0") == (handoff[2], the_end[2])
+    assert ["output"] == [path.name for path in tmp_path.iterdir()]
