@@ -37,7 +37,7 @@ $(STAMP): requirements-dev.txt pyproject.toml
 cluster-tools: $(STAMP)
 	@if [ -z "$$E2E_KUBECONFIG" ]; then $(BIN)/python -m tests.cluster.toolchain >/dev/null; fi
 
-demo: $(STAMP) ## Install, hand off, refuse, force, delete: the whole story on a local cluster
+demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under traffic as root, else on simulated pods
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
