@@ -94,10 +94,10 @@ def table(steps: Sequence[Tally]) -> str:
     """Return the closing table.
 
     >>> print(table([Tally("A handoff", 1900, 80.4, 0, 0, 0, 24, 0, 1, 0.0412)]))
-    step       messages  per second  lost  refused  closed  sent twice  longest pause
+    step       messages  per second  lost  refused  closed  came twice  longest pause
     A handoff     1,900          80     0        0      24           1          41 ms
     """
-    rows = [["step", "messages", "per second", "lost", "refused", "closed", "sent twice", "longest pause"]]
+    rows = [["step", "messages", "per second", "lost", "refused", "closed", "came twice", "longest pause"]]
     rows += [
         [
             step.step,

@@ -117,6 +117,7 @@ def hand_off(stage: Stage) -> None:
     stage.terminal.output(beside)
     stage.check(beside, "both run: the old agent serves until the new one has been ready for 3 seconds")
     stage.kubectl(*READY, pictured=False)
+    _wait_for_one_pod(stage, "5.1.15")
     stage.kubectl(*PODS)
     _check_one_pod(stage, "5.1.15")
     gap = stage.status()["history"][0].get("gapSeconds")
@@ -281,14 +282,18 @@ def _side_by_side(stage: Stage) -> str:
 
 
 def _check_one_pod(stage: Stage, version: str) -> None:
-    # What is ready may still have an old pod beside it, which serves nobody any more and is about to go.
-    stage.wait_until(
-        lambda: _ready_versions(stage) == [version] and len(stage.pods()) == 1, what=f"one pod is left, {version}"
-    )
+    _wait_for_one_pod(stage, version)
     stage.terminal.passed(f"one pod, {version}, and it is ready")
     active = stage.status().get("activeVersion")
     if active != version:
         raise StepFailedError(f"The status should say that {version} is active. Found: {active}")
+
+
+def _wait_for_one_pod(stage: Stage, version: str) -> None:
+    # What is ready may still have an old pod beside it, which serves nobody any more and is about to go.
+    stage.wait_until(
+        lambda: _ready_versions(stage) == [version] and len(stage.pods()) == 1, what=f"one pod is left, {version}"
+    )
 
 
 def _check_processes(stage: Stage) -> None:

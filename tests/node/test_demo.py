@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 LINE = re.compile(r"⇄ devices: [\d,]+ messages, (\d+) messages/s, lost (\d+), refused (\d+), longest pause [\d,]+ ms")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(450)
 @pytest.mark.usefixtures("real_nodes")
 def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -> None:
     """The same story as on simulated pods, with devices that send all the time: none of their messages is lost."""
     for name in IMAGES:
         image(name)
-    with started("tests.demo", folder=tmp_path) as demo:
-        code = demo.wait(240)
+    with started("tests.demo", "--svg", "demo.svg", folder=tmp_path) as demo:
+        code = demo.wait(400)
     story = said(tmp_path)
     assert code == 0, story
     assert story.startswith("Real here: ")
@@ -38,4 +38,5 @@ def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -
     assert all(int(per_second) > 0 for per_second, _, _ in lines)
     handoff, *_, the_end = lines[1:]
     assert ("0", "0") == (handoff[2], the_end[2])
-    assert ["output"] == [path.name for path in tmp_path.iterdir()]
+    assert ["demo.svg", "output"] == sorted(path.name for path in tmp_path.iterdir())
+    assert "devices" in (tmp_path / "demo.svg").read_text(encoding="utf-8")
