@@ -118,6 +118,11 @@ class Clinic(World):
         found: list[dict[str, Any]] = self.ask("connections")["connections"]
         return found
 
+    @property
+    def server_url(self) -> str:
+        """Where agents find the server."""
+        return f"http://{self._server_address}:{SERVER_PORT}"
+
     # The agent.
 
     def manifest(self, version: str, **spec: Any) -> dict[str, Any]:
@@ -129,7 +134,7 @@ class Clinic(World):
             "spec": {
                 "version": version,
                 "server": {
-                    "baseUrl": f"http://{self._server_address}:{SERVER_PORT}/",
+                    "baseUrl": f"{self.server_url}/",
                     "agentId": AGENT_ID,
                     "credentialsSecretRef": {"name": AGENT},
                 },
@@ -178,9 +183,11 @@ class Clinic(World):
     # The devices.
 
     @contextmanager
-    def traffic(self, *arguments: str, shapes: tuple[str, ...] = SHAPES) -> Iterator[TrafficRun]:
+    def traffic(
+        self, *arguments: str, shapes: tuple[str, ...] = SHAPES, service: str = AGENT, agent_id: str = AGENT_ID
+    ) -> Iterator[TrafficRun]:
         """Traffic of four shapes at once for the block; the run's `report` is there after it."""
-        address = self.read("service", AGENT)["spec"]["clusterIP"]
+        address = self.read("service", service)["spec"]["clusterIP"]
         device = self.read("pod", "devices")["status"]["podIP"]
         run = TrafficRun(self, len(self._traffic))
         self._traffic.append(run)
@@ -188,9 +195,9 @@ class Clinic(World):
             f"{address}:{HL7_PORT}",
             *shapes,
             "--server",
-            f"http://{self._server_address}:{SERVER_PORT}",
+            self.server_url,
             "--agent-id",
-            AGENT_ID,
+            agent_id,
             "--listen",
             "0.0.0.0:4000",
             "--push-host",
@@ -242,15 +249,17 @@ class TrafficRun:
         """Start to send."""
         place = f"/tmp/{self.number}"  # noqa: S108 - in its pod
         script = (
-            f'echo $$ > {place}.pid; exec python3 -m tests.traffic "$@" --output {place}.json --series {place}.series'
+            f"echo $$ > {place}.pid; "
+            f'exec python3 -m tests.traffic "$@" --marks --output {place}.json --series {place}.series'
         )
         cluster = self.clinic.cluster
         self._process = subprocess.Popen(
             [
                 *(str(cluster.kubectl_program), "--kubeconfig", str(cluster.kubeconfig), "--namespace"),
-                *(self.clinic.namespace, "exec", "devices", "--", "sh", "-c", script, "traffic", *arguments),
+                *(self.clinic.namespace, "exec", "--stdin", "devices", "--"),
+                *("sh", "-c", script, "traffic", *arguments),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -266,6 +275,13 @@ class TrafficRun:
             return bool(self.clinic.ask("counts")["messages"] >= before + 20)
 
         wait_for(flowing, what="messages arrive at the server")
+
+    def mark(self, name: str) -> None:
+        """Give this moment a name: the report counts from mark to mark, and the picture shows it."""
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("this traffic has not been started")
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
 
     def stop(self) -> None:
         """End the sending in good order and read the report."""
@@ -287,4 +303,4 @@ class TrafficRun:
     def _output(self) -> str:
         if self._process is None:
             return ""
-        return self._process.communicate(timeout=60)[0]
+        return self._process.communicate(timeout=180)[0]
