@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.node.clinic import HL7_PORT, REPOSITORY, RESTRICTED
+from tests.node.clinic import AGENT, HL7_PORT, REPOSITORY, RESTRICTED
 
 if TYPE_CHECKING:
     from tests.node.clinic import Clinic
 
 NAME: Final = "bare"
 AGENT_ID: Final = "0b1c8a52-7f0e-4a53-8f0a-5f2f7c1f9d10"
+_FOLDERS: Final = ("TMPDIR", "MEDPLUM_AGENT_DOUBLE_PROGRAM_FOLDER")
+"""With positional arguments an agent writes its logs beside its program, where only root may: so it believes to lie in /tmp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,13 @@ class BareDeployment:
         container = {
             "name": NAME,
             "image": f"{REPOSITORY}:{version}",
-            "args": [self.clinic.server_url, "client", "secret", AGENT_ID],
-            "workingDir": "/tmp",  # noqa: S108 - in its pod; it writes its logs there
-            "env": [{"name": "TMPDIR", "value": "/tmp"}],  # noqa: S108 - in its pod
+            "args": [self.clinic.server_url, "$(CLIENT_ID)", "$(CLIENT_SECRET)", AGENT_ID],
+            "workingDir": "/tmp",  # noqa: S108 - in its pod
+            "env": [
+                {"name": "CLIENT_ID", "valueFrom": {"secretKeyRef": {"name": AGENT, "key": "clientId"}}},
+                {"name": "CLIENT_SECRET", "valueFrom": {"secretKeyRef": {"name": AGENT, "key": "clientSecret"}}},
+                *({"name": name, "value": "/tmp"} for name in _FOLDERS),  # noqa: S108 - in its pod
+            ],
             "ports": [{"name": "adt", "containerPort": HL7_PORT}],
             "readinessProbe": {"tcpSocket": {"port": "adt"}, "periodSeconds": 1},
             "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},

@@ -78,7 +78,7 @@ def test_each_handoff_is_counted_from_its_mark() -> None:
 
 def test_an_overlap_lasts_from_the_new_connection_to_the_end_of_the_old_one() -> None:
     """Three agents after each other make two overlaps; one that came too late makes a negative one, which is a gap."""
-    seen = [
+    seen: list[dict[str, Any]] = [
         {"connectedAt": 0.0, "disconnectedAt": 14.0},
         {"connectedAt": 10.0, "disconnectedAt": 20.0},
         {"connectedAt": 21.0, "disconnectedAt": None},
