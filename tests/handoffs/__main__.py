@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +24,8 @@ from tests.traffic.picture import draw
 
 WIDTH: Final = 130
 """Of the tables in a log or a file."""
+PANELS: Final = "handoff-panels.json"
+"""What the picture is drawn of, for `python -m tests.traffic.picture`."""
 PICTURES: Final = ("handoff.svg", "handoff.png")
 
 
@@ -45,6 +49,8 @@ def main(arguments: list[str]) -> int:
         say(f"The run failed: {error}")
         return 1
     path = report.write(results, options.output)
+    described = json.dumps([asdict(panel) for panel in panels]) + "\n"
+    (options.output / PANELS).write_text(described, encoding="utf-8")
     draw(panels, *(options.output / name for name in PICTURES))
     report.show(results, Console(width=None if sys.stdout.isatty() else WIDTH))
     say(f"Written to {path}; the picture is beside it: {', '.join(PICTURES)}.")
