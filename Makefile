@@ -13,7 +13,7 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster node-packages images bench clean
+.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ images: $(STAMP) ## Build the images of the tests, and show the size of their la
 
 bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench/
 	@$(BIN)/python -m tests.bench
+
+bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agents change (as root); figures and picture go to build/bench/
+	@$(BIN)/python -m tests.handoffs
 
 clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

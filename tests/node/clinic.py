@@ -128,6 +128,11 @@ class Clinic(World):
         found: list[dict[str, Any]] = self.ask("connections")["connections"]
         return found
 
+    @property
+    def server_url(self) -> str:
+        """Where agents find the server."""
+        return f"http://{self._server_address}:{SERVER_PORT}"
+
     # The agent.
 
     def manifest(self, version: str, **spec: Any) -> dict[str, Any]:
@@ -139,7 +144,7 @@ class Clinic(World):
             "spec": {
                 "version": version,
                 "server": {
-                    "baseUrl": f"http://{self._server_address}:{SERVER_PORT}/",
+                    "baseUrl": f"{self.server_url}/",
                     "agentId": AGENT_ID,
                     "credentialsSecretRef": {"name": AGENT},
                 },
@@ -187,22 +192,24 @@ class Clinic(World):
 
     # The devices.
 
-    def route(self) -> tuple[str, ...]:
+    def route(self, *, service: str = AGENT, agent_id: str = AGENT_ID) -> tuple[str, ...]:
         """What the traffic generator has to be told: the agent's address, the server's, and where pushes go."""
-        address = self.read("service", AGENT)["spec"]["clusterIP"]
+        address = self.read("service", service)["spec"]["clusterIP"]
         device = self.read("pod", "devices")["status"]["podIP"]
         return (
             f"{address}:{HL7_PORT}",
-            *("--server", f"http://{self._server_address}:{SERVER_PORT}", "--agent-id", AGENT_ID),
+            *("--server", self.server_url, "--agent-id", agent_id),
             *("--listen", "0.0.0.0:4000", "--push-host", device),
         )
 
     @contextmanager
-    def traffic(self, *arguments: str, shapes: tuple[str, ...] = SHAPES) -> Iterator[TrafficRun]:
+    def traffic(
+        self, *arguments: str, shapes: tuple[str, ...] = SHAPES, service: str = AGENT, agent_id: str = AGENT_ID
+    ) -> Iterator[TrafficRun]:
         """Traffic of four shapes at once for the block; the run's `report` is there after it."""
         run = TrafficRun(self, len(self._traffic))
         self._traffic.append(run)
-        run.start(*self.route(), *shapes, *arguments)
+        run.start(*self.route(service=service, agent_id=agent_id), *shapes, *arguments)
         try:
             run.wait_until_flowing()
             yield run
@@ -248,15 +255,17 @@ class TrafficRun:
         """Start to send."""
         place = f"/tmp/{self.number}"  # noqa: S108 - in its pod
         script = (
-            f'echo $$ > {place}.pid; exec python3 -m tests.traffic "$@" --output {place}.json --series {place}.series'
+            f"echo $$ > {place}.pid; "
+            f'exec python3 -m tests.traffic "$@" --marks --output {place}.json --series {place}.series'
         )
         cluster = self.clinic.cluster
         self._process = subprocess.Popen(
             [
                 *(str(cluster.kubectl_program), "--kubeconfig", str(cluster.kubeconfig), "--namespace"),
-                *(self.clinic.namespace, "exec", "devices", "--", "sh", "-c", script, "traffic", *arguments),
+                *(self.clinic.namespace, "exec", "--stdin", "devices", "--"),
+                *("sh", "-c", script, "traffic", *arguments),
             ],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -272,6 +281,13 @@ class TrafficRun:
             return bool(self.clinic.ask("counts")["messages"] >= before + 20)
 
         wait_for(flowing, what="messages arrive at the server")
+
+    def mark(self, name: str) -> None:
+        """Give this moment a name: the report counts from mark to mark, and the picture shows it."""
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("this traffic has not been started")
+        self._process.stdin.write(f"{name}\n")
+        self._process.stdin.flush()
 
     def stop(self) -> None:
         """End the sending in good order and read the report."""
@@ -293,4 +309,4 @@ class TrafficRun:
     def _output(self) -> str:
         if self._process is None:
             return ""
-        return self._process.communicate(timeout=60)[0]
+        return self._process.communicate(timeout=180)[0]

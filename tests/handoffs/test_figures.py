@@ -1,0 +1,132 @@
+"""That the bench of handoffs counts rightly and is able to say no. No cluster: reports are made up here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.bench.machine import Machine
+from tests.handoffs import report
+from tests.handoffs.figures import Downgrades, Figures, Handoffs, OperatorStart, bars, overlaps
+from tests.handoffs.run import Results
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def counted(**other: float) -> dict[str, Any]:
+    """The generator's figures of an interval in which nothing went wrong."""
+    good = {
+        "sent": 1000,
+        "acknowledged": 1000,
+        "acknowledged_per_second": 190.0,
+        "longest_pause_seconds": 0.05,
+        "most_breaks_on_one_connection": 1,
+    }
+    nothing = ("lost", "unacknowledged", "refused", "unreachable", "timeouts", "repeated")
+    return {**dict.fromkeys(nothing, 0), **good, **other}
+
+
+def traffic_report(*stages: dict[str, Any]) -> dict[str, Any]:
+    """A report with a stage for each handoff; the whole is like the last of them."""
+    named = [
+        {"name": f"handoff {number}", "overall": stage, "push": counted(sent=10, repeated=8)}
+        for number, stage in enumerate(stages)
+    ]
+    return {
+        "stages": [{"name": "start", "overall": counted(), "push": counted()}, *named],
+        "overall": stages[-1],
+        "shapes": {"push": counted(sent=20, repeated=16)},
+        "generator": {"longest_stall_seconds": 0.02},
+    }
+
+
+def handoffs(*stages: dict[str, Any], overlap: float = 4.5) -> Handoffs:
+    """Handoffs in a row."""
+    names = [f"handoff {number}" for number in range(len(stages))]
+    return Handoffs.of(traffic_report(*stages), names, [overlap] * len(stages))
+
+
+def figures() -> Figures:
+    """Those of a run that kept every promise."""
+    row = handoffs(counted(), counted())
+    there = Downgrades(
+        "on the node", ours=(3.0, 3.2, 9.0), bare=(3.1, 3.0), resolution=0.025, generator_stall=0.01, lost=0
+    )
+    return Figures(
+        original=row,
+        enhanced=handoffs(counted(lost=7)),
+        drains=row,
+        downgrades=there,
+        downgrades_absent=replace(there, image="absent", bare=(6.0,)),
+        operator=OperatorStart((2.5, 2.7), (60.0,)),
+        agents_seen=20,
+        violations=(),
+    )
+
+
+def test_each_handoff_is_counted_from_its_mark() -> None:
+    """What a stage of the report tells becomes that handoff's figures; what has no route counts as refused."""
+    first, second = handoffs(counted(), counted(unreachable=1, refused=2, longest_pause_seconds=0.4)).handoffs
+    assert ("handoff 0", 0, 0.05) == (first.name, first.refused, first.longest_pause)
+    assert ("handoff 1", 3, 0.4) == (second.name, second.refused, second.longest_pause)
+    assert (10, 8) == (second.pushes, second.pushes_repeated)
+
+
+def test_an_overlap_lasts_from_the_new_connection_to_the_end_of_the_old_one() -> None:
+    """Three agents after each other make two overlaps; one that came too late makes a negative one, which is a gap."""
+    seen: list[dict[str, Any]] = [
+        {"connectedAt": 0.0, "disconnectedAt": 14.0},
+        {"connectedAt": 10.0, "disconnectedAt": 20.0},
+        {"connectedAt": 21.0, "disconnectedAt": None},
+    ]
+    assert [4.0, -1.0] == overlaps(seen)
+
+
+def test_a_good_run_keeps_every_promise() -> None:
+    """Loss in enhanced mode is told and is no bar: no operator can prevent it."""
+    assert [] == [bar for bar in bars(figures()) if not bar.kept]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"original": handoffs(counted(lost=1))}, "lost, 1 handoffs"),
+        ({"original": handoffs(counted(refused=1))}, "refused, 1 handoffs"),
+        ({"original": handoffs(counted(longest_pause_seconds=0.3))}, "longest pause"),
+        ({"original": handoffs(counted(most_breaks_on_one_connection=2))}, "breaks of one long-lived connection"),
+        ({"enhanced": handoffs(counted(), overlap=5.1)}, "both agents connected"),
+        ({"drains": handoffs(counted(refused=1))}, "refused in node drains"),
+        ({"drains": handoffs(counted(lost=2))}, "lost, 1 node drains"),
+        ({"violations": ("two at once",)}, "two agents at once"),
+        ({"operator": OperatorStart((2.0, 5.5), ())}, "operator"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_bad_figure_misses_its_promise_and_no_other(change: dict[str, Any], promise: str) -> None:
+    """Each bar is able to say no."""
+    missed = [bar.promise for bar in bars(replace(figures(), **change)) if not bar.kept]
+    assert 1 == len(missed)
+    assert missed[0].startswith(promise)
+
+
+def test_gaps_are_compared_by_their_medians() -> None:
+    """One slow downgrade does not decide; a median that is 1.2 times the other does."""
+    there = figures().downgrades
+    assert 3.2 / 3.05 == pytest.approx(there.ratio)
+    slow = replace(figures(), downgrades=replace(there, ours=(3.7, 3.7)))
+    assert ["1.21 times"] == [bar.measured for bar in bars(slow) if not bar.kept]
+
+
+def test_results_are_written_for_people_and_programs(tmp_path: Path) -> None:
+    """handoff.json holds each handoff and the ratios; handoff.md has the table of the bars, misses in bold."""
+    bad = replace(figures(), violations=("two at once",))
+    here = Machine(cores=2, processor="a processor", memory_gib=8.0, kernel="Linux 6", busy_with_others=0.1)
+    path = report.write(Results("2026-01-01", here, {"etcd": "v3"}, bad, bars(bad)), tmp_path)
+    found = json.loads(path.read_text())
+    assert 2 == len(found["figures"]["original"]["handoffs"])
+    assert 0.533 == found["figures"]["downgrades_absent"]["ratio_of_medians"]
+    assert "| 0 | 1 | **no** |" in (tmp_path / report.SUMMARY).read_text()
