@@ -291,9 +291,14 @@ def test_defaults_appear_in_the_stored_object(api: Cluster, namespace: str) -> N
     """`kubectl get -o yaml` shows what is in force, not only what was written."""
     submit(api, agent({"handoff": {"drainSeconds": 20}}), namespace, "apply")
     spec = api.read("mpa", "front-desk", "--namespace", namespace)["spec"]
-    assert {"minReadySeconds": 5, "drainSeconds": 20, "progressDeadlineSeconds": 300, "onFailure": "Rollback"} == spec[
-        "handoff"
-    ]
+    assert {
+        "minReadySeconds": 5,
+        "drainSeconds": 20,
+        "progressDeadlineSeconds": 300,
+        "onFailure": "Rollback",
+        "onNodeDrain": "Handoff",
+        "prePull": True,
+    } == spec["handoff"]
     assert {"approval": "Always"} == spec["downgradePolicy"]
     assert {"level": "INFO", "channelLevel": "WARN"} == spec["logging"]
     assert {"type": "ClusterIP"} == spec["service"]

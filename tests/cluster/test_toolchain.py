@@ -42,7 +42,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_each_program_is_built_once_by_two_who_want_it_at_once(built: Path) -> None:
     """Of two processes the second waits, says so, and finds everything done."""
-    command = [sys.executable, "-m", "tests.cluster.toolchain"]
+    command = [sys.executable, "-m", "tests.cluster.toolchain", *(program.name for program in PROGRAMS)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in both]
     assert sorted(program.package for program in PROGRAMS) == sorted(built.read_text(encoding="utf-8").split())
