@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from medplum_agent_operator.api.annotations import FETCH_LABEL
 from tests.handoffs.bare import AGENT_ID, NAME, BareDeployment
 from tests.handoffs.figures import Downgrades
-from tests.node.clinic import REPOSITORY
+from tests.node.clinic import AGENT, REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,5 +74,7 @@ def _gaps(report: dict[str, Any], names: list[str]) -> tuple[float, ...]:
 
 
 def _forget_image(clinic: Clinic) -> None:
+    """Make it as if nobody had ever fetched it: for two minutes a finished Job is the operator's proof that it is there."""
+    clinic.kubectl("delete", "jobs", "--selector", f"{FETCH_LABEL}={AGENT}", "--cascade=foreground", "--timeout=60s")
     for machine in clinic.cluster.machines:
         machine.remove_image(f"{REPOSITORY}:{LOW}")
