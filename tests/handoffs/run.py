@@ -104,6 +104,7 @@ class _Phases:
         options = self.options
         with self._step("operator starts"):
             starts = tuple(round(start_seconds(self.cluster), 2) for _ in range(OPERATOR_STARTS))
+            operator = OperatorStart(starts, layers_mb())
         with self._step("handoffs, original mode"), self._clinic() as clinic:
             original = hand_over(clinic, options.handoffs, done=self.steps.tick)
         with self._step("handoffs, enhanced mode"), self._clinic(address=ENHANCED) as clinic:
@@ -125,7 +126,7 @@ class _Phases:
             drains=drains,
             downgrades=there,
             downgrades_absent=absent,
-            operator=OperatorStart(starts, layers_mb()),
+            operator=operator,
             agents_seen=len(seen),
             violations=tuple(violations(seen)),
         )
