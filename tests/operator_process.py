@@ -38,12 +38,13 @@ def install(cluster: Cluster) -> None:
     rendered = cluster.kubectl("kustomize", str(ROOT / "manifests" / "base")).stdout
     objects = [item for item in yaml.safe_load_all(rendered) if item["kind"] != "Deployment"]
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(objects))
-    # Not `kubectl wait`: it gives up at once on a CRD that has no conditions yet, as on a busy machine.
-    established = 'jsonpath={.status.conditions[?(@.type=="Established")].status}'
-    wait_for(
-        lambda: cluster.kubectl("get", "crd", "medplumagents.agents.medplum.com", "-o", established).stdout == "True",
-        what="the CRD established",
-    )
+
+    def established() -> bool:
+        # Not `kubectl wait`, and no jsonpath: both fail on a CRD that has no conditions yet, as on a busy machine.
+        conditions = cluster.read("crd", "medplumagents.agents.medplum.com").get("status", {}).get("conditions") or ()
+        return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
+
+    wait_for(established, what="the CRD established")
 
 
 @dataclass(slots=True)

@@ -110,7 +110,8 @@ def test_agent_deleted_and_created_anew_while_no_operator_runs(world: World) -> 
     world.apply(fresh)
     uid = world.agent()["metadata"]["uid"]
     world.start_operator()
-    status = world.wait_for_phase("Running", "4.2.3")
+    # A garbage collector that learns of the CRD only now takes half a minute.
+    status = world.wait_for_phase("Running", "4.2.3", seconds=90)
     assert uid == world.deployment()["metadata"]["ownerReferences"][0]["uid"]
     assert [None] == [entry.get("from") for entry in status["history"]]
 

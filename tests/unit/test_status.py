@@ -9,8 +9,9 @@ import pytest
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, Outcome, Phase, parse_status
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.status import LONGEST_HISTORY, conditions, unreadable
-from tests.builders import NOW, SERVER
+from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.status import LONGEST_HISTORY, conditions, project, unreadable
+from tests.builders import CONFIG, NOW, SERVER, agent, observed, owned_by
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
 
 
@@ -299,3 +300,16 @@ def test_a_broken_status_reads_as_far_as_it_can(raw: dict[str, object], kept: di
     """What does not fit reads as absent; everything beside it stays."""
     dumped = parse_status(raw).model_dump(by_alias=True, exclude_none=True, mode="json")
     assert kept == {key: value for key, value in dumped.items() if value}
+
+
+def test_a_deleted_namesake_s_rollouts_are_not_this_agent_s() -> None:
+    """While its Deployment waits for garbage collection, the new agent has no history, no last good version, no rollout."""
+    left = owned_by(installed("5.1.15").deployment, "agent-0")
+    seen = observed(agent("4.2.3"), deployment=left)
+    status = project(seen, make_plan(seen, config=CONFIG, now=NOW), now=NOW)
+    assert (Phase.INSTALLING, [], None, None) == (
+        status.phase,
+        list(status.history),
+        status.rollout,
+        status.last_good_version,
+    )

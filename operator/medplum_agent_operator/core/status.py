@@ -5,6 +5,7 @@ operator would need to act rightly: it is lost with a wiped status only that an 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -21,7 +22,7 @@ from medplum_agent_operator.api.status import (
     Rollout,
 )
 from medplum_agent_operator.core.findings import Finding
-from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.model import Observed, Ownership, ownership
 from medplum_agent_operator.core.plan import Plan
 from medplum_agent_operator.core.takeover import Moments, figures, notice
 from medplum_agent_operator.core.workload import RolloutRecord
@@ -32,6 +33,7 @@ _UNDER_WAY: Final = {Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phas
 
 def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentStatus:
     """The status that goes with this observation and this plan."""
+    observed = _without_somebody_else_s(observed)
     previous = observed.agent.status
     current = plan.begins or (None if observed.deployment is None else observed.deployment.record)
     settled = plan.begins is None and observed.settled
@@ -65,6 +67,13 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         history=history[:LONGEST_HISTORY],
         spent_approvals=_spent(observed, current),
     )
+
+
+def _without_somebody_else_s(observed: Observed) -> Observed:
+    """The same without a Deployment that is not this agent's: a deleted namesake's tells of rollouts that this one never had."""
+    if observed.deployment is None or ownership(observed.deployment.raw, observed.agent) is Ownership.OURS:
+        return observed
+    return replace(observed, deployment=None)
 
 
 def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: int, now: datetime) -> MedplumAgentStatus:
