@@ -6,13 +6,17 @@ the cache holds, and puts every agent on the queue; an agent that is as it shoul
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from itertools import chain, repeat
+from typing import Any, Final, Protocol
 
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.handlers import NODE, key_of, selector_of, watched
 from medplum_agent_operator.telemetry import log
+
+SOON_SECONDS: Final = (3.0, 15.0)
+"""After the start: the watches begin within a second, on a busy machine within some."""
 
 
 class Lister(Protocol):
@@ -55,11 +59,15 @@ class Resync:
         for key in sorted(keys):
             self._add(key)
 
-    async def forever(self, *, every_seconds: float) -> None:
-        """Do it from time to time. A failed one is logged and tried at the next turn: the watches go on meanwhile."""
-        while True:
-            await asyncio.sleep(every_seconds)
+    async def forever(self, *, every_seconds: float, soon_seconds: Sequence[float] = SOON_SECONDS) -> None:
+        """Do it from time to time. A failed one is logged and tried at the next turn: the watches go on meanwhile.
+
+        First soon after the start, twice: what is deleted between the first LIST and the beginning of the watches is told by
+        nobody, and a pod that seems to end for ever would hold a rollout up.
+        """
+        for seconds in chain(soon_seconds, repeat(every_seconds)):
+            await asyncio.sleep(min(seconds, every_seconds))
             try:
                 await self.once()
             except ClusterError as fault:
-                log.warning("resync failed and is tried again in %d s: %s", every_seconds, fault)
+                log.warning("resync failed and is tried again: %s", fault)
