@@ -57,6 +57,7 @@ async def test_no_port_before_the_configuration() -> None:
     port = free_port()
     async with medplum(agent="other") as server, running_agent(server, "5.1.15"):
         await asyncio.sleep(0.2)
+        assert not await is_open(port)
         server.directory.put_agent("a1", {"channels": [{"name": "c0", "address": f"mllp://0.0.0.0:{port}"}]})
         async with device(port):
             pass
@@ -400,15 +401,12 @@ async def test_byte_stream_and_dicom() -> None:
             assert not await is_open(stream)
 
 
-async def test_five_hundred_messages_a_second() -> None:
-    """The least that it must be able to carry; server, agent and device share one process here."""
+async def test_a_thousand_messages_in_one_go() -> None:
+    """All of a pipelining device arrive and are answered. How many a second it carries is `make bench-handoff`'s to say."""
     port, count = free_port(), 1000
     async with medplum(f"mllp://0.0.0.0:{port}") as server, running_agent(server, "5.1.15"), device(port) as one:
-        started = time.process_time()
         for number in range(count):
             await one.send_message(f"M{number}")
         for _ in range(count):
             await one.receive()
-        # Time of the processor, since a test cannot know who else uses the machine.
-        assert count / (time.process_time() - started) > 500
         assert count == len(set(arrived(server)))

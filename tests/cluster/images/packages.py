@@ -24,6 +24,8 @@ IMAGE_PROGRAMS: Final[Mapping[str, str]] = {
     "mmdebstrap": "mmdebstrap",
 }
 """What building images starts, and the package of each."""
+NODE_PROGRAMS: Final[Mapping[str, str]] = {**IMAGE_PROGRAMS, "runc": "runc", "nft": "nftables", "ip": "iproute2"}
+"""What nodes start beside it."""
 
 
 def listed() -> list[str]:

@@ -7,6 +7,6 @@ and some of Debian's packages; `missing` says what is not there.
 from __future__ import annotations
 
 from tests.cluster.node.machine import Machine
-from tests.cluster.node.needs import PACKAGES, missing
+from tests.cluster.node.needs import missing
 
-__all__ = ["PACKAGES", "Machine", "missing"]
+__all__ = ["Machine", "missing"]

@@ -149,12 +149,6 @@ class Machine:
         if names:
             self.ctr("images", "rm", "--sync", *names)
 
-    def kill(self, name: str) -> None:
-        """SIGKILL one of the node's programs, as a failing machine would."""
-        process = self.processes.pop(name)
-        self.run("pkill", "-KILL", "-f", f"^{self.folder}/bin/{name}( |$)")
-        process.wait()
-
     def log(self, name: str) -> list[str]:
         """The last lines of a program's log."""
         file = self.folder / f"{name}.log"

@@ -11,6 +11,7 @@ import errno
 import itertools
 import socket
 import uuid
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn, cast
 
@@ -42,7 +43,7 @@ def open_port(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=_BACKLOG)
 
 
-class Channel:
+class Channel(ABC):
     """One channel: a port, and the connections of its devices."""
 
     kind: ClassVar[str]
@@ -72,9 +73,9 @@ class Channel:
         for transport in list(self.devices.values()):
             transport.close()
 
+    @abstractmethod
     def connection(self) -> asyncio.BaseProtocol:
         """Make the protocol of a new connection."""
-        raise NotImplementedError
 
     def forward(self, remote: str, body: str, content_type: str, *, memory_seconds: float = 0) -> None:
         """Put a device's message into the queue."""
@@ -100,9 +101,9 @@ class Channel:
         if written is not None:
             transport.write(written)
 
+    @abstractmethod
     def render(self, response: dict[str, Any]) -> bytes | None:
         """What goes to the device, if anything."""
-        raise NotImplementedError
 
 
 class _Device(asyncio.BufferedProtocol):
