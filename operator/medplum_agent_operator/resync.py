@@ -15,7 +15,7 @@ from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.handlers import NODE, key_of, selector_of, watched
 from medplum_agent_operator.telemetry import log
 
-SOON_SECONDS: Final = (3.0, 15.0)
+SOON_SECONDS: Final = (2.0, 8.0)
 """After the start: the watches begin within a second, on a busy machine within some."""
 
 

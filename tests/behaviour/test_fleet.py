@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from medplum_agent_operator.handlers import WATCHED
 from tests.behaviour.audit import calls_of_the_operator, resource, writes_of_the_operator
 from tests.behaviour.world import agent_manifest
 
@@ -75,10 +76,19 @@ def test_change_of_version_costs_few_writes(world: World, old: str, new: str, de
     assert counted["patch services"] + counted["patch serviceaccounts"] == 0
 
 
+def looks_at_everything(world: World, since: datetime) -> int:
+    """How often the operator has listed every kind that it watches."""
+    lists = Counter(resource(call) for call in calls_of_the_operator(world, since) if call["verb"] == "list")
+    return min(lists[WATCHED[kind][2]] for kind in WATCHED)
+
+
 def test_event_that_changes_nothing_costs_no_request(world: World) -> None:
     """A label on the agent, a note on its pod: seen by the watches, answered from memory."""
+    started = datetime.now(UTC) - timedelta(seconds=30)
     world.install()
     world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
+    # It looks at everything at its start, Kopf does, and it does twice more soon after: those LISTs are no answer to an event.
+    world.wait(lambda: looks_at_everything(world, started) >= 4, "the LISTs of the start")
     since = datetime.now(UTC)
     world.kubectl("label", "mpa", "front-desk", "team=lab")
     world.kubectl("annotate", "pods", "-l", "agents.medplum.com/agent=front-desk", "example.org/note=x")
