@@ -18,8 +18,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY operator ./operator
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
     /opt/build/bin/pip --python /opt/operator/bin/python3 install --no-compile --no-deps dist/*.whl
-# The root file system is read-only, so what is not compiled here is compiled anew at each start: 2.6 s. Compiled is what
-# the program imports, Python's own modules among it (the public image ships them without), and not all of the 70 MB
+# The root file system is read-only, so what is not compiled here is compiled anew at each start (ADR 0013). Compiled is
+# what the program imports, Python's own modules among it (the public image ships them without), and not all of the 70 MB
 # of Kubernetes' client. By hash and unchecked: a file's time is not part of it, so that two builds are the same.
 RUN PYTHONPYCACHEPREFIX=/opt/operator/pycache /opt/operator/bin/python3 -c "import sys, py_compile as c, medplum_agent_operator.__main__; \
       [c.compile(f, doraise=True, invalidation_mode=c.PycInvalidationMode.UNCHECKED_HASH) \

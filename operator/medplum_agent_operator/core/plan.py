@@ -11,21 +11,21 @@ from typing import Any
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Outcome, Phase, Strategy
+from medplum_agent_operator.api.status import Phase, Strategy
 from medplum_agent_operator.core import drain, messages, prepull, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
-from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
+from medplum_agent_operator.core.records import begin, current
 from medplum_agent_operator.core.resources import render_deployment, render_supporting
-from medplum_agent_operator.core.strategy import Mechanics, choose
+from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.verdict import Verdict, decide
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.workload import RolloutRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,9 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
     if moved is not None:
         begins, template = True, drain.noted(rendered, drain.note(moved))
     if begins:
-        record = _begin(observed, verdict, spec, mechanics, moved=moved, now=now)
+        record = begin(observed, verdict, spec, mechanics, moved=moved, now=now)
     else:
-        record = _current_record(observed, spec, now=now)
+        record = current(observed, spec, now=now)
     # In the middle of a rollout its strategy is left alone; settled, it is made ready for the next one, be it ours
     # or a `kubectl rollout restart`.
     keep = deployment is not None and not begins and not observed.settled
@@ -164,64 +164,6 @@ def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply,
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
-def _begin(
-    observed: Observed,
-    verdict: Verdict,
-    spec: MedplumAgentSpec,
-    mechanics: Mechanics,
-    *,
-    moved: Pod | None,
-    now: datetime,
-) -> RolloutRecord:
-    """The record of the rollout that begins now."""
-    baseline = observed.baseline
-    approval, approved_by = None, None
-    if verdict.refusal is None and verdict.approval is not None:
-        approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
-    # A refused change that has to be put back is no change of version, and neither is a move.
-    change = verdict.change if verdict.refusal is None and moved is None else Change.NONE
-    live = None if observed.deployment is None else observed.deployment.record
-    if observed.deployment is None:
-        previous = None
-    elif observed.became_active:
-        previous = Outcome.COMPLETED
-    else:
-        previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
-        if change is Change.NONE and live is not None:
-            # Other settings in the middle of a change of version: it is still that change, with that approval.
-            change, approval, approved_by = live.change, live.approval, live.approved_by
-    return RolloutRecord(
-        change=change,
-        from_version=None if baseline is None else baseline.text,
-        to=spec.version,
-        strategy=mechanics.strategy,
-        why=mechanics.why,
-        started_at=now,
-        previous_outcome=previous,
-        approval=approval,
-        approved_by=approved_by,
-        moved_off=None if moved is None else moved.node,
-    )
-
-
-def _current_record(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:
-    """The live record; where somebody removed it, what status knows of it; else a new one for what is there."""
-    deployment = observed.deployment
-    if deployment is not None and deployment.record is not None:
-        return deployment.record
-    strategy = deployment.strategy if deployment is not None else Strategy.ROLLING_HANDOFF
-    for entry in observed.agent.status.history[:1]:
-        if entry.to == spec.version and entry.strategy is not None and entry.started_at is not None:
-            return RolloutRecord(
-                change=Change.NONE,
-                from_version=entry.from_version,
-                to=entry.to,
-                strategy=entry.strategy,
-                started_at=entry.started_at,
-            )
-    return RolloutRecord(change=Change.NONE, to=spec.version, strategy=strategy, started_at=now)
-
-
 def _supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
     bodies = render_supporting(observed.agent, spec, nodes_watched=config.nodes_watched)
     found = (_apply(body, observed.children.get(body["kind"])) for body in bodies)
@@ -240,7 +182,7 @@ def _report(
     observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, actions: tuple[Apply, ...], now: datetime
 ) -> Plan:
     """The plan of a pass that begins nothing: how far the rollout under way has got, or that all is well."""
-    record = _current_record(observed, spec, now=now)
+    record = current(observed, spec, now=now)
     state = progress.under_way_or_at_rest(observed, record, spec, now=now)
     # The strategy that is set when a recreate is over is no news.
     told = [action for action in actions if not (observed.settled and action.difference == "spec.strategy.type")]

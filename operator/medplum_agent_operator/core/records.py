@@ -1,0 +1,72 @@
+"""Which rollout this is: the record that begins with a disruptive write, and the one that is under way.
+
+Called by `plan`. It reads no clock and writes nothing; how a record is kept on the Deployment is `workload`'s affair.
+"""
+
+from datetime import datetime
+
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.core.strategy import Mechanics
+from medplum_agent_operator.core.verdict import Verdict
+from medplum_agent_operator.core.workload import Change, RolloutRecord
+
+
+def begin(
+    observed: Observed,
+    verdict: Verdict,
+    spec: MedplumAgentSpec,
+    mechanics: Mechanics,
+    *,
+    moved: Pod | None,
+    now: datetime,
+) -> RolloutRecord:
+    """Return the record of the rollout that begins now: what is noted on the Deployment in the same write."""
+    baseline = observed.baseline
+    approval, approved_by = None, None
+    if verdict.refusal is None and verdict.approval is not None:
+        approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
+    # A refused change that has to be put back is no change of version, and neither is a move.
+    change = verdict.change if verdict.refusal is None and moved is None else Change.NONE
+    live = None if observed.deployment is None else observed.deployment.record
+    if observed.deployment is None:
+        previous = None
+    elif observed.became_active:
+        previous = Outcome.COMPLETED
+    else:
+        previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
+        if change is Change.NONE and live is not None:
+            # Other settings in the middle of a change of version: it is still that change, with that approval.
+            change, approval, approved_by = live.change, live.approval, live.approved_by
+    return RolloutRecord(
+        change=change,
+        from_version=None if baseline is None else baseline.text,
+        to=spec.version,
+        strategy=mechanics.strategy,
+        why=mechanics.why,
+        started_at=now,
+        previous_outcome=previous,
+        approval=approval,
+        approved_by=approved_by,
+        moved_off=None if moved is None else moved.node,
+    )
+
+
+def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:
+    """Return the live record; where somebody removed it, what status knows of it; else a new one for what is there."""
+    deployment = observed.deployment
+    if deployment is not None and deployment.record is not None:
+        return deployment.record
+    strategy = deployment.strategy if deployment is not None else Strategy.ROLLING_HANDOFF
+    for entry in observed.agent.status.history[:1]:
+        if entry.to == spec.version and entry.strategy is not None and entry.started_at is not None:
+            return RolloutRecord(
+                change=Change.NONE,
+                from_version=entry.from_version,
+                to=entry.to,
+                strategy=entry.strategy,
+                started_at=entry.started_at,
+            )
+    return RolloutRecord(change=Change.NONE, to=spec.version, strategy=strategy, started_at=now)

@@ -1,0 +1,84 @@
+"""What a pass looks at: one agent and all that belongs to it, as the watches saw it or as it was just read.
+
+Called by `reconcile`. It never writes, and decides nothing.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.resources import name_of
+from medplum_agent_operator.ports import Cluster, Object, Seen
+
+SUPPORTING_KINDS: Final = ("Service", "PodDisruptionBudget", "ServiceAccount")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The raw objects."""
+
+    agent: Object
+    deployment: Object | None
+    children: Mapping[str, Object | None]
+    pods: Sequence[Object]
+    nodes: Sequence[Object] = ()
+    fetching: Sequence[Object] = ()
+
+
+class Observer:
+    """Gathers snapshots."""
+
+    def __init__(self, cluster: Cluster, seen: Seen) -> None:
+        self._cluster = cluster
+        self._seen = seen
+
+    def from_watches(self, key: Key, raw: Object) -> Snapshot:
+        """Gather what the watches have seen of an agent; costs no request."""
+        pods = self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name)
+        return Snapshot(
+            raw,
+            self._seen.get("Deployment", *key),
+            {kind: self._seen.get(kind, key.namespace, name_of(kind, key.name)) for kind in SUPPORTING_KINDS},
+            pods,
+            self._nodes_of(pods),
+            [
+                *self._seen.labelled("Job", key.namespace, names.FETCH_LABEL, key.name),
+                *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
+            ],
+        )
+
+    def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:
+        """The nodes that these pods are on, as far as the watches have seen them."""
+        on = sorted({(pod.get("spec") or {}).get("nodeName") or "" for pod in pods} - {""})
+        return [node for name in on if (node := self._seen.get("Node", "", name)) is not None]
+
+    async def from_cluster(self, key: Key, seen: Snapshot, to_write: Collection[str]) -> Snapshot | None:
+        """Read live whatever a decision rests on: the agent, its Deployment and pods, and each kind that is to be written.
+
+        The others stay as the watches saw them: should they have to be written after all, that write is bound to the
+        version that was seen, and is refused if it is not the live one.
+        """
+        supporting = [kind for kind in SUPPORTING_KINDS if kind in to_write]
+        raw, deployment, found, (pods, _) = await asyncio.gather(
+            self._cluster.get(KIND, *key),
+            self._cluster.get("Deployment", *key),
+            asyncio.gather(*(self._cluster.get(kind, key.namespace, name_of(kind, key.name)) for kind in supporting)),
+            self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
+        )
+        if raw is None:
+            return None
+        nodes = await self._look_at(self._nodes_of(pods))
+        children = {**seen.children, **dict(zip(supporting, found, strict=True))}
+        # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.
+        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes)
+
+    async def _look_at(self, nodes: Sequence[Object]) -> list[Object]:
+        """Cordoned nodes are read live, as an agent is moved off them; of the others what the watches saw will do."""
+        cordoned = [node["metadata"]["name"] for node in nodes if (node.get("spec") or {}).get("unschedulable")]
+        live = await asyncio.gather(*(self._cluster.get("Node", None, name) for name in cordoned))
+        others = [node for node in nodes if node["metadata"]["name"] not in cordoned]
+        return [*others, *(node for node in live if node is not None)]
