@@ -1,0 +1,67 @@
+"""What a gate takes at most: connections, in all and from one address, and messages that are large, at once.
+
+Asked by `relay` and `streams`. With `SMALL_BYTES` for each connection and the longest message for each place, memory is bounded.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+
+class Connections:
+    """Counts the devices' connections."""
+
+    def __init__(self, *, most: int, most_of_one_address: int) -> None:
+        self._most = most
+        self._most_of_one = most_of_one_address
+        self._of: Counter[str] = Counter()
+        self._all = 0
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._all
+
+    def refusal(self, address: str) -> str | None:
+        """Why another one is not taken, and what to do about it; None where it is."""
+        if self._all >= self._most:
+            return f"{self._all} devices are connected, and no more are taken (spec.gate.maxConnections)"
+        if self._of[address] >= self._most_of_one:
+            return (
+                f"{self._of[address]} connections come from this address, and no more are taken "
+                "(spec.gate.maxConnectionsPerAddress)"
+            )
+        return None
+
+    def came(self, address: str) -> None:
+        """Count one."""
+        self._all += 1
+        self._of[address] += 1
+
+    def went(self, address: str) -> None:
+        """It is over."""
+        self._all -= 1
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+
+
+class Places:
+    """Places for messages that are larger than what each connection may hold; who comes first is served first."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[Callable[[], bool]] = deque()
+
+    def take(self, granted: Callable[[], bool]) -> bool:
+        """Take a place, at once if one is free; else `granted` is called when it is there, and answers whether it is still wanted."""
+        if self._free:
+            self._free -= 1
+            return True
+        self._waiting.append(granted)
+        return False
+
+    def give_back(self) -> None:
+        """Free a place: for the first who waits and still wants it."""
+        while self._waiting:
+            if self._waiting.popleft()():
+                return
+        self._free += 1

@@ -1,0 +1,434 @@
+"""HL7 over real sockets: one `Conversation` for each device, and the connections that it asks for.
+
+Started by `__main__`, once for each HL7 channel. It decides nothing about messages: it carries bytes and time to the
+conversation, and out what that asks for.
+"""
+
+import asyncio
+import errno
+from typing import Protocol, cast
+
+from medplum_agent_operator.gate.conversation import Conversation
+from medplum_agent_operator.gate.effects import (
+    SMALL_BYTES,
+    CloseDevice,
+    CloseLink,
+    Effect,
+    Ending,
+    Kind,
+    Note,
+    Open,
+    Rules,
+    ToAgent,
+    ToDevice,
+)
+from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.routes import Life, Route
+from medplum_agent_operator.gate.writing import FrameWriter
+from medplum_agent_operator.telemetry import log
+
+CONNECT_SECONDS = 2.0
+"""How long an agent may take to accept a connection; one that has gone with its node answers nothing."""
+LINGER_SECONDS = 10.0
+"""How long to wait for the other side's FIN after ours, before the connection is dropped."""
+
+
+class Counters(Protocol):
+    """Where a relay counts what happens on its channel."""
+
+    def note(self, kind: Kind, number: float) -> None:
+        """Something happened."""
+
+    def ended(self, why: Ending) -> None:
+        """A device's connection was closed by the gate."""
+
+    def refused(self) -> None:
+        """A device's connection was not taken."""
+
+
+class Hl7Relay:
+    """A channel: listens for devices, and talks to the agent that the route names."""
+
+    def __init__(
+        self,
+        *,
+        route: Route,
+        rules: Rules,
+        connections: Connections,
+        places: Places,
+        counters: Counters,
+    ) -> None:
+        self.route = route
+        self.rules = rules
+        self.connections = connections
+        self.places = places
+        self.counters = counters
+        self.devices: set[Device] = set()
+        self.links: set[Link] = set()
+        self.stopping = False
+        self._emptied = asyncio.Event()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen. Returns the port; `port` 0 takes a free one.
+
+        Raises:
+            OSError: when the port cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Device(self, loop), host, port, backlog=1024)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Take no more devices, finish the messages in hand, close, and wait until that is done."""
+        self.stopping = True
+        if self._server is not None:
+            self._server.close()
+        for device in list(self.devices):
+            device.stop()
+        self.check_emptied()
+        await self._emptied.wait()
+
+    def check_emptied(self) -> None:
+        """A connection is over: it may have been the last. Those to agents count too: a process that ends with one open resets it."""
+        if self.stopping and not self.devices and not self.links:
+            self._emptied.set()
+
+
+class Device(asyncio.Protocol):
+    """The connection of a device."""
+
+    def __init__(self, relay: Hl7Relay, loop: asyncio.AbstractEventLoop) -> None:
+        self.relay = relay
+        self.loop = loop
+        self.links: dict[int, Link] = {}
+        self.address = ""
+        self.conversation: Conversation | None = None
+        self.transport: asyncio.Transport | None = None
+        self._deafen = _nothing
+        self._finished = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._reads = True
+        self._blocked = False
+        self._has_place = False
+        self._waits_for_place = False
+        self._closing = False
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A device has connected."""
+        self.transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if peer else "?"
+        relay = self.relay
+        refusal = relay.connections.refusal(self.address)
+        if refusal is not None or relay.stopping:
+            log.warning("a connection is refused: %s", refusal or "the gate ends", extra={"device": self.address})
+            relay.counters.refused()
+            self._closing = True
+            transport.close()
+            return
+        relay.connections.came(self.address)
+        relay.devices.add(self)
+        self.conversation = Conversation(rules=relay.rules, agent=relay.route.agent, now=self.loop.time())
+        self._deafen = relay.route.listen(self)
+        self._set_alarm()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the device."""
+        if self.conversation is not None:
+            self.conversation.device_sent(data, self.loop.time())
+            self._settle()
+
+    def eof_received(self) -> bool:
+        """The device's FIN: it may wait for answers still."""
+        self._finished = True
+        if self.conversation is not None:
+            self.conversation.device_finished(self.loop.time())
+            self._settle()
+        return not self._closing
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The connection is no more."""
+        self.transport = None
+        if self._linger is not None:
+            self._linger.cancel()
+        if self.conversation is not None and not self.conversation.over:
+            self.conversation.device_gone(self.loop.time())
+            self._settle()
+        self._forget_if_done()
+
+    def pause_writing(self) -> None:
+        """The device does not read its answers: read no more of them."""
+        self._blocked = True
+        self._read_or_not()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._blocked = False
+        self._read_or_not()
+
+    # The route's, the links' and the relay's side.
+
+    def agent_is(self, agent: Life | None) -> None:
+        """Another agent is the one to talk to."""
+        if self.conversation is not None:
+            self.conversation.agent_is(agent, self.loop.time())
+            self._settle()
+
+    def stop(self) -> None:
+        """The gate ends."""
+        if self.conversation is not None:
+            self.conversation.stop(self.loop.time())
+            self._settle()
+
+    def link_opened(self, number: int) -> None:
+        """A connection to an agent is made."""
+        if self.conversation is not None:
+            self.conversation.opened(number, self.loop.time())
+            self._settle()
+
+    def link_failed(self, number: int) -> None:
+        """It could not be made."""
+        if self.links.pop(number, None) is not None and self.conversation is not None:
+            self.conversation.failed(number, self.loop.time())
+            self._settle()
+
+    def link_sent(self, number: int, data: bytes) -> None:
+        """An agent's bytes."""
+        if number in self.links and self.conversation is not None:
+            self.conversation.answered(number, data, self.loop.time())
+            self._settle()
+
+    def link_closed(self, number: int) -> None:
+        """An agent has closed, or the connection broke."""
+        if self.links.pop(number, None) is not None and self.conversation is not None:
+            self.conversation.closed(number, self.loop.time())
+            self._settle()
+
+    # Carrying out.
+
+    def _settle(self) -> None:
+        """Carry out all that the conversation asks for, then see to reading and to the time."""
+        conversation = self.conversation
+        if conversation is None:
+            return
+        while effects := conversation.effects():
+            for effect in effects:
+                self._carry_out(effect)
+        self._see_to_place()
+        self._read_or_not()
+        self._set_alarm()
+        self._forget_if_done()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case ToAgent(number, data):
+                self.links[number].write(data)
+            case ToDevice(data):
+                if self.transport is not None:
+                    self.transport.write(data)
+            case Note(kind, amount):
+                self.relay.counters.note(kind, amount)
+            case Open(number, agent):
+                self.links[number] = Link(self, number, cast("Life", agent))
+            case CloseLink(number):
+                if (link := self.links.pop(number, None)) is not None:
+                    link.finish()
+            case CloseDevice(why):
+                self._close(why)
+
+    def _close(self, why: Ending) -> None:
+        self._closing = True
+        self._deafen()
+        if why is not Ending.DONE:
+            self.relay.counters.ended(why)
+            log.info("closed towards a device: %s", why, extra={"device": self.address, "reason": why.name})
+        transport = self.transport
+        if transport is None:
+            return
+        if self._finished:
+            transport.close()
+            return
+        # No reset: the device reads its last answer and our FIN, and what it still sends is read and left out.
+        transport.write_eof()
+        transport.resume_reading()
+        self._linger = self.loop.call_later(LINGER_SECONDS, transport.abort)
+
+    def _see_to_place(self) -> None:
+        conversation = self.conversation
+        large = conversation is not None and not conversation.over and conversation.held_bytes > SMALL_BYTES
+        if large and not self._has_place and not self._waits_for_place:
+            self._has_place = self.relay.places.take(self._place_granted)
+            self._waits_for_place = not self._has_place
+        elif not large and self._has_place:
+            self._has_place = False
+            self.relay.places.give_back()
+        elif not large:
+            self._waits_for_place = False
+
+    def _place_granted(self) -> bool:
+        conversation = self.conversation
+        if not self._waits_for_place or conversation is None or conversation.over:
+            return False
+        self._waits_for_place, self._has_place = False, True
+        conversation.resumed(self.loop.time())
+        self._read_or_not()
+        return True
+
+    def _read_or_not(self) -> None:
+        conversation, transport = self.conversation, self.transport
+        if conversation is None or self._closing:
+            return
+        reads = conversation.reads_device and not self._waits_for_place
+        if transport is not None and reads != self._reads:
+            self._reads = reads
+            (transport.resume_reading if reads else transport.pause_reading)()
+        for link in self.links.values():
+            link.read(not self._blocked and not self._waits_for_place)
+
+    def _set_alarm(self) -> None:
+        due = None if self.conversation is None else self.conversation.deadline
+        alarm = self._alarm
+        if due is None:
+            if alarm is not None:
+                alarm.cancel()
+                self._alarm = None
+        elif alarm is None or due < alarm.when():
+            if alarm is not None:
+                alarm.cancel()
+            self._alarm = self.loop.call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        """It may have been set for something that is over: then it is set anew."""
+        self._alarm = None
+        conversation = self.conversation
+        if conversation is None:
+            return
+        due, now = conversation.deadline, self.loop.time()
+        if due is not None and due <= now:
+            conversation.tick(now)
+            self._settle()
+        else:
+            self._set_alarm()
+
+    def _forget_if_done(self) -> None:
+        """Once the device has gone and nothing is left to pass on."""
+        conversation = self.conversation
+        if self.transport is not None or conversation is None or not conversation.over:
+            return
+        self.conversation = None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._deafen()
+        if self._has_place:
+            self._has_place = False
+            self.relay.places.give_back()
+        self.relay.connections.went(self.address)
+        self.relay.devices.discard(self)
+        self.relay.check_emptied()
+
+
+class Link(asyncio.Protocol):
+    """A connection to an agent, made at once."""
+
+    def __init__(self, device: Device, number: int, agent: Life) -> None:
+        self._device = device
+        self._number = number
+        self._agent = agent
+        self._transport: asyncio.Transport | None = None
+        self._writer: FrameWriter | None = None
+        self._reads = True
+        self._over = False
+        self._linger: asyncio.TimerHandle | None = None
+        device.relay.links.add(self)
+        self._task = device.loop.create_task(self._connect())
+        self._task.add_done_callback(self._forget_unless_connected)
+
+    async def _connect(self) -> None:
+        relay = self._device.relay
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._device.loop.create_connection(lambda: self, self._agent.pod.address, self._agent.pod.port)
+        except (OSError, TimeoutError) as fault:
+            self._over = True
+            self._device.link_failed(self._number)
+            if isinstance(fault, OSError) and fault.errno == errno.ECONNREFUSED:
+                relay.route.refused(self._agent)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The agent has accepted."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._writer = FrameWriter(self._transport, self._device.loop.call_later)
+        self._device.relay.route.met(self._agent)
+        if self._over:
+            self.finish()
+        else:
+            self._device.link_opened(self._number)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the agent."""
+        self._device.link_sent(self._number, data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """The connection is no more."""
+        if self._linger is not None:
+            self._linger.cancel()
+        if self._writer is not None:
+            self._writer.abandon()
+        self._forget()
+        if not self._over:
+            self._over = True
+            self._device.link_closed(self._number)
+
+    def _forget_unless_connected(self, _task: "asyncio.Task[None]") -> None:
+        if self._transport is None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._device.relay.links.discard(self)
+        self._device.relay.check_emptied()
+
+    def pause_writing(self) -> None:
+        """The agent does not read."""
+        if self._writer is not None:
+            self._writer.pause()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        if self._writer is not None:
+            self._writer.resume()
+
+    def write(self, frame: bytearray) -> None:
+        """Write a frame."""
+        if self._writer is not None:
+            self._writer.write(frame)
+
+    def read(self, wanted: bool) -> None:  # noqa: FBT001 - on or off
+        """Read what the agent sends, or let it wait."""
+        if self._transport is not None and wanted != self._reads and not self._transport.is_closing():
+            self._reads = wanted
+            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
+
+    def abandon(self) -> None:
+        """Drop the connection, whatever it takes."""
+        if self._transport is None:
+            self._task.cancel()
+        else:
+            self._transport.abort()
+
+    def finish(self) -> None:
+        """Close by FIN; what still comes is read and left out, so that the agent sees no reset."""
+        self._over = True
+        if self._transport is None or self._writer is None:
+            self._task.cancel()
+            return
+        self.read(wanted=True)
+        self._writer.finish()
+        self._linger = self._device.loop.call_later(LINGER_SECONDS, self._transport.abort)
+
+
+def _nothing() -> None:
+    """Stands where nothing has to be undone yet."""

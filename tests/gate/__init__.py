@@ -1,0 +1,1 @@
+"""The gate: its core without I/O, and its relay over real sockets."""

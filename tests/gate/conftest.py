@@ -1,0 +1,81 @@
+"""A gate over real sockets on loopback, in the test's own event loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from medplum_agent_operator.gate.effects import Ending, Kind, Rules
+from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.relay import Hl7Relay
+from medplum_agent_operator.gate.routes import Pod, Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@dataclass
+class Counted:
+    """What a relay has counted."""
+
+    notes: Counter[Kind] = field(default_factory=Counter)
+    numbers: dict[Kind, list[float]] = field(default_factory=dict)
+    endings: Counter[Ending] = field(default_factory=Counter)
+    refusals: int = 0
+
+    def note(self, kind: Kind, number: float) -> None:
+        """Something happened."""
+        self.notes[kind] += 1
+        self.numbers.setdefault(kind, []).append(number)
+
+    def ended(self, why: Ending) -> None:
+        """The gate closed."""
+        self.endings[why] += 1
+
+    def refused(self) -> None:
+        """The gate took no connection."""
+        self.refusals += 1
+
+
+@dataclass
+class Gate:
+    """A running gate with one channel."""
+
+    relay: Hl7Relay
+    port: int
+    route: Route
+    counted: Counted
+
+    def ready(self, *ports: int) -> None:
+        """Agents that are ready, by their ports on loopback; the one on the lowest port is named first."""
+        self.route.ready_pods([Pod(f"agent-{port}", "127.0.0.1", port) for port in ports])
+
+
+@asynccontextmanager
+async def gate(
+    *agents: int, most: int = 1000, most_of_one_address: int = 1000, places: int = 1, **rules: float
+) -> AsyncIterator[Gate]:
+    """Run a gate in front of agents on these ports."""
+    route, counted = Route(), Counted()
+    relay = Hl7Relay(
+        route=route,
+        rules=Rules(**rules),  # type: ignore[arg-type]
+        connections=Connections(most=most, most_of_one_address=most_of_one_address),
+        places=Places(places),
+        counters=counted,
+    )
+    port = await relay.start("127.0.0.1", 0)
+    running = Gate(relay, port, route, counted)
+    running.ready(*agents)
+    try:
+        yield running
+    finally:
+        route.ready_pods([])
+        for device in list(relay.devices):
+            if device.transport is not None:
+                device.transport.abort()
+        for link in list(relay.links):
+            link.abandon()
+        await relay.stop()

@@ -1,0 +1,261 @@
+"""The gate over real sockets: what reaches an agent and a device, and in which form."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from medplum_agent_operator.gate.effects import Ending, Kind
+from tests.doubles.stage import arrived, free_port, hl7, medplum, running_agent
+from tests.gate.actors import agent, device, until
+from tests.gate.conftest import gate
+from tests.gate.scene import answer, message
+
+if TYPE_CHECKING:
+    from tests.gate.actors import Agent
+
+A, B, C = message("A"), message("B"), message("C")
+
+
+async def test_messages_and_answers_pass() -> None:
+    """One after the other, and all at once."""
+    async with agent() as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        assert ("AA", "A") == await sender.answer()
+        sender.send(B, C)
+        assert [("AA", "B"), ("AA", "C")] == await sender.answers(2)
+        assert ["A", "B", "C"] == old.got
+
+
+async def test_a_move_is_not_noticed() -> None:
+    """The device's connection stays, each message goes to one agent, and the old agent's connection ends by FIN."""
+    async with agent() as old, agent() as new, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        assert ("AA", "A") == await sender.answer()
+        running.ready(old.port, new.port)
+        running.ready(new.port)
+        sender.send(B)
+        assert ("AA", "B") == await sender.answer()
+        await until(lambda: old.breaks)
+        assert (["A"], ["B"], ["FIN"]) == (old.got, new.got, old.breaks)
+
+
+async def test_the_application_answer_of_the_old_agent_arrives_after_the_move() -> None:
+    """Enhanced mode with a slow server: nothing that was committed is cut off."""
+    async with (
+        agent("CA AA", application_after=0.3) as old,
+        agent("CA AA") as new,
+        gate(old.port) as running,
+        device(running.port) as sender,
+    ):
+        sender.send(A)
+        assert ("CA", "A") == await sender.answer()
+        running.ready(new.port)
+        sender.send(B)
+        assert {("CA", "B"), ("AA", "B"), ("AA", "A")} == set(await sender.answers(3))
+        await until(lambda: old.breaks)
+        assert (["A"], ["B"]) == (old.got, new.got)
+
+
+async def test_with_no_agent_a_device_gets_one_slow_answer() -> None:
+    """A recreate: it connects, it is heard, and it waits."""
+    async with agent() as new, gate() as running, device(running.port) as sender:
+        sender.send(A)
+        await asyncio.sleep(0.2)
+        running.ready(new.port)
+        assert ("AA", "A") == await sender.answer()
+        [held] = running.counted.numbers[Kind.HELD]
+        assert 0.2 <= held < 3
+
+
+async def test_a_message_that_nobody_takes_is_given_back() -> None:
+    """The close without an answer tells the device to send again."""
+    async with gate(hold_seconds=0.2) as running, device(running.port) as sender:
+        sender.send(A)
+        assert ("closed", "") == await sender.answer()
+        assert 1 == running.counted.endings[Ending.NO_AGENT]
+
+
+async def test_an_agent_that_dies_with_a_message_is_followed_by_the_next() -> None:
+    """The message goes to the agent that is ready then; the device sees nothing but an answer."""
+    async with agent("") as old, agent() as new, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        await until(lambda: old.got)
+        old.die()
+        running.ready(new.port)
+        assert ("AA", "A") == await sender.answer()
+        assert ["A"] == new.got
+
+
+async def test_an_agent_that_comes_back_in_the_same_pod_gets_the_message() -> None:
+    """Its container was started anew: its port refused in between, so that it is another agent, whatever Kubernetes has noticed."""
+    async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        await until(lambda: old.got)
+        old.die()
+        await until(lambda: running.route.agent is not None and running.route.agent.number == 2)
+        old.code = "AA"
+        await old.start(old.port)
+        assert ("AA", "A") == await sender.answer()
+        assert ["A", "A"] == old.got
+        old.die()
+
+
+async def test_an_agent_that_only_closes_the_connection_does_not_get_the_message_again() -> None:
+    """It lives, and may have it: the device is told, and may send it again."""
+    async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
+        old.on_frame = lambda _agent, writer: writer.close()
+        sender.send(A)
+        assert ("closed", "") == await sender.answer()
+        assert (["A"], 1) == (old.got, running.counted.endings[Ending.UNANSWERED])
+
+
+async def test_a_devices_close_waits_for_its_answer() -> None:
+    """FIN right after sending; the agent would take it for the end and not answer."""
+    async with agent("CA AA", application_after=0.2) as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        sender.writer.write_eof()
+        assert [("CA", "A"), ("AA", "A"), ("closed", "")] == await sender.answers(3)
+        await until(lambda: old.breaks)
+        assert ["FIN"] == old.breaks
+
+
+async def test_a_reset_of_a_device_is_none_for_the_agent() -> None:
+    """Resets end whole agents elsewhere; here the agent sees FIN."""
+    async with agent() as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        await sender.answer()
+        linger = struct.pack("ii", 1, 0)
+        sender.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        sender.writer.transport.abort()
+        await until(lambda: old.breaks)
+        assert ["FIN"] == old.breaks
+
+
+async def test_connections_are_counted_and_limited() -> None:
+    """Those over the limit are closed at once, those within it do not notice, and one that goes makes room."""
+    async with agent() as old, gate(old.port, most_of_one_address=2) as running:
+        async with device(running.port) as first, device(running.port):
+            await until(lambda: len(running.relay.connections) == 2)
+            async with device(running.port) as third:
+                assert ("closed", "") == await third.answer()
+            assert 1 == running.counted.refusals
+            first.send(A)
+            assert ("AA", "A") == await first.answer()
+        await until(lambda: len(running.relay.connections) == 0)
+        async with device(running.port) as again:
+            again.send(B)
+            assert ("AA", "B") == await again.answer()
+
+
+@pytest.mark.parametrize("size", [20_000, 65_535, 65_537, 131_073, 500_000, 3_000_000])
+async def test_large_messages_arrive_unchanged_both_ways(size: int) -> None:
+    """Whatever their size."""
+    frame = message("A", text="x" * (size - len(A)))
+    async with agent() as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(frame)
+        assert ("AA", "A") == await sender.answer()
+        assert [frame] == old.frames
+        assert old.reads[-1] <= 16 or size > 1_000_000, "the end came in the same read as what is before it"
+
+
+async def test_large_messages_take_turns() -> None:
+    """With one place, the memory of ten large messages is that of one; all arrive."""
+    frames = [message(f"L{n}", text=str(n) * 2_000_000) for n in range(10)]
+    async with agent() as old, gate(old.port) as running:
+        most = 0
+
+        async def send(frame: bytes) -> tuple[str, str]:
+            nonlocal most
+            async with device(running.port) as sender:
+                sender.send(frame)
+                answered = await sender.answer()
+                most = max(most, sum(d.conversation.held_bytes for d in running.relay.devices if d.conversation))
+                return answered
+
+        answers = await asyncio.gather(*(send(frame) for frame in frames))
+        assert {("AA", f"L{n}") for n in range(10)} == set(answers)
+        assert sorted(frames) == sorted(old.frames)
+        assert most < 2 * 2_000_000 + 10 * 400_000
+
+
+async def test_a_device_that_does_not_read_its_answers_costs_no_memory() -> None:
+    """What it does not read stays with the agent, by TCP's own means; others are not held up."""
+    async with agent() as old, gate(old.port) as running, device(running.port) as sender, device(running.port) as other:
+        flood = answer("nobody" + "x" * 100_000)
+
+        def pour(_agent: Agent, writer: asyncio.StreamWriter) -> None:
+            if len(old.got) == 1:
+                for _ in range(400):
+                    writer.write(flood)
+
+        old.on_frame = pour
+        sender.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        sender.send(A)
+        await until(lambda: len(old.got) == 1)
+        await asyncio.sleep(0.3)
+        [waiting] = [d for d in running.relay.devices if d.links and d.transport]
+        assert waiting.transport is not None
+        assert waiting.transport.get_write_buffer_size() < 2_000_000
+        other.send(B)
+        assert ("AA", "B") == await other.answer()
+
+
+async def test_the_end_of_the_gate_loses_nothing() -> None:
+    """Each device gets the answer to the message in hand, and then a close; none is taken any more."""
+    async with agent("CA AA", application_after=0.2) as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A, B)
+        assert ("CA", "A") == await sender.answer()
+        stopping = asyncio.create_task(running.relay.stop())
+        rest = await sender.answers(4)
+        sender.writer.close()
+        await asyncio.wait_for(stopping, 5)
+        assert ("closed", "") == rest[-1]
+        assert set(old.got) == {name for _, name in rest if name} | {"A"}
+
+
+@pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
+@pytest.mark.parametrize("size", [65_537, 131_073, 65_536, 70_000])
+async def test_an_agent_of_any_version_reads_large_messages(version: str, size: int) -> None:
+    """Old ones lose 65,537 bytes in one write, and new ones do not: through the gate neither does."""
+    at = free_port()
+    text = hl7("A", end="|")
+    frame = b"\x0b" + text.encode() + b"x" * (size - len(text) - 4) + b"\r\x1c\r"
+    assert size == len(frame)
+    async with medplum(f"mllp://0.0.0.0:{at}") as server, running_agent(server, version):
+        await until(lambda: server.book.connections)
+        async with gate(at) as running, device(running.port) as sender:
+            sender.send(frame)
+            assert ("AA", "A") == await sender.answer()
+            assert ["A"] == arrived(server)
+
+
+@pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
+@pytest.mark.parametrize(
+    ("sent", "cut"),
+    [
+        pytest.param([A, B, C], 0, id="three in one write"),
+        pytest.param([A, B], 1, id="byte by byte"),
+        pytest.param([b"\r\n", A, b"\0", B], 0, id="junk between"),
+        pytest.param([b"\x0b\x1c\r", A], 0, id="an empty frame first"),
+        pytest.param([b"\x0bPID|1\r\x1c\r", A, B], 0, id="a frame without MSH first"),
+    ],
+)
+async def test_what_an_agent_would_lose_or_choke_on(version: str, sent: list[bytes], cut: int) -> None:
+    """Every message arrives and is answered, with agents of both kinds of framing."""
+    at = free_port()
+    names = [frame.split(b"|")[9].decode() for frame in sent if b"MSH" in frame]
+    async with medplum(f"mllp://0.0.0.0:{at}") as server, running_agent(server, version):
+        await until(lambda: server.book.connections)
+        async with gate(at) as running, device(running.port) as sender:
+            data = b"".join(sent)
+            for start in range(0, len(data), cut or len(data)):
+                sender.send(data[start : start + (cut or len(data))])
+                if cut:
+                    await asyncio.sleep(0)
+            assert [("AA", name) for name in names] == await sender.answers(len(names))
+            assert names == arrived(server)
