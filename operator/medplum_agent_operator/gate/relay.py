@@ -89,6 +89,10 @@ class Hl7Relay:
         self.check_emptied()
         await self._emptied.wait()
 
+    def devices_connected(self) -> int:
+        """How many devices are."""
+        return len(self.devices)
+
     def check_emptied(self) -> None:
         """A connection is over: it may have been the last. Those to agents count too: a process that ends with one open resets it."""
         if self.stopping and not self.devices and not self.links:

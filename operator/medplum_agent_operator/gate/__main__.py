@@ -1,0 +1,215 @@
+"""Start and end of the gate: `medplum-agent-gate`, started by the Deployment that the operator renders.
+
+It is told everything by flags, follows one Service, and ends on SIGTERM: no new connections, the messages in hand are finished, and
+what is left after the grace period is dropped.
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+from lightkube import AsyncClient
+from lightkube.core.exceptions import ConfigError
+from prometheus_client import generate_latest
+
+from medplum_agent_operator.gate.effects import Rules
+from medplum_agent_operator.gate.endpoints import Endpoints
+from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.metrics import Metrics
+from medplum_agent_operator.gate.relay import Hl7Relay
+from medplum_agent_operator.gate.routes import Pod, Route
+from medplum_agent_operator.gate.streams import StreamRelay
+from medplum_agent_operator.telemetry import log, set_up_logging
+
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - devices come from outside
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A port for devices.
+
+    Attributes:
+        name: of the channel, and of the port of the agent's Service.
+        hl7: whether it carries HL7 messages; else bytes.
+        port: that devices connect to.
+    """
+
+    name: str
+    hl7: bool
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Channel":
+        """Read `adt:HL7:2575`.
+
+        >>> Channel.parse("adt:HL7:2575")
+        Channel(name='adt', hl7=True, port=2575)
+
+        Raises:
+            argparse.ArgumentTypeError: where it does not look like that.
+        """
+        name, _, rest = text.partition(":")
+        protocol, _, port = rest.partition(":")
+        if not (name and protocol in {"HL7", "DICOM", "ASTM", "TCP"} and port.isdecimal() and int(port) <= 65_535):  # noqa: PLR2004 - TCP's own number
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no channel; write name:protocol:port, with HL7, DICOM, ASTM or TCP, such as adt:HL7:2575"
+            )
+        return cls(name, protocol == "HL7", int(port))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the flags; a wrong one ends the process with a sentence."""
+    rules = Rules()
+    parser = argparse.ArgumentParser(
+        prog="medplum-agent-gate",
+        description="A relay in front of a Medplum Agent: devices keep their connections while the agent behind them changes.",
+    )
+    parser.add_argument("--namespace", required=True, help="namespace of the agent")
+    parser.add_argument("--service", required=True, help="the agent's own Service, whose EndpointSlices are followed")
+    parser.add_argument(
+        "--channel",
+        required=True,
+        action="append",
+        type=Channel.parse,
+        help="name:protocol:port, one for each; the name is that of the Service's port",
+    )
+    parser.add_argument("--hold-seconds", type=float, default=rules.hold_seconds, help="a message waits for an agent")
+    parser.add_argument(
+        "--answer-seconds", type=float, default=rules.answer_seconds, help="a message waits for its answer"
+    )
+    parser.add_argument(
+        "--move-seconds", type=float, default=rules.move_seconds, help="an agent that was left may answer"
+    )
+    parser.add_argument("--grace-seconds", type=float, default=25.0, help="after SIGTERM, until everything is dropped")
+    parser.add_argument("--max-message-bytes", type=int, default=rules.frame_bytes, help="the longest message")
+    parser.add_argument("--max-connections", type=int, default=2000, help="of devices, in all")
+    parser.add_argument("--max-connections-per-address", type=int, default=1000, help="of devices, from one address")
+    parser.add_argument("--large-messages", type=int, default=1, help="over 64 KiB, in memory at once")
+    parser.add_argument("--no-send-again", action="store_true", help="leave to the device what died with an agent")
+    parser.add_argument("--http-port", type=int, default=8081, help="of /readyz and /metrics")
+    parser.add_argument("--log-format", choices=("json", "console"), default="json")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    return parser.parse_args(arguments)
+
+
+class Gate:
+    """All channels of one agent."""
+
+    def __init__(self, flags: argparse.Namespace) -> None:
+        self._flags = flags
+        self._routes = {channel.name: Route() for channel in flags.channel}
+        self.metrics = Metrics()
+        connections = Connections(most=flags.max_connections, most_of_one_address=flags.max_connections_per_address)
+        places = Places(flags.large_messages)
+        rules = Rules(
+            frame_bytes=flags.max_message_bytes,
+            hold_seconds=flags.hold_seconds,
+            answer_seconds=flags.answer_seconds,
+            move_seconds=flags.move_seconds,
+            send_again=not flags.no_send_again,
+        )
+        self._relays: dict[Channel, Hl7Relay | StreamRelay] = {}
+        for channel in flags.channel:
+            counters = self.metrics.channel(channel.name)
+            route = self._routes[channel.name]
+            relay: Hl7Relay | StreamRelay
+            if channel.hl7:
+                relay = Hl7Relay(route=route, rules=rules, connections=connections, places=places, counters=counters)
+            else:
+                relay = StreamRelay(
+                    route=route, hold_seconds=rules.hold_seconds, connections=connections, counters=counters
+                )
+            counters.count_devices(relay.devices_connected)
+            self._relays[channel] = relay
+
+    @property
+    def relays(self) -> tuple[Hl7Relay | StreamRelay, ...]:
+        """One for each channel."""
+        return tuple(self._relays.values())
+
+    def ready_pods(self, pods: Mapping[str, set[Pod]]) -> None:
+        """Take what the EndpointSlices say."""
+        for name, route in self._routes.items():
+            before = route.agent
+            route.ready_pods(pods.get(name, ()))
+            if route.agent != before:
+                log.info("%s goes to %s", name, route.agent.pod.name if route.agent else "nobody: no agent is ready")
+
+    async def run(self, client: AsyncClient, until: asyncio.Event) -> None:
+        """Serve until the event, then end in good order.
+
+        Raises:
+            OSError: when a port cannot be listened on.
+        """
+        flags = self._flags
+        endpoints = Endpoints(client, namespace=flags.namespace, service=flags.service, tell=self.ready_pods)
+        following = asyncio.create_task(endpoints.follow())
+        runner = web.AppRunner(self._pages(endpoints), access_log=None, shutdown_timeout=0.5)
+        try:
+            for channel, relay in self._relays.items():
+                await relay.start(ANY_ADDRESS, channel.port)
+            await runner.setup()
+            await web.TCPSite(runner, ANY_ADDRESS, flags.http_port).start()
+            log.info("listening: %s", ", ".join(f"{c.name} on {c.port}" for c in self._relays))
+            waiting = asyncio.create_task(until.wait())
+            await asyncio.wait({waiting, following}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                following.result()
+            log.info("ending: no new connections, the messages in hand are finished")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(flags.grace_seconds):
+                    await asyncio.gather(*(relay.stop() for relay in self._relays.values()))
+        finally:
+            following.cancel()
+            await runner.cleanup()
+
+    def _pages(self, endpoints: Endpoints) -> web.Application:
+        async def ready(_: web.Request) -> web.Response:
+            if endpoints.known:
+                return web.Response(text="ok")
+            return web.Response(text="the API server has not said yet where the agent is", status=503)
+
+        async def metrics(_: web.Request) -> web.Response:
+            return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
+
+        app = web.Application()
+        app.router.add_get("/readyz", ready)
+        app.router.add_get("/metrics", metrics)
+        return app
+
+
+async def _run(flags: argparse.Namespace) -> int:
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end.set)
+    try:
+        client = AsyncClient(namespace=flags.namespace)
+    except ConfigError as fault:
+        log.error("No cluster to ask: %s Run it in a pod with a service account, or set KUBECONFIG.", fault)
+        return 1
+    try:
+        await Gate(flags).run(client, end)
+    except OSError as fault:
+        log.error("%s", fault)
+        return 1
+    finally:
+        await client.close()
+    return 0
+
+
+def main() -> None:
+    """Run the gate; the process ends with 0 after SIGTERM, with 1 when it cannot run."""
+    flags = parse(sys.argv[1:])
+    set_up_logging(as_json=flags.log_format == "json", level=flags.log_level)
+    sys.exit(asyncio.run(_run(flags)))
+
+
+if __name__ == "__main__":
+    main()

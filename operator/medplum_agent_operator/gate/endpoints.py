@@ -1,0 +1,92 @@
+"""Which pods of the agent take connections now, as the EndpointSlices of its Service say.
+
+Started by `__main__`; its one task reads and watches for ever and tells the routes. Reads EndpointSlices and nothing else. While the
+API server cannot be asked, what it said last holds: devices go on with the agent that they have.
+Source: https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import httpx2
+from lightkube import AsyncClient
+from lightkube.resources.discovery_v1 import EndpointSlice
+
+from medplum_agent_operator.gate.routes import Pod
+from medplum_agent_operator.telemetry import log
+
+SERVICE: Final = "kubernetes.io/service-name"
+LOOK_AGAIN_SECONDS: Final = 60.0
+"""How long a watch is believed: one whose connection has died silently tells nothing for ever."""
+_FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 10.0
+
+
+def ready_pods(slices: Iterable[EndpointSlice]) -> dict[str, set[Pod]]:
+    """For each port's name the pods that take connections there: ready, and not about to end. IPv4 where a pod has both."""
+    found: dict[str, dict[str, Pod]] = {}
+    for one in sorted(slices, key=lambda one: str(one.addressType)):  # IPv4 before IPv6
+        for endpoint in one.endpoints or ():
+            conditions, target = endpoint.conditions, endpoint.targetRef
+            # An absent `ready` counts as true, says the API.
+            if target is None or (conditions and (conditions.ready is False or conditions.terminating)):
+                continue
+            for port in one.ports or ():
+                if port.port and endpoint.addresses:
+                    pod = Pod(str(target.name), endpoint.addresses[0], port.port)
+                    found.setdefault(str(port.name), {}).setdefault(pod.name, pod)
+    return {port: set(pods.values()) for port, pods in found.items()}
+
+
+class Endpoints:
+    """Follows the EndpointSlices of one Service."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        namespace: str,
+        service: str,
+        tell: Callable[[Mapping[str, set[Pod]]], None],
+    ) -> None:
+        """`tell` gets the ready pods of each port's name whenever something has changed."""
+        self._client = client
+        self._namespace = namespace
+        self._service = service
+        self._tell = tell
+        self.known = False
+        """Whether the API server has been heard once."""
+
+    async def follow(self) -> None:
+        """Read and watch, for ever; what fails is logged and tried again."""
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_AGAIN_SECONDS):
+                    await self._read_and_watch()
+                pause = _FIRST_PAUSE_SECONDS
+            except TimeoutError:
+                pause = _FIRST_PAUSE_SECONDS
+            except (httpx2.HTTPError, OSError) as fault:
+                log.warning("EndpointSlices cannot be read, and what they said last holds: %s", fault)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LAST_PAUSE_SECONDS)
+
+    async def _read_and_watch(self) -> None:
+        listed = self._client.list(EndpointSlice, namespace=self._namespace, labels={SERVICE: self._service})
+        slices = {str(one.metadata.name): one async for one in listed if one.metadata}
+        self.known = True
+        self._tell(ready_pods(slices.values()))
+        watched = self._client.watch(
+            EndpointSlice,
+            namespace=self._namespace,
+            labels={SERVICE: self._service},
+            resource_version=listed.resourceVersion,
+        )
+        async for event, one in watched:
+            name = str(one.metadata.name) if one.metadata else ""
+            if event == "DELETED":
+                slices.pop(name, None)
+            else:
+                slices[name] = one
+            self._tell(ready_pods(slices.values()))

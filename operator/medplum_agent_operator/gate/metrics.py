@@ -1,0 +1,129 @@
+"""What a gate has seen, for Prometheus: numbers for each channel, never a word of a message or the name of a device.
+
+Made by `__main__`; `relay` and `streams` count here. Names follow https://prometheus.io/docs/practices/naming/.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from medplum_agent_operator.gate.effects import Ending, Kind
+
+_ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
+_COUNTED: Final = {
+    Kind.SENT: ("messages_sent", "Messages written to an agent."),
+    Kind.LATE: (
+        "answers_late",
+        "Answers to messages that needed none any more: the application's after a commit, repeats, late ones.",
+    ),
+    Kind.UNANSWERED: ("messages_unanswered", "Messages that got no answer in time, after which the next went on."),
+    Kind.REPEATED: (
+        "messages_repeated",
+        "Messages that died unanswered with an agent and were sent again to the next.",
+    ),
+    Kind.MOVED: ("moves", "Connections of devices that went on with another agent."),
+    Kind.MISSED: ("answers_missed", "Application's answers that did not come, because their agent ended."),
+    Kind.JUNK: ("junk_bytes", "Bytes of devices or agents that belonged to no frame and were left out."),
+    Kind.EMPTY: ("frames_empty", "Frames without a header of HL7 that were left out."),
+    Kind.CUT: ("frames_cut", "Frames that a device or an agent did not finish and that were left out."),
+    Kind.UNDELIVERED: (
+        "messages_undelivered",
+        "Whole messages of devices that had gone, for which no agent came in time: lost.",
+    ),
+}
+
+
+class Metrics:
+    """The metrics of a gate."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTED.items()}
+        self._answered = self._histogram("answer", "From writing a message to its first answer.", _ANSWER_SECONDS)
+        self._held = self._histogram("held", "How long messages waited for an agent.", _HELD_SECONDS)
+        self._longest_held = Gauge(
+            "medplum_agent_gate_longest_held_seconds",
+            "The longest that a message has waited for an agent since the gate's start.",
+            ["channel"],
+            registry=self.registry,
+        )
+        self._last_answer = Gauge(
+            "medplum_agent_gate_last_answer_timestamp_seconds",
+            "When a message was last answered.",
+            ["channel"],
+            registry=self.registry,
+        )
+        self._devices = Gauge(
+            "medplum_agent_gate_devices", "Connections of devices.", ["channel"], registry=self.registry
+        )
+        self._refusals = self._counter("connections_refused", "Connections that were over a limit.")
+        self._closed = Counter(
+            "medplum_agent_gate_connections_closed",
+            "Connections of devices that the gate closed, and why.",
+            ["channel", "reason"],
+            registry=self.registry,
+        )
+
+    def channel(self, name: str) -> "ChannelMetrics":
+        """Return what one channel counts with."""
+        return ChannelMetrics(
+            devices=self._devices.labels(name),
+            counted={kind: counter.labels(name) for kind, counter in self._counters.items()},
+            answered=self._answered.labels(name),
+            held=self._held.labels(name),
+            longest_held=self._longest_held.labels(name),
+            last_answer=self._last_answer.labels(name),
+            refusals=self._refusals.labels(name),
+            closed={why: self._closed.labels(name, why.name.lower()) for why in Ending},
+        )
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"medplum_agent_gate_{name}", text, ["channel"], registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"medplum_agent_gate_{name}_seconds", text, ["channel"], buckets=buckets, registry=self.registry
+        )
+
+
+@dataclass(slots=True)
+class ChannelMetrics:
+    """Counts for one channel."""
+
+    devices: Gauge
+    counted: Mapping[Kind, Counter]
+    answered: Histogram
+    held: Histogram
+    longest_held: Gauge
+    last_answer: Gauge
+    refusals: Counter
+    closed: Mapping[Ending, Counter]
+    longest: float = 0
+
+    def count_devices(self, count: Callable[[], int]) -> None:
+        """`count` tells how many are connected, whenever that is asked."""
+        self.devices.set_function(count)
+
+    def note(self, kind: Kind, number: float) -> None:
+        """Something happened."""
+        match kind:
+            case Kind.ANSWERED:
+                self.answered.observe(number)
+                self.last_answer.set_to_current_time()
+            case Kind.HELD:
+                self.held.observe(number)
+                self.longest = max(self.longest, number)
+                self.longest_held.set(self.longest)
+            case _:
+                self.counted[kind].inc(number)
+
+    def ended(self, why: Ending) -> None:
+        """A device's connection was closed by the gate."""
+        self.closed[why].inc()
+
+    def refused(self) -> None:
+        """A device's connection was not taken."""
+        self.refusals.inc()

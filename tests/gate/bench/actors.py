@@ -1,0 +1,58 @@
+"""The other processes of the bench: an agent that answers at once, and the gate with a route that is given.
+
+The agent is no stand-in: it does nothing but answer, so that what is measured is the gate. The gate is the program itself, with
+everything that it imports; only what the API server would tell it is told by the flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from medplum_agent_operator.gate.__main__ import Gate, parse
+from medplum_agent_operator.gate.routes import Pod
+from medplum_agent_operator.telemetry import set_up_logging
+
+
+class Answering(asyncio.Protocol):
+    """Answers each frame with one prepared answer; its MSA-2 names nobody, so that it is the message in hand's."""
+
+    ANSWER = b"\x0bMSH|^~\\&|M|P|D|L|20261125||ACK|1|P|2.5\rMSA|AA\x1c\r"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A connection."""
+        self.transport = transport
+        self.last = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Count the frames that end here; one that is cut between its last two bytes ends here too."""
+        ends = (self.last + data).count(b"\x1c\r")
+        self.last = data[-1:] if data.endswith(b"\x1c") else b""
+        if ends:
+            self.transport.write(self.ANSWER * ends)  # type: ignore[attr-defined]
+
+
+async def agent() -> None:
+    """Listen, print the port, run until killed."""
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - this is how the bench learns of it
+    await server.serve_forever()
+
+
+async def gate(agent_port: int) -> None:
+    """Listen with the program's defaults, print the port, run until SIGTERM."""
+    running = Gate(
+        parse(["--namespace", "x", "--service", "x", "--channel", "adt:HL7:0", "--max-connections-per-address", "2000"])
+    )
+    running.ready_pods({"adt": {Pod("agent", "127.0.0.1", agent_port)}})
+    [relay] = running.relays
+    print(await relay.start("127.0.0.1", 0), flush=True)  # noqa: T201 - same
+    end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
+    await end.wait()
+
+
+if __name__ == "__main__":
+    set_up_logging(as_json=True, level="warning")
+    asyncio.run(agent() if sys.argv[1] == "agent" else gate(int(sys.argv[2])))
