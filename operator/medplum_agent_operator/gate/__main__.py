@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
 
 from aiohttp import web
 from lightkube import AsyncClient
@@ -26,8 +25,6 @@ from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Pod, Route
 from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.telemetry import log, set_up_logging
-
-ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - devices come from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-connections-per-address", type=int, default=1000, help="of devices, from one address")
     parser.add_argument("--large-messages", type=int, default=1, help="over 64 KiB, in memory at once")
     parser.add_argument("--no-send-again", action="store_true", help="leave to the device what died with an agent")
+    parser.add_argument("--host", help="address to listen on; left out: all")
     parser.add_argument("--http-port", type=int, default=8081, help="of /readyz and /metrics")
     parser.add_argument("--log-format", choices=("json", "console"), default="json")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
@@ -152,11 +150,11 @@ class Gate:
         following = asyncio.create_task(endpoints.follow())
         runner = web.AppRunner(self._pages(endpoints), access_log=None, shutdown_timeout=0.5)
         try:
-            for channel, relay in self._relays.items():
-                await relay.start(ANY_ADDRESS, channel.port)
+            listening = [(c.name, await relay.start(flags.host, c.port)) for c, relay in self._relays.items()]
             await runner.setup()
-            await web.TCPSite(runner, ANY_ADDRESS, flags.http_port).start()
-            log.info("listening: %s", ", ".join(f"{c.name} on {c.port}" for c in self._relays))
+            await web.TCPSite(runner, flags.host, flags.http_port).start()
+            listening.append(("http", runner.addresses[0][1]))
+            log.info("listening: %s", ", ".join(f"{name} on port {port}" for name, port in listening))
             waiting = asyncio.create_task(until.wait())
             await asyncio.wait({waiting, following}, return_when=asyncio.FIRST_COMPLETED)
             if following.done():

@@ -31,8 +31,8 @@ class StreamRelay:
         self._emptied = asyncio.Event()
         self._server: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen. Returns the port; `port` 0 takes a free one.
+    async def start(self, host: str | None, port: int) -> int:
+        """Listen on an address, or on all where `host` is None. Returns the port; `port` 0 takes a free one.
 
         Raises:
             OSError: when the port cannot be listened on.

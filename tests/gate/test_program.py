@@ -1,0 +1,186 @@
+"""The gate as a process on a real API server, with the rights that it has in a cluster and no others.
+
+Its agents are EndpointSlices without anybody behind them: what passes through a gate in a cluster is tested on real nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cluster import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster import Cluster
+
+PROGRAM = Path(sys.executable).with_name("medplum-agent-gate")
+SERVICE = "front-desk-agent"
+
+
+@dataclass
+class Program:
+    """A running gate."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def says(self, text: str) -> None:
+        """Wait until its log has that."""
+        wait_for(lambda: text in self.log.read_text(), what=f"the gate says {text!r}", seconds=20)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Ask its pages: status and text."""
+        [line] = [line for line in self.log.read_text().splitlines() if "listening: " in line]
+        port = line.rpartition("http on port ")[2].split('"')[0]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as page:
+                return page.status, page.read().decode()
+        except urllib.error.HTTPError as page:
+            return page.code, page.read().decode()
+
+
+@contextmanager
+def program(kubeconfig: Path, namespace: str, log: Path, *flags: str) -> Iterator[Program]:
+    """Start one with free ports on loopback; kill it at the end if it still runs."""
+    own = ["--host", "127.0.0.1", "--http-port", "0", "--namespace", namespace, "--service", SERVICE]
+    environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [PROGRAM, *own, "--channel", "adt:HL7:0", *flags],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment | {"KUBECONFIG": str(kubeconfig)},
+        ) as process,
+    ):
+        running = Program(process, log)
+        try:
+            yield running
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def rights(cluster: Cluster, namespace: str) -> Path:
+    """A kubeconfig of a ServiceAccount that may list and watch EndpointSlices, and nothing else."""
+    cluster.kubectl("create", "serviceaccount", "gate", "--namespace", namespace)
+    role = ["create", "role", "gate", "--verb=list,watch", "--resource=endpointslices.discovery.k8s.io"]
+    cluster.kubectl(*role, "--namespace", namespace)
+    binding = ["create", "rolebinding", "gate", "--role=gate", f"--serviceaccount={namespace}:gate"]
+    cluster.kubectl(*binding, "--namespace", namespace)
+    return cluster.service_account_kubeconfig(namespace, "gate")
+
+
+def put(cluster: Cluster, namespace: str, **pods: dict[str, bool]) -> None:
+    """Let the Service's EndpointSlice name these pods."""
+    piece: dict[str, Any] = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": SERVICE,
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": SERVICE},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "adt", "port": 2575, "protocol": "TCP"}],
+        "endpoints": [
+            {
+                "addresses": [f"192.0.2.{number}"],
+                "conditions": conditions,
+                "targetRef": {"kind": "Pod", "name": name, "namespace": namespace},
+            }
+            for number, (name, conditions) in enumerate(pods.items(), start=1)
+        ],
+    }
+    cluster.kubectl("apply", "-f", "-", input=json.dumps(piece))
+
+
+def test_it_follows_its_agent_and_ends_in_good_order(
+    cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
+) -> None:
+    """Ready once it has heard the API server, told of each change by the watch, and gone with code 0 on SIGTERM."""
+    ready, ending = {"ready": True}, {"ready": False, "serving": True, "terminating": True}
+    with program(rights, namespace, tmp_path / "log") as gate:
+        gate.says("listening: ")
+        wait_for(lambda: gate.get("/readyz") == (200, "ok"), what="it is ready", seconds=20)
+        put(cluster, namespace, red=ready)
+        gate.says("adt goes to red")
+        put(cluster, namespace, red=ready, green=ready)
+        put(cluster, namespace, red=ending, green=ready)
+        gate.says("adt goes to green")
+        put(cluster, namespace, red=ending, green=ending)
+        gate.says("adt goes to nobody")
+        status, text = gate.get("/metrics")
+        assert 200 == status
+        assert 'medplum_agent_gate_devices{channel="adt"} 0.0' in text
+        gate.process.terminate()
+        assert 0 == gate.process.wait(10)
+
+
+def test_without_rights_it_says_so_and_is_not_ready(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """And it does not end: what it lacks may come."""
+    cluster.kubectl("create", "serviceaccount", "nobody", "--namespace", namespace)
+    kubeconfig = cluster.service_account_kubeconfig(namespace, "nobody")
+    with program(kubeconfig, namespace, tmp_path / "log") as gate:
+        gate.says("EndpointSlices cannot be read")
+        assert "forbidden" in gate.log.read_text()
+        assert 503 == gate.get("/readyz")[0]
+        assert gate.process.poll() is None
+
+
+def test_while_the_api_server_is_away_what_it_said_last_holds(
+    cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
+) -> None:
+    """A kubeconfig that leads nowhere any more is what a gate sees of that; it stays ready, and with its agent."""
+    put(cluster, namespace, red={"ready": True})
+    with program(rights, namespace, tmp_path / "log") as gate:
+        gate.says("adt goes to red")
+        cluster.kubectl("delete", "rolebinding", "gate", "--namespace", namespace)
+        time.sleep(1)
+        assert (200, "ok") == gate.get("/readyz")
+        assert "nobody" not in gate.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--channel", "adt:FTP:21"], "'adt:FTP:21' is no channel; write name:protocol:port"),
+        (["--channel", "adt:HL7:99999"], "is no channel"),
+        (["--hold-seconds", "soon"], "invalid float value: 'soon'"),
+    ],
+)
+def test_a_wrong_flag_ends_it_with_a_sentence(flags: list[str], sentence: str) -> None:
+    """Before it listens anywhere."""
+    given = ["--namespace", "x", "--service", "y", *flags]
+    ended = subprocess.run([PROGRAM, *given], capture_output=True, text=True, check=False, timeout=60)
+    assert 2 == ended.returncode
+    assert sentence in ended.stderr
+
+
+def test_without_a_cluster_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    """No service account and no kubeconfig."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+    flags = ["--namespace", "x", "--service", "y", "--channel", "adt:HL7:0"]
+    ended = subprocess.run(
+        [PROGRAM, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**environment, "HOME": str(tmp_path)},
+    )
+    assert 1 == ended.returncode
+    assert "No cluster to ask" in ended.stderr
