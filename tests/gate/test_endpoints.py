@@ -56,7 +56,7 @@ def test_a_pod_with_both_families_is_one_pod() -> None:
 
 def test_a_slice_may_be_empty() -> None:
     """The API server sends null for what is not there."""
-    nobody = EndpointSlice(addressType="IPv4", endpoints=None, ports=None)  # type: ignore[arg-type]
+    nobody = EndpointSlice(addressType="IPv4", endpoints=None, ports=None)
     assert {} == ready_pods(
         [nobody, EndpointSlice(addressType="IPv4", endpoints=[Endpoint([])], ports=[EndpointPort()])]
     )
