@@ -13,7 +13,7 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff clean
+.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -41,8 +41,8 @@ demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/node
-	@$(BIN)/python -m pytest tests/node
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/node
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/node
 
 lint: $(STAMP) ## ruff, mypy --strict, the import contract
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/lint-imports --no-logo
@@ -71,6 +71,9 @@ bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench
 
 bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agents change (as root); figures and picture go to build/bench/
 	@$(BIN)/python -m tests.handoffs
+
+bench-gate: $(STAMP) ## Measure what the gate costs: latency, throughput, CPU, memory; figures go to build/bench/
+	@$(BIN)/python -m tests.gate.bench
 
 clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -61,7 +61,11 @@ class Operator:
             reconciler = Reconciler(
                 kube,
                 self._cache,
-                config=Config(image_repository=settings.image_repository, nodes_watched=settings.watch_nodes),
+                config=Config(
+                    image_repository=settings.image_repository,
+                    nodes_watched=settings.watch_nodes,
+                    gate_image=settings.gate_image or await _own_image(kube, settings),
+                ),
                 clock=lambda: datetime.now(UTC),
                 identity=platform.node(),
             )
@@ -150,6 +154,20 @@ async def _listen(probes: dict[str, Probe], settings: Settings) -> AsyncIterator
                 f"The health address cannot be bound: {fault}. Set --health-host and --health-port."
             ) from fault
         yield port
+
+
+async def _own_image(kube: Kube, settings: Settings) -> str | None:
+    """The image of the operator's own pod; None where it runs in none, or may not look."""
+    if not settings.pod or not settings.pod_namespace:
+        return None
+    try:
+        pod = await kube.get("Pod", settings.pod_namespace, settings.pod)
+    except ClusterError as fault:
+        log.warning("no gate can be made: the operator's own image is not known, set --gate-image: %s", fault)
+        return None
+    containers = ((pod or {}).get("spec") or {}).get("containers") or [{}]
+    image = next((one for one in containers if one.get("name") == "operator"), containers[0]).get("image")
+    return str(image) if image else None
 
 
 async def _first_look(resync: Resync) -> None:

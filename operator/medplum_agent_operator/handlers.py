@@ -24,6 +24,7 @@ WATCHED: Final[Mapping[str, tuple[str, str, str]]] = {
     "Service": ("", "v1", "services"),
     "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
     "ServiceAccount": ("", "v1", "serviceaccounts"),
+    "RoleBinding": ("rbac.authorization.k8s.io", "v1", "rolebindings"),
     "Job": ("batch", "v1", "jobs"),
     "Node": ("", "v1", "nodes"),
 }

@@ -6,15 +6,12 @@ Called by `reconcile`. It never writes, and decides nothing.
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.resources import name_of
+from medplum_agent_operator.core.resources import CHILDREN, kind_of, name_of
 from medplum_agent_operator.ports import Cluster, Object, Seen
-
-SUPPORTING_KINDS: Final = ("Service", "PodDisruptionBudget", "ServiceAccount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ class Observer:
         return Snapshot(
             raw,
             self._seen.get("Deployment", *key),
-            {kind: self._seen.get(kind, key.namespace, name_of(kind, key.name)) for kind in SUPPORTING_KINDS},
+            {part: self._seen.get(kind_of(part), key.namespace, name_of(part, key.name)) for part in CHILDREN},
             pods,
             self._nodes_of(pods),
             [
@@ -56,17 +53,21 @@ class Observer:
         on = sorted({(pod.get("spec") or {}).get("nodeName") or "" for pod in pods} - {""})
         return [node for name in on if (node := self._seen.get("Node", "", name)) is not None]
 
-    async def from_cluster(self, key: Key, seen: Snapshot, to_write: Collection[str]) -> Snapshot | None:
-        """Read live whatever a decision rests on: the agent, its Deployment and pods, and each kind that is to be written.
+    async def from_cluster(self, key: Key, seen: Snapshot, to_write: Collection[tuple[str, str]]) -> Snapshot | None:
+        """Read live whatever a decision rests on: the agent, its Deployment and pods, and each object that is to be written.
+
+        `to_write`: kind and name of each.
 
         The others stay as the watches saw them: should they have to be written after all, that write is bound to the
         version that was seen, and is refused if it is not the live one.
         """
-        supporting = [kind for kind in SUPPORTING_KINDS if kind in to_write]
+        supporting = [part for part in CHILDREN if (kind_of(part), name_of(part, key.name)) in to_write]
         raw, deployment, found, (pods, _) = await asyncio.gather(
             self._cluster.get(KIND, *key),
             self._cluster.get("Deployment", *key),
-            asyncio.gather(*(self._cluster.get(kind, key.namespace, name_of(kind, key.name)) for kind in supporting)),
+            asyncio.gather(
+                *(self._cluster.get(kind_of(part), key.namespace, name_of(part, key.name)) for part in supporting)
+            ),
             self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
         )
         if raw is None:

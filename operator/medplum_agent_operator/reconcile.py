@@ -69,7 +69,9 @@ class Reconciler:
         seen = self._observer.from_watches(key, raw)
         thought = self._think(seen)
         if thought.plan.actions:
-            live = await self._observer.from_cluster(key, seen, {action.kind for action in thought.plan.actions})
+            live = await self._observer.from_cluster(
+                key, seen, {(action.kind, action.name) for action in thought.plan.actions}
+            )
             if live is None:
                 return None
             thought = self._think(live)

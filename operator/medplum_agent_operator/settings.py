@@ -49,6 +49,16 @@ class Settings(BaseSettings):
         description="Watch nodes, so that a node drain hands an agent to another node (from 4.2.4 on). It needs the ClusterRole "
         "medplum-agent-operator-nodes. Without it every drain stops the agent and starts it elsewhere.",
     )
+    gate_image: str | None = Field(
+        default=None,
+        description="Image of the gates, with tag or digest. Left out: that of the operator's own pod, which holds the gate's program too.",
+    )
+    pod: str | None = Field(
+        default=None, description="Name of the operator's own pod, to find its image. The manifests set it."
+    )
+    pod_namespace: str | None = Field(
+        default=None, description="Namespace of the operator's own pod. The manifests set it."
+    )
     log_format: Literal["json", "console"] = Field(
         default="json", description="json (one object per line) or console (for people)."
     )

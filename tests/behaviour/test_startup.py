@@ -142,9 +142,11 @@ def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
     """In a life of one agent nothing is forbidden, and every verb that is granted is used (but two kinds, tested apart)."""
     since = datetime.now(UTC)
     world.start_operator()
-    world.install()
+    world.install(gate={"enabled": True})
+    world.wait(lambda: "/gate-of" in str(world.read("service", "front-desk")["spec"]["selector"]), "the gate")
     for kind in ("deployment", "service", "pdb", "serviceaccount"):
         world.kubectl("annotate", kind, child(kind), "--overwrite", "agents.medplum.com/applied-hash=drift")
+    world.kubectl("annotate", "rolebinding", "front-desk-gate", "--overwrite", "agents.medplum.com/applied-hash=drift")
     world.set_version("5.1.15")
     world.wait_for_phase("Running", "5.1.15")
     node = world.pods()[0]["spec"]["nodeName"]
@@ -161,8 +163,11 @@ def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
     granted = {(name, verb) for rule in _rules() for name in rule["resources"] for verb in rule["verbs"]}
     # `create` on children is asked for by server-side apply of what does not exist, and logged as `patch`.
     unseen = {
-        (name, "create") for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "jobs")
+        (name, "create")
+        for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "rolebindings", "jobs")
     }
+    # The gate's own right, and the operator's to pass it on, which the API server looks at when a RoleBinding is written.
+    unseen |= {("endpointslices", "list"), ("endpointslices", "watch"), ("clusterroles", "bind")}
     assert set() == granted - used - unseen - {("medplumagents/finalizers", "update")}
 
 

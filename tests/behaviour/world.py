@@ -23,6 +23,10 @@ SEEN_LATE = 0.5
 QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 
 
+GATE_IMAGE = "registry.test/medplum-agent-operator:0.1.0"
+"""Nothing runs it here: pods are simulated."""
+
+
 def child(kind: str, name: str = "front-desk") -> str:
     """The name of an agent's child, by kubectl's word for its kind."""
     return f"{name}-moves-by-handoff" if kind == "pdb" else name
@@ -66,7 +70,9 @@ class World:
         """Start one, with the rights of its ServiceAccount, and wait until it is ready."""
         kubeconfig = kubeconfig or self.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
         log = self.folder / f"operator-{len(self.operators)}.log"
-        operator = start_operator(kubeconfig, log, "--namespaces", self.namespace, *arguments)
+        operator = start_operator(
+            kubeconfig, log, "--namespaces", self.namespace, "--gate-image", GATE_IMAGE, *arguments
+        )
         self.operators.append(operator)
         operator.wait_until_ready()
         return operator

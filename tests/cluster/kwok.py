@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 AUDIT_POLICY: Final = HERE / "audit-policy.yaml"
 START_SECONDS: Final = 90.0
+SECOND_LOOK_SECONDS: Final = 0.5
 LOG_LINES: Final = 30
 
 CLUSTERS: Final = Path("kwok") / "clusters"
@@ -121,10 +122,16 @@ class ControlPlane:
 
     def check_components(self) -> None:
         """Raise ClusterStartError for a component that was started and has ended."""
+        if not self._ended():
+            return
+        # In the middle of exec a process has no command line for a moment: on a busy machine a second look may find it.
+        time.sleep(SECOND_LOOK_SECONDS)
+        for name in self._ended():
+            raise ClusterStartError(name, "ended while the cluster was starting", self._last_lines(name))
+
+    def _ended(self) -> list[str]:
         pids, running = processes.recorded(self.workdir), processes.running(self.workdir)
-        for name in COMPONENTS:
-            if name in pids and pids[name] not in running:
-                raise ClusterStartError(name, "ended while the cluster was starting", self._last_lines(name))
+        return [name for name in COMPONENTS if name in pids and pids[name] not in running]
 
     def delete(self) -> None:
         """Stop what was started, however far it got, and return when every process has ended."""

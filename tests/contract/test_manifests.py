@@ -12,6 +12,7 @@ import yaml
 from medplum_agent_operator.adapters.kube import RESOURCES
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.crd import crd
+from medplum_agent_operator.core.gate import CLUSTER_ROLE
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.settings import ENV_PREFIX, Settings
 
@@ -21,6 +22,8 @@ ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
+OWN_POD = "medplum-agent-operator-self"
+"""The Role, and its binding, in the operator's own namespace."""
 NODES = "medplum-agent-operator-nodes"
 """The ClusterRole, and its binding, for what is in no namespace."""
 
@@ -102,7 +105,7 @@ def test_no_wildcard_in_rights() -> None:
 def test_nothing_can_be_deleted() -> None:
     """Garbage collection removes children; the operator itself can delete nothing."""
     verbs = {verb for rule in rules() for verb in rule["verbs"]}
-    assert {"get", "list", "watch", "create", "patch", "update"} == verbs
+    assert {"get", "list", "watch", "create", "patch", "update", "bind"} == verbs
 
 
 def test_only_the_owner_s_check_needs_update() -> None:
@@ -133,6 +136,24 @@ def test_nodes_are_only_looked_at_and_by_a_role_of_their_own() -> None:
     assert base("ClusterRoleBinding")["subjects"] == binding["subjects"]
 
 
+def test_the_one_role_that_can_be_given_is_the_gate_s() -> None:
+    """The operator makes no role; it binds one, which lets nobody do more than see addresses."""
+    (binds,) = (rule for rule in rules() if "bind" in rule["verbs"])
+    assert (["clusterroles"], [CLUSTER_ROLE], ["bind"]) == (binds["resources"], binds["resourceNames"], binds["verbs"])
+    assert [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}] == base(
+        "ClusterRole", CLUSTER_ROLE
+    )["rules"]
+
+
+def test_the_operator_can_see_its_own_pod_and_no_other_of_its_namespace() -> None:
+    """There it reads the image that gates run too: the manifests tell it its name."""
+    (rule,) = base("Role", OWN_POD)["rules"]
+    assert (["pods"], ["get"]) == (rule["resources"], rule["verbs"])
+    assert base("ClusterRoleBinding")["subjects"] == base("RoleBinding", OWN_POD)["subjects"]
+    told = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container()["env"] if "valueFrom" in one}
+    assert {f"{ENV_PREFIX}POD": "metadata.name", f"{ENV_PREFIX}POD_NAMESPACE": "metadata.namespace"} == told
+
+
 def test_rights_are_for_kinds_that_the_code_requests() -> None:
     """Every right is on a kind that the client talks to, in its own API group."""
     known = {(resource.api_version.rpartition("/")[0], resource.plural) for resource in RESOURCES.values()}
@@ -143,7 +164,7 @@ def test_rights_are_for_kinds_that_the_code_requests() -> None:
         for resource in rule["resources"]
     }
     granted = {(group.partition("/")[0], resource) for group, resource in granted}
-    assert known == granted
+    assert known == granted - {("rbac.authorization.k8s.io", "clusterroles")}
 
 
 def test_one_service_account_under_one_name() -> None:

@@ -101,29 +101,39 @@ def test_an_answer_names_any_message_of_a_batch() -> None:
 
 
 def test_a_move_falls_between_two_messages() -> None:
-    """The old agent answers what it has; the next message goes to the new one, and the old one's link is closed."""
+    """The old agent answers what it has, and the next message goes to the new one. The old link stays: nobody is waiting."""
     scene = Scene().sends(A, B).ready("new")
     assert [("old", "A")] == scene.got
     scene.answered(answer("A"))
     assert [("old", "A"), ("new", "B")] == scene.got
-    assert ["new"] == [link.agent for link in scene.links.values()]
+    assert ["old", "new"] == [link.agent for link in scene.links.values()]
     assert 1 == scene.notes[Kind.MOVED]
+    assert ["new"] == [link.agent for link in scene.passes(30).links.values()]
 
 
 def test_an_idle_connection_moves_at_once() -> None:
-    """Nothing is in hand: the link to the old agent is closed, and the next message makes one to the new."""
-    scene = Scene().sends(A).answered(answer("A")).ready("new")
+    """Nothing is in hand: the next message makes a link to the new agent, while the old one ends when it likes."""
+    scene = Scene().sends(A).answered(answer("A")).ready("new").dies("old")
     assert {} == scene.links
     assert [("old", "A"), ("new", "B")] == scene.sends(B).got
 
 
+def test_with_no_other_agent_an_idle_link_is_closed_soon() -> None:
+    """The old agent's drain ends with its last link, and devices wait for what comes after it."""
+    scene = Scene(flush_seconds=0.2).sends(A).answered(answer("A")).ready(None).passes(0.1)
+    assert ["old"] == [link.agent for link in scene.links.values()]
+    assert {} == scene.passes(0.1).links
+    owing = Scene(flush_seconds=0.2).sends(A).answered(answer("A", "CA")).ready(None).passes(5)
+    assert ["old"] == [link.agent for link in owing.links.values()]
+    assert {} == owing.answered(answer("A", "AA")).passes(0.2).links
+
+
 def test_late_answers_of_the_old_agent_still_reach_the_device() -> None:
-    """Enhanced mode: the AA of what the old agent committed comes after the move; then its link is closed."""
+    """Enhanced mode: the AA of what the old agent committed comes after the move."""
     scene = Scene().sends(A).answered(answer("A", "CA")).ready("new").sends(B).answered(answer("B", "CA"))
     assert {"old", "new"} == {link.agent for link in scene.links.values()}
     scene.answered(answer("A", "AA"), "old")
     assert [("CA", "A"), ("CA", "B"), ("AA", "A")] == scene.told
-    assert ["new"] == [link.agent for link in scene.links.values()]
 
 
 def test_a_late_answer_is_not_waited_for_for_ever() -> None:
@@ -171,7 +181,7 @@ def test_an_idle_device_stays_connected_while_no_agent_is_there() -> None:
 
 def test_an_agent_that_is_not_ready_any_more_gets_nothing_new() -> None:
     """It is about to end: what it has it may answer, the rest waits."""
-    scene = Scene().sends(A, B).ready(None).answered(answer("A"))
+    scene = Scene().sends(A, B).ready(None).answered(answer("A")).passes(1)
     assert [("old", "A")] == scene.got
     assert {} == scene.links
     assert [("old", "A"), ("new", "B")] == scene.ready("new").got

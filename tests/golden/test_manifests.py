@@ -14,7 +14,7 @@ import yaml
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.prepull import render_job
-from medplum_agent_operator.core.resources import render_deployment, render_supporting
+from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import NOW, REPOSITORY, parsed
 
@@ -137,7 +137,7 @@ def test_all_children_of(
     record = RolloutRecord(change=Change.INSTALL, to=version, strategy=strategy, why="it is the first", started_at=NOW)
     template = render_pod_template(agent, agent.spec, image=image)
     deployment = render_deployment(agent, agent.spec, template=template, strategy=strategy, record=record)
-    text = _written(*render_supporting(agent, agent.spec), deployment)
+    text = _written(*render_supporting(agent, agent.spec).values(), deployment)
     file_regression.check(text, fullpath=FOLDER / f"{name}.yaml")
 
 
@@ -148,8 +148,21 @@ def test_the_job_that_fetches_an_image(file_regression: FileRegressionFixture) -
     file_regression.check(_written(job), fullpath=FOLDER / "fetch-job.yaml")
 
 
+def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
+    """And the Service that leads to it, and how the agent's drain ends behind it."""
+    channels = [*EVERYTHING["channels"]]
+    resources = {"requests": {"memory": "96Mi"}, "limits": {"memory": "256Mi"}}
+    wanted = {"enabled": True, "replicas": 3, "sendAgain": False, "maxMessageMebibytes": 32, "resources": resources}
+    agent = parsed("5.1.15", channels=channels, service={"type": "LoadBalancer"}, gate=wanted)
+    service = render_supporting(agent, agent.spec, through_gate=True)["Service"]
+    gate = render_gate(agent, agent.spec, image="registry.example.org/medplum-agent-operator:1", replicas=3)
+    template = render_pod_template(agent, agent.spec, image=image_reference(agent.spec, REPOSITORY))
+    text = _written(service, *gate.values(), template["spec"]["containers"][0]["lifecycle"])
+    file_regression.check(text, fullpath=FOLDER / "gate.yaml")
+
+
 def test_every_golden_file_is_asked_for() -> None:
     """No file is left behind by a row that has gone."""
-    assert {*(f"{row.values[0]}.yaml" for row in ROWS), "fetch-job.yaml"} == {
+    assert {*(f"{row.values[0]}.yaml" for row in ROWS), "fetch-job.yaml", "gate.yaml"} == {
         path.name for path in FOLDER.glob("*.yaml")
     }

@@ -241,7 +241,7 @@ def test_schedules_are_cron_schedules_of_five_fields(schedule: str) -> None:
 
 def test_fields_of_a_newer_release_are_ignored() -> None:
     """An older operator goes on with objects of a newer CRD."""
-    spec = MedplumAgentSpec.model_validate(SMALLEST | {"gate": {"enabled": True}})
+    spec = MedplumAgentSpec.model_validate(SMALLEST | {"mirror": {"enabled": True}})
     assert MedplumAgentSpec.model_validate(SMALLEST) == spec
 
 

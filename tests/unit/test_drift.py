@@ -105,8 +105,8 @@ def test_one_of_two_items_with_the_same_key_changed() -> None:
 
 def test_a_field_that_is_no_longer_rendered_shows_in_the_fingerprint_of_the_object() -> None:
     """The live object may hold more, so what we have stopped rendering is noticed by the fingerprint alone."""
-    before = render_supporting(*_agent_and_spec(service={"annotations": {"lb": "internal"}}))[1]
-    after = render_supporting(*_agent_and_spec())[1]
+    before = render_supporting(*_agent_and_spec(service={"annotations": {"lb": "internal"}}))["Service"]
+    after = render_supporting(*_agent_and_spec())["Service"]
     assert f"metadata.annotations.{APPLIED_HASH}" == first_difference(after, before)
 
 

@@ -54,6 +54,7 @@ RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
         "Service": Resource("v1", "services"),
         "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
         "ServiceAccount": Resource("v1", "serviceaccounts"),
+        "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
         "Pod": Resource("v1", "pods"),
         "Event": Resource("v1", "events"),
         "Node": Resource("v1", "nodes"),

@@ -23,6 +23,8 @@ AGENT_LABEL: Final = f"{DOMAIN}/agent"
 """The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
 FETCH_LABEL: Final = f"{DOMAIN}/fetches-for"
 """On a Job that fetches an image, and on its pod: for which MedplumAgent. Nothing selects an agent's pods by it."""
+GATE_LABEL: Final = f"{DOMAIN}/gate-of"
+"""On a gate's pods: in front of which MedplumAgent. Nothing selects an agent's pods by it."""
 VERSION_LABEL: Final = f"{DOMAIN}/version"
 """The agent version that a pod runs: read back from the cluster to learn what is active."""
 

@@ -106,3 +106,5 @@ class Reason(StrEnum):
     # Said beside whatever else is the case.
     NOT_YET_ACTED_ON = "NotYetActedOn"
     """A field is set that this release validates but does not act on."""
+    GATE_NOT_SERVING = "GateNotServing"
+    """A gate is asked for, and none takes connections: devices reach the agent directly."""

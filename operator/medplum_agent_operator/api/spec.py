@@ -18,6 +18,7 @@ from medplum_agent_operator.api.changes import (
     OnFailure,
 )
 from medplum_agent_operator.api.channels import Channel, Protocol, ServiceSpec, ServiceType, TrafficPolicy
+from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.pod import Name, PodTemplateSpec
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "CredentialsReference",
     "DowngradeApproval",
     "DowngradePolicy",
+    "GateSpec",
     "HandoffSpec",
     "ImageSpec",
     "LocalReference",
@@ -267,6 +269,10 @@ class MedplumAgentSpec(ApiModel):
         max_length=32,
     )
     service: ServiceSpec = Field(default=ServiceSpec(), description="The Service that devices connect to.")
+    gate: GateSpec = Field(
+        default=GateSpec(),
+        description="A relay in front of the agent, through which devices keep their connections while the agent behind it changes.",
+    )
     logging: LoggingSpec = Field(
         default=LoggingSpec(), description="What the agent logs. Channel logs can hold patient data."
     )

@@ -13,7 +13,7 @@ from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core import drain
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
-from medplum_agent_operator.core.resources import name_of
+from medplum_agent_operator.core.resources import ALWAYS, kind_of, name_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,10 @@ class Blocker:
 
 
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
+    """The parts whose live object is owned so. What only a gate needs counts where there is to be one."""
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
-    live |= dict(observed.children)
-    return [kind for kind, raw in live.items() if ownership(raw, observed.agent) is wanted]
+    live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gate.enabled or part in ALWAYS}
+    return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
 
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
@@ -40,7 +41,7 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
         Finding(
             Reason.AWAITING_GARBAGE_COLLECTION,
             Severity.NORMAL,
-            f"Waiting for Kubernetes to remove the {' and '.join(kinds)} of an earlier MedplumAgent named {observed.agent.name}; "
+            f"Waiting for Kubernetes to remove the {' and '.join(map(kind_of, kinds))} of an earlier MedplumAgent named {observed.agent.name}; "
             "the installation goes on by itself.",
         ),
     )
@@ -48,11 +49,11 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
 
 def names_taken_by_others(observed: Observed) -> Blocker | None:
     """Objects of our names that are not ours are never taken over."""
-    kinds = _owned(observed, Ownership.FOREIGN)
-    if not kinds:
+    parts = _owned(observed, Ownership.FOREIGN)
+    if not parts:
         return None
     agent = observed.agent
-    shown = " and ".join(f"{kind} {name_of(kind, agent.name)}" for kind in kinds)
+    shown = " and ".join(f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts)
     return Blocker(
         Phase.FAILED,
         Finding(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
@@ -187,6 +187,19 @@ def not_yet_acted_on(spec: MedplumAgentSpec) -> str:
     return (
         "Note: spec.maintenanceWindows is not yet acted on in this release; a change that costs downtime is made as soon as it is asked for "
         "and approved. Time such changes yourself, or hold them with spec.paused."
+    )
+
+
+def gate_not_serving(agent: MedplumAgent, *, there: bool) -> str:
+    """Why devices reach the agent without the gate that the spec asks for."""
+    if there:
+        return (
+            f"Note: no gate takes connections yet, so devices reach the agent directly. See kubectl -n {agent.namespace} get pods -l "
+            f"{GATE_LABEL}={agent.name}."
+        )
+    return (
+        "Note: the gate is not there yet, and until it takes connections devices reach the agent directly. If it does not come, the operator does not "
+        "know its own image: set --gate-image."
     )
 
 

@@ -35,10 +35,12 @@ class Config:
     Attributes:
         image_repository: where the agent's image is when the spec does not say.
         nodes_watched: whether it is known which nodes are cordoned.
+        gate_image: the image with the gate's program, the operator's own; None where it is not known.
     """
 
     image_repository: str | None = None
     nodes_watched: bool = True
+    gate_image: str | None = None
 
 
 class Ownership(StrEnum):
@@ -68,7 +70,7 @@ class Observed:
     Attributes:
         agent: the MedplumAgent.
         deployment: its Deployment, whoever owns it; None where there is none.
-        children: the other live objects of its name, by kind: Service, PodDisruptionBudget, ServiceAccount.
+        children: its other live objects, by the part that each plays (`resources.CHILDREN`).
         pods: its pods, dead ones included.
         nodes: the nodes of these pods, by name, as far as they are known.
         fetches: Jobs of ours that fetch an image for it.
@@ -97,7 +99,7 @@ class Observed:
         return cls(
             agent=agent,
             deployment=None if deployment is None else Workload(deployment),
-            children={kind: raw for kind, raw in children.items() if raw is not None},
+            children={part: raw for part, raw in children.items() if raw is not None},
             pods=tuple(sorted(map(Pod.read, pods), key=lambda pod: pod.name)),
             nodes={node.name: node for node in map(Node.read, nodes)},
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),

@@ -12,16 +12,16 @@ from typing import Any
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase, Strategy
-from medplum_agent_operator.core import drain, messages, prepull, progress
+from medplum_agent_operator.core import drain, gate, messages, prepull, progress
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Config, Observed
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
+from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
+from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, selector, uses_host_ports
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import begin, current
-from medplum_agent_operator.core.resources import render_deployment, render_supporting
+from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
 from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.verdict import Verdict, decide
 from medplum_agent_operator.core.version import AgentVersion
@@ -48,6 +48,11 @@ class Apply:
     def kind(self) -> str:
         """The object's kind."""
         return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return str(self.body["metadata"]["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +170,42 @@ def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply,
 
 
 def _supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
-    bodies = render_supporting(observed.agent, spec, nodes_watched=config.nodes_watched)
-    found = (_apply(body, observed.children.get(body["kind"])) for body in bodies)
+    bodies = render_supporting(
+        observed.agent,
+        spec,
+        nodes_watched=config.nodes_watched,
+        through_gate=gate.leads_to_gate(spec, observed.children.get("GateDeployment")),
+    )
+    bodies |= _gate(observed, spec, config)
+    found = (_apply(body, observed.children.get(part)) for part, body in bodies.items())
     return tuple(action for action in found if action is not None)
+
+
+def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
+    """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
+    agent, live = observed.agent, observed.children.get("GateDeployment")
+    image = gate.image_to_run(agent, spec, live, ours=config.gate_image)
+    if image is None:
+        return {}
+    if spec.gate.enabled:
+        return render_gate(agent, spec, image=image, replicas=spec.gate.replicas)
+    if live is None or ownership(live, agent) is not Ownership.OURS:
+        return {}
+    service = observed.children.get("Service") or {}
+    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
+    if not past_it:
+        return {}
+    return {"GateDeployment": render_gate(agent, spec, image=image, replicas=0)["GateDeployment"]}
+
+
+def _gate_trouble(observed: Observed) -> str:
+    """Why devices do not go through the gate although they should; empty where they do."""
+    if not observed.agent.spec.gate.enabled:
+        return ""
+    live = observed.children.get("GateDeployment")
+    if gate.available(live):
+        return ""
+    return messages.gate_not_serving(observed.agent, there=live is not None)
 
 
 def _apply(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> Apply | None:
@@ -209,10 +247,13 @@ def _told(
 ) -> Plan:
     """Put what is going on, what is refused and what is not acted on into one plan. A refusal speaks first."""
     phase, reason, sentence, findings = state.phase, state.reason, state.sentence, state.findings
-    note = messages.not_yet_acted_on(observed.agent.spec)
-    if note:
-        sentence = f"{sentence} {note}"
-        findings = (*findings, Finding(Reason.NOT_YET_ACTED_ON, Severity.WARNING, note))
+    for why, note in (
+        (Reason.NOT_YET_ACTED_ON, messages.not_yet_acted_on(observed.agent.spec)),
+        (Reason.GATE_NOT_SERVING, _gate_trouble(observed)),
+    ):
+        if note:
+            sentence = f"{sentence} {note}"
+            findings = (*findings, Finding(why, Severity.WARNING, note))
     strategy = None if record.from_version is None else record.strategy
     refusal = verdict.refusal
     if refusal is not None:

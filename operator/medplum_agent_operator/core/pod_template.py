@@ -21,6 +21,7 @@ from typing import Any, Final
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
+from medplum_agent_operator.core import gate
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.pods import AGENT_CONTAINER, READY_PREFIX
 from medplum_agent_operator.core.version import AgentVersion
@@ -258,9 +259,11 @@ def _literal(argument: str) -> str:
 def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
     """The pause before the signal: SIGTERM does not drain in any agent version.
 
-    All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
+    Behind a gate it ends as soon as no device is connected any more. All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
     """
     seconds = spec.handoff.drain_seconds
+    if seconds and spec.gate.enabled:
+        return {"lifecycle": {"preStop": {"exec": {"command": gate.drain_command(spec)}}}}
     return {"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}} if seconds else {}
 
 

@@ -10,6 +10,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core import gate
 from medplum_agent_operator.core.drain import protected
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.pod_template import selector
@@ -17,12 +18,31 @@ from medplum_agent_operator.core.workload import RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3
-_BUDGET_SUFFIX: Final = "-moves-by-handoff"
+CHILDREN: Final[Mapping[str, tuple[str, str]]] = {
+    "Service": ("Service", ""),
+    # A refused eviction names the budget and nothing else: so its name says what is going on.
+    "PodDisruptionBudget": ("PodDisruptionBudget", "-moves-by-handoff"),
+    "ServiceAccount": ("ServiceAccount", ""),
+    "AgentService": ("Service", "-agent"),
+    "GateServiceAccount": ("ServiceAccount", "-gate"),
+    "GateRoleBinding": ("RoleBinding", "-gate"),
+    "GatePodDisruptionBudget": ("PodDisruptionBudget", "-gate"),
+    "GateDeployment": ("Deployment", "-gate"),
+}
+"""What belongs to an agent besides its own Deployment: the part that it plays, its kind, and what its name adds to the agent's."""
+
+ALWAYS: Final = ("Service", "PodDisruptionBudget", "ServiceAccount")
+"""The children of every agent; the others are there for a gate."""
 
 
-def name_of(kind: str, agent: str) -> str:
-    """The name of an agent's child. A refused eviction names the budget and nothing else: so its name says what is going on."""
-    return f"{agent}{_BUDGET_SUFFIX}" if kind == "PodDisruptionBudget" else agent
+def kind_of(part: str) -> str:
+    """The kind of an agent's child; its own Deployment is one too."""
+    return CHILDREN[part][0] if part in CHILDREN else part
+
+
+def name_of(part: str, agent: str) -> str:
+    """The name of an agent's child."""
+    return agent + CHILDREN[part][1] if part in CHILDREN else agent
 
 
 def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
@@ -37,22 +57,22 @@ def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
     }
 
 
-def _object(agent: MedplumAgent, api_version: str, kind: str, **content: Any) -> dict[str, Any]:
+def _object(agent: MedplumAgent, api_version: str, part: str, **content: Any) -> dict[str, Any]:
     """An owned object. The MedplumAgent is its controller: garbage collection removes it with its owner, no finalizer needed."""
     labels = {
         **selector(agent),
         names.INSTANCE_LABEL: agent.name,
-        names.COMPONENT_LABEL: "agent",
+        names.COMPONENT_LABEL: "gate" if part.startswith("Gate") else "agent",
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
     }
     metadata = {
-        "name": name_of(kind, agent.name),
+        "name": name_of(part, agent.name),
         "namespace": agent.namespace,
         "labels": labels | content.pop("labels", {}),
         "annotations": content.pop("annotations", {}),
         "ownerReferences": [owner_reference(agent)],
     }
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **content}
+    return {"apiVersion": api_version, "kind": kind_of(part), "metadata": metadata, **content}
 
 
 def _sealed(body: dict[str, Any]) -> dict[str, Any]:
@@ -62,28 +82,70 @@ def _sealed(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def render_supporting(
-    agent: MedplumAgent, spec: MedplumAgentSpec, *, nodes_watched: bool = True
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """ServiceAccount, Service and PodDisruptionBudget for a spec."""
-    account = _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False)
-    budget = _render_budget(agent, held_back=protected(spec, nodes_watched=nodes_watched))
-    return _sealed(account), _sealed(_render_service(agent, spec)), _sealed(budget)
+    agent: MedplumAgent, spec: MedplumAgentSpec, *, nodes_watched: bool = True, through_gate: bool = False
+) -> dict[str, dict[str, Any]]:
+    """ServiceAccount, Service and PodDisruptionBudget for a spec, by their part. The Service leads to the gate or to the agent."""
+    bodies = (
+        _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False),
+        _render_service(agent, spec, through_gate=through_gate),
+        _render_budget(agent, held_back=protected(spec, nodes_watched=nodes_watched)),
+    )
+    return {body["kind"]: _sealed(body) for body in bodies}
 
 
-def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec) -> dict[str, Any]:
+def render_gate(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, replicas: int) -> dict[str, dict[str, Any]]:
+    """What runs a gate, by its part, in the order in which it is to be applied."""
+    own = gate.gate_selector(agent)
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": gate.CLUSTER_ROLE}
+    account = {"kind": "ServiceAccount", "name": gate.gate_name(agent), "namespace": agent.namespace}
+    ports = [{"name": c.name, "port": c.port, "targetPort": c.port, "protocol": "TCP"} for c in spec.channels]
+    bodies: dict[str, tuple[str, dict[str, Any]]] = {
+        # Its endpoints are how the gate learns of the agent's pods; nobody connects to it.
+        "AgentService": ("v1", {"spec": {"clusterIP": "None", "selector": selector(agent), "ports": ports}}),
+        "GateServiceAccount": ("v1", {"automountServiceAccountToken": True}),
+        "GateRoleBinding": ("rbac.authorization.k8s.io/v1", {"roleRef": role, "subjects": [account]}),
+        "GatePodDisruptionBudget": (
+            "policy/v1",
+            {
+                "spec": {
+                    "maxUnavailable": 1,
+                    "selector": {"matchLabels": own},
+                    "unhealthyPodEvictionPolicy": "AlwaysAllow",
+                }
+            },
+        ),
+        "GateDeployment": (
+            "apps/v1",
+            {
+                "spec": {
+                    "replicas": replicas,
+                    "selector": {"matchLabels": own},
+                    "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+                    "minReadySeconds": 2,
+                    "revisionHistoryLimit": OLD_REPLICA_SETS,
+                    "template": gate.render_gate_pod(agent, spec, image=image),
+                }
+            },
+        ),
+    }
+    return {part: _sealed(_object(agent, version, part, **content)) for part, (version, content) in bodies.items()}
+
+
+def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate: bool) -> dict[str, Any]:
     wanted = spec.service
     ports = []
     for channel in spec.channels:
         port: dict[str, Any] = {
             "name": channel.name,
             "port": channel.port,
-            "targetPort": channel.port,
+            "targetPort": channel.name if through_gate else channel.port,
             "protocol": "TCP",
         }
         if channel.node_port:
             port["nodePort"] = channel.node_port
         ports.append(port)
-    body: dict[str, Any] = {"type": str(wanted.type), "selector": selector(agent), "ports": ports}
+    chosen = gate.gate_selector(agent) if through_gate else selector(agent)
+    body: dict[str, Any] = {"type": str(wanted.type), "selector": chosen, "ports": ports}
     if wanted.external_traffic_policy:
         body["externalTrafficPolicy"] = str(wanted.external_traffic_policy)
     if wanted.load_balancer_class:

@@ -176,7 +176,11 @@ class Gate:
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
 
+        async def alive(_: web.Request) -> web.Response:
+            return web.Response(text="ok")
+
         app = web.Application()
+        app.router.add_get("/healthz", alive)  # a loop that hangs cannot answer
         app.router.add_get("/readyz", ready)
         app.router.add_get("/metrics", metrics)
         return app

@@ -54,6 +54,7 @@ class _Link:
     open: bool = False
     commits: bool = False
     left_at: float | None = None
+    answered_at: float = 0
     owed: set[bytes] = field(default_factory=set)
     known: dict[bytes, None] = field(default_factory=dict)
 
@@ -243,8 +244,8 @@ class Conversation:
     def _deadlines(self) -> "tuple[float | None, ...]":
         message, rules = self._message, self._rules
         in_use = None if message is None else message.link
-        left = (link.left_at for link in self._links.values() if link is not in_use)
-        late = [at + rules.late_seconds for at in left if at is not None]
+        left = [link for link in self._links.values() if link is not in_use and link.left_at is not None]
+        late = [self._may_stay_until(link, link.left_at or 0) for link in left]
         if self._no_more_since is not None and message is None:
             late.append(self._no_more_since + rules.late_seconds)
         if message is not None and message.link is not None:
@@ -325,6 +326,7 @@ class Conversation:
         """Hand an answer to the device as it is, and find out whether it is the one that the next message waits for."""
         if not self._deaf:
             self._effects.append(ToDevice(frame))
+        link.answered_at = now
         answer, message = answer_of(frame), self._message
         if message is None or message.link is not link or not _answers(answer, message, link):
             self._note(Kind.LATE)
@@ -354,12 +356,23 @@ class Conversation:
             if link.agent == self._agent or link is in_use:
                 continue
             left_at = now if link.left_at is None else link.left_at
-            if link.open and link.owed and now < left_at + self._rules.late_seconds:
+            if link.open and now < self._may_stay_until(link, left_at):
                 continue
             if link.owed:
                 self._note(Kind.MISSED, len(link.owed))
             del self._links[link.number]
             self._effects.append(CloseLink(link.number))
+
+    def _may_stay_until(self, link: _Link, left_at: float) -> float:
+        """Until when a link to an agent that was left stays open, idle as it may be.
+
+        An agent that is about to end waits, within its drain, for its links to close. Where another one has taken over, nothing is to be
+        gained by a hurry, and what it has acknowledged without a commit (`enhanced=aa`) is passed on meanwhile. Where none is
+        there, devices wait: then it is left as soon as it owes nothing that is known.
+        """
+        if link.owed or self._agent is not None:
+            return left_at + self._rules.late_seconds
+        return link.answered_at + self._rules.flush_seconds
 
     def _finish(self, now: float) -> None:
         """End once every answer that is owed has come, or has had its time."""

@@ -103,6 +103,7 @@ class Rules:
         answer_seconds: how long the next message waits for the answer to the one before.
         move_seconds: how long a message may stay with the agent that was left; then the device is to send it again.
         late_seconds: how long an application's answer is waited for where a connection ends or has moved on.
+        flush_seconds: how long an agent is given, after its last answer, to pass on what it has acknowledged without saying so.
         frame_seconds: how long a message may take from its first byte to its last.
         idle_seconds: after how long of silence a device's connection is closed.
         send_again: whether a message that died unanswered with its agent is sent to the next one.
@@ -113,6 +114,7 @@ class Rules:
     answer_seconds: float = 60
     move_seconds: float = 30
     late_seconds: float = 30
+    flush_seconds: float = 0.2
     frame_seconds: float = 60
     idle_seconds: float = 86_400
     send_again: bool = True

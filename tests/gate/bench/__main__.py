@@ -112,7 +112,7 @@ async def memory(port: int, gate: int, *, idle: int, large: int) -> dict[str, fl
     return {**found, "large_peak_mib": memory_mib(gate)["VmHWM"], "after_mib": memory_mib(gate)["VmRSS"]}
 
 
-async def measure(*, rounds: int, devices: int) -> dict[str, Any]:
+async def measure(*, rounds: int, devices: int, idle: int) -> dict[str, Any]:
     """All of it, with one agent and one gate."""
     with process("agent") as (_, direct), process("gate", str(direct)) as (gate, port):
         ports = {"direct": direct, "gate": port}
@@ -120,7 +120,7 @@ async def measure(*, rounds: int, devices: int) -> dict[str, Any]:
         found: dict[str, Any] = {"latency": await latencies(ports, rounds=rounds, each=100)}
         found["throughput"] = await throughput(ports, gate, devices=devices, each=rounds * 10)
     with process("agent") as (_, direct), process("gate", str(direct)) as (gate, port):
-        found["memory"] = {**await memory(port, gate, idle=1000, large=10), "start_mib": start}
+        found["memory"] = {**await memory(port, gate, idle=idle, large=10), "start_mib": start}
     return found
 
 
@@ -138,7 +138,7 @@ def show(found: dict[str, Any]) -> None:
         f"{flow['gate']['cpu_seconds_per_1000']:.3f} s."
     )
     console.print(
-        f"Memory (RSS): {memory_['start_mib']:.0f} MiB at the start, {memory_['idle_mib']:.0f} with 1,000 connections, at most "
+        f"Memory (RSS): {memory_['start_mib']:.0f} MiB at the start, {memory_['idle_mib']:.0f} with its connections, at most "
         f"{memory_['large_peak_mib']:.0f} with ten messages of 16 MiB at once, {memory_['after_mib']:.0f} afterwards."
     )
 
@@ -154,7 +154,7 @@ def main() -> None:
     flags = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
-    found = asyncio.run(measure(rounds=flags.rounds, devices=flags.devices))
+    found = asyncio.run(measure(rounds=flags.rounds, devices=flags.devices, idle=flags.idle))
     flags.output.mkdir(parents=True, exist_ok=True)
     (flags.output / "gate.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     show(found)

@@ -1,0 +1,179 @@
+"""The gate in front of an agent, rendered from a spec, and whether devices go through it. Pure.
+
+Called by `resources` and `plan`. The gate is a program of its own (`medplum_agent_operator.gate`); here are the objects that run it, and
+the pause before an agent's end that ends as soon as nobody is connected any more.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.drift import first_difference
+
+PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
+HTTP_PORT: Final = 8081
+FIRST_PORT: Final = 10_000
+"""Where the first channel's devices come in; the next has the next. The Service translates: no channel's port can meet another, or
+be one that only root may listen on."""
+CLUSTER_ROLE: Final = "medplum-agent-gate"
+LEAVE_SECONDS: Final = 5
+"""How long a gate that is to end goes on taking connections: until every node has heard that it should get none."""
+GRACE_SECONDS: Final = 25
+"""How long it may then take to finish the messages in hand."""
+
+_SECURITY: Final[Mapping[str, Any]] = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+_RESOURCES: Final[Mapping[str, Any]] = {
+    "requests": {"cpu": "50m", "memory": "64Mi"},
+    "limits": {"memory": "160Mi"},
+}
+
+DRAIN: Final = r"""
+connected() {
+  for file in /proc/net/tcp /proc/net/tcp6; do
+    [ -r "$file" ] || continue
+    while read -r _ local _ state _; do
+      case "$state $ports" in "01 "*" ${local##*:} "*) return 0 ;; esac
+    done < "$file"
+  done
+  return 1
+}
+tenths=$(($1 * 10))
+ports=" $2 "
+passed=0
+seen=
+while [ "$passed" -lt "$tenths" ]; do
+  if connected; then
+    seen=1
+  elif [ -n "$seen" ] || [ "$passed" -ge 10 ]; then
+    exit 0
+  fi
+  sleep 0.1
+  passed=$((passed + 1))
+done
+""".lstrip()
+# Arguments: at most so many seconds; the channels' ports in hexadecimal, as /proc/net/tcp has them (01: established). Where no
+# other agent is ready, a gate closes its connections to one that is about to end once that has answered everything: then there is nothing
+# to wait for. Where there was no connection, a second passes before that is believed: so long may a gate take to hear of it.
+
+
+def gate_name(agent: MedplumAgent) -> str:
+    """The name of the gate's objects."""
+    return f"{agent.name}-gate"
+
+
+def gate_selector(agent: MedplumAgent) -> dict[str, str]:
+    """The labels that find a gate's pods. None of them is one by which an agent's are found."""
+    return {names.NAME_LABEL: "medplum-agent-gate", names.GATE_LABEL: agent.name}
+
+
+def drain_command(spec: MedplumAgentSpec) -> list[str]:
+    """The pause before an agent's end behind a gate: until nobody is connected, at most `drainSeconds`."""
+    ports = " ".join(f"{channel.port:04X}" for channel in spec.channels)
+    return ["sh", "-c", DRAIN, "drain", str(spec.handoff.drain_seconds), ports]
+
+
+def available(deployment: Mapping[str, Any] | None) -> bool:
+    """Whether a gate takes connections, as its Deployment says."""
+    return bool(deployment and ((deployment.get("status") or {}).get("availableReplicas") or 0) > 0)
+
+
+def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
+    """Whether the Service leads devices to the gate: where one is wanted and takes connections; else to the agent itself.
+
+    So a gate that cannot run costs what it would have given, and no device the way to its agent.
+    """
+    return spec.gate.enabled and available(deployment)
+
+
+def image_to_run(
+    agent: MedplumAgent, spec: MedplumAgentSpec, live: Mapping[str, Any] | None, *, ours: str | None
+) -> str | None:
+    """The gate's image: ours, but the one that runs as long as nothing else about the gate changes.
+
+    A new release of the operator alone is no reason to interrupt any device.
+    """
+    if live is None:
+        return ours
+    template = (live.get("spec") or {}).get("template") or {}
+    containers = (template.get("spec") or {}).get("containers") or [{}]
+    running = containers[0].get("image")
+    if not isinstance(running, str):
+        return ours
+    unchanged = first_difference(render_gate_pod(agent, spec, image=running), template) is None
+    return running if unchanged or ours is None else ours
+
+
+def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
+    """The template of the gate's pods."""
+    wanted = spec.gate
+    ports = list(enumerate(spec.channels, start=FIRST_PORT))
+    flags = [
+        f"--namespace={agent.namespace}",
+        f"--service={agent.name}-agent",
+        *(f"--channel={channel.name}:{channel.protocol}:{port}" for port, channel in ports),
+        f"--hold-seconds={wanted.hold_seconds}",
+        f"--answer-seconds={wanted.answer_seconds}",
+        f"--grace-seconds={GRACE_SECONDS}",
+        f"--max-message-bytes={wanted.max_message_mebibytes * 1024 * 1024}",
+        f"--max-connections={wanted.max_connections}",
+        f"--max-connections-per-address={wanted.max_connections_per_address}",
+        f"--http-port={HTTP_PORT}",
+        *(() if wanted.send_again else ("--no-send-again",)),
+    ]
+    resources = (
+        wanted.resources.model_dump(by_alias=True, exclude_defaults=True, mode="json") if wanted.resources else None
+    )
+    return {
+        "metadata": {
+            "labels": {**gate_selector(agent), names.INSTANCE_LABEL: agent.name, names.COMPONENT_LABEL: "gate"},
+            "annotations": {"kubectl.kubernetes.io/default-container": "gate"},
+        },
+        "spec": {
+            "serviceAccountName": gate_name(agent),
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": LEAVE_SECONDS + GRACE_SECONDS + 5,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            # Two gates on two nodes, where there are two: a node's end then takes one.
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": gate_selector(agent)},
+                }
+            ],
+            "containers": [
+                {
+                    "name": "gate",
+                    "image": image,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": [PROGRAM],
+                    "args": flags,
+                    "ports": [
+                        *({"name": c.name, "containerPort": port, "protocol": "TCP"} for port, c in ports),
+                        {"containerPort": HTTP_PORT, "protocol": "TCP"},
+                    ],
+                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": HTTP_PORT}, "periodSeconds": 1},
+                    "livenessProbe": {
+                        "httpGet": {"path": "/healthz", "port": HTTP_PORT},
+                        "periodSeconds": 10,
+                        "failureThreshold": 6,
+                    },
+                    "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
+                    "resources": resources or _RESOURCES,
+                    "securityContext": _SECURITY,
+                }
+            ],
+        },
+    }

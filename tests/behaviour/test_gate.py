@@ -1,0 +1,119 @@
+"""The gate's objects on a real API server: made, led to, left alone, gone past.
+
+Its pods are simulated; what passes through a gate is tested in `tests/gate` and `tests/node`.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.behaviour.audit import writes_of_the_operator
+from tests.behaviour.world import GATE_IMAGE, agent_manifest
+
+if TYPE_CHECKING:
+    from tests.behaviour.world import World
+
+TO_GATE = {"agents.medplum.com/gate-of": "front-desk", "app.kubernetes.io/name": "medplum-agent-gate"}
+TO_AGENT = {"agents.medplum.com/agent": "front-desk", "app.kubernetes.io/name": "medplum-agent"}
+
+
+def leads_to(world: World) -> dict[str, str]:
+    """What the Service selects."""
+    found: dict[str, str] = world.read("service", "front-desk")["spec"]["selector"]
+    return found
+
+
+def set_gate(world: World, **spec: Any) -> None:
+    """Change `spec.gate`."""
+    world.apply(agent_manifest(gate=spec))
+
+
+@pytest.fixture
+def gated(world: World) -> World:
+    """An agent whose devices go through a gate."""
+    world.install(gate={"enabled": True})
+    world.wait(lambda: leads_to(world) == TO_GATE, "the Service leads to the gate")
+    world.wait_for_phase("Running", "5.1.14")
+    return world
+
+
+def test_a_gate_is_made_and_led_to(gated: World) -> None:
+    """Two pods, a Service that tells where the agent is, and the right to see that and nothing else; all of it owned."""
+    uid = gated.agent()["metadata"]["uid"]
+    for kind, name in (
+        ("deployment", "front-desk-gate"),
+        ("service", "front-desk-agent"),
+        ("serviceaccount", "front-desk-gate"),
+        ("rolebinding", "front-desk-gate"),
+        ("pdb", "front-desk-gate"),
+    ):
+        [owner] = gated.read(kind, name)["metadata"]["ownerReferences"]
+        assert (uid, True) == (owner["uid"], owner["controller"])
+    pods = gated.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
+    assert [GATE_IMAGE, GATE_IMAGE] == [pod["spec"]["containers"][0]["image"] for pod in pods]
+    account = f"system:serviceaccount:{gated.namespace}:front-desk-gate"
+
+    def may(verb: str, what: str) -> bool:
+        asked = gated.cluster.kubectl(
+            "auth", "can-i", verb, what, "--as", account, "--namespace", gated.namespace, check=False
+        )
+        return asked.stdout.strip() == "yes"
+
+    assert may("watch", "endpointslices.discovery.k8s.io")
+    assert not may("get", "pods")
+    assert not may("list", "secrets")
+    assert 1 == len(gated.pods()), "a gate's pod counts as an agent's"
+
+
+def test_a_gate_that_is_as_it_should_be_costs_no_write(gated: World) -> None:
+    """Also after a restart of the operator, and one of a newer release: its image is no reason to interrupt any device."""
+    gated.wait(lambda: gated.deployment("front-desk-gate")["status"].get("availableReplicas") == 2, "both gates")
+    since = datetime.now(UTC)
+    gated.operators[-1].stop()
+    gated.start_operator("--gate-image", "registry.test/medplum-agent-operator:9.9.9")
+    marker = datetime.now(UTC)
+    gated.wait(lambda: (datetime.now(UTC) - marker).total_seconds() > 4, "four seconds")
+    assert [] == writes_of_the_operator(gated, since)
+
+
+def test_a_change_of_the_gate_rolls_it_and_leaves_the_agent_alone(gated: World) -> None:
+    """Only the gate's Deployment changes."""
+    [before] = gated.pods()
+    set_gate(gated, enabled=True, holdSeconds=30)
+    gated.wait(
+        lambda: "--hold-seconds=30" in str(gated.deployment("front-desk-gate")["spec"]["template"]), "the new flag"
+    )
+    gated.wait_for_phase("Running", "5.1.14")
+    [after] = gated.pods()
+    assert before["metadata"]["uid"] == after["metadata"]["uid"]
+
+
+def test_a_gate_without_a_pod_is_gone_past(gated: World) -> None:
+    """The Service leads to the agent, status says so, and back to the gate when that takes connections again."""
+    gated.kubectl("delete", "pods", "-l", "agents.medplum.com/gate-of=front-desk", "--grace-period=0", "--force")
+    gated.wait(lambda: leads_to(gated) == TO_AGENT, "the Service leads to the agent")
+    gated.wait(lambda: gated.events("GateNotServing"), "it is told")
+    gated.wait(lambda: leads_to(gated) == TO_GATE, "the Service leads to the gate again")
+    gated.wait(lambda: "Note: no gate" not in gated.status()["plan"], "status is silent again")
+
+
+def test_a_gate_that_is_switched_off_goes_when_devices_are_led_past_it(gated: World) -> None:
+    """The agent is handed over, as its drain is another one without a gate; the gate's Deployment stays, without a pod."""
+    set_gate(gated, enabled=False)
+    gated.wait(lambda: leads_to(gated) == TO_AGENT, "the Service leads to the agent")
+    gated.wait(lambda: gated.deployment("front-desk-gate")["spec"]["replicas"] == 0, "no gate any more")
+    gated.wait_for_phase("Running", "5.1.14")
+    assert 2 == gated.recorder.most_running["front-desk"]
+
+
+def test_all_of_it_goes_with_the_agent(gated: World) -> None:
+    """By garbage collection: the operator deletes nothing."""
+    gated.kubectl("delete", "mpa", "front-desk")
+    gated.wait(
+        lambda: not gated.kubectl("get", "deployments,rolebindings,services", "-o", "name").strip(),
+        "nothing is left",
+        60,
+    )

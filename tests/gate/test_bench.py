@@ -1,0 +1,20 @@
+"""`make bench-gate`, small: it measures, it writes, and what is no timing holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_bench_measures_and_memory_is_bounded(tmp_path: Path) -> None:
+    """Ten messages of 16 MiB at once are in memory one after the other."""
+    command = [sys.executable, "-m", "tests.gate.bench", "--rounds", "1", "--devices", "5", "--idle", "100"]
+    subprocess.run([*command, "--output", str(tmp_path)], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    found = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
+    assert {"direct", "gate", "added"} == set(found["latency"])
+    assert found["throughput"]["gate"]["messages_per_second"] > 0
+    assert found["memory"]["idle_mib"] <= found["memory"]["large_peak_mib"] < 80

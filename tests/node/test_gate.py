@@ -1,0 +1,113 @@
+"""Changes behind a gate: devices keep their connections, and nothing is lost, refused, broken or repeated."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.node.clinic import ADDRESS
+
+if TYPE_CHECKING:
+    from tests.node.clinic import Clinic, TrafficRun
+
+pytestmark = pytest.mark.timeout(300)
+
+ENHANCED = f"{ADDRESS}?enhanced=true"
+NOTICED = ("lost", "unacknowledged", "refused", "reset", "closed", "unreachable", "timeouts")
+
+
+def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
+    """An agent whose devices go through a gate."""
+    clinic.install(version, gate={"enabled": True, **spec.pop("gate", {})}, **spec)
+    selector = {"agents.medplum.com/gate-of": "front-desk", "app.kubernetes.io/name": "medplum-agent-gate"}
+    clinic.wait(
+        lambda: clinic.read("service", "front-desk")["spec"]["selector"] == selector,
+        "the Service leads to the gate",
+        60,
+    )
+    clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=60s")
+
+
+def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:
+    """No device noticed anything but that answers took longer."""
+    overall: dict[str, Any] = traffic.report["overall"]
+    assert overall["sent"] > 100, traffic.text
+    assert dict.fromkeys(NOTICED, 0) == {name: overall[name] for name in NOTICED}, traffic.text
+    assert overall["repeated"] <= repeated, traffic.text
+    return overall
+
+
+@pytest.mark.parametrize("address", [pytest.param(ADDRESS, id="original"), pytest.param(ENHANCED, id="enhanced")])
+def test_no_device_notices_a_handoff(clinic: Clinic, address: str) -> None:
+    """5.1.14 to 5.1.15, also where the agent acknowledges on receipt and the server takes half a second."""
+    enhanced = address == ENHANCED
+    clinic.open(address=address, answerDelayMs=500 if enhanced else 0)
+    install_behind_a_gate(clinic, "5.1.14")
+    with clinic.traffic() as traffic:
+        entry = clinic.change("5.1.15")
+        time.sleep(2)
+    unnoticed(traffic)
+    assert "RollingHandoff" == entry["strategy"]
+
+
+def test_devices_get_one_slow_answer_in_a_forced_downgrade_and_back(clinic: Clinic) -> None:
+    """5.1.15 to 4.2.3, approved, and to 5.1.15 again: each time one agent stops before the other starts."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    with clinic.traffic() as traffic:
+        down = clinic.change("4.2.3", approval="4.2.3 CHG-1042")
+        time.sleep(2)
+        up = clinic.change("5.1.15")
+        time.sleep(2)
+    overall = unnoticed(traffic)
+    assert ("Recreate", "Recreate") == (down["strategy"], up["strategy"])
+    assert overall["longest_pause_seconds"] > 0.5, "nobody waited, so no agent was missing"
+
+
+def test_a_gate_that_ends_loses_nothing(clinic: Clinic) -> None:
+    """By force, without a word: its devices connect again, to the other gate, and send again what was not acknowledged."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    with clinic.traffic() as traffic:
+        gates = clinic.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
+        name = gates[0]["metadata"]["name"]
+        clinic.kubectl("delete", "pod", name, "--grace-period=0", "--force")
+        time.sleep(5)
+        clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=60s")
+    overall = traffic.report["overall"]
+    assert (0, 0) == (overall["lost"], overall["unacknowledged"]), traffic.text
+
+
+def test_gates_are_rolled_without_a_loss(clinic: Clinic) -> None:
+    """One at a time, each after it has finished the messages in hand: a long-lived connection is closed between two of them."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    with clinic.traffic() as traffic:
+        clinic.kubectl("patch", "mpa", "front-desk", "--type=merge", "-p", '{"spec":{"gate":{"holdSeconds":30}}}')
+        clinic.wait(
+            lambda: "--hold-seconds=30" in str(clinic.read("deployment", "front-desk-gate")["spec"]["template"]),
+            "the gate's new template",
+        )
+        clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=120s")
+        time.sleep(8)
+    overall = traffic.report["overall"]
+    assert (0, 0, 0, 0) == tuple(overall[name] for name in ("lost", "unacknowledged", "refused", "repeated")), (
+        traffic.text
+    )
+
+
+def test_a_gate_that_is_switched_off_is_gone_past(clinic: Clinic) -> None:
+    """Devices are led to the agent, then the gates end; nothing is lost."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    with clinic.traffic() as traffic:
+        clinic.kubectl("patch", "mpa", "front-desk", "--type=merge", "-p", '{"spec":{"gate":{"enabled":false}}}')
+        clinic.wait(
+            lambda: not clinic.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"], "no gate", 90
+        )
+        clinic.wait_for_phase("Running", "5.1.15", seconds=60)
+        time.sleep(2)
+    overall = traffic.report["overall"]
+    assert (0, 0, 0) == tuple(overall[name] for name in ("lost", "unacknowledged", "refused")), traffic.text

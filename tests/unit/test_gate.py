@@ -1,0 +1,185 @@
+"""What is rendered for a gate, when devices go through it, and when an agent's drain behind it ends."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.gate import drain_command, gate_selector, image_to_run, render_gate_pod
+from medplum_agent_operator.core.model import Config
+from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.pod_template import render_pod_template, selector
+from tests.builders import NOW, REPOSITORY, agent, observed, parsed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+IMAGE = "registry.example.org/operator:1"
+CONFIG = Config(image_repository=REPOSITORY, gate_image=IMAGE)
+
+
+def plan(spec: dict[str, Any], *, config: Config = CONFIG, **children: dict[str, Any]) -> Plan:
+    """The plan for an agent with this `spec.gate` and these live children."""
+    raw = agent("5.1.15", gate=spec)
+    owned = {part: _owned(child, raw) for part, child in children.items()}
+    return make_plan(observed(raw, children=owned), config=config, now=NOW)
+
+
+def _owned(child: dict[str, Any], raw: dict[str, Any]) -> dict[str, Any]:
+    owner = {"kind": "MedplumAgent", "name": raw["metadata"]["name"], "uid": raw["metadata"]["uid"], "controller": True}
+    return {
+        **child,
+        "metadata": {"name": "x", "resourceVersion": "1", **child.get("metadata", {}), "ownerReferences": [owner]},
+    }
+
+
+def body(plan: Plan, kind: str, name: str) -> dict[str, Any] | None:
+    """What is to be applied under that name."""
+    return next((dict(a.body) for a in plan.actions if (a.kind, a.name) == (kind, name)), None)
+
+
+def serving(replicas: int = 2) -> dict[str, Any]:
+    """A live gate that takes connections."""
+    own = parsed("5.1.15", gate={"enabled": True})
+    template = render_gate_pod(own, own.spec, image=IMAGE)
+    return {"spec": {"replicas": replicas, "template": template}, "status": {"availableReplicas": replicas}}
+
+
+NAME = parsed("5.1.15").name
+
+
+def test_without_a_gate_there_is_nothing_of_it() -> None:
+    """The Service leads to the agent."""
+    made = plan({})
+    assert {NAME, f"{NAME}-moves-by-handoff"} == {action.name for action in made.actions}
+    service = body(made, "Service", NAME)
+    assert service is not None
+    assert selector(parsed("5.1.15")) == service["spec"]["selector"]
+
+
+def test_a_new_gate_is_made_before_devices_are_led_to_it() -> None:
+    """Until it takes connections, they reach the agent directly; and that is told."""
+    made = plan({"enabled": True, "replicas": 3})
+    deployment, service = body(made, "Deployment", f"{NAME}-gate"), body(made, "Service", NAME)
+    assert deployment is not None
+    assert service is not None
+    assert 3 == deployment["spec"]["replicas"]
+    assert selector(parsed("5.1.15")) == service["spec"]["selector"]
+    assert Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings]
+    assert "devices reach the agent directly" in made.sentence
+
+
+def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
+    """The Service selects the gate's pods, by the names of its ports."""
+    made = plan({"enabled": True}, GateDeployment=serving())
+    service = body(made, "Service", NAME)
+    assert service is not None
+    assert gate_selector(parsed("5.1.15")) == service["spec"]["selector"]
+    assert ["adt"] == [port["targetPort"] for port in service["spec"]["ports"]]
+    assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
+
+
+def test_a_gate_that_takes_no_connections_is_gone_past() -> None:
+    """It costs what it would have given, and no device the way to its agent."""
+    made = plan({"enabled": True}, GateDeployment={**serving(), "status": {}})
+    service = body(made, "Service", NAME)
+    assert service is not None
+    assert selector(parsed("5.1.15")) == service["spec"]["selector"]
+
+
+def test_a_gate_that_is_switched_off_goes_on_until_devices_are_led_past_it() -> None:
+    """First the Service, and once that is so, no replicas. Nothing is deleted."""
+    to_gate = {"spec": {"selector": gate_selector(parsed("5.1.15"))}}
+    to_agent = {"spec": {"selector": selector(parsed("5.1.15"))}}
+    first = plan({}, GateDeployment=serving(), Service=to_gate)
+    assert body(first, "Deployment", f"{NAME}-gate") is None
+    service = body(first, "Service", NAME)
+    assert service is not None
+    assert selector(parsed("5.1.15")) == service["spec"]["selector"]
+    second = body(plan({}, GateDeployment=serving(), Service=to_agent), "Deployment", f"{NAME}-gate")
+    assert second is not None
+    assert 0 == second["spec"]["replicas"]
+
+
+def test_a_stranger_s_deployment_of_the_gate_s_name_is_left_alone() -> None:
+    """Where a gate is wanted it is in the way, and said so; where none is, it is nobody's business."""
+    raw, stranger = agent("5.1.15", gate={"enabled": True}), {"metadata": {"name": f"{NAME}-gate"}, "spec": {}}
+    wanted = make_plan(observed(raw, children={"GateDeployment": stranger}), config=CONFIG, now=NOW)
+    assert (Reason.NAME_TAKEN, ()) == (wanted.reason, wanted.actions)
+    assert f"Deployment {NAME}-gate" in wanted.sentence
+    unwanted = make_plan(observed(agent("5.1.15"), children={"GateDeployment": stranger}), config=CONFIG, now=NOW)
+    assert unwanted.actions
+    assert body(unwanted, "Deployment", f"{NAME}-gate") is None
+
+
+def test_a_new_release_of_the_operator_leaves_a_gate_as_it_is() -> None:
+    """Its image is taken with the next change of the gate itself."""
+    one = parsed("5.1.15", gate={"enabled": True})
+    assert IMAGE == image_to_run(one, one.spec, serving(), ours="registry.example.org/operator:2")
+    other = parsed("5.1.15", gate={"enabled": True, "holdSeconds": 30})
+    assert "registry.example.org/operator:2" == image_to_run(
+        other, other.spec, serving(), ours="registry.example.org/operator:2"
+    )
+    assert IMAGE == image_to_run(other, other.spec, serving(), ours=None)
+
+
+def test_without_a_known_image_there_is_no_gate() -> None:
+    """And what to do about it is said."""
+    made = plan({"enabled": True}, config=Config(image_repository=REPOSITORY))
+    assert body(made, "Deployment", f"{NAME}-gate") is None
+    assert "--gate-image" in made.sentence
+
+
+def test_only_behind_a_gate_does_the_drain_end_early() -> None:
+    """Without one, connections are devices' own, and last."""
+    for spec, kind in (({}, "sleep"), ({"enabled": True}, "exec")):
+        one = parsed("5.1.15", gate=spec)
+        template = render_pod_template(one, one.spec, image="x")
+        assert [kind] == list(template["spec"]["containers"][0]["lifecycle"]["preStop"])
+
+
+@pytest.fixture
+def port() -> Iterator[socket.socket]:
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def drain(port: socket.socket, seconds: int) -> subprocess.Popen[bytes]:
+    """Start an agent's drain, as the kubelet does."""
+    one = parsed(
+        "5.1.15",
+        channels=[{"name": "lab", "port": 1}, {"name": "adt", "port": port.getsockname()[1]}],
+        handoff={"drainSeconds": seconds},
+        gate={"enabled": True},
+    )
+    return subprocess.Popen(drain_command(one.spec))
+
+
+def test_a_drain_ends_when_nobody_is_connected_any_more(port: socket.socket) -> None:
+    """It goes on for as long as somebody is; after that it ends at once, with code 0."""
+    with socket.create_connection(port.getsockname()), drain(port, 60) as running:
+        accepted, _ = port.accept()
+        time.sleep(2)
+        assert running.poll() is None
+        accepted.close()
+    assert 0 == running.wait(5)
+
+
+def test_a_drain_where_nobody_was_connected_waits_for_a_second(port: socket.socket) -> None:
+    """So long may a gate take to hear that the agent is about to end."""
+    begun = time.monotonic()
+    with drain(port, 60) as running:
+        assert 0 == running.wait(30)
+    assert 0.9 < time.monotonic() - begun
+
+
+def test_a_drain_is_no_longer_than_it_may_be(port: socket.socket) -> None:
+    """Somebody stays connected."""
+    with socket.create_connection(port.getsockname()), drain(port, 1) as running:
+        assert 0 == running.wait(30)
