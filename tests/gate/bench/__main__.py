@@ -148,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.gate.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=50, help="of 100 messages each, direct and through the gate (50)")
     parser.add_argument("--devices", type=int, default=50, help="at once, for the throughput (50)")
+    parser.add_argument("--idle", type=int, default=1000, help="connections, for the memory (1000)")
     parser.add_argument(
         "--output", type=Path, default=ROOT / "build" / "bench", help="folder for gate.json (build/bench)"
     )
