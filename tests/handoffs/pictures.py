@@ -53,7 +53,8 @@ class PodTimes:
 
 
 @contextmanager
-def _watched(clinic: Clinic) -> Iterator[PodTimes]:
+def watched(clinic: Clinic) -> Iterator[PodTimes]:
+    """Note these times for the block."""
     cluster, times = clinic.cluster, PodTimes()
     watch = subprocess.Popen(
         [
@@ -99,7 +100,7 @@ def panels(open_clinic: OpenClinic) -> tuple[Panel, ...]:
 
 
 def _panel(open_clinic: OpenClinic, title: str, version: str, mark: str, change: Callable[[Clinic], None]) -> Panel:
-    with open_clinic() as clinic, _watched(clinic) as times:
+    with open_clinic() as clinic, watched(clinic) as times:
         clinic.install(version)
         with clinic.traffic(shapes=SHAPES) as traffic:
             time.sleep(BEFORE_SECONDS + 1)

@@ -50,9 +50,9 @@ def summary(results: Results) -> str:
     heads, rows = _bar_rows(results)
     parts = [
         f"{results.date}. {_machine(results)}",
-        _markdown(heads, rows),
-        _markdown(*_row_table(results.figures)),
-        _markdown(*_gap_table(results.figures)),
+        markdown(heads, rows),
+        markdown(*_row_table(results.figures)),
+        markdown(*_gap_table(results.figures)),
         _prose(results.figures),
         "Versions: " + ", ".join(f"{name} {version}" for name, version in results.versions.items()) + ".",
     ]
@@ -62,12 +62,12 @@ def summary(results: Results) -> str:
 def show(results: Results, console: Console) -> None:
     """Print every figure, then the bars."""
     console.print(f"\n{results.date}. {_machine(results)}")
-    console.print(_table("Under traffic", *_row_table(results.figures)))
-    console.print(_table("The gap of a forced downgrade, 5.1.15 to 4.2.3", *_gap_table(results.figures)))
+    console.print(table("Under traffic", *_row_table(results.figures)))
+    console.print(table("The gap of a forced downgrade, 5.1.15 to 4.2.3", *_gap_table(results.figures)))
     console.print(_prose(results.figures))
     heads, rows = _bar_rows(results)
     marked = [[*row[:-1], "[green]kept[/]" if row[-1] == "yes" else "[bold red]missed[/]"] for row in rows]
-    console.print(_table(TITLE, heads, marked))
+    console.print(table(TITLE, heads, marked))
 
 
 def _bar_rows(results: Results) -> tuple[list[str], list[list[str]]]:
@@ -148,13 +148,15 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms"
 
 
-def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(*heads, title=title)
+def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """For a terminal."""
+    made = Table(*heads, title=title)
     for row in rows:
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
-def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """For a document."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.handoffs.figures import Handoffs, overlaps
 from tests.node.clinic import AGENT
@@ -21,9 +21,20 @@ FREE: Final = {"approval": "BelowZeroDowntime"}
 APART_SECONDS: Final = 1.0
 
 
-def hand_over(clinic: Clinic, times: int, *, done: Callable[[], None] = lambda: None) -> Handoffs:
-    """Change from 5.1.14 to 5.1.15, back, and so on. The clinic must be open and without an agent."""
-    clinic.install(VERSIONS[0], downgradePolicy=FREE)
+def hand_over(
+    clinic: Clinic,
+    times: int,
+    *,
+    done: Callable[[], None] = lambda: None,
+    ready: Callable[[Clinic], None] = lambda _: None,
+    **spec: Any,
+) -> Handoffs:
+    """Change from 5.1.14 to 5.1.15, back, and so on. The clinic must be open and without an agent.
+
+    `spec` is more of the agent's; `ready` waits for whatever else has to be there before traffic flows.
+    """
+    clinic.install(VERSIONS[0], downgradePolicy=FREE, **spec)
+    ready(clinic)
 
     def change(number: int) -> None:
         clinic.change(VERSIONS[(number + 1) % 2])

@@ -92,6 +92,20 @@ def run(options: Options) -> tuple[Results, tuple[Panel, ...]]:
     return results, drawn
 
 
+@contextmanager
+def open_clinic(cluster: Cluster, lives: LifeRecorder, **settings: Any) -> Iterator[Clinic]:
+    """A clinic in a namespace of its own, its server running; what both recorders saw is judged at the end."""
+    with cluster.namespace("clinic") as namespace, recording(cluster, namespace) as recorder:
+        cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+        clinic = Clinic(cluster, namespace, cluster.folder, recorder, lives_recorder=lives)
+        clinic.open(**settings)
+        yield clinic
+    if recorder.violations:
+        raise AssertionError(f"by the API's word: {recorder.violations}")
+    # The next one shall have the cores for itself.
+    cluster.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=90s")
+
+
 @dataclass(frozen=True, slots=True)
 class _Phases:
     cluster: Cluster
@@ -134,15 +148,8 @@ class _Phases:
 
     @contextmanager
     def _clinic(self, **settings: Any) -> Iterator[Clinic]:
-        with self.cluster.namespace("clinic") as namespace, recording(self.cluster, namespace) as recorder:
-            self.cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
-            clinic = Clinic(self.cluster, namespace, self.cluster.folder, recorder, lives_recorder=self.lives)
-            clinic.open(**settings)
+        with open_clinic(self.cluster, self.lives, **settings) as clinic:
             yield clinic
-        if recorder.violations:
-            raise AssertionError(f"by the API's word: {recorder.violations}")
-        # The next one shall have the cores for itself.
-        self.cluster.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=90s")
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.bench.machine import Machine
-from tests.handoffs import report
+from tests.handoffs import behind_gate, report
 from tests.handoffs.figures import Downgrades, Figures, Handoffs, OperatorStart, bars, overlaps
 from tests.handoffs.run import Results
 
@@ -130,3 +130,39 @@ def test_results_are_written_for_people_and_programs(tmp_path: Path) -> None:
     assert 2 == len(found["figures"]["original"]["handoffs"])
     assert 0.533 == found["figures"]["downgrades_absent"]["ratio_of_medians"]
     assert "| 0 | 1 | **no** |" in (tmp_path / report.SUMMARY).read_text()
+
+
+def behind_a_gate() -> behind_gate.Figures:
+    """Those of a run that kept every promise."""
+    row = handoffs(counted(most_breaks_on_one_connection=0))
+    change = behind_gate.Recreate("down 0", longest_pause=2.5, gap=2.4, noticed=0)
+    return behind_gate.Figures(row, row, (change, change), dict.fromkeys(behind_gate.NOTICED, 0), 20, ())
+
+
+def test_a_good_run_behind_a_gate_keeps_every_promise() -> None:
+    """And is told in three tables."""
+    promised = behind_gate.bars(behind_a_gate())
+    assert [] == [bar for bar in promised if not bar.kept]
+    assert [13, 2, 1] == [len(rows) for _, _, rows in behind_gate.summary(behind_a_gate(), promised)]
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        (
+            {"original": handoffs(counted(most_breaks_on_one_connection=0, repeated=1))},
+            "repeated, 1 handoffs, original",
+        ),
+        ({"enhanced": handoffs(counted(most_breaks_on_one_connection=0, lost=1))}, "lost, 1 handoffs, enhanced"),
+        ({"enhanced": handoffs(counted(most_breaks_on_one_connection=1))}, "connections broken, 1 handoffs, enhanced"),
+        ({"noticed": {"reset": 1}}, "lost, refused, broken, repeated, 2 forced"),
+        ({"recreates": (behind_gate.Recreate("down 0", 3.0, 2.0, 0),)}, "longest answer"),
+        ({"violations": ("two at once",)}, "two agents at once"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_bad_figure_behind_a_gate_misses_its_promise_and_no_other(change: dict[str, Any], promise: str) -> None:
+    """Each bar is able to say no."""
+    missed = [bar.promise for bar in behind_gate.bars(replace(behind_a_gate(), **change)) if not bar.kept]
+    assert 1 == len(missed)
+    assert missed[0].startswith(promise)

@@ -111,3 +111,48 @@ def test_a_gate_that_is_switched_off_is_gone_past(clinic: Clinic) -> None:
         time.sleep(2)
     overall = traffic.report["overall"]
     assert (0, 0, 0) == tuple(overall[name] for name in ("lost", "unacknowledged", "refused")), traffic.text
+
+
+def test_a_killed_agent_is_one_slow_answer(clinic: Clinic) -> None:
+    """SIGKILL in the middle of the traffic: what it had not answered goes to the one that its container starts next, perhaps twice."""
+    if not clinic.cluster.machines:
+        pytest.skip("processes of a cluster that the tests did not start cannot be killed")
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    [pod] = clinic.pods()
+    agent = next(each for each in pod["status"]["containerStatuses"] if each["name"] == "agent")
+    with clinic.traffic() as traffic:
+        machine = next(each for each in clinic.cluster.machines if each.name == pod["spec"]["nodeName"])
+        machine.ctr("tasks", "kill", "--signal", "SIGKILL", agent["containerID"].removeprefix("containerd://"))
+        clinic.wait(lambda: restarts(clinic) == 1, "its container starts anew")
+        clinic.wait_for_phase("Running", "5.1.15")
+        time.sleep(3)
+    unnoticed(traffic, repeated=30)
+
+
+def restarts(clinic: Clinic) -> int:
+    """How often the agent's container was started anew."""
+    return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in clinic.pods())
+
+
+def test_a_drain_of_the_node_of_agent_and_gate(clinic: Clinic) -> None:
+    """Both leave it: the agent by a handoff, the gate between two messages. Devices connect again, and nothing is lost or refused."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    [pod] = clinic.pods()
+    node = pod["spec"]["nodeName"]
+    ours = "agents.medplum.com/agent=front-desk", "agents.medplum.com/gate-of=front-desk"
+    with clinic.traffic() as traffic:
+        try:
+            for selector in ours:
+                clinic.kubectl(
+                    *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s"),
+                    f"--pod-selector={selector}",
+                )
+            time.sleep(8)
+        finally:
+            clinic.kubectl("uncordon", node)
+    overall = traffic.report["overall"]
+    assert (0, 0, 0, 0) == tuple(overall[name] for name in ("lost", "unacknowledged", "refused", "repeated")), (
+        traffic.text
+    )

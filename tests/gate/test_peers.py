@@ -1,0 +1,199 @@
+"""The gate between HL7 implementations that are not ours: upstream's own client and server, before and from 5.0.0, and hl7apy's server.
+
+Upstream's run on Node.js, from the npm package that the agent itself is made of; they are installed once into the cache folder, by
+tests/gate/peers/package-lock.json. Without node and npm those tests are skipped, and say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import threading
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hl7apy.mllp import AbstractHandler, MLLPServer  # type: ignore[import-untyped]
+
+from tests.cluster.toolchain import cache_folder
+from tests.gate.actors import device, until
+from tests.gate.conftest import gate
+from tests.gate.scene import message
+from tests.node.conftest import REQUIRED
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+HERE: Final = Path(__file__).parent / "peers"
+OLD, NEW = "hl7-before-5", "hl7-from-5"
+A, B, C = message("A"), message("B"), message("C")
+
+
+@pytest.fixture(scope="session")
+def modules() -> Path:
+    """The folder with upstream's libraries, as the lock file has them."""
+    if not (shutil.which("node") and shutil.which("npm")):
+        reason = "upstream's HL7 client and server need node and npm"
+        if os.environ.get(REQUIRED):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    lock = (HERE / "package-lock.json").read_bytes()
+    folder = cache_folder() / "peers" / hashlib.sha256(lock).hexdigest()[:16]
+    if not (folder / "done").exists():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        partial.mkdir(parents=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / name, partial)
+        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        subprocess.run(command, cwd=partial, check=True, capture_output=True, timeout=240)
+        (partial / "done").touch()
+        with contextlib.suppress(OSError):  # another process was as quick
+            partial.rename(folder)
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder / "node_modules"
+
+
+@dataclass
+class Peer:
+    """A server of upstream's."""
+
+    port: int
+    got: list[str]
+    process: asyncio.subprocess.Process
+
+    async def read(self) -> None:
+        """Note each control id that it prints."""
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.got.append(line.decode().strip())
+
+
+async def _node(modules: Path, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *("node", str(HERE / "peer.cjs"), *arguments),
+        env={**os.environ, "NODE_PATH": str(modules)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+@asynccontextmanager
+async def server(modules: Path, library: str) -> AsyncIterator[Peer]:
+    """Run upstream's server on a free port."""
+    process = await _node(modules, library, "server", "0")
+    assert process.stdout is not None
+    try:
+        peer = Peer(int(await process.stdout.readline()), [], process)
+        reading = asyncio.create_task(peer.read())
+        yield peer
+        reading.cancel()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def client(modules: Path, library: str, port: int, *names: str) -> list[str]:
+    """Let upstream's client send messages of these control ids, one after the other; what it was answered."""
+    process = await _node(modules, library, "client", str(port), *names)
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert 0 == process.returncode, said.decode()
+    return said.decode().split("\n")[:-1]
+
+
+@pytest.mark.parametrize("sender", [OLD, NEW])
+@pytest.mark.parametrize("receiver", [OLD, NEW])
+async def test_upstream_s_client_and_server(modules: Path, sender: str, receiver: str) -> None:
+    """Each message arrives once, in order, and each is answered to the one who asked."""
+    names = [f"M{number}" for number in range(50)]
+    async with server(modules, receiver) as peer, gate(peer.port) as running:
+        assert [f"AA {name}" for name in names] == await client(modules, sender, running.port, *names)
+        assert names == peer.got
+
+
+async def test_a_move_in_the_middle_from_an_old_server_to_a_new_one(modules: Path) -> None:
+    """Upstream's client notices nothing: its one connection stays, and every message has its answer."""
+    names = [f"M{number}" for number in range(600)]
+    async with server(modules, OLD) as old, server(modules, NEW) as new, gate(old.port) as running:
+        sending = asyncio.create_task(client(modules, NEW, running.port, *names))
+        await until(lambda: len(old.got) > 50)
+        running.ready(new.port)
+        assert [f"AA {name}" for name in names] == await sending
+        await until(lambda: len(old.got) + len(new.got) == len(names))
+        assert names == old.got + new.got
+        assert new.got
+
+
+AWKWARD = [
+    pytest.param([A + B + C], ["A", "B", "C"], id="three in one write"),
+    pytest.param([bytes([one]) for one in A], ["A"], id="byte by byte"),
+    pytest.param([A[:-1], A[-1:], B], ["A", "B"], id="cut between its last two bytes"),
+    pytest.param([b"\r\n" + A, b"\0" + B], ["A", "B"], id="junk before"),
+    pytest.param([b"\x0b\x1c\r", A], ["A"], id="an empty frame first"),
+    pytest.param([b"\x0bPID|1\r\x1c\r", A], ["A"], id="a frame without MSH first"),
+    pytest.param([message("A", text="x" * (65_537 - len(A)))], ["A"], id="65,537 bytes"),
+    pytest.param([message("A", text="x" * (131_073 - len(A)))], ["A"], id="131,073 bytes"),
+    pytest.param([message("A", text="x" * 3_000_000)], ["A"], id="3 MB"),
+]
+
+
+@pytest.mark.parametrize("receiver", [OLD, NEW])
+@pytest.mark.parametrize(("parts", "names"), AWKWARD)
+async def test_what_upstream_s_server_would_lose_or_choke_on(
+    modules: Path, receiver: str, parts: list[bytes], names: list[str]
+) -> None:
+    """Through the gate every message is answered, and good ones after bad ones are too."""
+    async with server(modules, receiver) as peer, gate(peer.port) as running, device(running.port) as sender:
+        for part in parts:
+            sender.send(part)
+            await sender.writer.drain()
+            await asyncio.sleep(0.002)
+        assert [("AA", name) for name in names] == await sender.answers(len(names))
+        assert names == peer.got
+
+
+async def test_without_the_gate_an_old_server_does_lose_them(modules: Path) -> None:
+    """Three in one write become one message: so the tests above are able to fail."""
+    async with server(modules, OLD) as peer, device(peer.port) as sender:
+        sender.send(A, B, C)
+        await sender.answer()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await sender.answer()
+
+
+class Acknowledge(AbstractHandler):  # type: ignore[misc] # hl7apy has no types
+    """Answers as hl7apy's own example does."""
+
+    got: Final[list[str]] = []
+
+    def reply(self) -> str:
+        """An ACK with the control id."""
+        name = self.incoming_message.split("|")[9]
+        self.got.append(name)
+        return f"\x0bMSH|^~\\&|A|B|C|D|20261125||ACK|1|P|2.5\rMSA|AA|{name}\r\x1c\r"
+
+
+@pytest.fixture
+def hl7apy_server() -> Iterator[int]:
+    """A server of hl7apy's on a free port."""
+    Acknowledge.got.clear()
+    with MLLPServer("127.0.0.1", 0, {"ADT^A01": (Acknowledge,), "ADT^A01^ADT_A01": (Acknowledge,)}) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running.server_address[1]
+        running.shutdown()
+
+
+async def test_hl7apy_s_server(hl7apy_server: int) -> None:
+    """Another framing of the same standard, which answers one message and closes: so it does through the gate, and no answer is changed."""
+    async with gate(hl7apy_server) as running:
+        for name in ("A", "B", "C"):
+            async with device(running.port) as sender:
+                sender.send(message(name))
+                assert ("AA", name) == await sender.answer()
+        assert ["A", "B", "C"] == Acknowledge.got
