@@ -13,7 +13,7 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate clean
+.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -42,7 +42,7 @@ demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under
 
 test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
 	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/node
-	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/node
+	@$(BIN)/python -m pytest $(if $(E2E_KUBECONFIG),-n 0,-n 2 --dist worksteal) tests/node
 
 lint: $(STAMP) ## ruff, mypy --strict, the import contract
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/lint-imports --no-logo
@@ -71,6 +71,9 @@ bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench
 
 bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agents change (as root); figures and picture go to build/bench/
 	@$(BIN)/python -m tests.handoffs
+
+bench-gate-handoff: $(STAMP) ## Measure on real nodes what devices notice of changes behind a gate (as root); figures go to build/bench/
+	@$(BIN)/python -m tests.handoffs.behind_gate
 
 bench-gate: $(STAMP) ## Measure what the gate costs: latency, throughput, CPU, memory; figures go to build/bench/
 	@$(BIN)/python -m tests.gate.bench

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tests.behaviour.audit import writes_of_the_operator
 from tests.behaviour.world import GATE_IMAGE, agent_manifest
+from tests.operator_process import ROOT
 
 if TYPE_CHECKING:
     from tests.behaviour.world import World
@@ -117,3 +119,16 @@ def test_all_of_it_goes_with_the_agent(gated: World) -> None:
         "nothing is left",
         60,
     )
+
+
+def test_the_sample_of_network_policies_is_taken_by_the_api_server(gated: World) -> None:
+    """It selects the pods that there are. Whether it is enforced is the cluster's network's affair, and not tested."""
+    rendered = gated.cluster.kubectl("kustomize", str(ROOT / "manifests" / "network-policy")).stdout
+    policies = [
+        policy | {"metadata": policy["metadata"] | {"namespace": gated.namespace}}
+        for policy in yaml.safe_load_all(rendered)
+    ]
+    gated.cluster.apply(*policies, namespace=gated.namespace)
+    for policy in policies:
+        selected = ",".join(f"{key}={value}" for key, value in policy["spec"]["podSelector"]["matchLabels"].items())
+        assert gated.read("pods", "-l", selected)["items"]
