@@ -265,6 +265,14 @@ def test_messages_of_a_device_that_has_gone_are_counted_if_they_find_no_agent() 
     assert (Ending.NO_AGENT, 3) == (scene.ending, scene.notes[Kind.UNDELIVERED])
 
 
+def test_a_message_that_is_too_long_behind_one_that_finds_no_agent_is_no_endless_story() -> None:
+    """Both are given up: the gate looked for more behind it for ever, found by a made-up story."""
+    scene = (
+        Scene(None, hold_seconds=20, frame_bytes=200).sends(A, B, message("C", text="x" * 300)).finishes().passes(21)
+    )
+    assert (Ending.NO_AGENT, 2) == (scene.ending, scene.notes[Kind.UNDELIVERED])
+
+
 def test_half_a_message_never_reaches_an_agent() -> None:
     """The device closed in the middle of it."""
     scene = Scene().sends(A[:-1]).finishes()

@@ -28,7 +28,7 @@ class Junk:
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A frame that does not end within the limit. Nothing after it can be read."""
+    """A frame that does not end within the limit. What was read of it, and after it, is gone."""
 
     size: int
 
@@ -75,15 +75,20 @@ class Deframer:
         if end < 0:
             # The last byte may be the first of the two that end it.
             self._searched = max(len(buffer) - 1, 0)
-            return TooLong(len(buffer)) if len(buffer) >= self._limit else None
+            return self._too_long(len(buffer)) if len(buffer) >= self._limit else None
         size = end + len(END)
         if size > self._limit:
-            return TooLong(size)
+            return self._too_long(size)
         # The frame keeps the memory; what follows it, usually nothing, moves to a new place.
         self._buffer = buffer[size:]
         self._searched = 0
         del buffer[size:]
         return Frame(buffer)
+
+    def _too_long(self, size: int) -> TooLong:
+        """Said once: what is held goes, or whoever asks until there is nothing more would ask for ever."""
+        self.clear()
+        return TooLong(size)
 
     def clear(self) -> None:
         """Forget what is held."""
