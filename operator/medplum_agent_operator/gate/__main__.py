@@ -123,7 +123,7 @@ class Gate:
                 relay = StreamRelay(
                     route=route, hold_seconds=rules.hold_seconds, connections=connections, counters=counters
                 )
-            counters.count_devices(relay.devices_connected)
+            counters.count_devices(relay.connected)
             self._relays[channel] = relay
 
     @property

@@ -1,6 +1,7 @@
 """The little of HL7 v2 that the gate reads: whose message a frame is (MSH-10), and which one an answer is about (MSA-1, MSA-2).
 
-Used by `conversation`. Bytes in, bytes out: nothing is decoded, no charset assumed, and nothing else of a message is looked at.
+Used by `conversation`. Bytes in, bytes out: nothing is decoded, no charset assumed, and nothing else of a message is looked at,
+but for a log at DEBUG (MSH-9).
 Source: HL7 v2.5.1 chapter 2: 2.5.3 (separators), 2.9 (acknowledgement), 2.10.3 (batches), 2.15.8 (MSA), 2.15.9 (MSH).
 """
 
@@ -11,6 +12,7 @@ from typing import Final
 Bytes = bytes | bytearray
 
 _HEADERS: Final = (b"MSH", b"FHS", b"BHS")
+_TYPE: Final = 8
 _CONTROL_ID: Final = 9  # MSH-1 is the separator itself, so MSH-2 stands at index 1
 _COMMIT: Final = frozenset({b"CA", b"CE", b"CR"})
 _LONGEST_HEADER: Final = 4096
@@ -49,6 +51,18 @@ def control_ids(frame: Bytes) -> frozenset[bytes]:
     """
     fields = (_fields(frame, at) for at in _segments(frame, b"MSH"))
     return frozenset(found[_CONTROL_ID] for found in fields if len(found) > _CONTROL_ID and found[_CONTROL_ID])
+
+
+def describe(frame: Bytes) -> str:
+    r"""Type and control id of a frame's first message, for the log at DEBUG and nowhere else.
+
+    >>> describe(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A01|4711|P|2.5\rPID|1||NAME\r\x1c\r")
+    'ADT^A01 4711'
+    """
+    for at in _segments(frame, b"MSH"):
+        fields = [*_fields(frame, at), *[b""] * (_CONTROL_ID + 1)]
+        return f"{fields[_TYPE].decode(errors='replace')} {fields[_CONTROL_ID].decode(errors='replace')}"
+    return "a message without an MSH"
 
 
 def answer_of(frame: Bytes) -> Answer:

@@ -1,13 +1,15 @@
-"""What a gate has seen, for Prometheus: numbers for each channel, never a word of a message or the name of a device.
+"""What a gate has seen, for Prometheus: numbers for each channel, never a word of a message. Of devices, their addresses.
 
 Made by `__main__`; `relay` and `streams` count here. Names follow https://prometheus.io/docs/practices/naming/.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from medplum_agent_operator.gate.effects import Ending, Kind
 
@@ -59,6 +61,8 @@ class Metrics:
         self._devices = Gauge(
             "medplum_agent_gate_devices", "Connections of devices.", ["channel"], registry=self.registry
         )
+        self._addresses = _Addresses()
+        self.registry.register(self._addresses)
         self._refusals = self._counter("connections_refused", "Connections that were over a limit.")
         self._closed = Counter(
             "medplum_agent_gate_connections_closed",
@@ -70,7 +74,9 @@ class Metrics:
     def channel(self, name: str) -> "ChannelMetrics":
         """Return what one channel counts with."""
         return ChannelMetrics(
+            name=name,
             devices=self._devices.labels(name),
+            addresses=self._addresses,
             counted={kind: counter.labels(name) for kind, counter in self._counters.items()},
             answered=self._answered.labels(name),
             held=self._held.labels(name),
@@ -89,11 +95,32 @@ class Metrics:
         )
 
 
+class _Addresses(Collector):
+    """Connections by the address that they come from, counted when somebody asks: those that have gone leave nothing behind."""
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Callable[[], Mapping[str, int]]] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each channel and address."""
+        family = GaugeMetricFamily(
+            "medplum_agent_gate_device_connections",
+            "Connections of devices, by address: the agent sees the gate's own.",
+            labels=["channel", "address"],
+        )
+        for channel, connected in self.channels.items():
+            for address, number in connected().items():
+                family.add_metric([channel, address], number)
+        yield family
+
+
 @dataclass(slots=True)
 class ChannelMetrics:
     """Counts for one channel."""
 
+    name: str
     devices: Gauge
+    addresses: _Addresses
     counted: Mapping[Kind, Counter]
     answered: Histogram
     held: Histogram
@@ -103,9 +130,10 @@ class ChannelMetrics:
     closed: Mapping[Ending, Counter]
     longest: float = 0
 
-    def count_devices(self, count: Callable[[], int]) -> None:
-        """`count` tells how many are connected, whenever that is asked."""
-        self.devices.set_function(count)
+    def count_devices(self, connected: Callable[[], Mapping[str, int]]) -> None:
+        """`connected` tells how many are, by address, whenever that is asked."""
+        self.devices.set_function(lambda: sum(connected().values()))
+        self.addresses.channels[self.name] = connected
 
     def note(self, kind: Kind, number: float) -> None:
         """Something happened."""

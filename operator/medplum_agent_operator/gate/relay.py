@@ -6,6 +6,8 @@ conversation, and out what that asks for.
 
 import asyncio
 import errno
+import logging
+from collections import Counter
 from typing import Protocol, cast
 
 from medplum_agent_operator.gate.conversation import Conversation
@@ -22,6 +24,7 @@ from medplum_agent_operator.gate.effects import (
     ToAgent,
     ToDevice,
 )
+from medplum_agent_operator.gate.hl7 import describe
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.routes import Life, Route
 from medplum_agent_operator.gate.writing import FrameWriter
@@ -89,9 +92,9 @@ class Hl7Relay:
         self.check_emptied()
         await self._emptied.wait()
 
-    def devices_connected(self) -> int:
-        """How many devices are."""
-        return len(self.devices)
+    def connected(self) -> Counter[str]:
+        """How many connections there are, by the address that they come from."""
+        return Counter(device.address for device in self.devices)
 
     def check_emptied(self) -> None:
         """A connection is over: it may have been the last. Those to agents count too: a process that ends with one open resets it."""
@@ -230,6 +233,8 @@ class Device(asyncio.Protocol):
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case ToAgent(number, data):
+                if log.isEnabledFor(logging.DEBUG):
+                    log.debug("%s is written to an agent", describe(data), extra={"device": self.address})
                 self.links[number].write(data)
             case ToDevice(data):
                 if self.transport is not None:

@@ -6,6 +6,7 @@ reset from a peer ends a whole agent that listens on a byte-stream port.
 """
 
 import asyncio
+from collections import Counter
 from typing import cast
 
 from medplum_agent_operator.gate.effects import Ending
@@ -49,9 +50,9 @@ class StreamRelay:
         self.check_emptied()
         await self._emptied.wait()
 
-    def devices_connected(self) -> int:
-        """How many devices are."""
-        return sum(isinstance(side, Caller) for side in self.sides)
+    def connected(self) -> Counter[str]:
+        """How many connections there are, by the address that they come from."""
+        return Counter(side.address for side in self.sides if isinstance(side, Caller))
 
     def check_emptied(self) -> None:
         """A connection is over: it may have been the last."""
@@ -136,7 +137,7 @@ class Caller(Side):
 
     def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(relay, loop)
-        self._address = ""
+        self.address = ""
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -151,16 +152,16 @@ class Caller(Side):
             transport.close()
             return
         super().connection_made(transport)
-        self._address = address
+        self.address = address
         self.relay.connections.came(address)
         cast("asyncio.Transport", transport).pause_reading()
         self._task = self.loop.create_task(self._find_agent())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The device has gone."""
-        if self._address:
-            self.relay.connections.went(self._address)
-            self._address = ""
+        if self.address:
+            self.relay.connections.went(self.address)
+            self.address = ""
         if self._task is not None:
             self._task.cancel()
         super().connection_lost(exc)
@@ -182,7 +183,7 @@ class Caller(Side):
                         continue
         except TimeoutError:
             self.relay.counters.ended(Ending.NO_AGENT)
-            log.info("closed towards a device: %s", Ending.NO_AGENT, extra={"device": self._address})
+            log.info("closed towards a device: %s", Ending.NO_AGENT, extra={"device": self.address})
             self.finish()
             self.linger()
         finally:
