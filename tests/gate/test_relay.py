@@ -219,6 +219,19 @@ async def test_the_end_of_the_gate_loses_nothing() -> None:
         assert set(old.got) == {name for _, name in rest if name} | {"A"}
 
 
+async def test_what_does_not_end_in_time_is_cut() -> None:
+    """An agent that does not answer: the device is told by a close, and sends again, through the other gate."""
+    async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        await until(lambda: old.got)
+        stopping = asyncio.create_task(running.relay.stop())
+        running.relay.cut()
+        assert ("closed", "") == await sender.answer()
+        sender.writer.close()
+        await asyncio.wait_for(stopping, 5)
+        assert ["FIN"] == old.breaks
+
+
 @pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
 @pytest.mark.parametrize("size", [65_537, 131_073, 65_536, 70_000])
 async def test_an_agent_of_any_version_reads_large_messages(version: str, size: int) -> None:

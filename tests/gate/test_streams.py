@@ -195,3 +195,16 @@ async def test_the_end_of_the_gate_waits_for_open_connections() -> None:
         assert not stopping.done()
         caller.writer.close()
         await asyncio.wait_for(stopping, 5)
+
+
+async def test_what_does_not_end_in_time_is_cut_by_fin() -> None:
+    """A process that ended in the middle of a connection would reset it, and a reset ends a whole agent."""
+    async with echo() as agent, gate(agent.port) as running, device(running.port) as caller:
+        caller.writer.write(b"x")
+        assert b"xx" == await caller.reader.read(9)
+        stopping = asyncio.create_task(running.relay.stop())
+        running.relay.cut()
+        assert b"" == await caller.reader.read(9)
+        caller.writer.close()
+        await asyncio.wait_for(stopping, 5)
+        assert ["FIN"] == agent.breaks

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from aiohttp import web
 from lightkube import AsyncClient
@@ -25,6 +26,9 @@ from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Pod, Route
 from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.telemetry import log, set_up_logging
+
+CUT_SECONDS: Final = 3.0
+"""What the other side gets to answer our FIN, when the grace is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +164,23 @@ class Gate:
             if following.done():
                 following.result()
             log.info("ending: no new connections, the messages in hand are finished")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(flags.grace_seconds):
-                    await asyncio.gather(*(relay.stop() for relay in self._relays.values()))
+            await self._end(flags.grace_seconds)
         finally:
             following.cancel()
             await runner.cleanup()
+
+    async def _end(self, grace_seconds: float) -> None:
+        """Let every connection come to its end; those that have not after the grace are cut."""
+        stopping = asyncio.gather(*(relay.stop() for relay in self.relays))
+        done, _ = await asyncio.wait({stopping}, timeout=grace_seconds)
+        if done:
+            return
+        for relay in self.relays:
+            relay.cut()
+        done, _ = await asyncio.wait({stopping}, timeout=CUT_SECONDS)
+        stopping.cancel()
+        with suppress(asyncio.CancelledError):
+            await stopping
 
     def _pages(self, endpoints: Endpoints) -> web.Application:
         async def ready(_: web.Request) -> web.Response:

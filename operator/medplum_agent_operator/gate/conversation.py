@@ -150,6 +150,10 @@ class Conversation:
         if self._frame_since is not None:
             self._frame_since = now
 
+    def cut(self) -> None:
+        """The gate has no more time: close, whatever is in hand."""
+        self._end(Ending.STOPPED)
+
     # What the shell tells: agents.
 
     def agent_is(self, agent: Agent | None, now: float) -> None:

@@ -92,6 +92,11 @@ class Hl7Relay:
         self.check_emptied()
         await self._emptied.wait()
 
+    def cut(self) -> None:
+        """End every connection that is still open, by FIN; a message that is not answered is the device's to send again."""
+        for device in list(self.devices):
+            device.cut()
+
     def connected(self) -> Counter[str]:
         """How many connections there are, by the address that they come from."""
         return Counter(device.address for device in self.devices)
@@ -189,6 +194,12 @@ class Device(asyncio.Protocol):
         """The gate ends."""
         if self.conversation is not None:
             self.conversation.stop(self.loop.time())
+            self._settle()
+
+    def cut(self) -> None:
+        """The gate has no more time."""
+        if self.conversation is not None:
+            self.conversation.cut()
             self._settle()
 
     def link_opened(self, number: int) -> None:

@@ -50,6 +50,12 @@ class StreamRelay:
         self.check_emptied()
         await self._emptied.wait()
 
+    def cut(self) -> None:
+        """End every connection that is still open, by FIN: a process that ends in the middle of one would reset it."""
+        for side in list(self.sides):
+            side.finish()
+            side.linger()
+
     def connected(self) -> Counter[str]:
         """How many connections there are, by the address that they come from."""
         return Counter(side.address for side in self.sides if isinstance(side, Caller))
