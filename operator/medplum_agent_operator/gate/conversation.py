@@ -6,8 +6,6 @@ falls between two messages, and agents before 5.0.0, which merge what comes toge
 never does: acknowledge a message itself, change a byte, write half a frame, send a message twice to one life of an agent.
 """
 
-from dataclasses import dataclass, field
-
 from medplum_agent_operator.gate.effects import (
     MOST_SENDS,
     SMALL_BYTES,
@@ -23,46 +21,11 @@ from medplum_agent_operator.gate.effects import (
     ToAgent,
     ToDevice,
 )
+from medplum_agent_operator.gate.exchange import Link, Message
 from medplum_agent_operator.gate.framing import Deframer, Frame, Junk, TooLong
-from medplum_agent_operator.gate.hl7 import Answer, answer_of, control_ids, has_header
+from medplum_agent_operator.gate.hl7 import answer_of, control_ids, has_header
 
-_REMEMBERED = 256
-"""Control ids of a link that are known as answered, so that a late or repeated answer is not taken for the next one's."""
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 1.0
-
-
-@dataclass(slots=True)
-class _Message:
-    """The message in hand: taken from the device, and not answered yet."""
-
-    frame: bytearray
-    ids: frozenset[bytes]
-    waits_since: float
-    held: bool = False
-    sent_at: float = 0
-    link: "_Link | None" = None
-    sent_to: list[Agent] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class _Link:
-    """A connection to an agent."""
-
-    number: int
-    agent: Agent
-    answers: Deframer
-    open: bool = False
-    commits: bool = False
-    left_at: float | None = None
-    answered_at: float = 0
-    owed: set[bytes] = field(default_factory=set)
-    known: dict[bytes, None] = field(default_factory=dict)
-
-    def note(self, ids: frozenset[bytes]) -> None:
-        """Remember whose answers may come again."""
-        self.known |= dict.fromkeys(ids)
-        while len(self.known) > _REMEMBERED:
-            del self.known[next(iter(self.known))]
 
 
 class Conversation:
@@ -74,8 +37,8 @@ class Conversation:
         self._agent = agent
         self._effects: list[Effect] = []
         self._device = Deframer(limit=rules.frame_bytes)
-        self._message: _Message | None = None
-        self._links: dict[int, _Link] = {}
+        self._message: Message | None = None
+        self._links: dict[int, Link] = {}
         self._made = 0
         self._last_sent_to: Agent | None = None
         self._heard_at = now
@@ -291,13 +254,13 @@ class Conversation:
                     self._end(Ending.TOO_LONG)
                 case Frame(frame) if has_header(frame):
                     self._frame_since = None
-                    self._message = _Message(frame, control_ids(frame), waits_since=now)
+                    self._message = Message(frame, control_ids(frame), waits_since=now)
                     return
                 case Frame():
                     self._frame_since = None
                     self._note(Kind.EMPTY)
 
-    def _send(self, message: _Message, now: float) -> bool:
+    def _send(self, message: Message, now: float) -> bool:
         """Write the message to the agent that is ready, if there is a link to it; else see to it that there will be one."""
         if self._stopping:
             # No agent has it: it is the device's to send again, to the gate that goes on.
@@ -309,7 +272,7 @@ class Conversation:
         link = next((link for link in self._links.values() if link.agent == self._agent), None)
         if link is None and now >= self._retry_at:
             self._made += 1
-            self._links[self._made] = _Link(self._made, self._agent, Deframer(limit=self._rules.frame_bytes))
+            self._links[self._made] = Link(self._made, self._agent, Deframer(limit=self._rules.frame_bytes))
             self._effects.append(Open(self._made, self._agent))
         if link is None or not link.open:
             return False
@@ -326,13 +289,13 @@ class Conversation:
         self._effects.append(ToAgent(link.number, message.frame))
         return True
 
-    def _take_answer(self, link: _Link, frame: bytearray, now: float) -> None:
+    def _take_answer(self, link: Link, frame: bytearray, now: float) -> None:
         """Hand an answer to the device as it is, and find out whether it is the one that the next message waits for."""
         if not self._deaf:
             self._effects.append(ToDevice(frame))
         link.answered_at = now
         answer, message = answer_of(frame), self._message
-        if message is None or message.link is not link or not _answers(answer, message, link):
+        if message is None or message.link is not link or not link.answers_to(message, answer):
             self._note(Kind.LATE)
             if answer.about is not None and not answer.commit:
                 link.owed.discard(answer.about)
@@ -367,7 +330,7 @@ class Conversation:
             del self._links[link.number]
             self._effects.append(CloseLink(link.number))
 
-    def _may_stay_until(self, link: _Link, left_at: float) -> float:
+    def _may_stay_until(self, link: Link, left_at: float) -> float:
         """Until when a link to an agent that was left stays open, idle as it may be.
 
         An agent that is about to end waits, within its drain, for its links to close. Where another one has taken over, nothing is to be
@@ -400,14 +363,3 @@ class Conversation:
 
     def _note(self, kind: Kind, number: float = 1) -> None:
         self._effects.append(Note(kind, number))
-
-
-def _answers(answer: Answer, message: _Message, link: _Link) -> bool:
-    """Whether an answer is the one to the message in hand: it names it, or names nothing that was heard of before.
-
-    Agents pass on what the server answers unchecked, so that a name may be missing or wrong. Where agents commit first, what
-    is no commit and does not name this message is the application's answer to an earlier one.
-    """
-    if answer.about in message.ids:
-        return True
-    return answer.about not in link.known and (answer.commit or not link.commits)
