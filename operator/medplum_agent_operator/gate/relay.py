@@ -5,7 +5,6 @@ conversation, and out what that asks for.
 """
 
 import asyncio
-import errno
 import logging
 from collections import Counter
 from typing import Protocol, cast
@@ -26,14 +25,9 @@ from medplum_agent_operator.gate.effects import (
 )
 from medplum_agent_operator.gate.hl7 import describe
 from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.links import LINGER_SECONDS, Link
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.writing import FrameWriter
 from medplum_agent_operator.telemetry import log
-
-CONNECT_SECONDS = 2.0
-"""How long an agent may take to accept a connection; one that has gone with its node answers nothing."""
-LINGER_SECONDS = 10.0
-"""How long to wait for the other side's FIN after ours, before the connection is dropped."""
 
 
 class Counters(Protocol):
@@ -253,7 +247,7 @@ class Device(asyncio.Protocol):
             case Note(kind, amount):
                 self.relay.counters.note(kind, amount)
             case Open(number, agent):
-                self.links[number] = Link(self, number, cast("Life", agent))
+                self.links[number] = Link(number, cast("Life", agent), self, relay=self.relay, loop=self.loop)
             case CloseLink(number):
                 if (link := self.links.pop(number, None)) is not None:
                     link.finish()
@@ -349,105 +343,6 @@ class Device(asyncio.Protocol):
         self.relay.connections.went(self.address)
         self.relay.devices.discard(self)
         self.relay.check_emptied()
-
-
-class Link(asyncio.Protocol):
-    """A connection to an agent, made at once."""
-
-    def __init__(self, device: Device, number: int, agent: Life) -> None:
-        self._device = device
-        self._number = number
-        self._agent = agent
-        self._transport: asyncio.Transport | None = None
-        self._writer: FrameWriter | None = None
-        self._reads = True
-        self._over = False
-        self._linger: asyncio.TimerHandle | None = None
-        device.relay.links.add(self)
-        self._task = device.loop.create_task(self._connect())
-        self._task.add_done_callback(self._forget_unless_connected)
-
-    async def _connect(self) -> None:
-        relay = self._device.relay
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await self._device.loop.create_connection(lambda: self, self._agent.pod.address, self._agent.pod.port)
-        except (OSError, TimeoutError) as fault:
-            self._over = True
-            self._device.link_failed(self._number)
-            if isinstance(fault, OSError) and fault.errno == errno.ECONNREFUSED:
-                relay.route.refused(self._agent)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The agent has accepted."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._writer = FrameWriter(self._transport, self._device.loop.call_later)
-        self._device.relay.route.met(self._agent)
-        if self._over:
-            self.finish()
-        else:
-            self._device.link_opened(self._number)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of the agent."""
-        self._device.link_sent(self._number, data)
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The connection is no more."""
-        if self._linger is not None:
-            self._linger.cancel()
-        if self._writer is not None:
-            self._writer.abandon()
-        self._forget()
-        if not self._over:
-            self._over = True
-            self._device.link_closed(self._number)
-
-    def _forget_unless_connected(self, _task: "asyncio.Task[None]") -> None:
-        if self._transport is None:
-            self._forget()
-
-    def _forget(self) -> None:
-        self._device.relay.links.discard(self)
-        self._device.relay.check_emptied()
-
-    def pause_writing(self) -> None:
-        """The agent does not read."""
-        if self._writer is not None:
-            self._writer.pause()
-
-    def resume_writing(self) -> None:
-        """It does again."""
-        if self._writer is not None:
-            self._writer.resume()
-
-    def write(self, frame: bytearray) -> None:
-        """Write a frame."""
-        if self._writer is not None:
-            self._writer.write(frame)
-
-    def read(self, wanted: bool) -> None:  # noqa: FBT001 - on or off
-        """Read what the agent sends, or let it wait."""
-        if self._transport is not None and wanted != self._reads and not self._transport.is_closing():
-            self._reads = wanted
-            (self._transport.resume_reading if wanted else self._transport.pause_reading)()
-
-    def abandon(self) -> None:
-        """Drop the connection, whatever it takes."""
-        if self._transport is None:
-            self._task.cancel()
-        else:
-            self._transport.abort()
-
-    def finish(self) -> None:
-        """Close by FIN; what still comes is read and left out, so that the agent sees no reset."""
-        self._over = True
-        if self._transport is None or self._writer is None:
-            self._task.cancel()
-            return
-        self.read(wanted=True)
-        self._writer.finish()
-        self._linger = self._device.loop.call_later(LINGER_SECONDS, self._transport.abort)
 
 
 def _nothing() -> None:

@@ -11,7 +11,8 @@ from typing import cast
 
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.relay import CONNECT_SECONDS, LINGER_SECONDS, Counters
+from medplum_agent_operator.gate.links import CONNECT_SECONDS, LINGER_SECONDS
+from medplum_agent_operator.gate.relay import Counters
 from medplum_agent_operator.gate.routes import Life, Route
 from medplum_agent_operator.telemetry import log
 
