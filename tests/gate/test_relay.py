@@ -137,6 +137,21 @@ async def test_a_reset_of_a_device_is_none_for_the_agent() -> None:
         assert ["FIN"] == old.breaks
 
 
+async def test_both_sides_are_kept_alive() -> None:
+    """A device without power and a node that is lost say nothing: TCP finds out, in two minutes."""
+    async with agent() as old, gate(old.port) as running, device(running.port) as sender:
+        sender.send(A)
+        await sender.answer()
+        [connected] = running.relay.devices
+        [link] = running.relay.links
+        for transport in (connected.transport, link._transport):
+            assert transport is not None
+            opened = transport.get_extra_info("socket")
+            options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert 1 == opened.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert [60, 15, 4] == [opened.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+
+
 async def test_connections_are_counted_and_limited() -> None:
     """Those over the limit are closed at once, those within it do not notice, and one that goes makes room."""
     async with agent() as old, gate(old.port, most_of_one_address=2) as running:

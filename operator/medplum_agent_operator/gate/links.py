@@ -5,7 +5,7 @@ import errno
 from typing import Protocol, cast
 
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.writing import FrameWriter
+from medplum_agent_operator.gate.writing import FrameWriter, keep_alive
 
 CONNECT_SECONDS = 2.0
 """How long an agent may take to accept a connection; one that has gone with its node answers nothing."""
@@ -71,6 +71,7 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The agent has accepted."""
+        keep_alive(transport)
         self._transport = cast("asyncio.Transport", transport)
         self._writer = FrameWriter(self._transport, self._loop.call_later)
         self._relay.route.met(self._agent)

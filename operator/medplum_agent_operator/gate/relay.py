@@ -27,6 +27,7 @@ from medplum_agent_operator.gate.hl7 import describe
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.links import LINGER_SECONDS, Link
 from medplum_agent_operator.gate.routes import Life, Route
+from medplum_agent_operator.gate.writing import keep_alive
 from medplum_agent_operator.telemetry import log
 
 
@@ -125,6 +126,7 @@ class Device(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A device has connected."""
+        keep_alive(transport)
         self.transport = cast("asyncio.Transport", transport)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if peer else "?"

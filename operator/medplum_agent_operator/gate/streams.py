@@ -14,6 +14,7 @@ from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.links import CONNECT_SECONDS, LINGER_SECONDS
 from medplum_agent_operator.gate.relay import Counters
 from medplum_agent_operator.gate.routes import Life, Route
+from medplum_agent_operator.gate.writing import keep_alive
 from medplum_agent_operator.telemetry import log
 
 RETRY_SECONDS = 0.25
@@ -81,6 +82,7 @@ class Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is connected."""
+        keep_alive(transport)
         self.transport = cast("asyncio.Transport", transport)
         self.relay.sides.add(self)
 
