@@ -153,7 +153,13 @@ def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
     channels = [*EVERYTHING["channels"]]
     resources = {"requests": {"memory": "96Mi"}, "limits": {"memory": "256Mi"}}
     wanted = {"enabled": True, "replicas": 3, "sendAgain": False, "maxMessageMebibytes": 32, "resources": resources}
-    agent = parsed("5.1.15", channels=channels, service={"type": "LoadBalancer"}, gate=wanted)
+    pod = {
+        key: EVERYTHING["podTemplate"][key] for key in ("nodeSelector", "tolerations", "priorityClassName", "affinity")
+    }
+    image = {"pullSecrets": EVERYTHING["image"]["pullSecrets"]}
+    agent = parsed(
+        "5.1.15", channels=channels, service={"type": "LoadBalancer"}, gate=wanted, podTemplate=pod, image=image
+    )
     service = render_supporting(agent, agent.spec, through_gate=True)["Service"]
     gate = render_gate(agent, agent.spec, image="registry.example.org/medplum-agent-operator:1", replicas=3)
     template = render_pod_template(agent, agent.spec, image=image_reference(agent.spec, REPOSITORY))

@@ -135,6 +135,7 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
             "annotations": {"kubectl.kubernetes.io/default-container": "gate"},
         },
         "spec": {
+            **_placed_as_the_agent(spec),
             "serviceAccountName": gate_name(agent),
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": LEAVE_SECONDS + GRACE_SECONDS + 5,
@@ -177,3 +178,16 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
             ],
         },
     }
+
+
+def _placed_as_the_agent(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """What decides where a pod may run and whence its image comes: where the agent can, its gate can."""
+    chosen = spec.pod_template.model_dump(
+        by_alias=True,
+        exclude_defaults=True,
+        mode="json",
+        include={"node_selector", "tolerations", "priority_class_name"},
+    )
+    if spec.image.pull_secrets:
+        chosen["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image.pull_secrets]
+    return chosen
