@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from medplum_agent_operator.gate.effects import Ending, Kind, Rules
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.relay import Hl7Relay
-from medplum_agent_operator.gate.routes import Pod, Route
+from medplum_agent_operator.gate.routes import Life, Pod, Route
+from medplum_agent_operator.gate.takeovers import Takeovers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -24,9 +25,12 @@ class Counted:
     numbers: dict[Kind, list[float]] = field(default_factory=dict)
     endings: Counter[Ending] = field(default_factory=Counter)
     refusals: int = 0
+    takeovers: Takeovers = field(default_factory=Takeovers)
 
-    def note(self, kind: Kind, number: float) -> None:
+    def note(self, kind: Kind, number: float, agent: Life | None) -> None:
         """Something happened."""
+        if agent is not None:
+            self.takeovers.note(agent.pod.name, kind, number)
         self.notes[kind] += 1
         self.numbers.setdefault(kind, []).append(number)
 

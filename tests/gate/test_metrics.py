@@ -9,6 +9,7 @@ from prometheus_client import generate_latest
 
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.metrics import Metrics
+from medplum_agent_operator.gate.takeovers import Takeovers
 from tests.gate.actors import agent, device
 from tests.gate.conftest import gate
 from tests.gate.scene import message
@@ -28,6 +29,19 @@ def test_whatever_happens_is_counted() -> None:
     assert 'medplum_agent_gate_held_seconds_count{channel="adt"} 1.0' in text
     assert 'medplum_agent_gate_connections_closed_total{channel="adt",reason="no_agent"} 1.0' in text
     assert 'medplum_agent_gate_connections_refused_total{channel="adt"} 1.0' in text
+
+
+def test_takeovers_of_the_last_agents_are_kept() -> None:
+    """Those of long ago go, or a gate that runs for years would never forget one."""
+    takeovers = Takeovers()
+    for number in range(20):
+        takeovers.note(f"agent-{number}", Kind.MOVED, 1)
+        takeovers.note("agent-0", Kind.REPEATED, 1)
+        takeovers.note(f"agent-{number}", Kind.SENT, 1)
+    told = takeovers.as_json()
+    assert 8 == len(told)
+    assert {"agent-0", "agent-19"} <= set(told)
+    assert 20 == told["agent-0"]["repeated"]
 
 
 def test_the_longest_hold_is_kept() -> None:

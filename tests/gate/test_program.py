@@ -126,6 +126,7 @@ def test_it_follows_its_agent_and_ends_in_good_order(
         status, text = gate.get("/metrics")
         assert 200 == status
         assert 'medplum_agent_gate_devices{channel="adt"} 0.0' in text
+        assert (200, "{}") == gate.get("/takeovers")
         gate.process.terminate()
         assert 0 == gate.process.wait(10)
 

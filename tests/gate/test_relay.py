@@ -73,6 +73,28 @@ async def test_with_no_agent_a_device_gets_one_slow_answer() -> None:
         assert 0.2 <= held < 3
 
 
+async def test_each_takeover_is_counted_by_the_agent_that_took_over() -> None:
+    """A move, then a death with a message in hand and a wait: the figures of each stand by its pod."""
+    async with agent() as old, agent("") as mute, agent() as new, gate(old.port) as running:
+        async with device(running.port) as sender:
+            sender.send(A)
+            await sender.answer()
+            running.ready(mute.port)
+            sender.send(B)
+            await until(lambda: mute.got)
+            mute.die()
+            running.ready()
+            await asyncio.sleep(0.2)
+            running.ready(new.port)
+            assert ("AA", "B") == await sender.answer()
+        told = running.counted.takeovers.as_json()
+        assert {"moved": 1, "held": 0, "longestHoldSeconds": 0, "repeated": 0} == told[f"agent-{mute.port}"]
+        last = told[f"agent-{new.port}"]
+        assert (1, 1, 1) == (last["moved"], last["held"], last["repeated"])
+        assert 0.2 <= last["longestHoldSeconds"] < 3
+        assert f"agent-{old.port}" not in told
+
+
 async def test_a_message_that_nobody_takes_is_given_back() -> None:
     """The close without an answer tells the device to send again."""
     async with gate(hold_seconds=0.2) as running, device(running.port) as sender:

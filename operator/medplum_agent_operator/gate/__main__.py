@@ -191,6 +191,9 @@ class Gate:
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
 
+        async def takeovers(_: web.Request) -> web.Response:
+            return web.json_response(self.metrics.takeovers.as_json())
+
         async def alive(_: web.Request) -> web.Response:
             return web.Response(text="ok")
 
@@ -198,6 +201,7 @@ class Gate:
         app.router.add_get("/healthz", alive)  # a loop that hangs cannot answer
         app.router.add_get("/readyz", ready)
         app.router.add_get("/metrics", metrics)
+        app.router.add_get("/takeovers", takeovers)
         return app
 
 

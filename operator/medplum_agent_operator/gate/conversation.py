@@ -277,11 +277,11 @@ class Conversation:
         if link is None or not link.open:
             return False
         if message.sent_to:
-            self._note(Kind.REPEATED)
+            self._note(Kind.REPEATED, agent=link.agent)
         if message.held:
-            self._note(Kind.HELD, now - message.waits_since)
+            self._note(Kind.HELD, now - message.waits_since, agent=link.agent)
         if self._last_sent_to not in {None, link.agent}:
-            self._note(Kind.MOVED)
+            self._note(Kind.MOVED, agent=link.agent)
         self._last_sent_to = link.agent
         message.sent_to.append(link.agent)
         message.link, message.sent_at = link, now
@@ -361,5 +361,5 @@ class Conversation:
         self._links.clear()
         self._effects.append(CloseDevice(why))
 
-    def _note(self, kind: Kind, number: float = 1) -> None:
-        self._effects.append(Note(kind, number))
+    def _note(self, kind: Kind, number: float = 1, *, agent: Agent | None = None) -> None:
+        self._effects.append(Note(kind, number, agent))

@@ -84,10 +84,11 @@ class CloseDevice:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something to count."""
+    """Something to count; with a message to an agent, which one."""
 
     kind: Kind
     number: float = 1
+    agent: Agent | None = None
 
 
 Effect = Open | ToAgent | CloseLink | ToDevice | CloseDevice | Note

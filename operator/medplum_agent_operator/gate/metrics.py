@@ -12,6 +12,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from medplum_agent_operator.gate.effects import Ending, Kind
+from medplum_agent_operator.gate.routes import Life
+from medplum_agent_operator.gate.takeovers import Takeovers
 
 _ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
@@ -43,6 +45,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.takeovers = Takeovers()
         self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTED.items()}
         self._answered = self._histogram("answer", "From writing a message to its first answer.", _ANSWER_SECONDS)
         self._held = self._histogram("held", "How long messages waited for an agent.", _HELD_SECONDS)
@@ -83,6 +86,7 @@ class Metrics:
             longest_held=self._longest_held.labels(name),
             last_answer=self._last_answer.labels(name),
             refusals=self._refusals.labels(name),
+            takeovers=self.takeovers,
             closed={why: self._closed.labels(name, why.name.lower()) for why in Ending},
         )
 
@@ -128,6 +132,7 @@ class ChannelMetrics:
     last_answer: Gauge
     refusals: Counter
     closed: Mapping[Ending, Counter]
+    takeovers: Takeovers
     longest: float = 0
 
     def count_devices(self, connected: Callable[[], Mapping[str, int]]) -> None:
@@ -135,8 +140,10 @@ class ChannelMetrics:
         self.devices.set_function(lambda: sum(connected().values()))
         self.addresses.channels[self.name] = connected
 
-    def note(self, kind: Kind, number: float) -> None:
-        """Something happened."""
+    def note(self, kind: Kind, number: float, agent: Life | None = None) -> None:
+        """Something happened; with a message to an agent, which one."""
+        if agent is not None:
+            self.takeovers.note(agent.pod.name, kind, number)
         match kind:
             case Kind.ANSWERED:
                 self.answered.observe(number)

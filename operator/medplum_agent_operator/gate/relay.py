@@ -34,8 +34,8 @@ from medplum_agent_operator.telemetry import log
 class Counters(Protocol):
     """Where a relay counts what happens on its channel."""
 
-    def note(self, kind: Kind, number: float) -> None:
-        """Something happened."""
+    def note(self, kind: Kind, number: float, agent: Life | None) -> None:
+        """Something happened; with a message to an agent, which one."""
 
     def ended(self, why: Ending) -> None:
         """A device's connection was closed by the gate."""
@@ -246,8 +246,8 @@ class Device(asyncio.Protocol):
             case ToDevice(data):
                 if self.transport is not None:
                     self.transport.write(data)
-            case Note(kind, amount):
-                self.relay.counters.note(kind, amount)
+            case Note(kind, amount, agent):
+                self.relay.counters.note(kind, amount, cast("Life | None", agent))
             case Open(number, agent):
                 self.links[number] = Link(number, cast("Life", agent), self, relay=self.relay, loop=self.loop)
             case CloseLink(number):
