@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
+from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Key, Observed
-from medplum_agent_operator.core.plan import Apply, Plan, make_plan
+from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot

@@ -4,55 +4,27 @@ Called by `reconcile`, twice where something is to be written: once on what the 
 The same observation, settings and time always give the same plan; applying it and observing again leads to no action.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase, Strategy
 from medplum_agent_operator.core import drain, gate, messages, prepull, progress
+from medplum_agent_operator.core.actions import Apply, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, selector, uses_host_ports
+from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import begin, current
-from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
+from medplum_agent_operator.core.resources import render_deployment
 from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.verdict import Verdict, decide
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import RolloutRecord
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """One idempotent effect: server-side apply of `body`.
-
-    Attributes:
-        body: the object as it should be.
-        live: what it is now; None where it does not exist.
-        difference: the path of the first field that differs; `missing` where there is no object.
-        disruptive: whether pods are replaced by it.
-    """
-
-    body: Mapping[str, Any] = field(repr=False)
-    live: Mapping[str, Any] | None = field(repr=False)
-    difference: str
-    disruptive: bool = False
-
-    @property
-    def kind(self) -> str:
-        """The object's kind."""
-        return str(self.body["kind"])
-
-    @property
-    def name(self) -> str:
-        """The object's name."""
-        return str(self.body["metadata"]["name"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +116,7 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
     keep = deployment is not None and not begins and not observed.settled
     strategy = deployment.strategy if keep and deployment is not None else mechanics.strategy
     body = render_deployment(agent, spec, template=template, strategy=strategy, record=record)
-    actions = _supporting(observed, spec, config)
+    actions = supporting(observed, spec, config)
     if begins and not observed.noted:
         # Status does not tell yet of the rollout before this one: note it first, or a crash now would forget it.
         return replace(_report(observed, verdict, spec, actions=(), now=now), silent=False, look_again_at=now)
@@ -153,7 +125,7 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
         if fetch is not None:
             waiting = progress.fetching(record, spec, fetch, now=now)
             return _told(observed, waiting, verdict, actions=_meanwhile(observed, fetch, config), record=record)
-    found = _apply(body, None if deployment is None else deployment.raw, disruptive=begins)
+    found = compared(body, None if deployment is None else deployment.raw, disruptive=begins)
     if found is not None:
         actions = (*actions, found)
     if begins:
@@ -165,37 +137,8 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
 def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
     """While the image is fetched, all that serves stays as the applied spec says; and the Job that fetches it."""
     before = None if observed.deployment is None else observed.deployment.applied_spec
-    actions = () if before is None else _supporting(observed, before, config)
+    actions = () if before is None else supporting(observed, before, config)
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
-
-
-def _supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
-    bodies = render_supporting(
-        observed.agent,
-        spec,
-        nodes_watched=config.nodes_watched,
-        through_gate=gate.leads_to_gate(spec, observed.children.get("GateDeployment")),
-    )
-    bodies |= _gate(observed, spec, config)
-    found = (_apply(body, observed.children.get(part)) for part, body in bodies.items())
-    return tuple(action for action in found if action is not None)
-
-
-def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
-    """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
-    agent, live = observed.agent, observed.children.get("GateDeployment")
-    image = gate.image_to_run(agent, spec, live, ours=config.gate_image)
-    if image is None:
-        return {}
-    if spec.gate.enabled:
-        return render_gate(agent, spec, image=image, replicas=spec.gate.replicas)
-    if live is None or ownership(live, agent) is not Ownership.OURS:
-        return {}
-    service = observed.children.get("Service") or {}
-    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
-    if not past_it:
-        return {}
-    return {"GateDeployment": render_gate(agent, spec, image=image, replicas=0)["GateDeployment"]}
 
 
 def _gate_trouble(observed: Observed) -> str:
@@ -206,14 +149,6 @@ def _gate_trouble(observed: Observed) -> str:
     if gate.available(live):
         return ""
     return messages.gate_not_serving(observed.agent, there=live is not None)
-
-
-def _apply(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> Apply | None:
-    if live is None:
-        difference: str | None = "missing"
-    else:  # what the object is about first, then its metadata
-        difference = first_difference({"spec": body.get("spec", {}), **body}, live)
-    return None if difference is None else Apply(body, live, difference, disruptive)
 
 
 def _report(

@@ -1,0 +1,81 @@
+"""What is to be applied, object by object: those beside the agent's Deployment, and how each is compared with the live one.
+
+Called by `plan`, which says when. Applying an action and observing again leads to no action.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core import gate
+from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
+from medplum_agent_operator.core.pod_template import selector
+from medplum_agent_operator.core.resources import render_gate, render_supporting
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """One idempotent effect: server-side apply of `body`.
+
+    Attributes:
+        body: the object as it should be.
+        live: what it is now; None where it does not exist.
+        difference: the path of the first field that differs; `missing` where there is no object.
+        disruptive: whether pods are replaced by it.
+    """
+
+    body: Mapping[str, Any] = field(repr=False)
+    live: Mapping[str, Any] | None = field(repr=False)
+    difference: str
+    disruptive: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The object's kind."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return str(self.body["metadata"]["name"])
+
+
+def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> Apply | None:
+    """The action that makes an object what it should be; None where it is."""
+    if live is None:
+        difference: str | None = "missing"
+    else:  # what the object is about first, then its metadata
+        difference = first_difference({"spec": body.get("spec", {}), **body}, live)
+    return None if difference is None else Apply(body, live, difference, disruptive)
+
+
+def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
+    """What has to be applied beside the agent's own Deployment; nothing where all is as it should be."""
+    bodies = render_supporting(
+        observed.agent,
+        spec,
+        nodes_watched=config.nodes_watched,
+        through_gate=gate.leads_to_gate(spec, observed.children.get("GateDeployment")),
+    )
+    bodies |= _gate(observed, spec, config)
+    found = (compared(body, observed.children.get(part)) for part, body in bodies.items())
+    return tuple(action for action in found if action is not None)
+
+
+def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
+    """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
+    agent, live = observed.agent, observed.children.get("GateDeployment")
+    image = gate.image_to_run(agent, spec, live, ours=config.gate_image)
+    if image is None:
+        return {}
+    if spec.gate.enabled:
+        return render_gate(agent, spec, image=image, replicas=spec.gate.replicas)
+    if live is None or ownership(live, agent) is not Ownership.OURS:
+        return {}
+    service = observed.children.get("Service") or {}
+    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
+    if not past_it:
+        return {}
+    return {"GateDeployment": render_gate(agent, spec, image=image, replicas=0)["GateDeployment"]}
