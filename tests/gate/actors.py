@@ -85,7 +85,8 @@ async def agent(code: str = "AA", *, application_after: float = 0.0) -> AsyncIte
         yield running
     finally:
         for writer in running.writers:
-            writer.transport.abort()
+            if not writer.is_closing():
+                writer.transport.abort()
         running.die()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medplum_agent_operator.gate.effects import Ending, Kind, Rules
 from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.links import Link
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pod, Route
 from medplum_agent_operator.gate.takeovers import Takeovers
@@ -80,6 +81,7 @@ async def gate(
         for device in list(relay.devices):
             if device.transport is not None:
                 device.transport.abort()
-        for link in list(relay.links):
-            link.abandon()
+        for link in list(relay.open):
+            if isinstance(link, Link):
+                link.abandon()
         await relay.stop()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medplum_agent_operator.gate.effects import SMALL_BYTES, Ending, Kind
+from medplum_agent_operator.gate.effects import Ending, Kind
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 from tests.gate.scene import Scene, answer, message
 
 A, B, C = message("A"), message("B"), message("C")

@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from medplum_agent_operator.gate.effects import SMALL_BYTES, Ending, Kind
+from medplum_agent_operator.gate.effects import Ending, Kind
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 from tests.gate.scene import Scene, answer, control_id, message
 
 EXPLORE = int(os.environ.get("STORIES", "0"))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from lightkube.models.core_v1 import ObjectReference
 from lightkube.models.discovery_v1 import Endpoint, EndpointConditions, EndpointPort
+from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.discovery_v1 import EndpointSlice
 
-from medplum_agent_operator.gate.endpoints import ready_pods
+from medplum_agent_operator.gate.endpoints import Endpoints, ready_pods
 from medplum_agent_operator.gate.routes import Pod
+from tests.gate.actors import until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from lightkube import AsyncClient
 
 
 def endpoint(name: str, address: str = "10.0.0.1", **conditions: bool | None) -> Endpoint:
@@ -60,3 +68,44 @@ def test_a_slice_may_be_empty() -> None:
     assert {} == ready_pods(
         [nobody, EndpointSlice(addressType="IPv4", endpoints=[Endpoint([])], ports=[EndpointPort()])]
     )
+
+
+class Slices:
+    """What the client's `list` gives: one slice."""
+
+    resourceVersion = "1"  # noqa: N815 - the client's own name
+
+    async def __aiter__(self) -> AsyncIterator[EndpointSlice]:
+        one = piece(endpoint("a"))
+        one.metadata = ObjectMeta(name="x")
+        yield one
+
+
+class Client:
+    """A client that finds one slice and nothing new; what a real API server says is tested in test_program."""
+
+    def list(self, *_: Any, **__: Any) -> Slices:
+        """Everything there is."""
+        return Slices()
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        """Nothing happens."""
+        await asyncio.sleep(60)
+        yield
+
+
+async def test_devices_outlive_a_bug_in_what_follows_the_agent(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever goes wrong there is logged with its trace and tried again: a gate that ended of it would take all connections along."""
+    heard: list[object] = []
+
+    def tell(pods: object) -> None:
+        heard.append(pods)
+        if len(heard) == 1:
+            raise KeyError("a bug")
+
+    endpoints = Endpoints(cast("AsyncClient", Client()), namespace="clinic", service="front-desk-agent", tell=tell)
+    following = asyncio.create_task(endpoints.follow())
+    await until(lambda: len(heard) == 2)
+    assert not following.done()
+    assert "Traceback" in caplog.text
+    following.cancel()

@@ -14,7 +14,7 @@ import pytest
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.routes import Pod, Route
-from medplum_agent_operator.gate.streams import StreamRelay
+from medplum_agent_operator.gate.streams import Side, StreamRelay
 from tests.doubles.stage import arrived, free_port, medplum, running_agent
 from tests.gate.actors import device, until
 from tests.gate.conftest import Counted
@@ -56,7 +56,8 @@ async def echo() -> AsyncIterator[Echo]:
     finally:
         server.close()
         for writer in agent.writers:
-            writer.transport.abort()
+            if not writer.is_closing():
+                writer.transport.abort()
         await asyncio.sleep(0)
 
 
@@ -84,8 +85,8 @@ async def gate(*agents: int, hold_seconds: float = 20, most: int = 100) -> Async
     try:
         yield running
     finally:
-        for side in list(relay.sides):
-            if side.transport is not None:
+        for side in list(relay.open):
+            if isinstance(side, Side) and side.transport is not None:
                 side.transport.abort()
         await relay.stop()
 
@@ -101,7 +102,7 @@ async def test_bytes_pass_both_ways_in_any_amount() -> None:
         assert sent == b"".join(agent.got)
         await until(lambda: agent.breaks)
         assert ["FIN"] == agent.breaks
-        await until(lambda: not running.relay.sides)
+        await until(lambda: not running.relay.open)
         assert 0 == len(running.relay.connections)
 
 

@@ -26,7 +26,7 @@ from tests.handoffs.pictures import PodTimes, watched
 from tests.handoffs.report import markdown, table
 from tests.handoffs.row import SHAPES, hand_over
 from tests.handoffs.run import ENHANCED, IMAGES, OUT, open_clinic
-from tests.node.clinic import REPOSITORY
+from tests.node.clinic import REPOSITORY, Clinic
 from tests.node.lives import LifeRecorder, violations
 from tests.node.operator_pod import install_operator
 
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tests.handoffs.figures import Handoffs
-    from tests.node.clinic import Clinic
 
 HIGH: Final = "5.1.15"
 LOW: Final = "4.2.3"
@@ -81,7 +80,7 @@ NOTICED: Final = ("lost", "unacknowledged", "refused", "unreachable", "reset", "
 def recreate(clinic: Clinic, times: int, *, done: Callable[[], None]) -> tuple[tuple[Recreate, ...], dict[str, int]]:
     """5.1.15 to 4.2.3, approved, and back, so many times under one run of traffic."""
     clinic.install(HIGH, gate={"enabled": True})
-    through_the_gate(clinic)
+    clinic.wait_for_the_gate()
     names = [f"{way} {number}" for number in range(times) for way in ("down", "up")]
     with watched(clinic) as times_seen, clinic.traffic(shapes=SHAPES) as traffic:
         for name in names:
@@ -115,16 +114,6 @@ def recreate(clinic: Clinic, times: int, *, done: Callable[[], None]) -> tuple[t
 def _gaps(clinic: Clinic, times: PodTimes) -> list[float]:
     lives = clinic.lives
     return [times.ready[new.pod] - old.end.timestamp() for old, new in pairwise(lives)]
-
-
-def through_the_gate(clinic: Clinic) -> None:
-    """Wait until the Service leads to the gate, and both of its pods take connections."""
-    clinic.wait(
-        lambda: "gate-of" in str(clinic.read("service", "front-desk")["spec"]["selector"]),
-        "the gate takes connections",
-        60,
-    )
-    clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=60s")
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
@@ -190,7 +179,7 @@ def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine,
         ):
             steps.begin(name)
             with open_clinic(cluster, lives, **settings) as clinic:
-                rows.append(hand_over(clinic, handoffs, done=steps.tick, ready=through_the_gate, **gate))
+                rows.append(hand_over(clinic, handoffs, done=steps.tick, ready=Clinic.wait_for_the_gate, **gate))
             steps.end()
         steps.begin("forced downgrades and upgrades")
         with open_clinic(cluster, lives) as clinic:

@@ -163,6 +163,15 @@ class Clinic(World):
         self.apply(self.manifest(version, **spec))
         return self.wait_for_phase("Running", version, seconds=60)
 
+    def wait_for_the_gate(self) -> None:
+        """Wait until the Service leads to the gate, and every gate takes connections."""
+        self.wait(
+            lambda: "gate-of" in str(self.read("service", AGENT)["spec"]["selector"]),
+            "the Service leads to the gate",
+            60,
+        )
+        self.kubectl("rollout", "status", f"deployment/{AGENT}-gate", "--timeout=60s")
+
     def change(self, version: str, *, approval: str | None = None) -> dict[str, Any]:
         """Change the version, approve it where need be, and wait until it serves; returns the history's new entry."""
         if approval is not None:

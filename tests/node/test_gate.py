@@ -21,13 +21,7 @@ NOTICED = ("lost", "unacknowledged", "refused", "reset", "closed", "unreachable"
 def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
     """An agent whose devices go through a gate."""
     clinic.install(version, gate={"enabled": True, **spec.pop("gate", {})}, **spec)
-    selector = {"agents.medplum.com/gate-of": "front-desk", "app.kubernetes.io/name": "medplum-agent-gate"}
-    clinic.wait(
-        lambda: clinic.read("service", "front-desk")["spec"]["selector"] == selector,
-        "the Service leads to the gate",
-        60,
-    )
-    clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=60s")
+    clinic.wait_for_the_gate()
 
 
 def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:

@@ -36,6 +36,13 @@ class GateSpec(ApiModel):
         description="Seconds, 1 to 3600 (default 60), for which the next message of a device waits for the answer to the one before. The agent answers a "
         "failing bot with silence: without this, one such message would hold up all that follow.",
     )
+    move_seconds: int = Field(
+        default=30,
+        ge=1,
+        le=3600,
+        description="Seconds, 1 to 3600 (default 30), for which a message may wait for its answer from an agent that another has taken over from. Then the "
+        "device's connection is closed without an acknowledgement, so that the device sends again: the gate does not know whether it arrived.",
+    )
     send_again: bool = Field(
         default=True,
         description="Whether a message that an agent had not answered when it ended is sent to the next agent (default true): it may arrive twice, as when "
@@ -62,5 +69,5 @@ class GateSpec(ApiModel):
     )
     resources: ResourceAmounts | None = Field(
         default=None,
-        description="CPU and memory of each gate. Left out: 50m CPU and 64Mi memory requested, at most 160Mi memory. A larger maxMessageMebibytes needs more.",
+        description="CPU and memory of each gate. Left out: 50m CPU and 64Mi memory requested, at most 256Mi memory. A gate takes at most 60 MiB, 64 KiB a connection and twice maxMessageMebibytes: raise the limit with these.",
     )

@@ -1,6 +1,6 @@
 """The gate in front of an agent, rendered from a spec, and whether devices go through it. Pure.
 
-Called by `resources` and `plan`. The gate is a program of its own (`medplum_agent_operator.gate`); here are the objects that run it, and
+Called by `resources`, `actions` and `pod_template`. The gate is a program of its own (`medplum_agent_operator.gate`); here are the objects that run it, and
 the pause before an agent's end that ends as soon as nobody is connected any more.
 """
 
@@ -30,7 +30,7 @@ _SECURITY: Final[Mapping[str, Any]] = {
 }
 _RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "50m", "memory": "64Mi"},
-    "limits": {"memory": "160Mi"},
+    "limits": {"memory": "256Mi"},
 }
 
 DRAIN: Final = r"""
@@ -96,7 +96,7 @@ def image_to_run(
 ) -> str | None:
     """The gate's image: ours, but the one that runs as long as nothing else about the gate changes.
 
-    A new release of the operator alone is no reason to interrupt any device.
+    A new image of the operator alone is no reason to interrupt any device; a release that renders the pod otherwise rolls it.
     """
     if live is None:
         return ours
@@ -119,6 +119,7 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
         *(f"--channel={channel.name}:{channel.protocol}:{port}" for port, channel in ports),
         f"--hold-seconds={wanted.hold_seconds}",
         f"--answer-seconds={wanted.answer_seconds}",
+        f"--move-seconds={wanted.move_seconds}",
         f"--grace-seconds={GRACE_SECONDS}",
         f"--max-message-bytes={wanted.max_message_mebibytes * 1024 * 1024}",
         f"--max-connections={wanted.max_connections}",

@@ -259,7 +259,8 @@ def _literal(argument: str) -> str:
 def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
     """The pause before the signal: SIGTERM does not drain in any agent version.
 
-    Behind a gate it ends as soon as no device is connected any more. All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
+    All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
+    Behind a gate it ends as soon as nobody is connected any more.
     """
     seconds = spec.handoff.drain_seconds
     if seconds and spec.gate.enabled:

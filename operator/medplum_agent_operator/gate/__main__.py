@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-message-bytes", type=int, default=rules.frame_bytes, help="the longest message")
     parser.add_argument("--max-connections", type=int, default=2000, help="of devices, in all")
     parser.add_argument("--max-connections-per-address", type=int, default=1000, help="of devices, from one address")
-    parser.add_argument("--large-messages", type=int, default=1, help="over 64 KiB, in memory at once")
+    parser.add_argument("--large-messages", type=int, default=1, help="over 16 KiB, in memory at once")
     parser.add_argument("--no-send-again", action="store_true", help="leave to the device what died with an agent")
     parser.add_argument("--host", help="address to listen on; left out: all")
     parser.add_argument("--http-port", type=int, default=8081, help="of /readyz and /metrics")
@@ -159,10 +159,7 @@ class Gate:
             await web.TCPSite(runner, flags.host, flags.http_port).start()
             listening.append(("http", runner.addresses[0][1]))
             log.info("listening: %s", ", ".join(f"{name} on port {port}" for name, port in listening))
-            waiting = asyncio.create_task(until.wait())
-            await asyncio.wait({waiting, following}, return_when=asyncio.FIRST_COMPLETED)
-            if following.done():
-                following.result()
+            await until.wait()
             log.info("ending: no new connections, the messages in hand are finished")
             await self._end(flags.grace_seconds)
         finally:

@@ -8,7 +8,6 @@ never does: acknowledge a message itself, change a byte, write half a frame, sen
 
 from medplum_agent_operator.gate.effects import (
     MOST_SENDS,
-    SMALL_BYTES,
     Agent,
     CloseDevice,
     CloseLink,
@@ -21,9 +20,10 @@ from medplum_agent_operator.gate.effects import (
     ToAgent,
     ToDevice,
 )
-from medplum_agent_operator.gate.exchange import Link, Message
+from medplum_agent_operator.gate.exchange import Link, Links, Message
 from medplum_agent_operator.gate.framing import Deframer, Frame, Junk, TooLong
 from medplum_agent_operator.gate.hl7 import answer_of, control_ids, has_header
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 1.0
 
@@ -38,8 +38,8 @@ class Conversation:
         self._effects: list[Effect] = []
         self._device = Deframer(limit=rules.frame_bytes)
         self._message: Message | None = None
-        self._links: dict[int, Link] = {}
-        self._made = 0
+        self._links = Links(rules)
+        self._links.agent_is(agent, now)
         self._last_sent_to: Agent | None = None
         self._heard_at = now
         self._frame_since: float | None = None
@@ -73,7 +73,7 @@ class Conversation:
     def held_bytes(self) -> int:
         """What is held in memory. Above `SMALL_BYTES` the shell asks for a place before it reads on."""
         in_hand = 0 if self._message is None else len(self._message.frame)
-        return in_hand + len(self._device) + sum(len(link.answers) for link in self._links.values())
+        return in_hand + len(self._device) + sum(len(link.answers) for link in self._links)
 
     @property
     def deadline(self) -> float | None:
@@ -125,8 +125,7 @@ class Conversation:
             return
         self._agent = agent
         self._retry_at, self._retry_seconds = now, _FIRST_RETRY_SECONDS
-        for link in self._links.values():
-            link.left_at = None if link.agent == agent else now if link.left_at is None else link.left_at
+        self._links.agent_is(agent, now)
         self._go_on(now)
 
     def opened(self, number: int, now: float) -> None:
@@ -143,7 +142,7 @@ class Conversation:
 
     def failed(self, number: int, now: float) -> None:
         """A link could not be made."""
-        if self._links.pop(number, None) is not None:
+        if self._links.pop(number) is not None:
             self._retry_at = now + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _LAST_RETRY_SECONDS)
             if self._message is not None:
@@ -170,7 +169,7 @@ class Conversation:
 
     def closed(self, number: int, now: float) -> None:
         """An agent has closed a link, or it broke."""
-        link = self._links.pop(number, None)
+        link = self._links.pop(number)
         if link is None:
             return
         if link.answers.in_frame:
@@ -210,9 +209,7 @@ class Conversation:
 
     def _deadlines(self) -> "tuple[float | None, ...]":
         message, rules = self._message, self._rules
-        in_use = None if message is None else message.link
-        left = [link for link in self._links.values() if link is not in_use and link.left_at is not None]
-        late = [self._may_stay_until(link, link.left_at or 0) for link in left]
+        late = list(self._links.deadlines(None if message is None else message.link))
         if self._no_more_since is not None and message is None:
             late.append(self._no_more_since + rules.late_seconds)
         if message is not None and message.link is not None:
@@ -220,8 +217,8 @@ class Conversation:
             moved = None if left_at is None or self._agent is None else left_at + rules.move_seconds
             return (message.sent_at + rules.answer_seconds, moved, *late)
         if message is not None:
-            connecting = self._agent is None or any(link.agent == self._agent for link in self._links.values())
-            return (message.waits_since + rules.hold_seconds, None if connecting else self._retry_at, *late)
+            retry = None if self._agent is None or self._links.to(self._agent) else self._retry_at
+            return (message.waits_since + rules.hold_seconds, retry, *late)
         frame = None if self._frame_since is None else self._frame_since + rules.frame_seconds
         return (frame, self._heard_at + rules.idle_seconds, *late)
 
@@ -269,11 +266,9 @@ class Conversation:
         if self._agent is None:
             message.held = True
             return False
-        link = next((link for link in self._links.values() if link.agent == self._agent), None)
+        link = self._links.to(self._agent)
         if link is None and now >= self._retry_at:
-            self._made += 1
-            self._links[self._made] = Link(self._made, self._agent, Deframer(limit=self._rules.frame_bytes))
-            self._effects.append(Open(self._made, self._agent))
+            self._effects.append(Open(self._links.make(self._agent).number, self._agent))
         if link is None or not link.open:
             return False
         if message.sent_to:
@@ -318,34 +313,15 @@ class Conversation:
 
     def _leave_links(self, now: float) -> None:
         """Close the links to agents that were left, once they owe nothing or have had their time."""
-        in_use = None if self._message is None else self._message.link
-        for link in list(self._links.values()):
-            if link.agent == self._agent or link is in_use:
-                continue
-            left_at = now if link.left_at is None else link.left_at
-            if link.open and now < self._may_stay_until(link, left_at):
-                continue
+        for link in self._links.leave(None if self._message is None else self._message.link, now):
             if link.owed:
                 self._note(Kind.MISSED, len(link.owed))
-            del self._links[link.number]
             self._effects.append(CloseLink(link.number))
-
-    def _may_stay_until(self, link: Link, left_at: float) -> float:
-        """Until when a link to an agent that was left stays open, idle as it may be.
-
-        An agent that is about to end waits, within its drain, for its links to close. Where another one has taken over, nothing is to be
-        gained by a hurry, and what it has acknowledged without a commit (`enhanced=aa`) is passed on meanwhile. Where none is
-        there, devices wait: then it is left as soon as it owes nothing that is known.
-        """
-        if link.owed or self._agent is not None:
-            return left_at + self._rules.late_seconds
-        return link.answered_at + self._rules.flush_seconds
 
     def _finish(self, now: float) -> None:
         """End once every answer that is owed has come, or has had its time."""
         since = now if self._no_more_since is None else self._no_more_since
-        owed = any(link.owed for link in self._links.values())
-        if not owed or self._deaf or now >= since + self._rules.late_seconds:
+        if not self._links.owe or self._deaf or now >= since + self._rules.late_seconds:
             if self._device.in_frame and not self._stopping:
                 self._note(Kind.CUT)
             self._end(Ending.STOPPED if self._stopping else Ending.DONE)
@@ -357,8 +333,7 @@ class Conversation:
         self._over = True
         self._message = None
         self._device.clear()
-        self._effects += [CloseLink(number) for number in self._links]
-        self._links.clear()
+        self._effects += [CloseLink(number) for number in self._links.clear()]
         self._effects.append(CloseDevice(why))
 
     def _note(self, kind: Kind, number: float = 1, *, agent: Agent | None = None) -> None:

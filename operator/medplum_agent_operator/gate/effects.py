@@ -11,9 +11,6 @@ from typing import Final
 Agent = Hashable
 """One life of one agent: another pod, or the same pod's agent after it was seen gone, is another value."""
 
-SMALL_BYTES: Final = 65_536
-"""What a connection may hold in memory without asking; for more it needs one of the few places for large messages."""
-
 
 class Ending(StrEnum):
     """Why the gate closes a device's connection. A message that was not answered is the device's to send again."""

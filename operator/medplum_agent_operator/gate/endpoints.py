@@ -67,8 +67,13 @@ class Endpoints:
                 pause = _FIRST_PAUSE_SECONDS
             except TimeoutError:
                 pause = _FIRST_PAUSE_SECONDS
-            except (httpx2.HTTPError, OSError) as fault:
-                log.warning("EndpointSlices cannot be read, and what they said last holds: %s", fault)
+            except Exception as fault:  # noqa: BLE001 - whatever is wrong with what is read, devices go on with the agent that they have
+                known = isinstance(fault, httpx2.HTTPError | OSError)
+                log.warning(
+                    "EndpointSlices cannot be read, and what they said last holds: %s",
+                    fault,
+                    exc_info=None if known else fault,
+                )
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LAST_PAUSE_SECONDS)
 

@@ -1,8 +1,9 @@
-"""The message in hand, and a connection to an agent with what it owes. Values that `conversation` keeps and changes; no I/O."""
+"""The message in hand, and the connections to agents with what they owe. Values that `conversation` keeps and changes; no I/O."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from medplum_agent_operator.gate.effects import Agent
+from medplum_agent_operator.gate.effects import Agent, Rules
 from medplum_agent_operator.gate.framing import Deframer
 from medplum_agent_operator.gate.hl7 import Answer
 
@@ -52,3 +53,79 @@ class Link:
         if answer.about in message.ids:
             return True
         return answer.about not in self.known and (answer.commit or not self.commits)
+
+
+class Links:
+    """The links of one conversation: one to the agent that is ready, and those to agents that were left."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._made = 0
+        self._by_number: dict[int, Link] = {}
+        self._agent: Agent | None = None
+
+    def __iter__(self) -> Iterator[Link]:
+        return iter(self._by_number.values())
+
+    def get(self, number: int) -> Link | None:
+        """The link of that number; None where it is gone."""
+        return self._by_number.get(number)
+
+    def to(self, agent: Agent) -> Link | None:
+        """The link to an agent; None where there is none."""
+        return next((link for link in self if link.agent == agent), None)
+
+    def make(self, agent: Agent) -> Link:
+        """A new one, not open yet."""
+        self._made += 1
+        link = self._by_number[self._made] = Link(self._made, agent, Deframer(limit=self._rules.frame_bytes))
+        return link
+
+    def pop(self, number: int) -> Link | None:
+        """Forget one that is gone."""
+        return self._by_number.pop(number, None)
+
+    def clear(self) -> list[int]:
+        """Forget all. Returns their numbers."""
+        numbers, self._by_number = list(self._by_number), {}
+        return numbers
+
+    def agent_is(self, agent: Agent | None, now: float) -> None:
+        """Another agent is the one that is ready, or none is: note which are left, and since when."""
+        self._agent = agent
+        for link in self:
+            if link.agent == agent:
+                link.left_at = None
+            elif link.left_at is None:
+                link.left_at = now
+
+    @property
+    def owe(self) -> bool:
+        """Whether an application's answer is to come on any."""
+        return any(link.owed for link in self)
+
+    def deadlines(self, in_use: Link | None) -> Iterator[float]:
+        """Until when those that were left may stay, but for the one that the message in hand is on."""
+        return (self._may_stay_until(link) for link in self if link is not in_use and link.left_at is not None)
+
+    def leave(self, in_use: Link | None, now: float) -> list[Link]:
+        """Forget those to agents that were left, once they owe nothing or have had their time. Returns them."""
+        gone = [
+            link
+            for link in self
+            if link.left_at is not None and link is not in_use and not (link.open and now < self._may_stay_until(link))
+        ]
+        for link in gone:
+            del self._by_number[link.number]
+        return gone
+
+    def _may_stay_until(self, link: Link) -> float:
+        """Until when a link to an agent that was left stays open, idle as it may be.
+
+        An agent that is about to end waits, within its drain, for its links to close. Where another one has taken over, nothing is to be
+        gained by a hurry, and what it has acknowledged without a commit (`enhanced=aa`) is passed on meanwhile. Where none is
+        there, devices wait: then it is left as soon as it owes nothing that is known.
+        """
+        if link.owed or self._agent is not None:
+            return (link.left_at or 0) + self._rules.late_seconds
+        return link.answered_at + self._rules.flush_seconds

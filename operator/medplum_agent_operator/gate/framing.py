@@ -79,11 +79,22 @@ class Deframer:
         size = end + len(END)
         if size > self._limit:
             return self._too_long(size)
-        # The frame keeps the memory; what follows it, usually nothing, moves to a new place.
-        self._buffer = buffer[size:]
         self._searched = 0
+        return Frame(self._take(size))
+
+    def _take(self, size: int) -> bytearray:
+        """Take the first bytes out of what is held.
+
+        Whichever part is the smaller is copied: a large frame keeps its memory, and many small ones do not each move what is behind.
+        """
+        buffer = self._buffer
+        if 2 * size < len(buffer):
+            taken = buffer[:size]
+            del buffer[:size]
+            return taken
+        self._buffer = buffer[size:]
         del buffer[size:]
-        return Frame(buffer)
+        return buffer
 
     def _too_long(self, size: int) -> TooLong:
         """Said once: what is held goes, or whoever asks until there is nothing more would ask for ever."""

@@ -7,6 +7,7 @@ Source: HL7 v2.5.1 chapter 2: 2.5.3 (separators), 2.9 (acknowledgement), 2.10.3 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 Bytes = bytes | bytearray
@@ -17,6 +18,9 @@ _CONTROL_ID: Final = 9  # MSH-1 is the separator itself, so MSH-2 stands at inde
 _COMMIT: Final = frozenset({b"CA", b"CE", b"CR"})
 _LONGEST_HEADER: Final = 4096
 """Bytes of a segment that are looked at: an MSH beyond this has no id for us."""
+
+_MOST_IDS: Final = 256
+"""Messages of one frame whose ids are known: a frame of 16 MiB may hold millions, and nobody else is served while they are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,12 @@ def has_header(frame: Bytes) -> bool:
 
 
 def control_ids(frame: Bytes) -> frozenset[bytes]:
-    r"""Return the control ids of all messages in a frame; usually one. Empty ones do not count.
+    r"""Return the control ids of the messages in a frame, usually one; of a batch, those of the first 256. Empty ones do not count.
 
     >>> control_ids(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A01|4711|P|2.5\rPID|1\r\x1c\r")
     frozenset({b'4711'})
     """
-    fields = (_fields(frame, at) for at in _segments(frame, b"MSH"))
+    fields = (_fields(frame, at) for at in islice(_segments(frame, b"MSH"), _MOST_IDS))
     return frozenset(found[_CONTROL_ID] for found in fields if len(found) > _CONTROL_ID and found[_CONTROL_ID])
 
 

@@ -1,10 +1,15 @@
 """What a gate takes at most: connections, in all and from one address, and messages that are large, at once.
 
-Asked by `relay` and `streams`. With `SMALL_BYTES` for each connection and the longest message for each place, memory is bounded.
+Asked by `relay` and `streams`. What is in memory is bounded by four times `SMALL_BYTES` for each connection of a device (a message, a read,
+and two of answers that the device does not read) and twice the longest message for each place (there, and its answer back).
 """
 
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Final
+
+SMALL_BYTES: Final = 16_384
+"""What a connection may hold without asking; for more it needs one of the few places for large messages."""
 
 
 class Connections:

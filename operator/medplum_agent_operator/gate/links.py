@@ -4,13 +4,12 @@ import asyncio
 import errno
 from typing import Protocol, cast
 
-from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.writing import FrameWriter, keep_alive
+from medplum_agent_operator.gate.routes import Life
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, prepare
+from medplum_agent_operator.gate.writing import FrameWriter
 
 CONNECT_SECONDS = 2.0
 """How long an agent may take to accept a connection; one that has gone with its node answers nothing."""
-LINGER_SECONDS = 10.0
-"""How long to wait for the other side's FIN after ours, before the connection is dropped."""
 
 
 class User(Protocol):
@@ -29,24 +28,15 @@ class User(Protocol):
         """An agent has closed, or the connection broke."""
 
 
-class Relay(Protocol):
-    """What all links of a channel share."""
-
-    route: Route
-    links: "set[Link]"
-
-    def check_emptied(self) -> None:
-        """A connection is over: it may have been the last."""
-
-
-class Link(asyncio.Protocol):
+class Link(Reader):
     """A connection to an agent, made at once."""
 
     def __init__(
-        self, number: int, agent: Life, device: User, *, relay: Relay, loop: asyncio.AbstractEventLoop
+        self, number: int, agent: Life, device: User, *, channel: ChannelServer, loop: asyncio.AbstractEventLoop
     ) -> None:
+        super().__init__(channel.buffer)
         self._device = device
-        self._relay = relay
+        self._channel = channel
         self._loop = loop
         self._number = number
         self._agent = agent
@@ -55,7 +45,7 @@ class Link(asyncio.Protocol):
         self._reads = True
         self._over = False
         self._linger: asyncio.TimerHandle | None = None
-        relay.links.add(self)
+        channel.open.add(self)
         self._task = loop.create_task(self._connect())
         self._task.add_done_callback(self._forget_unless_connected)
 
@@ -67,14 +57,14 @@ class Link(asyncio.Protocol):
             self._over = True
             self._device.link_failed(self._number)
             if isinstance(fault, OSError) and fault.errno == errno.ECONNREFUSED:
-                self._relay.route.refused(self._agent)
+                self._channel.route.refused(self._agent)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The agent has accepted."""
-        keep_alive(transport)
         self._transport = cast("asyncio.Transport", transport)
+        prepare(self._transport)
         self._writer = FrameWriter(self._transport, self._loop.call_later)
-        self._relay.route.met(self._agent)
+        self._channel.route.met(self._agent)
         if self._over:
             self.finish()
         else:
@@ -100,8 +90,7 @@ class Link(asyncio.Protocol):
             self._forget()
 
     def _forget(self) -> None:
-        self._relay.links.discard(self)
-        self._relay.check_emptied()
+        self._channel.is_over(self)
 
     def pause_writing(self) -> None:
         """The agent does not read."""

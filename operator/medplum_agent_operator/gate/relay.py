@@ -7,16 +7,14 @@ conversation, and out what that asks for.
 import asyncio
 import logging
 from collections import Counter
-from typing import Protocol, cast
+from typing import Final, cast
 
 from medplum_agent_operator.gate.conversation import Conversation
 from medplum_agent_operator.gate.effects import (
-    SMALL_BYTES,
     CloseDevice,
     CloseLink,
     Effect,
     Ending,
-    Kind,
     Note,
     Open,
     Rules,
@@ -24,71 +22,38 @@ from medplum_agent_operator.gate.effects import (
     ToDevice,
 )
 from medplum_agent_operator.gate.hl7 import describe
-from medplum_agent_operator.gate.limits import Connections, Places
-from medplum_agent_operator.gate.links import LINGER_SECONDS, Link
+from medplum_agent_operator.gate.limits import SMALL_BYTES, Connections, Places
+from medplum_agent_operator.gate.links import Link
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.writing import keep_alive
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader
 from medplum_agent_operator.telemetry import log
 
-
-class Counters(Protocol):
-    """Where a relay counts what happens on its channel."""
-
-    def note(self, kind: Kind, number: float, agent: Life | None) -> None:
-        """Something happened; with a message to an agent, which one."""
-
-    def ended(self, why: Ending) -> None:
-        """A device's connection was closed by the gate."""
-
-    def refused(self) -> None:
-        """A device's connection was not taken."""
+BLOCKED_SECONDS: Final = 60.0
+"""For how long a device may leave its answers unread; large ones take a place from everybody else meanwhile."""
 
 
-class Hl7Relay:
-    """A channel: listens for devices, and talks to the agent that the route names."""
+class Hl7Relay(ChannelServer):
+    """A channel of messages: each device has a conversation with the agent that the route names."""
 
     def __init__(
-        self,
-        *,
-        route: Route,
-        rules: Rules,
-        connections: Connections,
-        places: Places,
-        counters: Counters,
+        self, *, route: Route, rules: Rules, connections: Connections, places: Places, counters: Counters
     ) -> None:
-        self.route = route
+        super().__init__(route=route, connections=connections, counters=counters)
         self.rules = rules
-        self.connections = connections
         self.places = places
-        self.counters = counters
         self.devices: set[Device] = set()
-        self.links: set[Link] = set()
-        self.stopping = False
-        self._emptied = asyncio.Event()
-        self._server: asyncio.Server | None = None
 
-    async def start(self, host: str | None, port: int) -> int:
-        """Listen on an address, or on all where `host` is None. Returns the port; `port` 0 takes a free one.
+    def device(self, loop: asyncio.AbstractEventLoop) -> Reader:
+        """Make what serves a device that connects."""
+        return Device(self, loop)
 
-        Raises:
-            OSError: when the port cannot be listened on.
-        """
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Device(self, loop), host, port, backlog=1024)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        """Take no more devices, finish the messages in hand, close, and wait until that is done."""
-        self.stopping = True
-        if self._server is not None:
-            self._server.close()
+    def finish(self) -> None:
+        """Finish the messages in hand, and close."""
         for device in list(self.devices):
             device.stop()
-        self.check_emptied()
-        await self._emptied.wait()
 
     def cut(self) -> None:
-        """End every connection that is still open, by FIN; a message that is not answered is the device's to send again."""
+        """Close; a message that is not answered is the device's to send again."""
         for device in list(self.devices):
             device.cut()
 
@@ -96,16 +61,12 @@ class Hl7Relay:
         """How many connections there are, by the address that they come from."""
         return Counter(device.address for device in self.devices)
 
-    def check_emptied(self) -> None:
-        """A connection is over: it may have been the last. Those to agents count too: a process that ends with one open resets it."""
-        if self.stopping and not self.devices and not self.links:
-            self._emptied.set()
 
-
-class Device(asyncio.Protocol):
+class Device(Reader):
     """The connection of a device."""
 
     def __init__(self, relay: Hl7Relay, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(relay.buffer)
         self.relay = relay
         self.loop = loop
         self.links: dict[int, Link] = {}
@@ -115,6 +76,7 @@ class Device(asyncio.Protocol):
         self._deafen = _nothing
         self._finished = False
         self._linger: asyncio.TimerHandle | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._reads = True
         self._blocked = False
@@ -126,20 +88,16 @@ class Device(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A device has connected."""
-        keep_alive(transport)
         self.transport = cast("asyncio.Transport", transport)
-        peer = transport.get_extra_info("peername")
-        self.address = peer[0] if peer else "?"
         relay = self.relay
-        refusal = relay.connections.refusal(self.address)
-        if refusal is not None or relay.stopping:
-            log.warning("a connection is refused: %s", refusal or "the gate ends", extra={"device": self.address})
-            relay.counters.refused()
+        address = relay.admit(self.transport)
+        if address is None:
             self._closing = True
             transport.close()
             return
-        relay.connections.came(self.address)
+        self.address = address
         relay.devices.add(self)
+        relay.open.add(self)
         self.conversation = Conversation(rules=relay.rules, agent=relay.route.agent, now=self.loop.time())
         self._deafen = relay.route.listen(self)
         self._set_alarm()
@@ -161,21 +119,28 @@ class Device(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """The connection is no more."""
         self.transport = None
-        if self._linger is not None:
-            self._linger.cancel()
+        for timer in (self._linger, self._patience):
+            if timer is not None:
+                timer.cancel()
         if self.conversation is not None and not self.conversation.over:
             self.conversation.device_gone(self.loop.time())
             self._settle()
         self._forget_if_done()
 
     def pause_writing(self) -> None:
-        """The device does not read its answers: read no more of them."""
+        """The device does not read its answers: read no more of them, and do not wait for ever."""
         self._blocked = True
+        if self.transport is not None:
+            self._patience = self.loop.call_later(BLOCKED_SECONDS, self.transport.abort)
         self._read_or_not()
 
     def resume_writing(self) -> None:
         """It does again."""
         self._blocked = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._see_to_place()
         self._read_or_not()
 
     # The route's, the links' and the relay's side.
@@ -249,7 +214,7 @@ class Device(asyncio.Protocol):
             case Note(kind, amount, agent):
                 self.relay.counters.note(kind, amount, cast("Life | None", agent))
             case Open(number, agent):
-                self.links[number] = Link(number, cast("Life", agent), self, relay=self.relay, loop=self.loop)
+                self.links[number] = Link(number, cast("Life", agent), self, channel=self.relay, loop=self.loop)
             case CloseLink(number):
                 if (link := self.links.pop(number, None)) is not None:
                     link.finish()
@@ -275,7 +240,10 @@ class Device(asyncio.Protocol):
 
     def _see_to_place(self) -> None:
         conversation = self.conversation
-        large = conversation is not None and not conversation.over and conversation.held_bytes > SMALL_BYTES
+        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        large = unread > 2 * SMALL_BYTES
+        if conversation is not None and not conversation.over:
+            large = large or conversation.held_bytes > SMALL_BYTES
         if large and not self._has_place and not self._waits_for_place:
             self._has_place = self.relay.places.take(self._place_granted)
             self._waits_for_place = not self._has_place
@@ -344,7 +312,7 @@ class Device(asyncio.Protocol):
             self.relay.places.give_back()
         self.relay.connections.went(self.address)
         self.relay.devices.discard(self)
-        self.relay.check_emptied()
+        self.relay.is_over(self)
 
 
 def _nothing() -> None:

@@ -11,67 +11,46 @@ from typing import cast
 
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.links import CONNECT_SECONDS, LINGER_SECONDS
-from medplum_agent_operator.gate.relay import Counters
+from medplum_agent_operator.gate.links import CONNECT_SECONDS
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.writing import keep_alive
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, prepare
 from medplum_agent_operator.telemetry import log
 
 RETRY_SECONDS = 0.25
 
 
-class StreamRelay:
+class StreamRelay(ChannelServer):
     """A channel whose bytes are relayed as they are."""
 
     def __init__(self, *, route: Route, hold_seconds: float, connections: Connections, counters: Counters) -> None:
         """`hold_seconds`: how long a new connection waits for an agent."""
-        self.route = route
+        super().__init__(route=route, connections=connections, counters=counters)
         self.hold_seconds = hold_seconds
-        self.connections = connections
-        self.counters = counters
-        self.sides: set[Side] = set()
-        self.stopping = False
-        self._emptied = asyncio.Event()
-        self._server: asyncio.Server | None = None
 
-    async def start(self, host: str | None, port: int) -> int:
-        """Listen on an address, or on all where `host` is None. Returns the port; `port` 0 takes a free one.
+    def device(self, loop: asyncio.AbstractEventLoop) -> Reader:
+        """Make what serves a device that connects."""
+        return Caller(self, loop)
 
-        Raises:
-            OSError: when the port cannot be listened on.
-        """
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Caller(self, loop), host, port, backlog=1024)
-        return int(self._server.sockets[0].getsockname()[1])
-
-    async def stop(self) -> None:
-        """Take no more connections, and wait until those that are open have ended: only their two ends know when that is."""
-        self.stopping = True
-        if self._server is not None:
-            self._server.close()
-        self.check_emptied()
-        await self._emptied.wait()
+    def finish(self) -> None:
+        """Only its two ends know when a connection is done: nothing is begun."""
 
     def cut(self) -> None:
-        """End every connection that is still open, by FIN: a process that ends in the middle of one would reset it."""
-        for side in list(self.sides):
-            side.finish()
-            side.linger()
+        """End what is open by FIN: a process that ends in the middle of a connection would reset it."""
+        for side in list(self.open):
+            if isinstance(side, Side):
+                side.finish()
+                side.linger()
 
     def connected(self) -> Counter[str]:
         """How many connections there are, by the address that they come from."""
-        return Counter(side.address for side in self.sides if isinstance(side, Caller))
-
-    def check_emptied(self) -> None:
-        """A connection is over: it may have been the last."""
-        if self.stopping and not self.sides:
-            self._emptied.set()
+        return Counter(side.address for side in self.open if isinstance(side, Caller))
 
 
-class Side(asyncio.Protocol):
+class Side(Reader):
     """One of the two connections of a pair; what it reads it writes to the other."""
 
     def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(relay.buffer)
         self.relay = relay
         self.loop = loop
         self.transport: asyncio.Transport | None = None
@@ -82,9 +61,9 @@ class Side(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """It is connected."""
-        keep_alive(transport)
         self.transport = cast("asyncio.Transport", transport)
-        self.relay.sides.add(self)
+        prepare(self.transport)
+        self.relay.open.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes for the other side; if that has gone they are read all the same."""
@@ -103,11 +82,10 @@ class Side(asyncio.Protocol):
         self.transport = None
         if self._linger is not None:
             self._linger.cancel()
-        self.relay.sides.discard(self)
         if self.other is not None:
             self.other.finish()
             self.other.linger()
-        self.relay.check_emptied()
+        self.relay.is_over(self)
 
     def pause_writing(self) -> None:
         """It takes no more for now: neither does the other."""
@@ -152,17 +130,12 @@ class Caller(Side):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A device has connected."""
-        peer = transport.get_extra_info("peername")
-        address = peer[0] if peer else "?"
-        refusal = "the gate ends" if self.relay.stopping else self.relay.connections.refusal(address)
-        if refusal is not None:
-            log.warning("a connection is refused: %s", refusal, extra={"device": address})
-            self.relay.counters.refused()
+        address = self.relay.admit(cast("asyncio.Transport", transport))
+        if address is None:
             transport.close()
             return
         super().connection_made(transport)
         self.address = address
-        self.relay.connections.came(address)
         cast("asyncio.Transport", transport).pause_reading()
         self._task = self.loop.create_task(self._find_agent())
 
@@ -204,15 +177,13 @@ class Caller(Side):
         agent = self.relay.route.agent
         if agent is None:
             return False
-        side = Side(self.relay, self.loop)
+        # They know each other before there is a connection: whichever ends first, and whenever, the other learns of it.
+        side = self.other = Side(self.relay, self.loop)
         side.other = self
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await self.loop.create_connection(lambda: side, agent.pod.address, agent.pod.port)
         except OSError:  # TimeoutError is one
+            self.other = None
             return False
-        self.other = side
-        if self.transport is None:  # the device went meanwhile
-            side.finish()
-            side.linger()
         return True

@@ -1,4 +1,4 @@
-"""Writing frames to an agent so that every version reads them whole, without a copy of a large one; and sockets that notice silence.
+"""Writing frames to an agent so that every version reads them whole, without a copy of a large one.
 
 Used by `relay`. Agents before 5.0.0 take a message as complete only when one read ends with 1C 0D, and read at most 65,536 bytes:
 a frame of 65,537 or 131,073 bytes is never answered, and neither is one that the network cuts between its last two bytes. So
@@ -6,7 +6,6 @@ the last bytes of a frame travel in a segment of their own; after a long one, on
 """
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -20,19 +19,6 @@ TAIL_AFTER_SECONDS: Final = 0.01
 """With 5 ms the agent was seen to read them apart; of what is longer it reads 25 MB a second or more."""
 READ_BYTES_A_SECOND: Final = 25_000_000
 _PART: Final = 65_536
-
-SILENT_SECONDS: Final = 60
-PROBES: Final = (15, 4)
-"""Seconds between probes of a silent connection, and how many without an answer end it."""
-
-
-def keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Let TCP find out that the other side is gone without a word, in two minutes: a device without power, a node that is lost."""
-    connection = transport.get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBES[0])
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES[1])
 
 
 class FrameWriter:
