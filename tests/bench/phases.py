@@ -93,7 +93,7 @@ class Phases:
     def converged(self, seconds: float) -> Converged:
         """Do nothing."""
         before = machine.cpu_seconds(self.operator.process.pid)
-        with self._step("converged"), self._watched(quiet_at_end=False) as seen:
+        with self._step("converged"), self._watched() as seen:
             self._wait(seconds)
         return _converged(seen, seconds, machine.cpu_seconds(self.operator.process.pid) - before)
 
@@ -116,7 +116,7 @@ class Phases:
     def restart(self, start: Callable[[], OperatorProcess]) -> Converged:
         """Stop the operator and start it again: it reads everything, at once and at its first resync."""
         begun = time.monotonic()
-        with self._step("restart"), self._watched(quiet_at_end=False) as seen:
+        with self._step("restart"), self._watched() as seen:
             self.operator.stop()
             self.operator = start()
             self._wait(RESYNC_SECONDS + QUIET_SECONDS)
@@ -128,9 +128,21 @@ class Phases:
         return _converged(seen, time.monotonic() - begun, machine.cpu_seconds(self.operator.process.pid))
 
     def _settle(self) -> None:
-        """Wait until all agents are settled and what follows from that is written."""
+        """Wait until all agents are settled and the operator has written nothing for a while.
+
+        Raises:
+            TimeoutError: when it does not stop writing.
+        """
         self.fleet.wait_until_settled(seconds=PATIENCE_SECONDS, tick=self.steps.tick)
-        self._wait(QUIET_SECONDS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            since = datetime.now(UTC)
+            self._wait(QUIET_SECONDS)
+            late = [call for call in calls(self.cluster, since) if call.by_operator and call.writes]
+            if not late:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"all agents are settled, and the operator goes on writing: {count(late)}")
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -139,29 +151,19 @@ class Phases:
             self.steps.tick()
 
     @contextmanager
-    def _watched(self, *, quiet_at_end: bool = True) -> Iterator[list[Call]]:
-        """Give a list that holds, after the block, every call that was received during it.
-
-        Raises:
-            TimeoutError: when the operator was still writing at the end although it should not, so that counts are wrong.
-        """
+    def _watched(self) -> Iterator[list[Call]]:
+        """Give a list that holds, after the block, every call that was received during it."""
         seen: list[Call] = []
         since = datetime.now(UTC)
         yield seen
         until = datetime.now(UTC)
         seen.extend(call for call in calls(self.cluster, since) if call.received <= until)
-        late = [call for call in seen if call.by_operator and call.writes and until - call.received < _HALF_QUIET]
-        if late and quiet_at_end:
-            raise TimeoutError(f"the operator was still at work when a phase ended: {count(late)}")
 
     @contextmanager
     def _step(self, name: str) -> Iterator[None]:
         self.steps.begin(name)
         yield
         self.steps.end()
-
-
-_HALF_QUIET: Final = timedelta(seconds=QUIET_SECONDS / 2)
 
 
 @dataclass(frozen=True, slots=True)

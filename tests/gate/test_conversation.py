@@ -107,9 +107,16 @@ def test_a_move_falls_between_two_messages() -> None:
     assert [("old", "A")] == scene.got
     scene.answered(answer("A"))
     assert [("old", "A"), ("new", "B")] == scene.got
-    assert ["old", "new"] == [link.agent for link in scene.links.values()]
+    assert ["old", "new"] == [link.agent for link in scene.passes(29).links.values()]
     assert 1 == scene.notes[Kind.MOVED]
-    assert ["new"] == [link.agent for link in scene.passes(30).links.values()]
+    assert ["new"] == [link.agent for link in scene.passes(1).links.values()]
+
+
+def test_the_time_of_an_agent_that_was_left_is_counted_once() -> None:
+    """Another change after it gives it no more."""
+    scene = Scene(late_seconds=30).sends(A).answered(answer("A")).ready("new").passes(20).ready("newer").passes(9)
+    assert ["old"] == [link.agent for link in scene.links.values()]
+    assert {} == scene.passes(1).links
 
 
 def test_an_idle_connection_moves_at_once() -> None:

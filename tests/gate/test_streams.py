@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from medplum_agent_operator.gate import streams
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.routes import Pod, Route
@@ -209,3 +210,23 @@ async def test_what_does_not_end_in_time_is_cut_by_fin() -> None:
         caller.writer.close()
         await asyncio.wait_for(stopping, 5)
         assert ["FIN"] == agent.breaks
+
+
+async def test_an_agent_that_does_not_close_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its device was reset, it has had FIN, and it keeps the connection open: it is dropped in the end."""
+    monkeypatch.setattr(streams, "LINGER_SECONDS", 0.2)
+    held: list[asyncio.StreamWriter] = []
+
+    async def keep(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        held.append(writer)
+
+    server = await asyncio.start_server(keep, "127.0.0.1", 0)
+    async with gate(server.sockets[0].getsockname()[1]) as running:
+        async with device(running.port) as caller:
+            await until(lambda: held)
+            linger = struct.pack("ii", 1, 0)
+            caller.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await until(lambda: not running.relay.open)
+    server.close()
+    held[0].transport.abort()
+    await asyncio.sleep(0)
