@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from medplum_agent_operator.gate.effects import Ending, Kind, Rules
+from medplum_agent_operator.gate.knocking import Knocker
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.links import Link
 from medplum_agent_operator.gate.relay import Hl7Relay
-from medplum_agent_operator.gate.routes import Life, Pod, Route
+from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
 from medplum_agent_operator.gate.takeovers import Takeovers
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Gate:
 
     def ready(self, *ports: int) -> None:
         """Agents that are ready, by their ports on loopback; the one on the lowest port is named first."""
-        self.route.ready_pods([Pod(f"agent-{port}", "127.0.0.1", port) for port in ports])
+        self.route.pods_are(Pods(frozenset(Pod(f"agent-{port}", "127.0.0.1", port) for port in ports)))
 
 
 @asynccontextmanager
@@ -73,11 +75,13 @@ async def gate(
     )
     port = await relay.start("127.0.0.1", 0)
     running = Gate(relay, port, route, counted)
+    knocking = asyncio.create_task(Knocker(route, channel="adt").run())
     running.ready(*agents)
     try:
         yield running
     finally:
-        route.ready_pods([])
+        knocking.cancel()
+        route.pods_are(Pods())
         for device in list(relay.devices):
             if device.transport is not None:
                 device.transport.abort()

@@ -11,8 +11,8 @@ from lightkube.models.discovery_v1 import Endpoint, EndpointConditions, Endpoint
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.discovery_v1 import EndpointSlice
 
-from medplum_agent_operator.gate.endpoints import Endpoints, ready_pods
-from medplum_agent_operator.gate.routes import Pod
+from medplum_agent_operator.gate.endpoints import Endpoints, pods_of
+from medplum_agent_operator.gate.routes import Pod, Pods
 from tests.gate.actors import until
 
 if TYPE_CHECKING:
@@ -32,42 +32,41 @@ def piece(*endpoints: Endpoint, family: str = "IPv4", **ports: int) -> EndpointS
     return EndpointSlice(addressType=family, endpoints=list(endpoints), ports=named)
 
 
+A = frozenset({Pod("a", "10.0.0.1", 2575)})
+
+
 @pytest.mark.parametrize(
-    ("conditions", "taken"),
+    ("conditions", "pods"),
     [
-        ({"ready": True, "serving": True, "terminating": False}, True),
-        ({"ready": None}, True),
-        ({"ready": False, "serving": False, "terminating": False}, False),
-        ({"ready": False, "serving": True, "terminating": True}, False),
-        ({"ready": True, "serving": True, "terminating": True}, False),
+        ({"ready": True, "serving": True, "terminating": False}, Pods(ready=A)),
+        ({"ready": None}, Pods(ready=A)),
+        ({"ready": False, "serving": False, "terminating": False}, Pods(waiting=A)),
+        ({"ready": False, "serving": True, "terminating": True}, None),
+        ({"ready": True, "serving": True, "terminating": True}, None),
     ],
 )
-def test_a_pod_is_taken_if_it_is_ready_and_not_about_to_end(conditions: dict[str, Any], taken: bool) -> None:  # noqa: FBT001
+def test_a_pod_counts_unless_it_is_about_to_end(conditions: dict[str, Any], pods: Pods | None) -> None:
     """One that drains still serves, and gets nothing new all the same."""
-    assert {"adt": {Pod("a", "10.0.0.1", 2575)} if taken else set()} == (
-        ready_pods([piece(endpoint("a", **conditions))]) or {"adt": set()}
-    )
+    assert pods == pods_of([piece(endpoint("a", **conditions))]).get("adt")
 
 
 def test_each_port_has_its_own_pods() -> None:
     """By the name of the Service's port."""
-    found = ready_pods([piece(endpoint("a", ready=True), adt=2575, lab=2576)])
-    assert {"adt": {Pod("a", "10.0.0.1", 2575)}, "lab": {Pod("a", "10.0.0.1", 2576)}} == found
+    found = pods_of([piece(endpoint("a", ready=True), adt=2575, lab=2576)])
+    assert {"adt": Pods(A), "lab": Pods(frozenset({Pod("a", "10.0.0.1", 2576)}))} == found
 
 
 def test_a_pod_with_both_families_is_one_pod() -> None:
     """IPv4 is taken, in whatever order the slices come; where there is none, IPv6."""
     four, six = piece(endpoint("a")), piece(endpoint("a", "fd00::1"), endpoint("b", "fd00::2"), family="IPv6")
-    both = {"adt": {Pod("a", "10.0.0.1", 2575), Pod("b", "fd00::2", 2575)}}
-    assert both == ready_pods([four, six]) == ready_pods([six, four])
+    both = {"adt": Pods(A | {Pod("b", "fd00::2", 2575)})}
+    assert both == pods_of([four, six]) == pods_of([six, four])
 
 
 def test_a_slice_may_be_empty() -> None:
     """The API server sends null for what is not there."""
     nobody = EndpointSlice(addressType="IPv4", endpoints=None, ports=None)
-    assert {} == ready_pods(
-        [nobody, EndpointSlice(addressType="IPv4", endpoints=[Endpoint([])], ports=[EndpointPort()])]
-    )
+    assert {} == pods_of([nobody, EndpointSlice(addressType="IPv4", endpoints=[Endpoint([])], ports=[EndpointPort()])])
 
 
 class Slices:

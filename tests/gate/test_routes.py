@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 from medplum_agent_operator.gate.limits import Places
-from medplum_agent_operator.gate.routes import Life, Pod, Route
+from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
 
 RED, GREEN, BLUE = (Pod(name, f"10.0.0.{number}", 2575) for number, name in enumerate(["a", "b", "c"]))
+
+
+def ready(*pods: Pod) -> Pods:
+    """So many take connections, as Kubernetes sees it."""
+    return Pods(ready=frozenset(pods))
+
+
+def waiting(*pods: Pod, besides: Pod | None = None) -> Pods:
+    """So many are there and not ready."""
+    return Pods(ready=frozenset([besides] if besides else []), waiting=frozenset(pods))
 
 
 class Ear:
@@ -38,48 +48,99 @@ def route(ear: Ear) -> Route:
 @pytest.mark.parametrize("first", [RED, GREEN, BLUE])
 def test_while_more_are_ready_the_one_that_is_talked_to_stays(first: Pod, route: Route, ear: Ear) -> None:
     """A new one has still to prove itself; it is taken when the old one begins to end."""
-    route.ready_pods([first])
-    route.ready_pods([RED, GREEN, BLUE])
+    route.pods_are(ready(first))
+    route.pods_are(ready(RED, GREEN, BLUE))
     assert [Life(first)] == ear.heard
-    route.ready_pods({RED, GREEN, BLUE} - {first})
+    route.pods_are(ready(*({RED, GREEN, BLUE} - {first})))
     assert route.agent is not None
     assert first != route.agent.pod
 
 
 def test_none_is_ready(route: Route, ear: Ear) -> None:
     """Then there is no agent, until there is one."""
-    route.ready_pods([RED])
-    route.ready_pods([])
-    route.ready_pods([])
-    route.ready_pods([RED])
+    route.pods_are(ready(RED))
+    route.pods_are(ready())
+    route.pods_are(ready())
+    route.pods_are(ready(RED))
     assert [Life(RED), None, Life(RED)] == ear.heard
 
 
+def test_a_port_that_refuses_is_no_agent_until_it_opens(route: Route, ear: Ear) -> None:
+    """Whatever Kubernetes says of it. What never listened is just not there yet: it is the same life."""
+    route.pods_are(ready(RED))
+    route.refused(RED)
+    assert [RED] == [*route.candidates]
+    route.refused(RED)
+    route.takes_connections(RED)
+    assert [Life(RED), None, Life(RED)] == ear.heard
+    assert () == route.candidates
+
+
 def test_a_port_that_refuses_ends_a_life_that_was_met(route: Route, ear: Ear) -> None:
-    """What listens there later is another agent; one that never listened is just not there yet."""
-    route.ready_pods([RED])
-    route.refused(Life(RED))
-    assert Life(RED) == route.agent
+    """What listens there later is another agent, and gets what died with the one before."""
+    route.pods_are(ready(RED))
     route.met(Life(RED))
-    route.refused(Life(RED))
-    route.refused(Life(RED))
-    route.refused(Life(RED, 2))
-    assert [Life(RED), Life(RED, 2)] == ear.heard
-    route.met(Life(RED, 2))
-    route.refused(Life(RED, 2))
-    assert Life(RED, 3) == route.agent
-    route.ready_pods([])
-    route.ready_pods([RED])
-    assert Life(RED, 3) == route.agent, "to be not ready for a moment is not to be another"
+    route.refused(RED)
+    route.refused(RED)
+    route.takes_connections(RED)
+    route.refused(RED)
+    route.takes_connections(RED)
+    assert [Life(RED), None, Life(RED, 2), None, Life(RED, 3)] == ear.heard
+    route.pods_are(ready())
+    route.pods_are(ready(RED))
+    assert Life(RED, 3) == route.agent, "to be not there for a moment is not to be another"
 
 
 def test_a_refusal_by_an_agent_that_was_left_means_nothing(route: Route) -> None:
     """It has ended, as it should."""
-    route.ready_pods([RED])
+    route.pods_are(ready(RED))
     route.met(Life(RED))
-    route.ready_pods([GREEN])
-    route.refused(Life(RED))
+    route.pods_are(ready(GREEN))
+    route.refused(RED)
     assert Life(GREEN) == route.agent
+
+
+def test_an_agent_that_opens_is_taken_before_kubernetes_calls_it_ready(route: Route, ear: Ear) -> None:
+    """It is kept then, until another one is ready."""
+    route.pods_are(waiting(GREEN, RED))
+    assert None is route.agent
+    assert (RED, GREEN) == route.candidates
+    route.takes_connections(GREEN)
+    route.pods_are(waiting(GREEN, RED))
+    route.pods_are(ready(GREEN, RED))
+    route.pods_are(ready(GREEN))
+    assert [Life(GREEN)] == ear.heard
+    route.pods_are(ready(RED))
+    assert [Life(GREEN), Life(RED)] == ear.heard
+
+
+def test_while_one_is_ready_nobody_else_is_tried(route: Route) -> None:
+    """In a handoff the new agent gets no device before it is ready and the old one ends."""
+    route.pods_are(waiting(RED, besides=GREEN))
+    assert () == route.candidates
+    route.takes_connections(RED)
+    assert Life(GREEN) == route.agent
+
+
+def test_an_agent_that_was_found_goes_for_one_that_is_ready(route: Route) -> None:
+    """And for none when its pod ends."""
+    route.pods_are(waiting(RED))
+    route.takes_connections(RED)
+    route.pods_are(waiting(RED, besides=GREEN))
+    assert Life(GREEN) == route.agent
+    route.pods_are(waiting(RED))
+    route.takes_connections(RED)
+    route.pods_are(ready())
+    assert None is route.agent
+
+
+def test_an_agent_that_is_ready_no_more_has_to_open_again(route: Route, ear: Ear) -> None:
+    """It may hang, or be gone: whether it takes connections is seen at once."""
+    route.pods_are(ready(RED))
+    route.met(Life(RED))
+    route.pods_are(waiting(RED))
+    route.takes_connections(RED)
+    assert [Life(RED), None, Life(RED)] == ear.heard
 
 
 def test_who_listens_no_more_hears_no_more(route: Route) -> None:
@@ -88,7 +149,7 @@ def test_who_listens_no_more_hears_no_more(route: Route) -> None:
     end = route.listen(other)
     end()
     end()
-    route.ready_pods([RED])
+    route.pods_are(ready(RED))
     assert [] == other.heard
 
 

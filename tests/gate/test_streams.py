@@ -14,7 +14,7 @@ import pytest
 from medplum_agent_operator.gate import streams
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.routes import Pod, Route
+from medplum_agent_operator.gate.routes import Pod, Pods, Route
 from medplum_agent_operator.gate.streams import Side, StreamRelay
 from tests.doubles.stage import arrived, free_port, medplum, running_agent
 from tests.gate.actors import device, until
@@ -72,7 +72,7 @@ class Gate:
 
     def ready(self, *ports: int) -> None:
         """Agents that are ready."""
-        self.relay.route.ready_pods([Pod(f"agent-{port}", "127.0.0.1", port) for port in ports])
+        self.relay.route.pods_are(Pods(frozenset(Pod(f"agent-{port}", "127.0.0.1", port) for port in ports)))
 
 
 @asynccontextmanager

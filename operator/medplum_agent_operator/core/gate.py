@@ -43,17 +43,17 @@ connected() {
   done
   return 1
 }
-tenths=$(($1 * 10))
+looks=$(($1 * 20))
 ports=" $2 "
 passed=0
 seen=
-while [ "$passed" -lt "$tenths" ]; do
+while [ "$passed" -lt "$looks" ]; do
   if connected; then
     seen=1
-  elif [ -n "$seen" ] || [ "$passed" -ge 10 ]; then
+  elif [ -n "$seen" ] || [ "$passed" -ge 20 ]; then
     exit 0
   fi
-  sleep 0.1
+  sleep 0.05
   passed=$((passed + 1))
 done
 """.lstrip()

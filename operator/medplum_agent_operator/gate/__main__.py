@@ -20,10 +20,11 @@ from prometheus_client import generate_latest
 
 from medplum_agent_operator.gate.effects import Rules
 from medplum_agent_operator.gate.endpoints import Endpoints
+from medplum_agent_operator.gate.knocking import Knocker
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.relay import Hl7Relay
-from medplum_agent_operator.gate.routes import Pod, Route
+from medplum_agent_operator.gate.routes import Pods, Route
 from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.telemetry import log, set_up_logging
 
@@ -135,11 +136,11 @@ class Gate:
         """One for each channel."""
         return tuple(self._relays.values())
 
-    def ready_pods(self, pods: Mapping[str, set[Pod]]) -> None:
+    def pods_are(self, pods: Mapping[str, Pods]) -> None:
         """Take what the EndpointSlices say."""
         for name, route in self._routes.items():
             before = route.agent
-            route.ready_pods(pods.get(name, ()))
+            route.pods_are(pods.get(name, Pods()))
             if route.agent != before:
                 log.info("%s goes to %s", name, route.agent.pod.name if route.agent else "nobody: no agent is ready")
 
@@ -150,8 +151,9 @@ class Gate:
             OSError: when a port cannot be listened on.
         """
         flags = self._flags
-        endpoints = Endpoints(client, namespace=flags.namespace, service=flags.service, tell=self.ready_pods)
-        following = asyncio.create_task(endpoints.follow())
+        endpoints = Endpoints(client, namespace=flags.namespace, service=flags.service, tell=self.pods_are)
+        knockers = [Knocker(route, channel=name) for name, route in self._routes.items()]
+        tasks = [asyncio.create_task(endpoints.follow()), *(asyncio.create_task(each.run()) for each in knockers)]
         runner = web.AppRunner(self._pages(endpoints), access_log=None, shutdown_timeout=0.5)
         try:
             listening = [(c.name, await relay.start(flags.host, c.port)) for c, relay in self._relays.items()]
@@ -163,7 +165,8 @@ class Gate:
             log.info("ending: no new connections, the messages in hand are finished")
             await self._end(flags.grace_seconds)
         finally:
-            following.cancel()
+            for task in tasks:
+                task.cancel()
             await runner.cleanup()
 
     async def _end(self, grace_seconds: float) -> None:

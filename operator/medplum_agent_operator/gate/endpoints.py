@@ -1,4 +1,4 @@
-"""Which pods of the agent take connections now, as the EndpointSlices of its Service say.
+"""Which pods the agent has and which of them take connections, as the EndpointSlices of its Service say.
 
 Started by `__main__`; its one task reads and watches for ever and tells the routes. Reads EndpointSlices and nothing else. While the
 API server cannot be asked, what it said last holds: devices go on with the agent that they have.
@@ -13,7 +13,7 @@ import httpx2
 from lightkube import AsyncClient
 from lightkube.resources.discovery_v1 import EndpointSlice
 
-from medplum_agent_operator.gate.routes import Pod
+from medplum_agent_operator.gate.routes import Pod, Pods
 from medplum_agent_operator.telemetry import log
 
 SERVICE: Final = "kubernetes.io/service-name"
@@ -22,20 +22,26 @@ LOOK_AGAIN_SECONDS: Final = 60.0
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 10.0
 
 
-def ready_pods(slices: Iterable[EndpointSlice]) -> dict[str, set[Pod]]:
-    """For each port's name the pods that take connections there: ready, and not about to end. IPv4 where a pod has both."""
-    found: dict[str, dict[str, Pod]] = {}
+def pods_of(slices: Iterable[EndpointSlice]) -> dict[str, Pods]:
+    """For each port's name the pods that are not about to end, by whether they are ready. IPv4 where a pod has both."""
+    found: dict[str, dict[str, tuple[Pod, bool]]] = {}
     for one in sorted(slices, key=lambda one: str(one.addressType)):  # IPv4 before IPv6
         for endpoint in one.endpoints or ():
             conditions, target = endpoint.conditions, endpoint.targetRef
-            # An absent `ready` counts as true, says the API.
-            if target is None or (conditions and (conditions.ready is False or conditions.terminating)):
+            if target is None or (conditions and conditions.terminating):
                 continue
+            ready = not conditions or conditions.ready is not False  # absent counts as true, says the API
             for port in one.ports or ():
                 if port.port and endpoint.addresses:
                     pod = Pod(str(target.name), endpoint.addresses[0], port.port)
-                    found.setdefault(str(port.name), {}).setdefault(pod.name, pod)
-    return {port: set(pods.values()) for port, pods in found.items()}
+                    found.setdefault(str(port.name), {}).setdefault(pod.name, (pod, ready))
+    return {
+        port: Pods(
+            ready=frozenset(pod for pod, ready in pods.values() if ready),
+            waiting=frozenset(pod for pod, ready in pods.values() if not ready),
+        )
+        for port, pods in found.items()
+    }
 
 
 class Endpoints:
@@ -47,9 +53,9 @@ class Endpoints:
         *,
         namespace: str,
         service: str,
-        tell: Callable[[Mapping[str, set[Pod]]], None],
+        tell: Callable[[Mapping[str, Pods]], None],
     ) -> None:
-        """`tell` gets the ready pods of each port's name whenever something has changed."""
+        """`tell` gets the pods of each port's name whenever something has changed."""
         self._client = client
         self._namespace = namespace
         self._service = service
@@ -81,7 +87,7 @@ class Endpoints:
         listed = self._client.list(EndpointSlice, namespace=self._namespace, labels={SERVICE: self._service})
         slices = {str(one.metadata.name): one async for one in listed if one.metadata}
         self.known = True
-        self._tell(ready_pods(slices.values()))
+        self._tell(pods_of(slices.values()))
         watched = self._client.watch(
             EndpointSlice,
             namespace=self._namespace,
@@ -94,4 +100,4 @@ class Endpoints:
                 slices.pop(name, None)
             else:
                 slices[name] = one
-            self._tell(ready_pods(slices.values()))
+            self._tell(pods_of(slices.values()))

@@ -57,7 +57,7 @@ class Link(Reader):
             self._over = True
             self._device.link_failed(self._number)
             if isinstance(fault, OSError) and fault.errno == errno.ECONNREFUSED:
-                self._channel.route.refused(self._agent)
+                self._channel.route.refused(self._agent.pod)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The agent has accepted."""

@@ -4,7 +4,7 @@
 persistent, and the same after a restart: it follows from what Kubernetes says now.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,19 +36,38 @@ class Listener(Protocol):
         """Another agent is the one to talk to, or none is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The pods of an agent that are not about to end, as Kubernetes sees them.
+
+    Attributes:
+        ready: those that take connections.
+        waiting: those of which Kubernetes does not say so: they start, have failed, or are ready since a moment ago.
+    """
+
+    ready: frozenset[Pod] = frozenset()
+    waiting: frozenset[Pod] = frozenset()
+
+
 class Route:
     """The way to the agent, for one channel."""
 
     def __init__(self) -> None:
+        self._pods = Pods()
         self._agent: Life | None = None
-        self._met = False
+        self._met: set[Pod] = set()
         self._lives: dict[Pod, int] = {}
         self._listeners: dict[Listener, None] = {}
 
     @property
     def agent(self) -> Life | None:
-        """The agent to talk to; None while none is ready."""
+        """The agent to talk to; None while there is none."""
         return self._agent
+
+    @property
+    def candidates(self) -> tuple[Pod, ...]:
+        """Pods that might take connections although the route leads to none: those that are to be ready first."""
+        return (*sorted(self._pods.ready), *sorted(self._pods.waiting)) if self._agent is None else ()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell a listener of each change from now on. Returns what ends that."""
@@ -59,40 +78,53 @@ class Route:
 
         return end
 
-    def ready_pods(self, pods: Collection[Pod]) -> None:
-        """Take what Kubernetes says: pods that are ready and not about to end.
+    def pods_are(self, pods: Pods) -> None:
+        """Take what Kubernetes says.
 
-        While two are, in the middle of a handoff, the one that is talked to stays so: the new one has still to prove itself, and
-        the old one is left when it begins to end.
+        While two are ready, in the middle of a handoff, the one that is talked to stays so: the new one has still to prove itself, and
+        the old one is left when it begins to end. One that was found by knocking stays as well, until another one is ready.
         """
-        current = self._agent
-        if current is not None and current.pod in pods:
-            return
-        if not pods:
-            self._become(None)
-            return
-        pod = min(pods)
-        self._become(Life(pod, self._lives.get(pod, 1)))
+        current, before = self._agent, self._pods
+        self._pods = pods
+        self._met &= pods.ready | pods.waiting
+        if current is not None:
+            if current.pod in pods.ready:
+                return
+            still_waits = current.pod in pods.waiting and current.pod not in before.ready
+            if still_waits and not pods.ready:
+                return
+        self._become(self._life(min(pods.ready)) if pods.ready else None)
+
+    def takes_connections(self, pod: Pod) -> None:
+        """Somebody has knocked at a candidate, and it opened: that it is ready has not been told yet, or is not seen."""
+        if pod in self.candidates:
+            self._met.add(pod)
+            self._become(self._life(pod))
 
     def met(self, agent: Life) -> None:
         """A connection to it was made."""
         if agent == self._agent:
-            self._met = True
+            self._met.add(agent.pod)
 
-    def refused(self, agent: Life) -> None:
+    def refused(self, pod: Pod) -> None:
         """Its port refuses, so that no process listens. If one did before, it has gone, and what will listen is another.
 
         Kubernetes tells of it seconds later, or never if the container starts anew quickly.
         """
-        if agent == self._agent and self._met:
-            self._lives[agent.pod] = agent.number + 1
+        if pod in self._met:
+            self._met.discard(pod)
+            self._lives[pod] = self._lives.get(pod, 1) + 1
             while len(self._lives) > _REMEMBERED:
                 del self._lives[next(iter(self._lives))]
-            self._become(Life(agent.pod, agent.number + 1))
+        if self._agent is not None and self._agent.pod == pod:
+            self._become(None)
+
+    def _life(self, pod: Pod) -> Life:
+        return Life(pod, self._lives.get(pod, 1))
 
     def _become(self, agent: Life | None) -> None:
         if agent == self._agent:
             return
-        self._agent, self._met = agent, False
+        self._agent = agent
         for listener in list(self._listeners):
             listener.agent_is(agent)

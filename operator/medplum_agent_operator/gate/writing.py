@@ -2,7 +2,9 @@
 
 Used by `relay`. Agents before 5.0.0 take a message as complete only when one read ends with 1C 0D, and read at most 65,536 bytes:
 a frame of 65,537 or 131,073 bytes is never answered, and neither is one that the network cuts between its last two bytes. So
-the last bytes of a frame travel in a segment of their own; after a long one, once what came before has been read.
+the last bytes of a frame travel in a segment of their own; after a long one, once what came before has been read. How soon an agent
+reads is not to be seen: one that is late reads 65,536 bytes at a time, and what its last read then cuts is the end of a frame whose length
+is one more than a multiple of that. To those few a whole second is given.
 """
 
 import asyncio
@@ -18,7 +20,9 @@ TAIL: Final = 16
 TAIL_AFTER_SECONDS: Final = 0.01
 """With 5 ms the agent was seen to read them apart; of what is longer it reads 25 MB a second or more."""
 READ_BYTES_A_SECOND: Final = 25_000_000
-_PART: Final = 65_536
+READ_BYTES: Final = 65_536
+"""That Node.js reads at once at most."""
+TAIL_AFTER_SECONDS_WHERE_CUT: Final = 1.0
 
 
 class FrameWriter:
@@ -69,12 +73,12 @@ class FrameWriter:
                 self._transport.write(rest)
                 self._frames.popleft()
                 continue
-            size = min(_PART, len(rest) - TAIL)
+            size = min(READ_BYTES, len(rest) - TAIL)
             self._transport.write(rest[:size])
             self._frames[0] = rest[size:]
             length = len(rest.obj)  # type: ignore[arg-type] # the frame itself, of which this is the rest
             if len(self._frames[0]) == TAIL and length > ONE_FLIGHT:
-                self._timer = self._call_later(TAIL_AFTER_SECONDS + length / READ_BYTES_A_SECOND, self._tail)
+                self._timer = self._call_later(_tail_after(length), self._tail)
                 return
         if self._closing and not self._frames and not self._transport.is_closing():
             self._transport.write_eof()
@@ -86,3 +90,10 @@ class FrameWriter:
             self._timer = self._call_later(TAIL_AFTER_SECONDS, self._tail)
         else:
             self._go_on()
+
+
+def _tail_after(length: int) -> float:
+    """How many seconds an agent gets to read a long frame of so many bytes, but for its last."""
+    if length % READ_BYTES == 1:
+        return TAIL_AFTER_SECONDS_WHERE_CUT
+    return TAIL_AFTER_SECONDS + length / READ_BYTES_A_SECOND

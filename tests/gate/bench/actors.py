@@ -11,7 +11,7 @@ import signal
 import sys
 
 from medplum_agent_operator.gate.__main__ import Gate, parse
-from medplum_agent_operator.gate.routes import Pod
+from medplum_agent_operator.gate.routes import Pod, Pods
 from medplum_agent_operator.telemetry import set_up_logging
 
 
@@ -45,7 +45,7 @@ async def gate(agent_port: int) -> None:
     running = Gate(
         parse(["--namespace", "x", "--service", "x", "--channel", "adt:HL7:0", "--max-connections-per-address", "2000"])
     )
-    running.ready_pods({"adt": {Pod("agent", "127.0.0.1", agent_port)}})
+    running.pods_are({"adt": Pods(frozenset({Pod("agent", "127.0.0.1", agent_port)}))})
     [relay] = running.relays
     print(await relay.start("127.0.0.1", 0), flush=True)  # noqa: T201 - same
     end = asyncio.Event()

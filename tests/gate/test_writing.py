@@ -1,0 +1,37 @@
+"""That an agent that reads late reads whole frames."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from medplum_agent_operator.gate.writing import READ_BYTES, FrameWriter
+
+
+def read_late(server: socket.socket, length: int) -> list[bytes]:
+    """As Node.js reads that was busy with something else: after a moment, at most so many bytes at a time."""
+    connection, _ = server.accept()
+    with connection:
+        reads: list[bytes] = []
+        while sum(map(len, reads)) < length:
+            time.sleep(0.2)
+            reads.append(connection.recv(READ_BYTES))
+        return reads
+
+
+@pytest.mark.parametrize("reads", [1, 2])
+async def test_the_end_of_a_frame_is_read_in_one_piece(reads: int) -> None:
+    """Also where what was read so far has ended in the middle of it; else an agent before 5.0.0 waits for ever."""
+    frame = bytearray(b"\x0b" + b"x" * (reads * READ_BYTES - 2) + b"\x1c\r")
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reading = loop.run_in_executor(None, read_late, server, len(frame))
+        transport, _ = await loop.create_connection(asyncio.Protocol, *server.getsockname())
+        FrameWriter(transport, loop.call_later).write(frame)
+        found = await reading
+        transport.close()
+    assert frame == b"".join(found)
+    assert found[-1].endswith(b"\x1c\r")
