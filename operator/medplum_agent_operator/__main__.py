@@ -17,6 +17,7 @@ from typing import Final
 import kopf
 
 from medplum_agent_operator import handlers
+from medplum_agent_operator.adapters.gates import GateReports
 from medplum_agent_operator.adapters.health import Probe, serve
 from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.cache import Cache
@@ -58,9 +59,11 @@ class Operator:
                     timeout_seconds=settings.request_timeout_seconds, user_agent=f"medplum-agent-operator/{_version()}"
                 )
             )
+            gates = GateReports(self._cache)
             reconciler = Reconciler(
                 kube,
                 self._cache,
+                gates,
                 config=Config(
                     image_repository=settings.image_repository,
                     nodes_watched=settings.watch_nodes,
@@ -80,8 +83,11 @@ class Operator:
             queue.start()
             stack.push_async_callback(queue.stop, grace_seconds=GRACE_SECONDS)
             # Before Kopf: it cancels, at its end, whatever was started after it.
-            background = asyncio.create_task(resync.forever(every_seconds=settings.resync_seconds), name="resync")
-            stack.callback(background.cancel)
+            for name, work in (
+                ("resync", resync.forever(every_seconds=settings.resync_seconds)),
+                ("gates", gates.forever(queue.add)),
+            ):
+                stack.callback(asyncio.create_task(work, name=name).cancel)
             where = ", ".join(settings.namespaces) or "all namespaces"
             log.info("medplum-agent-operator %s watches %s; health on port %d", _version(), where, port)
             return await self._watch(queue)

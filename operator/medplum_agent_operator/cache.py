@@ -83,6 +83,10 @@ class Cache:
             if where == namespace and (raw["metadata"].get("labels") or {}).get(key) == value
         ]
 
+    def with_label(self, kind: str, key: str) -> list[Object]:
+        """Objects of every namespace that have a label, whatever its value."""
+        return [raw for raw in self._objects.get(kind, {}).values() if (raw["metadata"].get("labels") or {}).get(key)]
+
     def on_node(self, node: str) -> list[Object]:
         """Pods, of every namespace, on a node."""
         return [raw for raw in self._objects.get("Pod", {}).values() if raw["spec"].get("nodeName") == node]

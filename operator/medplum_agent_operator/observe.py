@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.reports import Traffic
 from medplum_agent_operator.core.resources import CHILDREN, kind_of, name_of
-from medplum_agent_operator.ports import Cluster, Object, Seen
+from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,19 @@ class Snapshot:
     pods: Sequence[Object]
     nodes: Sequence[Object] = ()
     fetching: Sequence[Object] = ()
+    traffic: Traffic | None = None
 
 
 class Observer:
     """Gathers snapshots."""
 
-    def __init__(self, cluster: Cluster, seen: Seen) -> None:
+    def __init__(self, cluster: Cluster, seen: Seen, gates: Gates) -> None:
         self._cluster = cluster
         self._seen = seen
+        self._gates = gates
 
     def from_watches(self, key: Key, raw: Object) -> Snapshot:
-        """Gather what the watches have seen of an agent; costs no request."""
+        """Gather what the watches have seen of an agent, and what its gates told last; costs no request."""
         pods = self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name)
         return Snapshot(
             raw,
@@ -46,6 +49,7 @@ class Observer:
                 *self._seen.labelled("Job", key.namespace, names.FETCH_LABEL, key.name),
                 *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
             ],
+            self._gates.traffic(key),
         )
 
     def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:

@@ -1,10 +1,13 @@
-"""What a pass asks of the world: the API server, and what the watches have seen of it.
+"""What a pass asks of the world: the API server, what the watches have seen of it, and what gates told.
 
-Implemented by `adapters.kube` and `cache`, and by the tests' doubles; used by `observe`, `reconcile` and `report`.
+Implemented by `adapters.kube`, `cache` and `adapters.gates`, and by the tests' doubles; used by `observe`, `reconcile` and `report`.
 """
 
 from collections.abc import Mapping
 from typing import Any, Protocol
+
+from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.reports import Traffic
 
 Object = Mapping[str, Any]
 
@@ -41,3 +44,10 @@ class Seen(Protocol):
 
     def put(self, kind: str, raw: Object) -> bool:
         """Keep what a write was answered with, so that the next pass does not see the state before it."""
+
+
+class Gates(Protocol):
+    """What the gates told when they were last asked."""
+
+    def traffic(self, key: Key) -> Traffic | None:
+        """Of an agent; None where they were not asked."""

@@ -22,7 +22,7 @@ from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
-from medplum_agent_operator.ports import Cluster, Object, Seen
+from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 from medplum_agent_operator.report import Reporter
 from medplum_agent_operator.telemetry import log
 
@@ -49,13 +49,20 @@ class Reconciler:
     """Brings agents to what their specs say."""
 
     def __init__(
-        self, cluster: Cluster, seen: Seen, *, config: Config, clock: Callable[[], datetime], identity: str
+        self,
+        cluster: Cluster,
+        seen: Seen,
+        gates: Gates,
+        *,
+        config: Config,
+        clock: Callable[[], datetime],
+        identity: str,
     ) -> None:
         self._cluster = cluster
         self._seen = seen
         self._config = config
         self._clock = clock
-        self._observer = Observer(cluster, seen)
+        self._observer = Observer(cluster, seen, gates)
         self._reporter = Reporter(cluster, seen, clock=clock, identity=identity)
 
     async def __call__(self, key: Key) -> float | None:
@@ -105,6 +112,7 @@ class Reconciler:
             nodes=snapshot.nodes,
             fetching=snapshot.fetching,
         )
+        observed = replace(observed, traffic=snapshot.traffic)
         plan = make_plan(observed, config=self._config, now=now)
         return _Thought(raw, plan, before, project(observed, plan, now=now), observed)
 

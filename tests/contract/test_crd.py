@@ -100,9 +100,11 @@ def test_schema_is_structural_and_hides_nothing() -> None:
 
 
 def test_every_list_says_who_owns_it() -> None:
-    """Lists belong to one owner as a whole, except conditions, which are a map by type."""
+    """Lists belong to one owner as a whole, except conditions, which are a map by type, and the channels that are told of, by name."""
     kinds = {path: part["x-kubernetes-list-type"] for path, part in EVERYWHERE if part.get("type") == "array"}
-    assert {".status.conditions": "map"} == {path: kind for path, kind in kinds.items() if kind != "atomic"}
+    assert {".status.conditions": "map", ".status.channels": "map"} == {
+        path: kind for path, kind in kinds.items() if kind != "atomic"
+    }
     conditions = ROOT["properties"]["status"]["properties"]["conditions"]
     assert ["type"] == conditions["x-kubernetes-list-map-keys"]
     assert "type" in conditions["items"]["required"]

@@ -14,7 +14,15 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.crd import crd
 from medplum_agent_operator.api.reasons import ConditionType, Reason
-from medplum_agent_operator.api.status import HistoryEntry, MedplumAgentStatus, Outcome, Phase, Rollout
+from medplum_agent_operator.api.status import (
+    ChannelStatus,
+    GateFigures,
+    HistoryEntry,
+    MedplumAgentStatus,
+    Outcome,
+    Phase,
+    Rollout,
+)
 from medplum_agent_operator.core.approval import judge
 from medplum_agent_operator.core.messages import refusal
 from medplum_agent_operator.core.resources import APPLIED_HASH
@@ -25,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
+
+    from medplum_agent_operator.api.base import ApiModel
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference.md"
@@ -108,7 +118,7 @@ def shown_default(field: FieldInfo) -> str:
             return f"`{value}`"
 
 
-def written_aliases(model: type[MedplumAgentStatus | Rollout | HistoryEntry]) -> list[str]:
+def written_aliases(model: type[ApiModel]) -> list[str]:
     """The names of a model's fields as users read them."""
     return [str(field.alias) for field in model.model_fields.values()]
 
@@ -150,7 +160,8 @@ def test_every_status_field_has_its_row() -> None:
     """What `kubectl get -o yaml` shows in status is explained, the parts of a rollout and of history included."""
     table = {row[0].strip("`"): row[1] for row in rows(section(REFERENCE, "Status fields"))}
     assert sorted(written_aliases(MedplumAgentStatus)) == sorted(table)
-    for part, model in (("rollout", Rollout), ("history", HistoryEntry)):
+    parts = (("rollout", Rollout), ("history", HistoryEntry), ("history", GateFigures), ("channels", ChannelStatus))
+    for part, model in parts:
         assert [] == [name for name in written_aliases(model) if f"`{name}`" not in table[part]]
     assert [] == [outcome for outcome in Outcome if f"`{outcome}`" not in section(REFERENCE, "Status fields")]
 

@@ -212,9 +212,17 @@ def test_it_may_be_left_to_the_device_to_send_again() -> None:
 
 def test_a_message_is_never_sent_twice_to_the_same_agent() -> None:
     """It closed on the message and takes connections again: it lives, and may have the message."""
-    scene = Scene().sends(A).dies()
+    scene = Scene().sends(A).dies().passes(1)
     assert Ending.UNANSWERED is scene.ending
     assert [("old", "A")] == scene.got
+
+
+def test_an_agent_that_ends_is_given_the_time_to_close_its_port() -> None:
+    """A process that is killed closes connections first and the port last: one that opens at once proves nothing."""
+    scene = Scene().sends(A).dies()
+    assert {} == scene.links
+    scene.passes(0.04).ready(None).ready("another life")
+    assert [("old", "A"), ("another life", "A")] == scene.got
 
 
 def test_a_message_that_ended_two_agents_is_not_tried_on_a_third() -> None:
@@ -318,7 +326,7 @@ def test_a_message_of_exactly_the_limit_passes() -> None:
 
 def test_an_answer_over_the_limit_is_the_agents_end() -> None:
     """The link is closed; the agent lives, so that the device has to send again."""
-    scene = Scene(frame_bytes=200).sends(A).answered(answer("A" + "x" * 300))
+    scene = Scene(frame_bytes=200).sends(A).answered(answer("A" + "x" * 300)).passes(1)
     assert Ending.UNANSWERED is scene.ending
 
 

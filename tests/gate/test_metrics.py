@@ -17,7 +17,7 @@ from tests.gate.scene import message
 
 def test_whatever_happens_is_counted() -> None:
     """Every kind of thing and every ending has its place, by channel."""
-    metrics = Metrics()
+    metrics = Metrics(answer_seconds=60)
     channel = metrics.channel("adt")
     for kind in Kind:
         channel.note(kind, 3)
@@ -46,7 +46,7 @@ def test_takeovers_of_the_last_agents_are_kept() -> None:
 
 def test_the_longest_hold_is_kept() -> None:
     """A shorter one after it does not hide it."""
-    metrics = Metrics()
+    metrics = Metrics(answer_seconds=60)
     channel = metrics.channel("adt")
     for seconds in (1.0, 2.5, 0.3):
         channel.note(Kind.HELD, seconds)
@@ -55,7 +55,7 @@ def test_the_longest_hold_is_kept() -> None:
 
 def test_devices_are_counted_by_their_addresses_for_as_long_as_they_are_there() -> None:
     """The agent sees the gate's address alone."""
-    metrics = Metrics()
+    metrics = Metrics(answer_seconds=60)
     connected = {"10.0.0.1": 2, "10.0.0.2": 1}
     metrics.channel("adt").count_devices(lambda: connected)
     text = generate_latest(metrics.registry).decode()

@@ -126,7 +126,11 @@ def test_it_follows_its_agent_and_ends_in_good_order(
         status, text = gate.get("/metrics")
         assert 200 == status
         assert 'medplum_agent_gate_devices{channel="adt"} 0.0' in text
-        assert (200, "{}") == gate.get("/takeovers")
+        status, text = gate.get("/status")
+        assert (200, {"channels": [{"name": "adt", "connectedDevices": 0}], "takeovers": {}}) == (
+            status,
+            json.loads(text),
+        )
         gate.process.terminate()
         assert 0 == gate.process.wait(10)
 

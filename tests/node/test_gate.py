@@ -58,6 +58,35 @@ def test_devices_get_one_slow_answer_in_a_forced_downgrade_and_back(clinic: Clin
     overall = unnoticed(traffic)
     assert ("Recreate", "Recreate") == (down["strategy"], up["strategy"])
     assert overall["longest_pause_seconds"] > 0.5, "nobody waited, so no agent was missing"
+    told = clinic.wait(lambda: clinic.status()["history"][0].get("gate"), "what gates tell of the change", 60)
+    assert told["connectionsMoved"] >= 4, told
+    assert told["messagesHeld"] >= 4, told
+    waited = max(stage["overall"]["longest_pause_seconds"] for stage in traffic.report["stages"])
+    assert 0.5 < clinic.status()["history"][0]["gapSeconds"] < waited + 0.5
+
+
+def test_an_agent_that_hangs_is_told_of_and_left_alone(clinic: Clinic) -> None:
+    """Stopped in the middle of its work (SIGSTOP) it takes connections as before: the kubelet sees nothing, its gates do."""
+    if not clinic.cluster.machines:
+        pytest.skip("processes of a cluster that the tests did not start cannot be stopped")
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15", gate={"answerSeconds": 5})
+    clinic.wait(lambda: says(clinic, "Forwarding") == ("True", "Forwarding"), "gates are asked", 60)
+    [pod] = clinic.pods()
+    with clinic.traffic("--ack-timeout", "60") as traffic:
+        signal_the_agent(clinic, pod, "SIGSTOP")
+        try:
+            clinic.wait(lambda: says(clinic, "Forwarding") == ("False", "AgentSilent"), "it is told", 60)
+            assert ("True", "Serving") == says(clinic, "Available"), "it takes connections"
+        finally:
+            signal_the_agent(clinic, pod, "SIGCONT")
+        clinic.wait(lambda: says(clinic, "Forwarding") == ("True", "Forwarding"), "it answers again", 60)
+    assert 1 == len(clinic.events("AgentSilent"))
+    assert [pod["metadata"]["uid"]] == [each["metadata"]["uid"] for each in clinic.pods()]
+    assert 0 == restarts(clinic)
+    [channel] = clinic.status()["channels"]
+    assert ("adt", True) == (channel["name"], "observedAt" in channel)
+    unnoticed(traffic)
 
 
 def test_a_gate_that_ends_loses_nothing(clinic: Clinic) -> None:
@@ -114,14 +143,25 @@ def test_a_killed_agent_is_one_slow_answer(clinic: Clinic) -> None:
     clinic.open()
     install_behind_a_gate(clinic, "5.1.15")
     [pod] = clinic.pods()
-    agent = next(each for each in pod["status"]["containerStatuses"] if each["name"] == "agent")
     with clinic.traffic() as traffic:
-        machine = next(each for each in clinic.cluster.machines if each.name == pod["spec"]["nodeName"])
-        machine.ctr("tasks", "kill", "--signal", "SIGKILL", agent["containerID"].removeprefix("containerd://"))
+        signal_the_agent(clinic, pod, "SIGKILL")
         clinic.wait(lambda: restarts(clinic) == 1, "its container starts anew")
         clinic.wait_for_phase("Running", "5.1.15")
         time.sleep(3)
     unnoticed(traffic, repeated=30)
+
+
+def signal_the_agent(clinic: Clinic, pod: dict[str, Any], name: str) -> None:
+    """Send a signal to the process of the agent in a pod, past the kubelet."""
+    agent = next(each for each in pod["status"]["containerStatuses"] if each["name"] == "agent")
+    machine = next(each for each in clinic.cluster.machines if each.name == pod["spec"]["nodeName"])
+    machine.ctr("tasks", "kill", "--signal", name, agent["containerID"].removeprefix("containerd://"))
+
+
+def says(clinic: Clinic, kind: str) -> tuple[str, str] | None:
+    """Status and reason of a condition; None where it is not there."""
+    found = next((each for each in clinic.status().get("conditions", ()) if each["type"] == kind), None)
+    return None if found is None else (found["status"], found["reason"])
 
 
 def restarts(clinic: Clinic) -> int:

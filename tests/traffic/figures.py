@@ -79,7 +79,7 @@ def count(
     interval: tuple[float, float] = ALWAYS,
     arrivals_known: bool = True,
 ) -> Figures:
-    """Count the messages offered in [start, end), and the failures and pauses in it. Times are the ledger's."""
+    """Count the messages offered in [start, end), and the failures (time-outs by their beginning) and pauses in it. Times are the ledger's."""
     start, end = interval
     wanted = {SHAPES.index(shape) for shape in shapes}
     chosen = [
@@ -90,7 +90,7 @@ def count(
     acknowledged = [n for n in chosen if ledger.acknowledged(n)]
     unacknowledged = [n for n in chosen if not ledger.acknowledged(n)]
     promised = [n for n in chosen if ledger.sends[n]] if list(shapes) == [Shape.PUSH] else acknowledged
-    failures = [f for f in ledger.failures if f.shape in shapes and start <= f.at < end]
+    failures = [f for f in ledger.failures if f.shape in shapes and start <= f.counts_at < end]
     outcomes = Counter(f.outcome for f in failures)
     waits = sorted(ledger.acknowledged_at[n] - ledger.offered_at[n] for n in acknowledged)
     pause = _longest_pause(ledger, shapes, interval, ended)

@@ -61,6 +61,13 @@ class Failure:
     outcome: Outcome
     in_hand: bool
     """Whether a message was waiting for its acknowledgement."""
+    began: float | None = None
+    """For a time-out: when what was waited for began."""
+
+    @property
+    def counts_at(self) -> float:
+        """The moment that it tells of: a time-out is noticed many seconds after what it comes of."""
+        return self.at if self.began is None else self.began
 
 
 class Ledger:

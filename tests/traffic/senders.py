@@ -159,7 +159,9 @@ class Device:
         if number is not None:
             attempt = self._run.ledger.attempt(number, began, on_the_wire=False)
             self._run.ledger.ended(attempt, outcome, now)
-        self._run.ledger.failed(Failure(now, self._shape, self._number, outcome, in_hand=number is not None))
+        self._run.ledger.failed(
+            Failure(now, self._shape, self._number, outcome, in_hand=number is not None, began=_began(outcome, began))
+        )
         self._retry_at = now + self._run.config.retry_seconds
 
     def _on_frame(self, payload: bytes) -> None:
@@ -191,7 +193,8 @@ class Device:
         lost = self._window.broken()
         for entry in lost:
             self._run.ledger.ended(entry.attempt, outcome, now)
-        self._run.ledger.failed(Failure(now, self._shape, self._number, outcome, in_hand=bool(lost)))
+        began = _began(outcome, now - self._run.config.acknowledge_seconds)
+        self._run.ledger.failed(Failure(now, self._shape, self._number, outcome, in_hand=bool(lost), began=began))
         # A device reconnects at once; but not in a loop, to somebody who accepts only to close.
         self._retry_at = self._dialled_at + self._run.config.retry_seconds
 
@@ -270,13 +273,13 @@ class Reconnecting:
             await asyncio.sleep(self._run.config.retry_seconds)
 
     async def _attempt(self, number: int, identifier: str) -> Outcome:
-        ledger = self._run.ledger
-        attempt = ledger.attempt(number, self._run.clock(), on_the_wire=False)
+        ledger, began = self._run.ledger, self._run.clock()
+        attempt = ledger.attempt(number, began, on_the_wire=False)
         outcome = await self._exchange(attempt, identifier)
         now = self._run.clock()
         ledger.ended(attempt, outcome, now)
         if outcome not in {Outcome.ACKED, Outcome.REJECTED, Outcome.ABANDONED}:
-            ledger.failed(Failure(now, Shape.RECONNECTING, 0, outcome, in_hand=True))
+            ledger.failed(Failure(now, Shape.RECONNECTING, 0, outcome, in_hand=True, began=_began(outcome, began)))
         return outcome
 
     async def _exchange(self, attempt: int, identifier: str) -> Outcome:
@@ -321,3 +324,8 @@ class _Exchange:
     def on_lost(self, outcome: Outcome) -> None:
         if not self.ended.done():
             self.ended.set_result(outcome)
+
+
+def _began(outcome: Outcome, began: float) -> float | None:
+    """When what failed began, where that is long before it is noticed."""
+    return began if outcome is Outcome.TIMEOUT else None

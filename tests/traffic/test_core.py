@@ -152,7 +152,7 @@ def story() -> tuple[Ledger, Timeline]:
     ledger.answered("twice", "AA", 14.1, connection=(Shape.LONG_LIVED, 0))
     mute = ledger.offered(Shape.RECONNECTING, 0, "mute", 15.0)
     ledger.ended(ledger.attempt(mute, 15.0), Outcome.TIMEOUT, 16.0)
-    ledger.failed(Failure(16.0, Shape.RECONNECTING, 0, Outcome.TIMEOUT, in_hand=True))
+    ledger.failed(Failure(16.0, Shape.RECONNECTING, 0, Outcome.TIMEOUT, in_hand=True, began=15.0))
     ledger.ended(ledger.attempt(mute, 16.5, on_the_wire=False), Outcome.REFUSED, 16.5)
     ledger.failed(Failure(16.5, Shape.RECONNECTING, 0, Outcome.REFUSED, in_hand=True))
     ledger.given_up(mute, 18.0)
@@ -164,6 +164,14 @@ def story() -> tuple[Ledger, Timeline]:
     for identifier in ("fine", "twice", "twice", "mute", "of another run"):
         ledger.arrived(identifier, 17.0)
     return ledger, Timeline(started=10.0, ended=20.0, anchor=1000.0, marks=(("patch", 12.5),))
+
+
+@pytest.mark.parametrize(("interval", "timeouts"), [((14.0, 15.5), 1), ((15.5, 20.0), 0)])
+def test_a_time_out_counts_where_it_began(interval: tuple[float, float], timeouts: int) -> None:
+    """It is noticed seconds later, in the middle of something else."""
+    ledger, _ = story()
+    found = figures.count(ledger, DEVICE_SHAPES, started=10.0, ended=20.0, interval=interval)
+    assert timeouts == found.timeouts
 
 
 def test_the_count() -> None:

@@ -16,6 +16,7 @@ from tests.builders import CONFIG, NAME, NAMESPACE, Raw
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from medplum_agent_operator.core.reports import Traffic
     from tests.simulated_cluster import SimulatedCluster
 
 KEY = Key(NAMESPACE, NAME)
@@ -93,6 +94,17 @@ class FakeCluster:
         return dict(body)
 
 
+class FakeGates:
+    """What gates told: nothing, until a test says otherwise."""
+
+    told: Traffic | None = None
+
+    def traffic(self, key: Key) -> Traffic | None:
+        """Of the agent."""
+        assert key == KEY
+        return self.told
+
+
 class Stage:
     """A simulated cluster, a fake API server before it, what the watches have seen of it, and the reconciler between them."""
 
@@ -100,8 +112,9 @@ class Stage:
         self.simulated = simulated
         self.cluster = FakeCluster(simulated)
         self.seen = Cache()
+        self.gates = FakeGates()
         self.reconciler = Reconciler(
-            self.cluster, self.seen, config=CONFIG, clock=lambda: simulated.now, identity="operator-1"
+            self.cluster, self.seen, self.gates, config=CONFIG, clock=lambda: simulated.now, identity="operator-1"
         )
         self.watch()
 

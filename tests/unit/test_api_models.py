@@ -54,6 +54,14 @@ STATUS: dict[str, Any] = {
             "observedGeneration": 3,
         }
     ],
+    "channels": [
+        {
+            "name": "adt",
+            "connectedDevices": 3,
+            "lastMessageAt": "2026-09-01T07:59:58Z",
+            "observedAt": "2026-09-01T08:00:00Z",
+        }
+    ],
     "rollout": {
         "from": "5.1.14",
         "to": "5.1.15",
@@ -73,6 +81,7 @@ STATUS: dict[str, Any] = {
             "gapSeconds": 3.2,
             "overlapSeconds": 0.0,
             "approval": {"text": "4.2.3 CHG-1042", "by": "kubectl-annotate"},
+            "gate": {"connectionsMoved": 3, "messagesHeld": 2, "messagesRepeated": 1},
             "backup": "front-desk-1",
         },
         {"to": "5.1.15", "outcome": "Completed"},

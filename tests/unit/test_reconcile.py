@@ -13,6 +13,7 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.reports import Channel, Traffic
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
 from tests.builders import ABSENT, agent
 from tests.simulated_cluster import SimulatedCluster, installed
@@ -30,6 +31,18 @@ async def test_a_pass_that_finds_nothing_to_do_costs_no_request() -> None:
     stage = Stage(installed())
     assert await stage.one_pass() is None
     assert [] == stage.cluster.requests
+
+
+async def test_what_gates_tell_is_one_status_and_no_more_for_a_while() -> None:
+    """Each answer of a gate is a look; it costs a write where something is worth telling."""
+    stage = Stage(installed(gate={"enabled": True}))
+    await stage.one_pass()
+    before = len(stage.cluster.requests)
+    for devices in (3, 4, 5):
+        stage.gates.told = Traffic(2, {"adt": Channel("adt", devices)})
+        await stage.one_pass()
+    assert 1 == stage.cluster.requests[before:].count(STATUS)
+    assert [3] == [channel.connected_devices for channel in stage.simulated.status.channels]
 
 
 async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:

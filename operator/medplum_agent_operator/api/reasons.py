@@ -20,6 +20,8 @@ class ConditionType(StrEnum):
     """Some version of the agent serves right now: the one to alert on."""
     APPROVAL_REQUIRED = "ApprovalRequired"
     """A downgrade waits for a cluster admin's annotation."""
+    FORWARDING = "Forwarding"
+    """What gates give the agent it answers; only where a gate is wanted."""
 
 
 class Reason(StrEnum):
@@ -108,3 +110,9 @@ class Reason(StrEnum):
     """A field is set that this release validates but does not act on."""
     GATE_NOT_SERVING = "GateNotServing"
     """A gate is asked for, and none takes connections: devices reach the agent directly."""
+    FORWARDING = "Forwarding"
+    """The gates tell of no message that an agent leaves unanswered for long."""
+    AGENT_SILENT = "AgentSilent"
+    """The agent takes connections and messages, and has answered none for `spec.gate.answerSeconds`."""
+    GATES_UNREACHABLE = "GatesUnreachable"
+    """Gates take connections, and the operator cannot ask them."""

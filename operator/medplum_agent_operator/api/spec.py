@@ -300,3 +300,8 @@ class MedplumAgentSpec(ApiModel):
         default=PodTemplateSpec(),
         description="Where and how the agent's pod runs. A change here replaces the pod, without downtime where a version change would be.",
     )
+
+    @property
+    def gated(self) -> bool:
+        """Whether devices are to reach the agent through a gate."""
+        return self.gate.enabled

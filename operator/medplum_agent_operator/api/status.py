@@ -50,7 +50,9 @@ class ConditionStatus(StrEnum):
 class Condition(ApiModel):
     """Exactly metav1.Condition."""
 
-    type: str = Field(description="Ready, Reconciling, Stalled, Available or ApprovalRequired.", max_length=316)
+    type: str = Field(
+        description="Ready, Reconciling, Stalled, Available, ApprovalRequired or Forwarding.", max_length=316
+    )
     status: ConditionStatus = Field(description="Whether it holds: True, False or Unknown.")
     reason: str = Field(
         description="Why, in one CamelCase word that programs can rely on.", min_length=1, max_length=1024
@@ -108,6 +110,37 @@ class HistoryApproval(ApiModel):
     )
 
 
+class GateFigures(ApiModel):
+    """What devices behind a gate noticed of a change."""
+
+    connections_moved: int = Field(
+        default=0, ge=0, description="Connections of devices that went on with the new agent."
+    )
+    messages_held: int = Field(
+        default=0, ge=0, description="Messages that waited in a gate until the new agent took connections."
+    )
+    messages_repeated: int = Field(
+        default=0,
+        ge=0,
+        description="Messages that the old agent had not answered when it ended and that the new one was given again: they may have arrived twice.",
+    )
+
+
+class ChannelStatus(ApiModel):
+    """What gates tell of a channel."""
+
+    name: str = Field(description="The channel's name.")
+    connected_devices: int = Field(default=0, ge=0, description="Connections of devices.")
+    last_message_at: AwareDatetime | None = Field(
+        default=None,
+        description="When a message was last answered; absent where none was, and for channels that carry no HL7.",
+    )
+    observed_at: AwareDatetime | None = Field(
+        default=None,
+        description="When this was so. It is looked at anew after five minutes; for more there are the gates' metrics.",
+    )
+
+
 class HistoryEntry(ApiModel):
     """A rollout that ended."""
 
@@ -128,7 +161,8 @@ class HistoryEntry(ApiModel):
     gap_seconds: float | None = Field(
         default=None,
         description="Seconds between the last moment in which the old agent could serve and the first in which the new one could; 0 where they overlapped. Off by some "
-        "hundredths of a second where the operator watched, by up to one second at each end where it was away; absent where it cannot be told.",
+        "hundredths of a second where the operator watched, by up to one second at each end where it was away; absent where it cannot be told. Behind a gate that devices "
+        "used: the longest time for which a message waited.",
     )
     overlap_seconds: float | None = Field(
         default=None,
@@ -141,6 +175,10 @@ class HistoryEntry(ApiModel):
     moved_off: str | None = Field(
         default=None,
         description="The cordoned node that the agent was moved off; absent where this was a change of another kind.",
+    )
+    gate: GateFigures | None = Field(
+        default=None,
+        description="What devices noticed, as the gates tell some seconds later; absent where no gate is wanted or none could be asked.",
     )
     backup: str | None = Field(
         default=None, description="Name of the backup made before it. Not yet acted on in this release."
@@ -183,8 +221,13 @@ class MedplumAgentStatus(ApiModel):
     ] = Field(
         default=(),
         description="Ready (the spec is fulfilled), Reconciling (a change is being made), Stalled (nothing goes on without a person), Available (some "
-        "version of the agent serves: the one to alert on) and ApprovalRequired (a downgrade waits for a cluster admin).",
+        "version of the agent serves: the one to alert on), ApprovalRequired (a downgrade waits for a cluster admin) and, with a gate, Forwarding (the agent answers "
+        "what it is given).",
     )
+    channels: Annotated[
+        tuple[ChannelStatus, ...],
+        Field(json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}),
+    ] = Field(default=(), description="With a gate: what it tells of each channel, looked at every five minutes.")
     rollout: Rollout | None = Field(default=None, description="The rollout under way; absent where there is none.")
     history: Annotated[tuple[HistoryEntry, ...], Field(json_schema_extra={"maxItems": 10})] = Field(
         default=(), description="The last ten rollouts that ended, the latest first."

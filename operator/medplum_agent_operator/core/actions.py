@@ -70,7 +70,7 @@ def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[st
     image = gate.image_to_run(agent, spec, live, ours=config.gate_image)
     if image is None:
         return {}
-    if spec.gate.enabled:
+    if spec.gated:
         return render_gate(agent, spec, image=image, replicas=spec.gate.replicas)
     if live is None or ownership(live, agent) is not Ownership.OURS:
         return {}

@@ -27,7 +27,7 @@ class Blocker:
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
     """The parts whose live object is owned so. What only a gate needs counts where there is to be one."""
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
-    live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gate.enabled or part in ALWAYS}
+    live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gated or part in ALWAYS}
     return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
 
 

@@ -88,7 +88,7 @@ def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) 
 
     So a gate that cannot run costs what it would have given, and no device the way to its agent.
     """
-    return spec.gate.enabled and available(deployment)
+    return spec.gated and available(deployment)
 
 
 def image_to_run(
@@ -132,7 +132,13 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
     )
     return {
         "metadata": {
-            "labels": {**gate_selector(agent), names.INSTANCE_LABEL: agent.name, names.COMPONENT_LABEL: "gate"},
+            # Managed by us, so that the watch on pods sees them: a gate is asked how it goes.
+            "labels": {
+                **gate_selector(agent),
+                names.INSTANCE_LABEL: agent.name,
+                names.COMPONENT_LABEL: "gate",
+                names.MANAGED_BY_LABEL: names.MANAGED_BY,
+            },
             "annotations": {"kubectl.kubernetes.io/default-container": "gate"},
         },
         "spec": {

@@ -3,7 +3,8 @@
 Called by `plan`. Each function says what is the case, why, and what to do now; none of them decides anything.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
@@ -11,6 +12,7 @@ from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
+from medplum_agent_operator.core.gate import HTTP_PORT
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 
@@ -200,6 +202,23 @@ def gate_not_serving(agent: MedplumAgent, *, there: bool) -> str:
     return (
         "Note: the gate is not there yet, and until it takes connections devices reach the agent directly. If it does not come, the operator does not "
         "know its own image: set --gate-image."
+    )
+
+
+def gates_unreachable(agent: MedplumAgent) -> str:
+    """Why nothing is known of the traffic."""
+    return (
+        "Gates take connections, and none of them could be asked how it goes; devices are not concerned. The operator asks each gate's pod on port "
+        f"{HTTP_PORT}: a NetworkPolicy in {agent.namespace} may have to let it in."
+    )
+
+
+def agent_silent(agent: MedplumAgent, since: Mapping[str, datetime]) -> str:
+    """An agent that takes messages and answers none: what that may be, and what to do."""
+    channels = ", ".join(f"{name} (since {at:%Y-%m-%dT%H:%M:%SZ})" for name, at in sorted(since.items()))
+    return (
+        f"The agent takes messages and answers none on {channels}. Its connection to Medplum may be lost, the channel switched off there, or a bot fail on "
+        f"every message: see the agent's log and its page in Medplum. If it hangs: kubectl -n {agent.namespace} rollout restart deployment {agent.name}."
     )
 
 

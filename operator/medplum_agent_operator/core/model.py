@@ -14,6 +14,7 @@ from medplum_agent_operator.api.status import Outcome
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.core.reports import Traffic
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import Workload
 
@@ -74,6 +75,7 @@ class Observed:
         pods: its pods, dead ones included.
         nodes: the nodes of these pods, by name, as far as they are known.
         fetches: Jobs of ours that fetch an image for it.
+        traffic: what its gates tell; None where they were not asked (yet).
     """
 
     agent: MedplumAgent
@@ -82,6 +84,7 @@ class Observed:
     pods: tuple[Pod, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
     fetches: tuple[FetchJob, ...] = ()
+    traffic: Traffic | None = None
 
     @classmethod
     def of(

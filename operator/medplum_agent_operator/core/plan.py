@@ -10,7 +10,7 @@ from datetime import datetime
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase, Strategy
-from medplum_agent_operator.core import drain, gate, messages, prepull, progress
+from medplum_agent_operator.core import drain, gate, messages, prepull, progress, traffic
 from medplum_agent_operator.core.actions import Apply, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
@@ -143,7 +143,7 @@ def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply,
 
 def _gate_trouble(observed: Observed) -> str:
     """Why devices do not go through the gate although they should; empty where they do."""
-    if not observed.agent.spec.gate.enabled:
+    if not observed.agent.spec.gated:
         return ""
     live = observed.children.get("GateDeployment")
     if gate.available(live):
@@ -185,6 +185,10 @@ def _told(
     for why, note in (
         (Reason.NOT_YET_ACTED_ON, messages.not_yet_acted_on(observed.agent.spec)),
         (Reason.GATE_NOT_SERVING, _gate_trouble(observed)),
+        (
+            Reason.AGENT_SILENT,
+            messages.agent_silent(observed.agent, since) if (since := traffic.silent(observed)) else "",
+        ),
     ):
         if note:
             sentence = f"{sentence} {note}"

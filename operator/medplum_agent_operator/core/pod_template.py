@@ -263,7 +263,7 @@ def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
     Behind a gate it ends as soon as nobody is connected any more.
     """
     seconds = spec.handoff.drain_seconds
-    if seconds and spec.gate.enabled:
+    if seconds and spec.gated:
         return {"lifecycle": {"preStop": {"exec": {"command": gate.drain_command(spec)}}}}
     return {"lifecycle": {"preStop": {"sleep": {"seconds": seconds}}}} if seconds else {}
 

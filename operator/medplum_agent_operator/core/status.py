@@ -21,10 +21,12 @@ from medplum_agent_operator.api.status import (
     Phase,
     Rollout,
 )
+from medplum_agent_operator.core import traffic
 from medplum_agent_operator.core.findings import Finding
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
 from medplum_agent_operator.core.plan import Plan
 from medplum_agent_operator.core.takeover import Moments, figures, notice
+from medplum_agent_operator.core.traffic import Told
 from medplum_agent_operator.core.workload import RolloutRecord
 
 LONGEST_HISTORY: Final = 10
@@ -49,6 +51,11 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
             rollout = None
         elif plan.begins is None and observed.deployment is not None and observed.deployment.gave_up(now):
             _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
+    told = plan_conditions(plan, serving=bool(observed.open_pods))
+    forwarding = traffic.forwarding(observed)
+    if forwarding is not None:
+        told[ConditionType.FORWARDING] = forwarding
+    gated = observed.agent.spec.gated
     return MedplumAgentStatus(
         observed_generation=observed.agent.generation,
         phase=plan.phase,
@@ -58,13 +65,14 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         strategy=plan.strategy,
         plan=plan.sentence,
         conditions=conditions(
-            previous.conditions,
-            plan_conditions(plan, serving=bool(observed.open_pods)),
+            [known for known in previous.conditions if gated or known.type != ConditionType.FORWARDING],
+            told,
             generation=observed.agent.generation,
             now=now,
         ),
+        channels=traffic.channels(observed, now=now),
         rollout=rollout,
-        history=history[:LONGEST_HISTORY],
+        history=traffic.with_figures(history, observed, now=now)[:LONGEST_HISTORY],
         spent_approvals=_spent(observed, current),
     )
 
@@ -185,7 +193,7 @@ def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
     return spent
 
 
-def plan_conditions(plan: Plan, *, serving: bool) -> Mapping[ConditionType, tuple[bool, str, str]]:
+def plan_conditions(plan: Plan, *, serving: bool) -> dict[ConditionType, Told]:
     """What each condition says: whether it holds, the reason, the message."""
     ready = plan.phase is Phase.RUNNING and serving
     under_way = plan.phase in _UNDER_WAY
@@ -193,21 +201,26 @@ def plan_conditions(plan: Plan, *, serving: bool) -> Mapping[ConditionType, tupl
     waiting = plan.phase is Phase.AWAITING_APPROVAL
     # No pod names and no counts: what changes within a handoff must not cost a write.
     available = "A ready agent pod takes connections on every channel port." if serving else "No agent pod is ready."
-    at_rest = (False, str(Reason.SETTLED), "")
+    yes, no = ConditionStatus.TRUE, ConditionStatus.FALSE
+    at_rest = (no, str(Reason.SETTLED), "")
     return {
-        ConditionType.READY: (ready, str(plan.reason), plan.sentence),
-        ConditionType.RECONCILING: (True, str(plan.reason), plan.sentence) if under_way else at_rest,
-        ConditionType.STALLED: (True, str(plan.reason), plan.sentence) if stalled else at_rest,
-        ConditionType.AVAILABLE: (serving, str(Reason.SERVING if serving else Reason.NOT_SERVING), available),
+        ConditionType.READY: (yes if ready else no, str(plan.reason), plan.sentence),
+        ConditionType.RECONCILING: (yes, str(plan.reason), plan.sentence) if under_way else at_rest,
+        ConditionType.STALLED: (yes, str(plan.reason), plan.sentence) if stalled else at_rest,
+        ConditionType.AVAILABLE: (
+            yes if serving else no,
+            str(Reason.SERVING if serving else Reason.NOT_SERVING),
+            available,
+        ),
         ConditionType.APPROVAL_REQUIRED: (
-            (True, str(plan.reason), plan.sentence) if waiting else (False, str(Reason.NO_APPROVAL_NEEDED), "")
+            (yes, str(plan.reason), plan.sentence) if waiting else (no, str(Reason.NO_APPROVAL_NEEDED), "")
         ),
     }
 
 
 def conditions(
     previous: Sequence[Condition],
-    told: Mapping[ConditionType, tuple[bool, str, str]],
+    told: Mapping[ConditionType, Told],
     *,
     generation: int,
     now: datetime,
@@ -215,8 +228,7 @@ def conditions(
     """Conditions as metav1.Condition wants them: the transition time moves only when the status does."""
     before = {condition.type: condition for condition in previous}
     result = [condition for condition in previous if condition.type not in told]
-    for kind, (holds, reason, message) in told.items():
-        status = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+    for kind, (status, reason, message) in told.items():
         known = before.get(str(kind))
         # Whole seconds, as metav1.Time has them.
         since = (

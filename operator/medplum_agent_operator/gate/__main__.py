@@ -107,7 +107,7 @@ class Gate:
     def __init__(self, flags: argparse.Namespace) -> None:
         self._flags = flags
         self._routes = {channel.name: Route() for channel in flags.channel}
-        self.metrics = Metrics()
+        self.metrics = Metrics(answer_seconds=flags.answer_seconds)
         connections = Connections(most=flags.max_connections, most_of_one_address=flags.max_connections_per_address)
         places = Places(flags.large_messages)
         rules = Rules(
@@ -129,6 +129,7 @@ class Gate:
                     route=route, hold_seconds=rules.hold_seconds, connections=connections, counters=counters
                 )
             counters.count_devices(relay.connected)
+            route.listen(counters.report)
             self._relays[channel] = relay
 
     @property
@@ -191,8 +192,8 @@ class Gate:
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
 
-        async def takeovers(_: web.Request) -> web.Response:
-            return web.json_response(self.metrics.takeovers.as_json())
+        async def status(_: web.Request) -> web.Response:
+            return web.json_response(self.metrics.status())
 
         async def alive(_: web.Request) -> web.Response:
             return web.Response(text="ok")
@@ -201,7 +202,7 @@ class Gate:
         app.router.add_get("/healthz", alive)  # a loop that hangs cannot answer
         app.router.add_get("/readyz", ready)
         app.router.add_get("/metrics", metrics)
-        app.router.add_get("/takeovers", takeovers)
+        app.router.add_get("/status", status)
         return app
 
 

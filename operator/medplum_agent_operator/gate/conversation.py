@@ -179,6 +179,9 @@ class Conversation:
         message = self._message
         if message is not None and message.link is link:
             message.link, message.waits_since, message.held = None, now, True
+            if link.agent == self._agent:
+                # A process that ends closes one thing after the other, and its port perhaps last: whether it lives is seen a moment later.
+                self._retry_at = now + self._retry_seconds
             if not self._rules.send_again or len(message.sent_to) >= MOST_SENDS:
                 self._end(Ending.UNANSWERED)
         self._go_on(now)

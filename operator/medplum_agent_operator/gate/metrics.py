@@ -5,13 +5,14 @@ Made by `__main__`; `relay` and `streams` count here. Names follow https://prome
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from medplum_agent_operator.gate.effects import Ending, Kind
+from medplum_agent_operator.gate.reports import ChannelReport
 from medplum_agent_operator.gate.routes import Life
 from medplum_agent_operator.gate.takeovers import Takeovers
 
@@ -43,9 +44,12 @@ _COUNTED: Final = {
 class Metrics:
     """The metrics of a gate."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, answer_seconds: float) -> None:
+        """`answer_seconds`: an agent that has answered nothing for so long is silent."""
         self.registry = CollectorRegistry()
         self.takeovers = Takeovers()
+        self._answer_seconds = answer_seconds
+        self._reports: list[ChannelReport] = []
         self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTED.items()}
         self._answered = self._histogram("answer", "From writing a message to its first answer.", _ANSWER_SECONDS)
         self._held = self._histogram("held", "How long messages waited for an agent.", _HELD_SECONDS)
@@ -76,8 +80,11 @@ class Metrics:
 
     def channel(self, name: str) -> "ChannelMetrics":
         """Return what one channel counts with."""
+        report = ChannelReport(name, answer_seconds=self._answer_seconds)
+        self._reports.append(report)
         return ChannelMetrics(
             name=name,
+            report=report,
             devices=self._devices.labels(name),
             addresses=self._addresses,
             counted={kind: counter.labels(name) for kind, counter in self._counters.items()},
@@ -89,6 +96,10 @@ class Metrics:
             takeovers=self.takeovers,
             closed={why: self._closed.labels(name, why.name.lower()) for why in Ending},
         )
+
+    def status(self) -> dict[str, Any]:
+        """What the operator asks for."""
+        return {"channels": [report.as_json() for report in self._reports], "takeovers": self.takeovers.as_json()}
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"medplum_agent_gate_{name}", text, ["channel"], registry=self.registry)
@@ -123,6 +134,7 @@ class ChannelMetrics:
     """Counts for one channel."""
 
     name: str
+    report: ChannelReport
     devices: Gauge
     addresses: _Addresses
     counted: Mapping[Kind, Counter]
@@ -139,9 +151,11 @@ class ChannelMetrics:
         """`connected` tells how many are, by address, whenever that is asked."""
         self.devices.set_function(lambda: sum(connected().values()))
         self.addresses.channels[self.name] = connected
+        self.report.count_devices(connected)
 
     def note(self, kind: Kind, number: float, agent: Life | None = None) -> None:
         """Something happened; with a message to an agent, which one."""
+        self.report.note(kind)
         if agent is not None:
             self.takeovers.note(agent.pod.name, kind, number)
         match kind:

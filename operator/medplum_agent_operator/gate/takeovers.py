@@ -1,6 +1,6 @@
 """What it was like for devices when each of the last agents took over: counted by the pod that they went on with.
 
-Filled by the counters of all channels; `__main__` shows it as JSON on `/takeovers`, for whoever wants the true figures of a change.
+Filled by the counters of all channels; part of what `/status` shows, for the true figures of a change.
 """
 
 from dataclasses import dataclass
