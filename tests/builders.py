@@ -53,8 +53,17 @@ def agent(
     generation: int = 1,
     **spec: Any,
 ) -> Raw:
-    """A MedplumAgent as the API server gives it; further keywords are fields of its spec (`ABSENT` leaves one out)."""
-    fields = {"version": version, "server": dict(SERVER), "channels": list(CHANNELS), **spec}
+    """A MedplumAgent as the API server gives it; further keywords are fields of its spec (`ABSENT` leaves one out).
+
+    Without a gate: what is tested with one says so.
+    """
+    fields = {
+        "version": version,
+        "server": dict(SERVER),
+        "channels": list(CHANNELS),
+        "gate": {"enabled": False},
+        **spec,
+    }
     raw: Raw = {
         "apiVersion": API_VERSION,
         "kind": KIND,

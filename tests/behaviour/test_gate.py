@@ -28,6 +28,12 @@ def leads_to(world: World) -> dict[str, str]:
     return found
 
 
+def forwarding(world: World) -> tuple[str, str]:
+    """Status and reason of the condition."""
+    condition = world.condition("Forwarding")
+    return condition["status"], condition["reason"]
+
+
 def set_gate(world: World, **spec: Any) -> None:
     """Change `spec.gate`."""
     world.apply(agent_manifest(gate=spec))
@@ -97,9 +103,11 @@ def test_a_gate_without_a_pod_is_gone_past(gated: World) -> None:
     """The Service leads to the agent, status says so, and back to the gate when that takes connections again."""
     gated.kubectl("delete", "pods", "-l", "agents.medplum.com/gate-of=front-desk", "--grace-period=0", "--force")
     gated.wait(lambda: leads_to(gated) == TO_AGENT, "the Service leads to the agent")
-    gated.wait(lambda: gated.events("GateNotServing"), "it is told")
+    gated.wait(lambda: forwarding(gated) == ("Unknown", "GateNotServing"), "it is told")
     gated.wait(lambda: leads_to(gated) == TO_GATE, "the Service leads to the gate again")
-    gated.wait(lambda: "Note: no gate" not in gated.status()["plan"], "status is silent again")
+    gated.wait(lambda: forwarding(gated) == ("Unknown", "GatesUnreachable"), "simulated gates cannot be asked")
+    assert [] == gated.events("GateNotServing"), "a moment without is no warning"
+    assert "NetworkPolicy" in gated.condition("Forwarding")["message"]
 
 
 def test_a_gate_that_is_switched_off_goes_when_devices_are_led_past_it(gated: World) -> None:

@@ -47,6 +47,7 @@ def agent_manifest(name: str = "front-desk", version: str = "5.1.14", **spec: An
                 "credentialsSecretRef": {"name": name},
             },
             "channels": [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}],
+            "gate": {"enabled": False},
             "handoff": {"minReadySeconds": 1, "drainSeconds": 1, "progressDeadlineSeconds": 60},
             "podTemplate": {"annotations": dict(QUICK)},
         }

@@ -116,6 +116,7 @@ def render_agent(name: str, version: str) -> dict[str, Any]:
                 "credentialsSecretRef": {"name": name},
             },
             "channels": [{"name": "adt", "port": 2575}, {"name": "dicom", "port": 4242, "protocol": "DICOM"}],
+            "gate": {"enabled": False},
             "handoff": {"minReadySeconds": pause, "drainSeconds": pause},
             "podTemplate": {"annotations": simulate(ready_after="200ms", terminate_after="200ms")},
         },

@@ -24,6 +24,8 @@ ABOUT: Final = (
     "run no program, so nothing is sent to them."
 )
 
+GATE_IMAGE: Final = "registry.example.org/medplum-agent-operator:0.1.0"
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatedPods:
@@ -61,5 +63,7 @@ def simulated_pods() -> Iterator[SimulatedPods]:
     """Start the cluster and the operator for the block."""
     with local_cluster() as cluster:
         install(cluster)
-        with running_operator(cluster, cluster.folder / "operator.log", "--log-format", "console") as operator:
+        log = cluster.folder / "operator.log"
+        # As a process it has no image of its own that a gate could be run from.
+        with running_operator(cluster, log, "--log-format", "console", "--gate-image", GATE_IMAGE) as operator:
             yield SimulatedPods(cluster, operator)

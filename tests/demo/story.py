@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FILE = Path("agent.yaml")
 APPROVAL = "4.2.3 CHG-1042"
+SECOND_APPROVAL = "4.2.3 CHG-1043"
+GATE_PODS = ("get", "pods", "-l", f"agents.medplum.com/gate-of={AGENT}")
 PODS = ("get", "pods", "-l", "agents.medplum.com/agent", "-L", "agents.medplum.com/version")
 PLAN = ("get", "mpa", AGENT, "-o", "jsonpath={.status.plan}")
 READY = ("wait", f"mpa/{AGENT}", "--for=condition=Ready", "--timeout=60s")
@@ -83,6 +85,7 @@ def sample_agent(version: str) -> dict[str, Any]:
     """Return the sample agent with this version, and with a handoff that is quick enough to look on."""
     sample: dict[str, Any] = yaml.safe_load((ROOT / "manifests" / "samples" / "agent.yaml").read_text(encoding="utf-8"))
     sample["spec"]["version"] = version
+    sample["spec"]["gate"] = {"enabled": False}  # at first, to show what it is for
     sample["spec"]["handoff"] = {"minReadySeconds": 3, "drainSeconds": 2}
     return sample
 
@@ -195,18 +198,48 @@ def upgrade(stage: Stage) -> None:
     _check_one_pod(stage, "5.1.15")
 
 
+def put_a_gate_in_front(stage: Stage) -> None:
+    """Two gates are made, devices are led to them, and the agent is handed over: its drain is another one behind a gate."""
+    stage.kubectl("patch", "mpa", AGENT, "--type=merge", "-p", '{"spec":{"gate":{"enabled":true}}}')
+    stage.wait_until(lambda: _leads_to_gates(stage), what="the Service leads to the gates")
+    stage.kubectl(*GATE_PODS)
+    stage.wait_until(lambda: stage.status().get("phase") == "Running", what="the agent is handed over")
+    _check_one_pod(stage, "5.1.15")
+    # The other gate may still be starting; both are to be there before the agent is changed.
+    ready = stage.kubectl("rollout", "status", f"deployment/{AGENT}-gate", "--timeout=60s", pictured=False)
+    stage.check("successfully rolled out" in ready, "the Service leads devices to two gates", found=ready)
+
+
+def approve_behind_a_gate(stage: Stage) -> None:
+    """The same downgrade once more, approved by another ticket, and the same way back."""
+    approval = f'agents.medplum.com/force-downgrade="{SECOND_APPROVAL}"'
+    with PodWatch(stage.cluster) as watch:
+        stage.kubectl("annotate", "mpa", AGENT, "--overwrite", *shlex.split(approval), pictured=False)
+        _ask_for(stage, "4.2.3")
+        stage.wait_until(lambda: stage.status().get("activeVersion") == "4.2.3", what="4.2.3 serves")
+        stage.kubectl(*READY, pictured=False)
+    stage.check(watch.census.most == 1, "there was never more than 1 pod alive", found=watch.census.lines)
+    _check_processes(stage)
+    _check_one_pod(stage, "4.2.3")
+
+
 def look_back(stage: Stage) -> None:
-    """All four rollouts are on record, and no message is missing."""
+    """All rollouts are on record, and no message is missing."""
     stage.kubectl(*HISTORY)
     history = [(e.get("from"), e["to"], e.get("strategy"), e["outcome"]) for e in stage.status()["history"]]
     expected = [
+        ("4.2.3", "5.1.15", "Recreate", "Completed"),
+        ("5.1.15", "4.2.3", "Recreate", "Completed"),
+        ("5.1.15", "5.1.15", "RollingHandoff", "Completed"),
         ("4.2.3", "5.1.15", "Recreate", "Completed"),
         ("5.1.15", "4.2.3", "Recreate", "Completed"),
         ("5.1.14", "5.1.15", "RollingHandoff", "Completed"),
         (None, "5.1.14"),
     ]
     shape = [entry if entry[0] else entry[:2] for entry in history]
-    stage.check(shape == expected, "four rollouts, the latest first; the forced one with its approval", found=history)
+    stage.check(
+        shape == expected, "seven rollouts, the latest first; the forced ones with their approvals", found=history
+    )
     stage.terminal.command(*OUR_EVENTS)
     events = stage.kubectl(*OUR_EVENTS, shown=False)
     stage.terminal.output(excerpts.cropped(events))
@@ -256,6 +289,19 @@ CHAPTERS = (
         pictured=False,
         devices=Notice.PAUSE,
     ),
+    Chapter(
+        "A gate in front of it",
+        "Devices connect to a small relay, which holds their messages while no agent runs. It is there unless it is switched off, as it was so far.",
+        put_a_gate_in_front,
+        pictured=False,
+        devices=Notice.RECONNECT,
+    ),
+    Chapter(
+        "The same downgrade behind the gate",
+        "One agent stops before the other starts, as before; to a device it is one slow answer.",
+        approve_behind_a_gate,
+    ),
+    Chapter("Back up behind the gate", "And once more.", upgrade, pictured=False),
     Chapter("What happened", "Status remembers the last ten rollouts.", look_back, pictured=False),
     Chapter("Delete", "Everything that the operator made belongs to the MedplumAgent.", delete, pictured=False),
 )
@@ -272,6 +318,11 @@ def _ready_versions(stage: Stage) -> list[str]:
         if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
     )
     return sorted(pod["metadata"]["labels"]["agents.medplum.com/version"] for pod in ready)
+
+
+def _leads_to_gates(stage: Stage) -> bool:
+    asked = ("get", "service", AGENT, "-o", "jsonpath={.spec.selector}")
+    return "gate-of" in stage.cluster.kubectl(*asked).stdout
 
 
 def _side_by_side(stage: Stage) -> str:
@@ -310,7 +361,7 @@ def _check_devices(stage: Stage) -> None:
     objections = [tally.objection(allowed.get(tally.step, Notice.NOTHING)) for tally in stage.tallies]
     stage.check(
         not any(objections),
-        "the handoff refused nobody, and of the refusals no device noticed anything",
+        "the handoff refused nobody; of the refusals, and of what happened behind the gate, no device noticed anything but slow answers",
         found="; ".join(filter(None, objections)),
     )
 

@@ -75,7 +75,8 @@ async def gate(
     )
     port = await relay.start("127.0.0.1", 0)
     running = Gate(relay, port, route, counted)
-    knocking = asyncio.create_task(Knocker(route, channel="adt").run())
+    knocker = Knocker(route, stays=False)
+    knocking = asyncio.create_task(knocker.run())
     running.ready(*agents)
     try:
         yield running
@@ -89,3 +90,5 @@ async def gate(
             if isinstance(link, Link):
                 link.abandon()
         await relay.stop()
+        await asyncio.wait({knocking})
+        await knocker.left()

@@ -60,7 +60,7 @@ def program(kubeconfig: Path, namespace: str, log: Path, *flags: str) -> Iterato
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            [PROGRAM, *own, "--channel", "adt:HL7:0", *flags],
+            [PROGRAM, *own, "--channel", "adt:TCP:0", *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment | {"KUBECONFIG": str(kubeconfig)},

@@ -149,6 +149,7 @@ class Clinic(World):
                     "credentialsSecretRef": {"name": AGENT},
                 },
                 "channels": [{"name": "adt", "port": HL7_PORT}],
+                "gate": {"enabled": False},
                 "handoff": {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 60},
                 "podTemplate": {
                     "securityContext": {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532},

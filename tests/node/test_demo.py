@@ -31,12 +31,14 @@ def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -
     assert story.startswith("Real here: ")
     in_order(story, STORY)
     in_order(story, ("every one arrived: lost 0", "What the devices saw", *(c.title for c in CHAPTERS[1:-1])))
-    assert story.count("as the container runtime saw it") == 2
+    assert story.count("as the container runtime saw it") == 4
     lines = LINE.findall(story)
     assert len(CHAPTERS) - 1 == len(lines)
     assert {"0"} == {lost for _, lost, _ in lines}
     assert all(int(per_second) > 0 for per_second, _, _ in lines)
-    handoff, *_, the_end = lines[1:]
-    assert ("0", "0") == (handoff[2], the_end[2])
+    handoff, refused, careless, forced, back, gate, forced_behind, back_behind, the_end = lines[1:]
+    unnoticed = (handoff, refused, careless, gate, forced_behind, back_behind, the_end)
+    assert {"0"} == {line[2] for line in unnoticed}
+    assert all(int(line[2]) > 0 for line in (forced, back)), "without a gate devices are refused in between"
     assert ["demo.svg", "output"] == sorted(path.name for path in tmp_path.iterdir())
     assert "devices" in (tmp_path / "demo.svg").read_text(encoding="utf-8")

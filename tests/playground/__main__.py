@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tests.cluster import ClusterStartError, KubectlError, local_cluster
 from tests.cluster.local import EXISTING
 from tests.cluster.toolchain import ToolchainError
+from tests.demo.simulated import GATE_IMAGE
 from tests.demo.terminal import screen
 from tests.operator_process import ROOT, install, running_operator
 
@@ -69,7 +70,7 @@ def main() -> int:
 def _play(cluster: Cluster, console: Console) -> int:
     log = cluster.folder / "operator.log"
     install(cluster)
-    with running_operator(cluster, log, "--log-format", "console") as operator:
+    with running_operator(cluster, log, "--log-format", "console", "--gate-image", GATE_IMAGE) as operator:
         credentials = ("--from-literal=clientId=playground", "--from-literal=clientSecret=playground")
         cluster.kubectl("create", "secret", "generic", AGENT, *credentials)
         cluster.kubectl("apply", "-f", str(SAMPLE))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from medplum_agent_operator.core.gate import drain_command, gate_selector, image
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.pod_template import render_pod_template, selector
-from tests.builders import NOW, REPOSITORY, agent, observed, parsed
+from tests.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,23 +56,62 @@ NAME = parsed("5.1.15").name
 
 def test_without_a_gate_there_is_nothing_of_it() -> None:
     """The Service leads to the agent."""
-    made = plan({})
+    made = plan({"enabled": False})
     assert {NAME, f"{NAME}-moves-by-handoff"} == {action.name for action in made.actions}
     service = body(made, "Service", NAME)
     assert service is not None
     assert selector(parsed("5.1.15")) == service["spec"]["selector"]
 
 
+HOST_NETWORK = {"podTemplate": {"hostNetwork": True}}
+HOST_PORT = {"channels": [{"name": "adt", "port": 2575, "hostPort": 2575}]}
+DICOM = {"channels": [{"name": "pacs", "port": 4242, "protocol": "DICOM"}]}
+BOTH = {"channels": [*DICOM["channels"], {"name": "adt", "port": 2575, "protocol": "HL7"}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "enabled", "gated"),
+    [
+        pytest.param({}, None, True, id="HL7, which is the default"),
+        pytest.param(BOTH, None, True, id="HL7 among others"),
+        pytest.param(DICOM, None, False, id="no HL7"),
+        pytest.param(HOST_NETWORK, None, False, id="devices connect to the node"),
+        pytest.param(HOST_PORT, None, False, id="devices may connect to the node"),
+        pytest.param({}, False, False, id="off"),
+        pytest.param(DICOM, True, True, id="on, without HL7"),
+        pytest.param(HOST_PORT, True, True, id="on, past which devices may connect"),
+    ],
+)
+def test_a_gate_is_wanted_where_it_serves_unless_the_spec_says_otherwise(
+    spec: dict[str, Any],
+    enabled: bool | None,  # noqa: FBT001
+    gated: bool,  # noqa: FBT001
+) -> None:
+    """On by default where a channel speaks HL7 and devices come through the Service."""
+    gate = {} if enabled is None else {"enabled": enabled}
+    assert gated is parsed("5.1.15", gate=gate, **spec).spec.gated
+
+
 def test_a_new_gate_is_made_before_devices_are_led_to_it() -> None:
-    """Until it takes connections, they reach the agent directly; and that is told."""
+    """Until it takes connections, they reach the agent directly; that is ordinary, and looked at again in a minute."""
     made = plan({"enabled": True, "replicas": 3})
     deployment, service = body(made, "Deployment", f"{NAME}-gate"), body(made, "Service", NAME)
     assert deployment is not None
     assert service is not None
     assert 3 == deployment["spec"]["replicas"]
     assert selector(parsed("5.1.15")) == service["spec"]["selector"]
-    assert Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings]
-    assert "devices reach the agent directly" in made.sentence
+    assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(59, False), (60, True)])
+def test_a_gate_that_is_not_there_for_long_is_told(seconds: float, told: bool) -> None:  # noqa: FBT001
+    """A Warning, and a note in the plan; before, a look at the moment when it would be one."""
+    since = NOW - timedelta(seconds=seconds)
+    waits = {"availableReplicas": 0, "conditions": [{"type": "Available", "lastTransitionTime": stamp(since)}]}
+    made = plan({"enabled": True}, GateDeployment={**serving(), "status": waits})
+    assert told == (Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings])
+    assert told == ("devices reach the agent directly" in made.sentence)
+    assert told or made.look_again_at == NOW + timedelta(seconds=1)
 
 
 def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
@@ -96,12 +136,12 @@ def test_a_gate_that_is_switched_off_goes_on_until_devices_are_led_past_it() -> 
     """First the Service, and once that is so, no replicas. Nothing is deleted."""
     to_gate = {"spec": {"selector": gate_selector(parsed("5.1.15"))}}
     to_agent = {"spec": {"selector": selector(parsed("5.1.15"))}}
-    first = plan({}, GateDeployment=serving(), Service=to_gate)
+    first = plan({"enabled": False}, GateDeployment=serving(), Service=to_gate)
     assert body(first, "Deployment", f"{NAME}-gate") is None
     service = body(first, "Service", NAME)
     assert service is not None
     assert selector(parsed("5.1.15")) == service["spec"]["selector"]
-    second = body(plan({}, GateDeployment=serving(), Service=to_agent), "Deployment", f"{NAME}-gate")
+    second = body(plan({"enabled": False}, GateDeployment=serving(), Service=to_agent), "Deployment", f"{NAME}-gate")
     assert second is not None
     assert 0 == second["spec"]["replicas"]
 
@@ -137,7 +177,7 @@ def test_without_a_known_image_there_is_no_gate() -> None:
 
 def test_only_behind_a_gate_does_the_drain_end_early() -> None:
     """Without one, connections are devices' own, and last."""
-    for spec, kind in (({}, "sleep"), ({"enabled": True}, "exec")):
+    for spec, kind in (({"enabled": False}, "sleep"), ({"enabled": True}, "exec")):
         one = parsed("5.1.15", gate=spec)
         template = render_pod_template(one, one.spec, image="x")
         assert [kind] == list(template["spec"]["containers"][0]["lifecycle"]["preStop"])
@@ -150,11 +190,14 @@ def port() -> Iterator[socket.socket]:
         yield server
 
 
-def drain(port: socket.socket, seconds: int) -> subprocess.Popen[bytes]:
-    """Start an agent's drain, as the kubelet does."""
+def drain(port: socket.socket, seconds: int, *, lab: str = "HL7") -> subprocess.Popen[bytes]:
+    """Start an agent's drain, as the kubelet does. `lab`: what its other channel speaks."""
     one = parsed(
         "5.1.15",
-        channels=[{"name": "lab", "port": 1}, {"name": "adt", "port": port.getsockname()[1]}],
+        channels=[
+            {"name": "lab", "port": 1, "protocol": lab},
+            {"name": "adt", "port": port.getsockname()[1]},
+        ],
         handoff={"drainSeconds": seconds},
         gate={"enabled": True},
     )
@@ -171,12 +214,13 @@ def test_a_drain_ends_when_nobody_is_connected_any_more(port: socket.socket) -> 
     assert 0 == running.wait(5)
 
 
-def test_a_drain_where_nobody_was_connected_waits_for_a_second(port: socket.socket) -> None:
-    """So long may a gate take to hear that the agent is about to end."""
+@pytest.mark.parametrize(("lab", "waits"), [("HL7", False), ("DICOM", True)])
+def test_a_drain_where_nobody_is_connected(port: socket.socket, lab: str, waits: bool) -> None:  # noqa: FBT001
+    """A gate that had not heard of the end would be, where all channels carry messages; else a second passes."""
     begun = time.monotonic()
-    with drain(port, 60) as running:
+    with drain(port, 60, lab=lab) as running:
         assert 0 == running.wait(30)
-    assert 0.9 < time.monotonic() - begun
+    assert waits == (time.monotonic() - begun > 0.9)
 
 
 def test_a_drain_is_no_longer_than_it_may_be(port: socket.socket) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
+from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from tests.builders import Raw, parsed, spec_of
 
 DIGEST = "sha256:" + "0" * 64
@@ -204,9 +204,9 @@ def test_image_names(image: dict[str, str], expected: str) -> None:
 
 def test_host_ports_are_noticed() -> None:
     """In the node's network, or by a channel's hostPort."""
-    assert not uses_host_ports(spec_of())
-    assert uses_host_ports(spec_of(podTemplate={"hostNetwork": True}))
-    assert uses_host_ports(spec_of(channels=[*TWO, {"name": "x", "port": 1, "hostPort": 1}]))
+    assert not spec_of().uses_host_ports
+    assert spec_of(podTemplate={"hostNetwork": True}).uses_host_ports
+    assert spec_of(channels=[*TWO, {"name": "x", "port": 1, "hostPort": 1}]).uses_host_ports
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.pod_template import uses_host_ports
 from medplum_agent_operator.core.strategy import choose, classify, needs_approval
 from medplum_agent_operator.core.workload import Change
 from tests.builders import agent, observed, pod, spec_of, v
@@ -24,7 +23,7 @@ HOST_PORT = [{"name": "adt", "port": 2575, "hostPort": 2575}]
 def asked(cluster: SimulatedCluster, target: str) -> tuple[Change, Mechanics]:
     """What going to a version means now, and how it would be made."""
     seen = cluster.observe()
-    return classify(seen, v(target)), choose(seen, v(target), host_ports=uses_host_ports(seen.agent.spec))
+    return classify(seen, v(target)), choose(seen, v(target), host_ports=seen.agent.spec.uses_host_ports)
 
 
 ROWS = [
@@ -223,7 +222,7 @@ def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, Any], af
     """Two agents cannot bind one port of a node, so even new versions stop first; the reason says so."""
     cluster = installed("5.1.14", **before)
     seen = cluster.observe()
-    mechanics = choose(seen, v("5.1.15"), host_ports=uses_host_ports(spec_of(**after)))
+    mechanics = choose(seen, v("5.1.15"), host_ports=spec_of(**after).uses_host_ports)
     assert Strategy.RECREATE is mechanics.strategy
     assert "hostNetwork or hostPort" in mechanics.why
 

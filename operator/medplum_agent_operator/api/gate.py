@@ -9,11 +9,12 @@ from medplum_agent_operator.api.pod import ResourceAmounts
 class GateSpec(ApiModel):
     """A relay through which devices keep their connections while the agent behind it changes."""
 
-    enabled: bool = Field(
-        default=False,
-        description="Whether devices reach the agent through a gate (default false). It moves a device's connection to the new agent between two messages, "
-        "holds messages while no agent runs, and acknowledges nothing itself. The agent then sees the gate's address in place of the device's. Switching "
-        "it on or off replaces the agent's pod, by a handoff where a version change would be one.",
+    enabled: bool | None = Field(
+        default=None,
+        description="Whether devices reach the agent through a gate. It moves a device's connection to the new agent between two messages, holds messages "
+        "while no agent runs, and acknowledges nothing itself. The agent then sees the gate's address in place of the device's. Left out: yes where a "
+        "channel speaks HL7, unless hostNetwork or a hostPort lets devices connect past it. Switching it on or off replaces the agent's pod, by a handoff "
+        "where a version change would be one.",
     )
     replicas: int = Field(
         default=2,

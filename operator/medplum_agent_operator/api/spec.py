@@ -304,4 +304,11 @@ class MedplumAgentSpec(ApiModel):
     @property
     def gated(self) -> bool:
         """Whether devices are to reach the agent through a gate."""
-        return self.gate.enabled
+        if self.gate.enabled is not None:
+            return self.gate.enabled
+        return not self.uses_host_ports and any(channel.protocol is Protocol.HL7 for channel in self.channels)
+
+    @property
+    def uses_host_ports(self) -> bool:
+        """Whether the agent's pod binds ports of its node, so that two of them cannot run side by side on one."""
+        return self.pod_template.host_network or any(channel.host_port for channel in self.channels)

@@ -17,7 +17,6 @@ from medplum_agent_operator.api.scheduling import TaintEffect
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Observed
-from medplum_agent_operator.core.pod_template import uses_host_ports
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.version import AgentVersion
 
@@ -38,7 +37,7 @@ def protected(spec: MedplumAgentSpec, *, nodes_watched: bool) -> bool:
         nodes_watched
         and spec.handoff.on_node_drain is OnNodeDrain.HANDOFF
         and AgentVersion.parse(spec.version).hands_over
-        and not uses_host_ports(spec)
+        and not spec.uses_host_ports
         and not _tolerates_a_cordon(spec)
     )
 

@@ -5,10 +5,12 @@ the pause before an agent's end that ends as soon as nobody is connected any mor
 """
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.channels import Protocol
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.drift import first_difference
 
@@ -20,6 +22,8 @@ be one that only root may listen on."""
 CLUSTER_ROLE: Final = "medplum-agent-gate"
 LEAVE_SECONDS: Final = 5
 """How long a gate that is to end goes on taking connections: until every node has heard that it should get none."""
+PATIENCE: Final = timedelta(seconds=60)
+"""For how long gates may be missing before that is told: they are started, or a node has gone."""
 GRACE_SECONDS: Final = 25
 """How long it may then take to finish the messages in hand."""
 
@@ -50,16 +54,18 @@ seen=
 while [ "$passed" -lt "$looks" ]; do
   if connected; then
     seen=1
-  elif [ -n "$seen" ] || [ "$passed" -ge 20 ]; then
+  elif [ -n "$seen" ] || [ "$passed" -ge "$3" ]; then
     exit 0
   fi
   sleep 0.05
   passed=$((passed + 1))
 done
 """.lstrip()
-# Arguments: at most so many seconds; the channels' ports in hexadecimal, as /proc/net/tcp has them (01: established). Where no
-# other agent is ready, a gate closes its connections to one that is about to end once that has answered everything: then there is nothing
-# to wait for. Where there was no connection, a second passes before that is believed: so long may a gate take to hear of it.
+# Arguments: at most so many seconds; the channels' ports in hexadecimal, as /proc/net/tcp has them (01: established); how many looks where
+# nobody was ever connected. Where no other agent is ready, a gate closes its connections to one that is about to end once that has answered
+# everything: then there is nothing to wait for. On a channel of messages each gate that has not heard of the end yet has a connection
+# (`gate.knocking`); on others nothing shows that one has not, and a second passes.
+_LOOKS_WHERE_NOTHING_SHOWS: Final = 20
 
 
 def gate_name(agent: MedplumAgent) -> str:
@@ -75,12 +81,27 @@ def gate_selector(agent: MedplumAgent) -> dict[str, str]:
 def drain_command(spec: MedplumAgentSpec) -> list[str]:
     """The pause before an agent's end behind a gate: until nobody is connected, at most `drainSeconds`."""
     ports = " ".join(f"{channel.port:04X}" for channel in spec.channels)
-    return ["sh", "-c", DRAIN, "drain", str(spec.handoff.drain_seconds), ports]
+    messages = all(channel.protocol is Protocol.HL7 for channel in spec.channels)
+    looks = 1 if messages else _LOOKS_WHERE_NOTHING_SHOWS
+    return ["sh", "-c", DRAIN, "drain", str(spec.handoff.drain_seconds), ports, str(looks)]
 
 
 def available(deployment: Mapping[str, Any] | None) -> bool:
     """Whether a gate takes connections, as its Deployment says."""
     return bool(deployment and ((deployment.get("status") or {}).get("availableReplicas") or 0) > 0)
+
+
+def patience_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> datetime | None:
+    """Until when it is ordinary that no gate takes connections yet, or any more; None where one does."""
+    if available(deployment):
+        return None
+    if deployment is None:
+        return now + PATIENCE
+    conditions = (deployment.get("status") or {}).get("conditions") or ()
+    times = [c.get("lastTransitionTime") for c in conditions if c.get("type") == "Available"]
+    times.append((deployment.get("metadata") or {}).get("creationTimestamp"))
+    since = max((datetime.fromisoformat(text) for text in times if text), default=None)
+    return (now if since is None else since) + PATIENCE
 
 
 def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:

@@ -16,7 +16,7 @@ from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, uses_host_ports
+from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import begin, current
@@ -65,7 +65,27 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     verdict = decide(observed, config)
     if verdict.spec is None:
         return _undecidable(verdict)
-    return _towards(observed, verdict, verdict.spec, config=config, now=now)
+    return _with_traffic(_towards(observed, verdict, verdict.spec, config=config, now=now), observed, config, now=now)
+
+
+def _with_traffic(plan: Plan, observed: Observed, config: Config, *, now: datetime) -> Plan:
+    """The plan, and what is wrong with the way of devices to the agent; a refusal speaks alone."""
+    patience = gate.patience_until(observed.children.get("GateDeployment"), now=now)
+    waits = observed.agent.spec.gated and patience is not None
+    if waits and patience is not None and config.gate_image is not None and now < patience:
+        again = patience if plan.look_again_at is None else min(plan.look_again_at, patience)
+        plan, waits = replace(plan, look_again_at=again), False
+    there = "GateDeployment" in observed.children
+    since = traffic.silent(observed)
+    for why, note in (
+        (Reason.GATE_NOT_SERVING, messages.gate_not_serving(observed.agent, there=there) if waits else ""),
+        (Reason.AGENT_SILENT, messages.agent_silent(observed.agent, since) if since else ""),
+    ):
+        if note:
+            sentence = plan.sentence if plan.refusal else f"{plan.sentence} {note}"
+            found = Finding(why, Severity.WARNING, note)
+            plan = replace(plan, sentence=sentence, findings=(*plan.findings, found))
+    return plan
 
 
 def _undecidable(verdict: Verdict) -> Plan:
@@ -97,7 +117,7 @@ def _towards(observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, co
     rendered = render_pod_template(agent, spec, image=image)
     # What the live template was moved off stays noted on it: without the note it would be another template.
     template = drain.noted(rendered, drain.live_note(observed))
-    mechanics = choose(observed, target, host_ports=uses_host_ports(spec))
+    mechanics = choose(observed, target, host_ports=spec.uses_host_ports)
     deployment = observed.deployment
     live_template = None if deployment is None else deployment.template
     # The fingerprint within the template tells of fields that are no longer rendered.
@@ -141,16 +161,6 @@ def _meanwhile(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply,
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
-def _gate_trouble(observed: Observed) -> str:
-    """Why devices do not go through the gate although they should; empty where they do."""
-    if not observed.agent.spec.gated:
-        return ""
-    live = observed.children.get("GateDeployment")
-    if gate.available(live):
-        return ""
-    return messages.gate_not_serving(observed.agent, there=live is not None)
-
-
 def _report(
     observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, *, actions: tuple[Apply, ...], now: datetime
 ) -> Plan:
@@ -182,22 +192,15 @@ def _told(
 ) -> Plan:
     """Put what is going on, what is refused and what is not acted on into one plan. A refusal speaks first."""
     phase, reason, sentence, findings = state.phase, state.reason, state.sentence, state.findings
-    for why, note in (
-        (Reason.NOT_YET_ACTED_ON, messages.not_yet_acted_on(observed.agent.spec)),
-        (Reason.GATE_NOT_SERVING, _gate_trouble(observed)),
-        (
-            Reason.AGENT_SILENT,
-            messages.agent_silent(observed.agent, since) if (since := traffic.silent(observed)) else "",
-        ),
-    ):
-        if note:
-            sentence = f"{sentence} {note}"
-            findings = (*findings, Finding(why, Severity.WARNING, note))
+    note = messages.not_yet_acted_on(observed.agent.spec)
+    if note:
+        sentence = f"{sentence} {note}"
+        findings = (*findings, Finding(Reason.NOT_YET_ACTED_ON, Severity.WARNING, note))
     strategy = None if record.from_version is None else record.strategy
     refusal = verdict.refusal
     if refusal is not None:
         if verdict.approval is not None:  # how it would be made if it were approved
-            strategy = choose(observed, verdict.target, host_ports=uses_host_ports(observed.agent.spec)).strategy
+            strategy = choose(observed, verdict.target, host_ports=observed.agent.spec.uses_host_ports).strategy
         phase, reason, sentence = _refused_phase(verdict), refusal.reason, refusal.message
         findings = (refusal, *findings)
     return Plan(

@@ -93,11 +93,6 @@ def image_reference(spec: MedplumAgentSpec, repository: str) -> str:
     return f"{repository}:{spec.image.tag or spec.version}{digest}"
 
 
-def uses_host_ports(spec: MedplumAgentSpec) -> bool:
-    """Whether two pods of this spec could not run side by side on one node."""
-    return spec.pod_template.host_network or any(channel.host_port for channel in spec.channels)
-
-
 def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
     """Render the template, its own fingerprint included."""
     wanted = spec.pod_template.model_dump(by_alias=True, exclude_defaults=True, mode="json")

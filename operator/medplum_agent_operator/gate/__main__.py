@@ -24,7 +24,7 @@ from medplum_agent_operator.gate.knocking import Knocker
 from medplum_agent_operator.gate.limits import Connections, Places
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.relay import Hl7Relay
-from medplum_agent_operator.gate.routes import Pods, Route
+from medplum_agent_operator.gate.routes import Life, Pods, Route
 from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.telemetry import log, set_up_logging
 
@@ -101,6 +101,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+class Teller:
+    """Logs where a channel leads to."""
+
+    def __init__(self, channel: str) -> None:
+        self._channel = channel
+
+    def agent_is(self, agent: Life | None) -> None:
+        """Another agent is the one to talk to, or none is."""
+        where = "nobody: no agent takes connections" if agent is None else agent.pod.name
+        log.info("%s goes to %s", self._channel, where)
+
+
 class Gate:
     """All channels of one agent."""
 
@@ -130,6 +142,7 @@ class Gate:
                 )
             counters.count_devices(relay.connected)
             route.listen(counters.report)
+            route.listen(Teller(channel.name))
             self._relays[channel] = relay
 
     @property
@@ -140,10 +153,7 @@ class Gate:
     def pods_are(self, pods: Mapping[str, Pods]) -> None:
         """Take what the EndpointSlices say."""
         for name, route in self._routes.items():
-            before = route.agent
             route.pods_are(pods.get(name, Pods()))
-            if route.agent != before:
-                log.info("%s goes to %s", name, route.agent.pod.name if route.agent else "nobody: no agent is ready")
 
     async def run(self, client: AsyncClient, until: asyncio.Event) -> None:
         """Serve until the event, then end in good order.
@@ -153,7 +163,7 @@ class Gate:
         """
         flags = self._flags
         endpoints = Endpoints(client, namespace=flags.namespace, service=flags.service, tell=self.pods_are)
-        knockers = [Knocker(route, channel=name) for name, route in self._routes.items()]
+        knockers = [Knocker(self._routes[c.name], stays=c.hl7) for c in self._relays]
         tasks = [asyncio.create_task(endpoints.follow()), *(asyncio.create_task(each.run()) for each in knockers)]
         runner = web.AppRunner(self._pages(endpoints), access_log=None, shutdown_timeout=0.5)
         try:
@@ -168,7 +178,8 @@ class Gate:
         finally:
             for task in tasks:
                 task.cancel()
-            await runner.cleanup()
+            await asyncio.wait(tasks)
+            await asyncio.gather(runner.cleanup(), *(knocker.left() for knocker in knockers))
 
     async def _end(self, grace_seconds: float) -> None:
         """Let every connection come to its end; those that have not after the grace are cut."""
