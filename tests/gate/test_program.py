@@ -53,14 +53,17 @@ class Program:
 
 
 @contextmanager
-def program(kubeconfig: Path, namespace: str, log: Path, *flags: str) -> Iterator[Program]:
-    """Start one with free ports on loopback; kill it at the end if it still runs."""
+def program(kubeconfig: Path, namespace: str, log: Path, *flags: str, channel: str = "adt:TCP:0") -> Iterator[Program]:
+    """Start one with free ports on loopback; kill it at the end if it still runs.
+
+    On a channel of bytes it makes no connection by itself, and nobody is where the EndpointSlices here say.
+    """
     own = ["--host", "127.0.0.1", "--http-port", "0", "--namespace", namespace, "--service", SERVICE]
     environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            [PROGRAM, *own, "--channel", "adt:TCP:0", *flags],
+            [PROGRAM, *own, "--channel", channel, *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment | {"KUBECONFIG": str(kubeconfig)},
@@ -133,6 +136,19 @@ def test_it_follows_its_agent_and_ends_in_good_order(
         )
         gate.process.terminate()
         assert 0 == gate.process.wait(10)
+
+
+def test_a_gate_that_cannot_reach_its_agent_is_not_ready(
+    cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
+) -> None:
+    """Kubernetes calls the agent ready: then the way is blocked from here, and devices are not led this way."""
+    with program(rights, namespace, tmp_path / "log", channel="adt:HL7:0") as gate:
+        gate.says("listening: ")
+        wait_for(lambda: gate.get("/readyz") == (200, "ok"), what="it is ready without an agent", seconds=20)
+        put(cluster, namespace, red={"ready": True})
+        wait_for(lambda: gate.get("/readyz")[0] == 503, what="it is not ready any more", seconds=20)
+        assert "cannot be reached from here: adt" in gate.get("/readyz")[1]
+        assert 200 == gate.get("/healthz")[0]
 
 
 def test_without_rights_it_says_so_and_is_not_ready(cluster: Cluster, namespace: str, tmp_path: Path) -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from medplum_agent_operator.gate.limits import Places
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RED, GREEN, BLUE = (Pod(name, f"10.0.0.{number}", 2575) for number, name in enumerate(["a", "b", "c"]))
 
@@ -132,6 +137,21 @@ def test_an_agent_that_was_found_goes_for_one_that_is_ready(route: Route) -> Non
     route.takes_connections(RED)
     route.pods_are(ready())
     assert None is route.agent
+
+
+def test_a_ready_agent_that_was_never_reached_is_out_of_reach(route: Route) -> None:
+    """Once one was, a later one that cannot be reached is a matter of time."""
+    steps: list[Callable[[], None]] = [
+        lambda: route.pods_are(ready(RED)),
+        lambda: route.refused(RED),
+        lambda: route.takes_connections(RED),
+        lambda: route.pods_are(ready(GREEN)),
+    ]
+    seen = [route.out_of_reach]
+    for step in steps:
+        step()
+        seen.append(route.out_of_reach)
+    assert [False, True, True, False, False] == seen
 
 
 def test_an_agent_that_is_ready_no_more_has_to_open_again(route: Route, ear: Ear) -> None:

@@ -196,9 +196,14 @@ class Gate:
 
     def _pages(self, endpoints: Endpoints) -> web.Application:
         async def ready(_: web.Request) -> web.Response:
-            if endpoints.known:
-                return web.Response(text="ok")
-            return web.Response(text="the API server has not said yet where the agent is", status=503)
+            if not endpoints.known:
+                return web.Response(text="the API server has not said yet where the agent is", status=503)
+            # Without a connection of the gate's own, which only channels of messages have, nothing is known of that.
+            blocked = [c.name for c in self._relays if c.hl7 and self._routes[c.name].out_of_reach]
+            if blocked:
+                text = f"the agent is ready and cannot be reached from here: {', '.join(blocked)}; is there a NetworkPolicy in the way?"
+                return web.Response(text=text, status=503)
+            return web.Response(text="ok")
 
         async def metrics(_: web.Request) -> web.Response:
             return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")

@@ -56,6 +56,7 @@ class Route:
         self._pods = Pods()
         self._agent: Life | None = None
         self._met: set[Pod] = set()
+        self._reached = False
         self._lives: dict[Pod, int] = {}
         self._listeners: dict[Listener, None] = {}
 
@@ -68,6 +69,11 @@ class Route:
     def candidates(self) -> tuple[Pod, ...]:
         """Pods that might take connections although the route leads to none: those that are to be ready first."""
         return (*sorted(self._pods.ready), *sorted(self._pods.waiting)) if self._agent is None else ()
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether Kubernetes calls an agent ready, and no connection from here to any has ever been made."""
+        return bool(self._pods.ready) and not self._reached
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Tell a listener of each change from now on. Returns what ends that."""
@@ -99,12 +105,14 @@ class Route:
         """Somebody has knocked at a candidate, and it opened: that it is ready has not been told yet, or is not seen."""
         if pod in self.candidates:
             self._met.add(pod)
+            self._reached = True
             self._become(self._life(pod))
 
     def met(self, agent: Life) -> None:
         """A connection to it was made."""
         if agent == self._agent:
             self._met.add(agent.pod)
+            self._reached = True
 
     def refused(self, pod: Pod) -> None:
         """Its port refuses, so that no process listens. If one did before, it has gone, and what will listen is another.
