@@ -201,6 +201,10 @@ async def _no_json(_: web.Request) -> web.Response:
     return web.Response(text="<html>")
 
 
+async def _deep(_: web.Request) -> web.Response:
+    return web.Response(text="[" * 100_000)
+
+
 async def _endless(request: web.Request) -> web.StreamResponse:
     answer = web.StreamResponse()
     await answer.prepare(request)
@@ -212,7 +216,7 @@ async def _long(_: web.Request) -> web.Response:
     return web.Response(body=b" " * (gates.LONGEST_ANSWER + 1) + b"{}")
 
 
-@pytest.mark.parametrize("answer", [_late, _wrong, _elsewhere, _no_json, _endless, _long])
+@pytest.mark.parametrize("answer", [_late, _wrong, _elsewhere, _no_json, _deep, _endless, _long])
 async def test_a_gate_that_answers_badly_is_one_that_was_not_heard(
     answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,13 @@ def test_the_condition(traffic: Traffic | None, more: dict[str, Any], expected: 
     assert expected == condition(told(traffic, **more))
 
 
+def test_while_no_agent_serves_nothing_is_known_of_its_answers() -> None:
+    """Gates hold what comes, and `Available` tells of it."""
+    found = replace(seen(one()), pods=())
+    status = project(found, make_plan(found, config=CONFIG, now=NOW), now=NOW)
+    assert ("Unknown", "NotServing") == condition(status)
+
+
 def test_a_silent_agent_is_a_warning_that_says_what_to_do() -> None:
     """In `status.plan` and as an Event; nothing is done to the agent."""
     made = plan(one(silent_since=EARLIER))

@@ -80,7 +80,7 @@ class GateReports:
                 session.get(f"http://{host}:{self._port}/status", allow_redirects=False) as answer,
             ):
                 return json.loads(await _body(answer))
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as fault:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as fault:
             log.debug("a gate could not be asked: %s", fault or "it took too long", extra={"gate": address})
             return None
 

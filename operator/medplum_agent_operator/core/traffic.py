@@ -27,17 +27,25 @@ Told = tuple[ConditionStatus, str, str]
 
 def forwarding(observed: Observed) -> Told | None:
     """What the condition `Forwarding` says; None where it stays as it is, or where no gate is wanted."""
-    if not observed.agent.spec.gated:
+    unknown = _why_unknown(observed)
+    if not observed.agent.spec.gated or (unknown is None and observed.traffic is None):
         return None
-    if not gate.available(observed.children.get("GateDeployment")):
-        return ConditionStatus.UNKNOWN, str(Reason.GATE_NOT_SERVING), "No gate takes connections."
-    if observed.traffic is None:
-        return None
-    if not observed.traffic.gates:
-        return ConditionStatus.UNKNOWN, str(Reason.GATES_UNREACHABLE), messages.gates_unreachable(observed.agent)
+    if unknown is not None:
+        reason, message = unknown
+        return ConditionStatus.UNKNOWN, str(reason), message
     if since := silent(observed):
         return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), messages.agent_silent(observed.agent, since)
     return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
+
+
+def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
+    if not observed.open_pods:
+        return Reason.NOT_SERVING, "No agent pod is ready."
+    if not gate.available(observed.children.get("GateDeployment")):
+        return Reason.GATE_NOT_SERVING, "No gate takes connections."
+    if observed.traffic is not None and not observed.traffic.gates:
+        return Reason.GATES_UNREACHABLE, messages.gates_unreachable(observed.agent)
+    return None
 
 
 def silent(observed: Observed) -> Mapping[str, datetime]:
