@@ -10,7 +10,8 @@ import asyncio
 import signal
 import sys
 
-from medplum_agent_operator.gate.__main__ import Gate, parse
+from medplum_agent_operator.gate.__main__ import Gate
+from medplum_agent_operator.gate.flags import parse
 from medplum_agent_operator.gate.routes import Pod, Pods
 from medplum_agent_operator.telemetry import set_up_logging
 
