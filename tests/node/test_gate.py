@@ -35,13 +35,19 @@ def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:
     return overall
 
 
-@pytest.mark.parametrize("address", [pytest.param(ADDRESS, id="original"), pytest.param(ENHANCED, id="enhanced")])
-def test_no_device_notices_a_handoff(clinic: Clinic, address: str) -> None:
-    """5.1.14 to 5.1.15, also where the agent acknowledges on receipt and the server takes half a second."""
-    enhanced = address == ENHANCED
-    clinic.open(address=address, answerDelayMs=500 if enhanced else 0)
+@pytest.mark.parametrize(
+    ("address", "delay_ms", "devices"),
+    [
+        pytest.param(ADDRESS, 0, (), id="original"),
+        pytest.param(ENHANCED, 500, (), id="enhanced, a slow server"),
+        pytest.param(ADDRESS, 200, ("--pipeline", "8"), id="original, devices that do not wait"),
+    ],
+)
+def test_no_device_notices_a_handoff(clinic: Clinic, address: str, delay_ms: int, devices: tuple[str, ...]) -> None:
+    """5.1.14 to 5.1.15, also where the agent acknowledges on receipt, and where up to eight messages of a device are under way."""
+    clinic.open(address=address, answerDelayMs=delay_ms)
     install_behind_a_gate(clinic, "5.1.14")
-    with clinic.traffic() as traffic:
+    with clinic.traffic(*devices) as traffic:
         entry = clinic.change("5.1.15")
         time.sleep(2)
     unnoticed(traffic)
