@@ -34,6 +34,7 @@ class Notice(Enum):
 
     NOTHING = "nothing"
     RECONNECT = "a connection that stays open is closed once, and made again"
+    LED_ELSEWHERE = "as that, and an attempt to connect may time out while nodes learn where the Service leads now"
     PAUSE = "connections are refused until the next agent serves"
 
 
@@ -61,7 +62,9 @@ class Tally:
         """
         forbidden = ["lost", "unacknowledged"]
         if notice is not Notice.PAUSE:
-            forbidden += ["refused", "timeouts"]
+            forbidden += ["refused"]
+        if notice in {Notice.RECONNECT, Notice.NOTHING}:
+            forbidden += ["timeouts"]
         if notice is Notice.NOTHING:
             forbidden += ["broken", "repeated"]
         found = [f"{name} {getattr(self, name)}" for name in forbidden if getattr(self, name)]

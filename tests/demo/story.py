@@ -294,7 +294,7 @@ CHAPTERS = (
         "Devices connect to a small relay, which holds their messages while no agent runs. It is there unless it is switched off, as it was so far.",
         put_a_gate_in_front,
         pictured=False,
-        devices=Notice.RECONNECT,
+        devices=Notice.LED_ELSEWHERE,
     ),
     Chapter(
         "The same downgrade behind the gate",
