@@ -133,6 +133,13 @@ def test_a_silent_agent_is_a_warning_that_says_what_to_do() -> None:
     assert [action.kind for action in plan(one()).actions] == [action.kind for action in made.actions]
 
 
+def test_that_devices_are_led_to_a_gate_is_no_drift() -> None:
+    """The gate takes connections now; nobody has changed anything."""
+    made = plan(one(), status={"observedGeneration": INSTALLED.agent.generation})
+    assert any(each.kind == "Service" and each.difference.startswith("spec.selector") for each in made.actions)
+    assert "Service (spec.selector" not in " ".join(finding.message for finding in made.findings)
+
+
 def test_channels_are_told_and_then_left_alone_for_five_minutes() -> None:
     """A message more is no write; a channel that is no more is."""
     first = told(one(devices=3, last_message_at=EARLIER)).channels

@@ -16,7 +16,7 @@ from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
+from medplum_agent_operator.core.pod_template import image_reference, render_pod_template, selector
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import begin, current
@@ -167,8 +167,13 @@ def _report(
     """The plan of a pass that begins nothing: how far the rollout under way has got, or that all is well."""
     record = current(observed, spec, now=now)
     state = progress.under_way_or_at_rest(observed, record, spec, now=now)
-    # The strategy that is set when a recreate is over is no news.
-    told = [action for action in actions if not (observed.settled and action.difference == "spec.strategy.type")]
+    # The strategy that is set when a recreate is over is no news, and neither is that devices are led to a gate, or past it.
+    told = [
+        action
+        for action in actions
+        if not (observed.settled and action.difference == "spec.strategy.type")
+        and not _leads_elsewhere(action, observed)
+    ]
     if told:
         drifted = observed.agent.status.observed_generation == observed.agent.generation
         what = ", ".join(f"{action.kind} ({action.difference})" for action in told)
@@ -179,6 +184,14 @@ def _report(
         )
         state = replace(state, findings=(*state.findings, news))
     return _told(observed, state, verdict, actions=actions, record=record)
+
+
+def _leads_elsewhere(action: Apply, observed: Observed) -> bool:
+    """Whether an action only moves the Service from the agent to its gate, or back."""
+    if action.kind != "Service" or action.live is None or not action.difference.startswith("spec.selector"):
+        return False
+    ours = (gate.gate_selector(observed.agent), selector(observed.agent))
+    return (action.live.get("spec") or {}).get("selector") in ours
 
 
 def _told(
