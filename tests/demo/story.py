@@ -211,7 +211,7 @@ def put_a_gate_in_front(stage: Stage) -> None:
 
 
 def approve_behind_a_gate(stage: Stage) -> None:
-    """The same downgrade once more, approved by another ticket, and the same way back."""
+    """The same downgrade once more, approved by another ticket."""
     approval = f'agents.medplum.com/force-downgrade="{SECOND_APPROVAL}"'
     with PodWatch(stage.cluster) as watch:
         stage.kubectl("annotate", "mpa", AGENT, "--overwrite", *shlex.split(approval), pictured=False)

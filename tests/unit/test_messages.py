@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
@@ -94,6 +96,35 @@ def test_a_rollout_under_way_says_what_is_done_and_why_so(
         change=change, from_version=before, to="5.1.15", strategy=how, why="both can", started_at=NOW
     )
     assert messages.under_way(record, spec_of()).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("gate", "words"),
+    [
+        ({"enabled": False}, "the old agent drains for 5 seconds and stops, and the new one starts when it is gone; messages are not accepted in between."),
+        ({"holdSeconds": 30}, "drains for 5 seconds at most and stops, and the new one starts when it is gone; messages wait in the gate in between, for 30 seconds at most."),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_messages_in_between(gate: dict[str, Any], words: str) -> None:
+    """Behind a gate they wait; and so says a refusal."""
+    record = RolloutRecord(
+        change=Change.UPGRADE,
+        from_version="4.2.3",
+        to="5.1.15",
+        strategy=Strategy.RECREATE,
+        why="it must",
+        started_at=NOW,
+    )
+    assert messages.under_way(record, spec_of(gate=gate)).endswith(words)
+    below = v("4.2.3")
+    refused = messages.refusal(
+        parsed("4.2.3", gate=gate),
+        baseline="5.1.15",
+        target=below,
+        approval=judge(None, target=below, spent=()),
+        serving=True,
+    )
+    assert words.partition("; ")[2].rstrip(".") in refused
 
 
 def test_a_rollout_under_way_names_its_approval() -> None:

@@ -71,7 +71,7 @@ class HandoffSpec(ApiModel):
         le=600,
         description="Seconds, 0 to 600 (default 5), that an agent that is to stop goes on running after it gets no new connections. No version of the "
         "agent drains by itself: a message that is in flight when this time is over gets no acknowledgement, and the device sends it again. Downtime of "
-        "a change that stops the old agent first grows by as much.",
+        "a change that stops the old agent first grows by as much; behind a gate that wait ends as soon as everything is answered.",
     )
     progress_deadline_seconds: int = Field(
         default=300,

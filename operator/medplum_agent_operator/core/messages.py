@@ -45,7 +45,7 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         parts.append(
             f"Why: agents from {ZERO_DOWNTIME} on hand over side by side, older ones expect their predecessor to have stopped; together they would fight "
             "over the agent's identity, its PID file and its ports. If it is forced: "
-            f"(1) {baseline} is stopped before {target} starts, and messages are not accepted in between; "
+            f"(1) {baseline} is stopped before {target} starts, and {_in_between(agent.spec)}; "
             f"(2) each later upgrade from {target} costs downtime again; "
             f"(3) what {baseline} still holds in its durable queue stays behind, {target} cannot read it."
         )
@@ -94,9 +94,16 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
             f"{settle} the old one gets no new connections, drains for {drain} and stops."
         )
     return (
-        f"{what} by stopping first, because {record.why}: the old agent drains for {drain} and stops, and the new one starts when it is gone. "
-        "Messages are not accepted in between."
+        f"{what} by stopping first, because {record.why}: the old agent drains for {drain} {'at most ' if spec.gated else ''}and stops, and the new one "
+        f"starts when it is gone; {_in_between(spec)}."
     )
+
+
+def _in_between(spec: MedplumAgentSpec) -> str:
+    """What becomes of messages while no agent runs."""
+    if spec.gated:
+        return f"messages wait in the gate in between, for {_seconds(spec.gate.hold_seconds)} at most"
+    return "messages are not accepted in between"
 
 
 def fetching(record: RolloutRecord, *, image: str, node: str) -> str:
