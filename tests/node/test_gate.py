@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +142,60 @@ def test_a_gate_that_is_switched_off_is_gone_past(clinic: Clinic) -> None:
         time.sleep(2)
     overall = traffic.report["overall"]
     assert (0, 0, 0) == tuple(overall[name] for name in ("lost", "unacknowledged", "refused")), traffic.text
+
+
+DEVICE = """
+import socket, sys
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+for name in map(str.strip, sys.stdin):
+    connection.sendall(f"\\x0bMSH|^~\\\\&|DEV|LAB|MED|PLUM|20260101||ADT^A01|{name}|P|2.5\\r\\x1c\\r".encode())
+    answer = b""
+    while not answer.endswith(b"\\x1c\\r"):
+        part = connection.recv(65536)
+        if not part:
+            sys.exit("closed")
+        answer += part
+    print(*answer.split(b"MSA|")[1].decode().split("|")[:2], flush=True)
+"""
+# One line of its input is a message, one of its output the answer: code and control id.
+
+
+def test_a_node_port_leads_to_the_gate_of_that_node(clinic: Clinic) -> None:
+    """`externalTrafficPolicy: Local`: each node has a gate, and a device that came in by either keeps its connection in a handoff."""
+    if not clinic.cluster.machines:
+        pytest.skip("a device outside of the cluster needs a place there")
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.14", service={"type": "NodePort", "externalTrafficPolicy": "Local"})
+    port = clinic.read("service", "front-desk")["spec"]["ports"][0]["nodePort"]
+    one, other = clinic.cluster.machines
+    gates = clinic.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
+    assert {one.name, other.name} == {pod["spec"]["nodeName"] for pod in gates}
+    devices = [
+        subprocess.Popen(
+            origin.command(sys.executable, "-c", DEVICE, entry.address, str(port)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for origin, entry in ((one, other), (other, one))
+    ]
+    try:
+        assert ["AA M1", "AA M1"] == [ask(device, "M1") for device in devices]
+        clinic.change("5.1.15")
+        assert ["AA M2", "AA M2"] == [ask(device, "M2") for device in devices]
+    finally:
+        for device in devices:
+            device.kill()
+            device.communicate()
+
+
+def ask(device: subprocess.Popen[str], name: str) -> str:
+    """Let a device send a message. Returns its answer; nothing where the connection was closed."""
+    assert device.stdin is not None
+    assert device.stdout is not None
+    device.stdin.write(f"{name}\n")
+    device.stdin.flush()
+    return device.stdout.readline().strip()
 
 
 def test_a_killed_agent_is_one_slow_answer(clinic: Clinic) -> None:

@@ -51,11 +51,6 @@ class Addresses:
         return f"198.18.{self.number * SLICES + number}.0/24"
 
     @property
-    def all_pods(self) -> str:
-        """The addresses of all pods (and of the wire)."""
-        return f"198.18.{self.number * SLICES}.0/20"
-
-    @property
     def services(self) -> str:
         """The addresses of Services."""
         return f"198.19.{self.number * SLICES}.0/20"

@@ -111,7 +111,7 @@ class Machine:
             f"--node-ip={self.address}",
             "--v=1",
         )
-        proxy = settings.kube_proxy(kubeconfig=kubeconfig, node=self.name, pods=self.addresses.all_pods)
+        proxy = settings.kube_proxy(kubeconfig=kubeconfig, node=self.name)
         self._write("kube-proxy.yaml", yaml.safe_dump(proxy))
         self._start("kube-proxy", f"--config={self.folder / 'kube-proxy.yaml'}")
 

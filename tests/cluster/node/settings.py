@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 REGISTRY: Final = "registry.test"
 PAUSE_IMAGE: Final = f"{REGISTRY}/pause:1"
+BRIDGE: Final = "cni0"
+"""What a node's pods hang on."""
 
 
 def containerd(folder: Path) -> str:
@@ -58,7 +60,7 @@ def pod_network(pods: str) -> dict[str, Any]:
         "plugins": [
             {
                 "type": "bridge",
-                "bridge": "cni0",
+                "bridge": BRIDGE,
                 "isGateway": True,
                 "hairpinMode": True,
                 "ipam": {"type": "host-local", "ranges": [[{"subnet": pods}]], "routes": [{"dst": "0.0.0.0/0"}]},
@@ -90,13 +92,18 @@ def kubelet(*, cgroup: str, client_ca: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def kube_proxy(*, kubeconfig: Path, node: str, pods: str) -> dict[str, Any]:
-    """kube-proxy by nftables; conntrack's own size is the machine's and not to be touched from a namespace."""
+def kube_proxy(*, kubeconfig: Path, node: str) -> dict[str, Any]:
+    """kube-proxy by nftables; conntrack's own size is the machine's and not to be touched from a namespace.
+
+    What comes from pods it knows by the bridge: no range of addresses holds all pods and no node, and a node that counts as a pod is led past
+    `externalTrafficPolicy: Local`.
+    """
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
         "clientConnection": {"kubeconfig": str(kubeconfig)},
-        "clusterCIDR": pods,
+        "detectLocalMode": "BridgeInterface",
+        "detectLocal": {"bridgeInterface": BRIDGE},
         "conntrack": {"maxPerCore": 0},
         "hostnameOverride": node,
         "mode": "nftables",
