@@ -107,14 +107,25 @@ class OperatorProcess:
 
 
 def start_operator(
-    kubeconfig: Path, log: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    kubeconfig: Path,
+    log: Path,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    source: Path | None = None,
 ) -> OperatorProcess:
-    """Start the operator with a kubeconfig; the caller ends it. Health listens on a free port of loopback."""
+    """Start the operator with a kubeconfig; the caller ends it. Health listens on a free port of loopback.
+
+    `source`: a folder with another release's package, instead of the one that is installed.
+    """
+    program = [str(PROGRAM)]
+    if source is not None:
+        program = [sys.executable, "-m", "medplum_agent_operator"]
+        environment = {**(environment or {}), "PYTHONPATH": str(source)}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MEDPLUM_AGENT_OPERATOR_")}
     clean.pop("KUBERNETES_SERVICE_HOST", None)
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [str(PROGRAM), "--health-host", "127.0.0.1", "--health-port", "0", *arguments],
+            [*program, "--health-host", "127.0.0.1", "--health-port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,

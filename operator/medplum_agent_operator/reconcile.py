@@ -18,8 +18,9 @@ from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_s
 from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Key, Observed
-from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project, unreadable
+from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen

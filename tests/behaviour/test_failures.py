@@ -1,7 +1,8 @@
-"""A rollout that does not get on: reported as Failed and Stalled in the words of its pods; the old agent serves on."""
+"""A change that fails: told in the words of its pods, taken back unless that is held, and not tried again by itself."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from tests.behaviour.world import World
 
 DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
+HOLD = {**DEADLINE, "onFailure": "Hold"}
+RETRY = "agents.medplum.com/retry"
 
 
 @pytest.mark.parametrize(
@@ -43,21 +46,24 @@ DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 
 def test_failed_upgrade_is_told_in_words_and_the_old_agent_serves(
     world: World, pod: dict[str, str], reason: str, words: str
 ) -> None:
-    """5.1.14 → 5.1.15 cannot succeed: Failed, Stalled, the cause, the ways out; the old pod was never touched."""
+    """5.1.14 → 5.1.15 cannot succeed: taken back, Stalled, the cause, the ways out; the old pod was never touched."""
     world.install(handoff=DEADLINE)
     [old] = world.pods()
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": pod}})
     status = world.wait_for_phase("Failed")
     assert words in status["plan"]
     assert "5.1.14 goes on serving" in status["plan"]
-    assert "spec.handoff.onFailure is not yet acted on" in status["plan"]
+    assert "not tried again by itself" in status["plan"]
     assert 'set spec.version back to "5.1.14"' in status["plan"]
     stalled = world.condition("Stalled")
     assert ("True", reason) == (stalled["status"], stalled["reason"])
     assert "True" == world.condition("Available")["status"]
     assert ("5.1.14", "5.1.14") == (status["activeVersion"], status["lastGoodVersion"])
-    assert "Failed" == status["history"][0]["outcome"]
-    assert old["metadata"]["uid"] in [pod["metadata"]["uid"] for pod in world.pods()]
+    assert ["Completed", "Failed"] == [entry["outcome"] for entry in status["history"]][:2]
+    assert "5.1.15" == status["history"][0]["rolledBackFrom"]
+    world.wait(
+        lambda: [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()], "the old pod alone"
+    )
     assert 1 == len(world.wait(lambda: world.events(reason), "the Event")[:1])
 
 
@@ -80,16 +86,49 @@ def test_pod_that_may_not_be_created_is_told_in_the_api_servers_words(world: Wor
     assert "exceeded quota: tight" in status["plan"]
 
 
-def test_failed_rollout_goes_on_by_itself_when_its_cause_is_mended(world: World) -> None:
+def test_what_is_held_goes_on_by_itself_when_its_cause_is_mended(world: World) -> None:
     """The quota goes, the rollout completes; history has one entry for it, now Completed."""
-    world.install(handoff=DEADLINE)
+    world.install(handoff=HOLD)
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
     world.set_version("5.1.15")
-    world.wait_for_phase("Failed")
+    status = world.wait_for_phase("Failed")
+    assert "spec.handoff.onFailure is Hold" in status["plan"]
     world.kubectl("delete", "quota", "tight")
     world.wait_for_phase("Running", "5.1.15", seconds=60)
     assert ["5.1.15", "5.1.14"] == [entry["to"] for entry in world.status()["history"]]
     assert ["Completed", "Completed"] == [entry["outcome"] for entry in world.status()["history"]]
+
+
+def test_what_no_waiting_mends_is_taken_back_long_before_the_deadline(world: World) -> None:
+    """A missing Secret with an hour to go."""
+    world.install(handoff={**DEADLINE, "progressDeadlineSeconds": 3600})
+    world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate(Behaviour.CONFIG_ERROR)}})
+    assert "5.1.14" == world.wait_for_phase("Failed")["activeVersion"]
+
+
+def test_what_failed_is_tried_again_when_somebody_asks_and_not_before(world: World) -> None:
+    """Not by another operator; a new text in the annotation does it, and the same text does not do it again."""
+    world.install(handoff=DEADLINE)
+    world.kubectl("create", "quota", "tight", "--hard=pods=1")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Failed", "5.1.14")
+    world.kubectl("annotate", "mpa", "front-desk", f"{RETRY}=one")
+    world.wait(lambda: 2 == outcomes(world).count("Failed"), "the second try")
+    world.wait_for_phase("Failed", "5.1.14")
+    world.kubectl("delete", "quota", "tight")
+    world.operators[-1].kill()
+    generation = world.deployment()["metadata"]["generation"]
+    world.start_operator("--resync-seconds", "5")
+    world.wait(lambda: world.operators[-1].get("/readyz")[0] == 200, "the next operator")
+    time.sleep(11)  # two resyncs: that nothing happens can only be waited for
+    assert generation == world.deployment()["metadata"]["generation"]
+    world.kubectl("annotate", "mpa", "front-desk", "--overwrite", f"{RETRY}=two")
+    world.wait_for_phase("Running", "5.1.15")
+
+
+def outcomes(world: World) -> list[str]:
+    """How the rollouts ended, the latest first."""
+    return [entry["outcome"] for entry in world.status().get("history", [])]
 
 
 def test_going_back_from_a_failed_upgrade_is_free(world: World) -> None:
@@ -102,19 +141,24 @@ def test_going_back_from_a_failed_upgrade_is_free(world: World) -> None:
     assert "Failed" in [entry["outcome"] for entry in world.status()["history"]]
 
 
-def test_failed_forced_downgrade_is_told_and_the_way_back_is_free(world: World) -> None:
-    """A 4.2.3 that never gets ready: Failed, nobody serves, and 5.1.15 comes back by setting spec.version, without approval."""
-    world.install("5.1.15", handoff=DEADLINE)
-    world.patch({"version": "4.2.3", "podTemplate": {"annotations": simulate(Behaviour.CRASH_LOOP)}})
-    world.wait_for_phase("AwaitingApproval")
-    world.approve("4.2.3 CHG-5")
-    status = world.wait_for_phase("Failed")
-    assert "No agent serves right now" in status["plan"]
-    assert "False" == world.condition("Available")["status"]
-    world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate()}})
-    world.wait_for_phase("Running", "5.1.15")
-    assert ["Completed", "Failed", "Completed"] == [entry["outcome"] for entry in world.status()["history"]]
-    assert ["4.2.3 CHG-5"] == world.status()["spentApprovals"]
+@pytest.mark.parametrize(("before", "after"), [("5.1.15", "4.2.3"), ("4.2.3", "5.1.15")])
+def test_failed_recreate_brings_back_what_was_active(world: World, before: str, after: str) -> None:
+    """A forced downgrade to a version that keeps ending, or an upgrade from below 4.2.4: what was active serves again, by recreate."""
+    world.install(before, handoff=DEADLINE)
+    world.patch({"version": after, "podTemplate": {"annotations": simulate(Behaviour.CRASH_LOOP)}})
+    if after == "4.2.3":
+        world.wait_for_phase("AwaitingApproval")
+        world.approve("4.2.3 CHG-5")
+    status = world.wait_for_phase("Failed", before)
+    assert f"The change from {before} to {after} has failed: " in status["plan"]
+    assert f"{before} goes on serving" in status["plan"]
+    assert "True" == world.condition("Available")["status"]
+    assert ["Completed", "Failed", "Completed"] == outcomes(world)
+    assert ["Recreate", "Recreate"] == [entry["strategy"] for entry in status["history"][:2]]
+    assert 1 == world.recorder.most_running["front-desk"]
+    assert (["4.2.3 CHG-5"] if after == "4.2.3" else []) == status.get("spentApprovals", [])
+    world.patch({"version": before, "podTemplate": {"annotations": simulate()}})
+    world.wait_for_phase("Running", before)
 
 
 def test_spec_that_the_api_server_refuses_to_render_is_told_and_stops_nothing(world: World) -> None:

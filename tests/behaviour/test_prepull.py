@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.behaviour.audit import calls_of_the_operator, resource
 from tests.behaviour.world import QUICK
 from tests.cluster import Behaviour, simulate
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
 UNPULLABLE = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS)}
+AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
+"""No answer is no refusal: it is waited for."""
 
 
 def jobs(world: World) -> list[dict[str, Any]]:
@@ -57,7 +61,7 @@ def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
     go_down(world, podTemplate=UNPULLABLE)
     status = world.wait_for_phase("Failed")
     assert "failed to resolve reference" in status["plan"]
-    assert "spec.handoff.prePull to false" in status["plan"]
+    assert "spec.handoff.prePull false" in status["plan"]
     assert "ImagePullFailed" == world.condition("Stalled")["reason"]
     assert "True" == world.condition("Available")["status"]
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
@@ -68,22 +72,29 @@ def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
 
 
-def test_it_goes_on_by_itself_when_the_image_comes(world: World) -> None:
-    """The kubelet keeps trying: when it can pull, the change goes on, after the deadline too."""
-    world.install("5.1.15", handoff=DEADLINE)
-    go_down(world, podTemplate=UNPULLABLE)
+@pytest.mark.parametrize("on_failure", ["Hold", "Rollback"])
+def test_an_image_that_comes_late_stops_nobody_unasked(world: World, on_failure: str) -> None:
+    """The kubelet keeps trying, and can pull after the deadline: held, the change goes on; else only when somebody asks."""
+    world.install("5.1.15", handoff={**DEADLINE, "onFailure": on_failure})
+    go_down(world, podTemplate=AWAY)
     world.wait_for_phase("Failed")
     name = jobs(world)[0]["metadata"]["name"]
-    world.kubectl(
-        "annotate",
-        "pods",
-        "-l",
-        f"batch.kubernetes.io/job-name={name}",
-        "--overwrite",
-        "sim.medplum.com/behaviour=ready",
-    )
+    pull(world, name)
+    if on_failure == "Rollback":
+        world.wait(lambda: jobs(world)[0].get("status", {}).get("succeeded") == 1, "the image fetched")
+        assert "5.1.15" == world.deployment()["metadata"]["labels"]["agents.medplum.com/version"]
+        world.kubectl("annotate", "mpa", "front-desk", "agents.medplum.com/retry=the image is there")
+        world.wait(lambda: len(jobs(world)) == 2, "another try")
+        pull(world, next(job["metadata"]["name"] for job in jobs(world) if job["metadata"]["name"] != name))
     world.wait(lambda: world.deployment()["spec"]["strategy"]["type"] == "Recreate", "the Deployment written")
     assert "4.2.3" == world.deployment()["metadata"]["labels"]["agents.medplum.com/version"]
+
+
+def pull(world: World, job: str) -> None:
+    """From now on the image of this Job's pod can be pulled."""
+    selected = f"batch.kubernetes.io/job-name={job}"
+    world.wait(lambda: world.read("pods", "-l", selected)["items"], "the Job's pod")
+    world.kubectl("annotate", "pods", "-l", selected, "--overwrite", "sim.medplum.com/behaviour=ready")
 
 
 def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:

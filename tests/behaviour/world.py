@@ -67,12 +67,14 @@ class World:
 
     # The operator.
 
-    def start_operator(self, *arguments: str, kubeconfig: Path | None = None) -> OperatorProcess:
-        """Start one, with the rights of its ServiceAccount, and wait until it is ready."""
+    def start_operator(
+        self, *arguments: str, kubeconfig: Path | None = None, source: Path | None = None
+    ) -> OperatorProcess:
+        """Start one, with the rights of its ServiceAccount, and wait until it is ready. `source`: of another release."""
         kubeconfig = kubeconfig or self.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
         log = self.folder / f"operator-{len(self.operators)}.log"
         operator = start_operator(
-            kubeconfig, log, "--namespaces", self.namespace, "--gate-image", GATE_IMAGE, *arguments
+            kubeconfig, log, "--namespaces", self.namespace, "--gate-image", GATE_IMAGE, *arguments, source=source
         )
         self.operators.append(operator)
         operator.wait_until_ready()

@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.gate import render_gate_pod
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.prepull import render_job
 from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.workload import AppliedTemplate, Change, RolloutRecord
 from tests.builders import NOW, REPOSITORY, parsed
 
 if TYPE_CHECKING:
@@ -136,7 +137,9 @@ def test_all_children_of(
     image = image_reference(agent.spec, agent.spec.image.repository or REPOSITORY)
     record = RolloutRecord(change=Change.INSTALL, to=version, strategy=strategy, why="it is the first", started_at=NOW)
     template = render_pod_template(agent, agent.spec, image=image)
-    deployment = render_deployment(agent, agent.spec, template=template, strategy=strategy, record=record)
+    deployment = render_deployment(
+        agent, agent.spec, template=AppliedTemplate(1, template), strategy=strategy, record=record, last_good=None
+    )
     text = _written(*render_supporting(agent, agent.spec).values(), deployment)
     file_regression.check(text, fullpath=FOLDER / f"{name}.yaml")
 
@@ -161,7 +164,8 @@ def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
         "5.1.15", channels=channels, service={"type": "LoadBalancer"}, gate=wanted, podTemplate=pod, image=image
     )
     service = render_supporting(agent, agent.spec, through_gate=True)["Service"]
-    gate = render_gate(agent, agent.spec, image="registry.example.org/medplum-agent-operator:1", replicas=3)
+    pods = render_gate_pod(agent, agent.spec, image="registry.example.org/medplum-agent-operator:1")
+    gate = render_gate(agent, agent.spec, template=AppliedTemplate(1, pods), replicas=3)
     template = render_pod_template(agent, agent.spec, image=image_reference(agent.spec, REPOSITORY))
     text = _written(service, *gate.values(), template["spec"]["containers"][0]["lifecycle"])
     file_regression.check(text, fullpath=FOLDER / "gate.yaml")

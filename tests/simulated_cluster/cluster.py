@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.model import Config, Observed
-from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import RolloutRecord
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from medplum_agent_operator.core.findings import Finding
+    from medplum_agent_operator.core.telling import Plan
 
 
 class OperatorDiedError(Exception):
@@ -207,6 +209,14 @@ class SimulatedCluster(Workloads):
         if self.count == seen:
             self._seen = seen
         return plan
+
+    def dies_at_each_pass(self, *, after: int, passes: int) -> SimulatedCluster:
+        """Operators that come one after the other, and are each killed after so many writes of their first pass."""
+        for _ in range(passes):
+            with contextlib.suppress(OperatorDiedError):
+                self.reconcile(dies_after=after)
+            self.tick()
+        return self
 
     def fetched(self) -> SimulatedCluster:
         """A change that stops first has its image on the node: what it does next is begin."""

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class SimulatedPod:
-    """A pod and what the kubelet has done with it."""
+    """A pod and what the kubelet has done with it.
+
+    Attributes:
+        trouble: what its agent's container waits for, and the kubelet's words for it; None where it waits for nothing.
+    """
 
     name: str
     template: Raw
@@ -27,6 +31,7 @@ class SimulatedPod:
     ready_since: datetime | None = None
     told_to_go: datetime | None = None
     unready_since: datetime | None = None
+    trouble: tuple[str, str] | None = None
     ended: datetime | None = None
 
     @property
@@ -37,7 +42,7 @@ class SimulatedPod:
     @property
     def running(self) -> bool:
         """Whether the agent's container has started and not ended."""
-        return self.started is not None and self.ended is None
+        return self.started is not None and self.ended is None and self.trouble is None
 
     def raw(self) -> Raw:
         """The pod as the API server gives it."""
@@ -53,8 +58,14 @@ class SimulatedPod:
                 "reason": "Unschedulable",
                 "message": "didn't match pod anti-affinity rules",
             }
-        state = {} if self.ended is None else {"terminated": {"exitCode": 0, "finishedAt": stamp(self.ended)}}
-        statuses = [{"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": state}]
+        state: Raw = {} if self.ended is None else {"terminated": {"exitCode": 0, "finishedAt": stamp(self.ended)}}
+        agent: Raw = {"name": AGENT_CONTAINER, "ready": self.ready_since is not None, "restartCount": 0, "state": state}
+        if self.trouble is not None and self.ended is None:
+            reason, message = self.trouble
+            agent["state"] = {"waiting": {"reason": reason, "message": message}}
+            if reason == "CrashLoopBackOff":
+                agent |= {"restartCount": 2, "lastState": {"terminated": {"exitCode": 1}}}
+        statuses = [agent]
         metadata = {"name": self.name, "namespace": NAMESPACE, "uid": self.name, **self.template["metadata"]}
         metadata["creationTimestamp"] = stamp(self.created)
         metadata["ownerReferences"] = [{"kind": "ReplicaSet", "name": self.replica_set, "controller": True}]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from tests.builders import agent
 from tests.simulated_cluster.cluster import SimulatedCluster
 
+QUICK: Final = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 60}
+HOLD: Final = {**QUICK, "onFailure": "Hold"}
+
 
 def installed(version: str = "5.1.15", **spec: Any) -> SimulatedCluster:
     """A cluster in which the agent was installed and serves."""
-    quick = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 60}
-    return SimulatedCluster(agent(version, **{"handoff": quick, **spec})).settle()
+    return SimulatedCluster(agent(version, **{"handoff": QUICK, **spec})).settle()
 
 
 def changing(

@@ -32,6 +32,7 @@ class Workloads:
         now: the time.
         count: how many changes there have been; also the next resource version.
         never_ready: versions whose agents never open their ports.
+        troubles: versions whose containers never run: what they wait for, and the kubelet's words.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
         cordoned: nodes that take no new pods.
         never_pulled: versions whose images cannot be pulled by a Job.
@@ -43,6 +44,7 @@ class Workloads:
         self.count = 10
         self.replica_sets: list[ReplicaSet] = []
         self.never_ready: set[str] = set()
+        self.troubles: dict[str, tuple[str, str]] = {}
         self.scheduler_keeps_apart = True
         self.cordoned: set[str] = set()
         self.never_pulled: set[str] = set()
@@ -234,6 +236,15 @@ class Workloads:
                 elif pod.node and pod.started is None:
                     pod.started = pod.unready_since = self.now
                     self.count += 1
-                elif pod.started is not None and pod.ready_since is None and pod.version.text not in self.never_ready:
+                elif pod.started is not None and pod.trouble != (trouble := self.troubles.get(pod.version.text)):
+                    if pod.ready_since is None:
+                        pod.trouble = trouble
+                        self.count += 1
+                elif (
+                    pod.started is not None
+                    and pod.ready_since is None
+                    and pod.trouble is None
+                    and pod.version.text not in self.never_ready
+                ):
                     pod.ready_since = self.now
                     self.count += 1

@@ -6,21 +6,27 @@ import os
 import socket
 import subprocess
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.gate import drain_command, gate_selector, image_to_run, render_gate_pod
+from medplum_agent_operator.core.gate import drain_command, gate_selector, render_gate_pod
 from medplum_agent_operator.core.model import Config
-from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.pod_template import render_pod_template, selector
+from medplum_agent_operator.core.template import of_gate
 from tests.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
+from tests.simulated_cluster import SimulatedCluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from medplum_agent_operator.core.telling import Plan
 
 IMAGE = "registry.example.org/operator:1"
 CONFIG = Config(image_repository=REPOSITORY, gate_image=IMAGE)
@@ -160,14 +166,25 @@ def test_a_stranger_s_deployment_of_the_gate_s_name_is_left_alone() -> None:
 
 
 def test_a_new_release_of_the_operator_leaves_a_gate_as_it_is() -> None:
-    """Its image is taken with the next change of the gate itself."""
-    one = parsed("5.1.15", gate={"enabled": True})
-    assert IMAGE == image_to_run(one, one.spec, serving(), ours="registry.example.org/operator:2")
-    other = parsed("5.1.15", gate={"enabled": True, "holdSeconds": 30})
-    assert "registry.example.org/operator:2" == image_to_run(
-        other, other.spec, serving(), ours="registry.example.org/operator:2"
-    )
-    assert IMAGE == image_to_run(other, other.spec, serving(), ours=None)
+    """Its image is taken with the next change of the gate itself, or when it is asked for."""
+    newer = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:2")
+    cluster = SimulatedCluster(agent("5.1.15", gate={"enabled": True, "replicas": 2})).settle()
+    seen = replace(cluster.observe(), children={"GateDeployment": {"metadata": {}, **serving()}})
+    kept = of_gate(seen, seen.agent.spec, newer)
+    assert kept is not None
+    assert IMAGE == kept.body["spec"]["containers"][0]["image"]
+    assert "spec.containers[name=gate].image" == kept.waits
+    other = seen.agent.spec.model_copy(update={"gate": seen.agent.spec.gate.model_copy(update={"hold_seconds": 30})})
+    changed = of_gate(seen, other, newer)
+    assert changed is not None
+    assert "registry.example.org/operator:2" == changed.body["spec"]["containers"][0]["image"]
+    asked = replace(seen, agent=replace(seen.agent, annotations={REFRESH: "now"}))
+    refreshed = of_gate(asked, seen.agent.spec, newer)
+    assert refreshed is not None
+    assert "registry.example.org/operator:2" == refreshed.body["spec"]["containers"][0]["image"]
+    unknown = of_gate(seen, other, Config(image_repository=REPOSITORY))
+    assert unknown is not None
+    assert IMAGE == unknown.body["spec"]["containers"][0]["image"]
 
 
 def test_without_a_known_image_there_is_no_gate() -> None:

@@ -142,17 +142,19 @@ def test_a_rollout_under_way_names_its_approval() -> None:
 
 def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     """What was not done, the cause, what serves, and both ways on."""
-    text = messages.failed(
-        from_version="5.1.14", to="5.1.15", trouble="No image.", serving=["5.1.14"], deadline_seconds=300
+    record = RolloutRecord(
+        change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
     )
+    text = messages.failed(record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="")
     for words in (
         "from 5.1.14 to 5.1.15 was not done within 300 seconds. No image. 5.1.14 goes on serving",
-        "mend the cause",
+        "Mend the cause",
         'set spec.version back to "5.1.14", which needs no approval',
     ):
         assert words in text
-    first = messages.failed(from_version=None, to="5.1.15", trouble="No image.", serving=[], deadline_seconds=1)
-    assert "The change to install 5.1.15 was not done within 1 second. No image. No agent serves right now" in first
+    installing = record.model_copy(update={"from_version": None})
+    first = messages.failed(installing, trouble="No image.", serving=[], deadline_seconds=1, held="")
+    assert "The installation of 5.1.15 was not done within 1 second. No image. No agent serves right now" in first
     assert "set spec.version back" not in first
 
 

@@ -14,6 +14,7 @@ from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.drift import first_difference
 from tests.builders import stamp
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+from tests.simulated_cluster.situations import HOLD
 
 WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
 
@@ -222,7 +223,7 @@ def test_a_refusal_touches_nothing_although_windows_are_set() -> None:
 
 def test_a_rollout_fails_at_its_own_deadline() -> None:
     """Not before it, and then with the Deployment controller's word for it."""
-    cluster = changing("5.1.14", "5.1.15").settle()
+    cluster = changing("5.1.14", "5.1.15", handoff=HOLD).settle()
     assert Phase.HANDING_OFF is cluster.plan().phase
     assert Phase.FAILED is cluster.wait_for_deadline().plan().phase
     assert Reason.PORT_NOT_READY is cluster.plan().reason
@@ -231,7 +232,7 @@ def test_a_rollout_fails_at_its_own_deadline() -> None:
 
 def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
     """Right after a retarget the Deployment controller still says ProgressDeadlineExceeded: that was the target before."""
-    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    cluster = changing("5.1.14", "5.1.15", handoff=HOLD).wait_for_deadline()
     cluster.edit(version="5.1.16").reconcile()
     cluster.deployment["status"]["observedGeneration"] = cluster.deployment["metadata"]["generation"]
     assert "ProgressDeadlineExceeded" == cluster.deployment["status"]["conditions"][0]["reason"]

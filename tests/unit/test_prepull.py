@@ -16,6 +16,7 @@ from medplum_agent_operator.core.prepull import render_job, wanted
 from medplum_agent_operator.errors import RefusedError
 from tests.builders import NOW, REPOSITORY, agent, container_status, observed, parsed, pod, stamp
 from tests.simulated_cluster import SimulatedCluster, installed
+from tests.simulated_cluster.situations import HOLD
 from tests.unit.ports import Stage
 
 NEW = f"{REPOSITORY}:4.2.3"
@@ -49,8 +50,8 @@ def test_a_change_that_stops_first_fetches_its_image_first() -> None:
 
 
 def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
-    """The kubelet's words at once; Failed after the deadline with the ways out; and it goes on by itself when the image comes."""
-    cluster = forced()
+    """The kubelet's words at once; Failed after the deadline with the ways out; held, it goes on by itself when the image comes."""
+    cluster = forced(handoff=HOLD)
     cluster.settle()
     assert f"Not so far: The image cannot be pulled: {NEW}: not found." in (cluster.status.plan or "")
     assert Reason.IMAGE_PULL_FAILED in {finding.reason for finding in cluster.told}
@@ -59,7 +60,7 @@ def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
     assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
     assert ("True", "ImagePullFailed") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
-    for way_out in ('set spec.version back to "5.1.15"', "spec.handoff.prePull to false", "spec.image.pullSecrets"):
+    for way_out in ('set spec.version back to "5.1.15"', "spec.handoff.prePull false", "spec.image.pullSecrets"):
         assert way_out in (cluster.status.plan or "")
     assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
     cluster.never_pulled.clear()

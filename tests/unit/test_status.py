@@ -13,6 +13,7 @@ from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import LONGEST_HISTORY, conditions, project, unreadable
 from tests.builders import CONFIG, NOW, SERVER, agent, observed, owned_by
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+from tests.simulated_cluster.situations import HOLD
 
 
 def told(cluster: SimulatedCluster) -> list[tuple[str | None, str, Outcome | None]]:
@@ -76,7 +77,7 @@ def test_a_recreate_in_history() -> None:
 
 def test_a_rollout_that_missed_its_deadline_stands_once_in_history_and_is_mended_in_place() -> None:
     """Failed while it hangs, Completed when it comes right: one entry, at the same start."""
-    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    cluster = changing("5.1.14", "5.1.15", handoff=HOLD).wait_for_deadline()
     assert ("5.1.14", "5.1.15", Outcome.FAILED) == told(cluster)[0]
     started = cluster.status.history[0].started_at
     cluster.never_ready.clear()
@@ -100,7 +101,7 @@ def test_a_target_that_is_given_up_is_told(then: str, outcome: Outcome) -> None:
 
 def test_a_failed_rollout_that_is_given_up_stays_failed() -> None:
     """That it was left later does not make it look better."""
-    cluster = changing("5.1.14", "5.1.15").wait_for_deadline().edit(version="5.1.14").settle()
+    cluster = changing("5.1.14", "5.1.15", handoff=HOLD).wait_for_deadline().edit(version="5.1.14").settle()
     assert ("5.1.14", "5.1.15", Outcome.FAILED) == told(cluster)[1]
 
 

@@ -12,7 +12,7 @@ from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.model import Config
-from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.reports import Channel, Takeover, Traffic
 from medplum_agent_operator.core.status import project
 from tests.builders import NOW, REPOSITORY, stamp
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from medplum_agent_operator.core.model import Observed
+    from medplum_agent_operator.core.telling import Plan
 
 CONFIG = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:1")
 EARLIER = NOW - timedelta(hours=1)

@@ -7,12 +7,20 @@ DOMAIN: Final = "agents.medplum.com"
 # Written by people, on a MedplumAgent.
 FORCE_DOWNGRADE: Final = f"{DOMAIN}/force-downgrade"
 """Approves one downgrade: `"<target version>[ free text]"`, for example `"4.2.3 CHG-1042"`."""
+RETRY: Final = f"{DOMAIN}/retry"
+"""Opens the latch of a failed change: a text that was not there when it failed."""
+REFRESH: Final = f"{DOMAIN}/refresh"
+"""Lets a newer operator release render the pods anew: a text that was not there when they were rendered last."""
 
 # Written by the operator, on the Deployment. They are its whole memory, and they change in the same write as what they tell of.
 ROLLOUT: Final = f"{DOMAIN}/rollout"
 """JSON of the rollout that made the pod template what it is: from, to, strategy, startedAt, approval."""
 APPLIED_SPEC: Final = f"{DOMAIN}/applied-spec"
 """JSON of the spec that the Deployment was rendered from: what a refused change leaves in force."""
+APPLIED_TEMPLATE: Final = f"{DOMAIN}/applied-template"
+"""JSON of the pod template as it was rendered, and by which revision of the renderer: a newer one replaces no pod by itself."""
+LAST_GOOD: Final = f"{DOMAIN}/last-good"
+"""JSON of the spec and the pod template that were active before the live ones: what a failed change goes back to."""
 
 # Written by the operator, on the pod template and hence on every pod.
 TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"

@@ -82,8 +82,8 @@ class HandoffSpec(ApiModel):
     )
     on_failure: OnFailure = Field(
         default=OnFailure.ROLLBACK,
-        description="What happens after a failed change: Rollback (default) goes back to the version that served last, Hold leaves things as they are. "
-        "Not yet acted on in this release: a failed change is held and reported, whichever is set.",
+        description="What happens after a failed change: Rollback (default) brings back exactly what was active before, Hold leaves things as they are. "
+        "Either way the change is not tried again by itself after a rollback: another spec, or a new text in the annotation agents.medplum.com/retry, does that.",
     )
     pre_pull: bool = Field(
         default=True,

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     """The new image is fetched to the node before the old agent is stopped."""
     RESTARTING = "Restarting"
     """Somebody asked for new pods of the same version (`kubectl rollout restart`)."""
+    ROLLING_BACK = "RollingBack"
+    """A change has failed, and what was active before it is brought back."""
     ROLLOUT_COMPLETED = "RolloutCompleted"
     """A rollout ended well."""
     ROLLOUT_ABORTED = "RolloutAborted"

@@ -99,6 +99,10 @@ class Rollout(ApiModel):
         default=None,
         description="The cordoned node that the agent is moved off; absent where this is a change of another kind.",
     )
+    rolled_back_from: str | None = Field(
+        default=None,
+        description="The version whose change had failed, where this one takes it back; absent where it is a change of another kind.",
+    )
 
 
 class HistoryApproval(ApiModel):
@@ -176,6 +180,10 @@ class HistoryEntry(ApiModel):
         default=None,
         description="The cordoned node that the agent was moved off; absent where this was a change of another kind.",
     )
+    rolled_back_from: str | None = Field(
+        default=None,
+        description="The version whose change had failed, where this one took it back; absent where it was a change of another kind.",
+    )
     gate: GateFigures | None = Field(
         default=None,
         description="What devices noticed, as the gates tell some seconds later; absent where no gate is wanted or none could be asked.",
@@ -214,6 +222,11 @@ class MedplumAgentStatus(ApiModel):
     plan: str | None = Field(
         default=None,
         description="What will happen, why, what is missing and the exact command for it, in whole sentences: the first thing to read.",
+    )
+    waiting_for_next_change: str | None = Field(
+        default=None,
+        description="What this release of the operator would make otherwise of the agent's pods or its gate's, and leaves as it is until the next change that "
+        "replaces them, or until the annotation agents.medplum.com/refresh is given a new text; absent where nothing is.",
     )
     conditions: Annotated[
         tuple[Condition, ...],

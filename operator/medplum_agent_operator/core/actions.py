@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core import gate
+from medplum_agent_operator.core import gate, template
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
 from medplum_agent_operator.core.pod_template import selector
@@ -67,15 +67,15 @@ def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tu
 def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
     """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
     agent, live = observed.agent, observed.children.get("GateDeployment")
-    image = gate.image_to_run(agent, spec, live, ours=config.gate_image)
-    if image is None:
+    found = template.of_gate(observed, spec, config)
+    if found is None:
         return {}
     if spec.gated:
-        return render_gate(agent, spec, image=image, replicas=spec.gate.replicas)
+        return render_gate(agent, spec, template=found.applied, replicas=spec.gate.replicas)
     if live is None or ownership(live, agent) is not Ownership.OURS:
         return {}
     service = observed.children.get("Service") or {}
     past_it = (service.get("spec") or {}).get("selector") == selector(agent)
     if not past_it:
         return {}
-    return {"GateDeployment": render_gate(agent, spec, image=image, replicas=0)["GateDeployment"]}
+    return {"GateDeployment": render_gate(agent, spec, template=found.applied, replicas=0)["GateDeployment"]}

@@ -5,6 +5,7 @@ No log line is ever copied: agent logs may hold patient data.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
@@ -14,6 +15,31 @@ from medplum_agent_operator.core.pods import AGENT_CONTAINER, READY_PREFIX, REFU
 
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+
+_NEVER_PULLED = {"ErrImageNeverPull", "InvalidImageName"}
+"""What an image can be waited for only in vain, as long as nobody mends something."""
+_NOT_YET = "failed to sync"
+"""The kubelet's words for a Secret that it has not read yet: the one container that cannot be made and soon can be."""
+_NO_SUCH_IMAGE = (
+    "not found",
+    "manifest unknown",
+    "does not exist",
+    "access denied",
+    "access forbidden",
+    "unauthorized",
+    "authentication required",
+    "authorization failed",
+    "insufficient_scope",
+    "no basic auth credentials",
+    "401 unauthorized",
+    "403 forbidden",
+)
+"""A registry's words for an image that it does not have, or does not give to us. Everything else may be its network or its rest.
+
+Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes, and containerd's remotes/docker.
+"""
+_ENDS: Final = 3
+"""An agent that has ended so often without ever having been ready is not waited for."""
 
 _SILENT = {
     0: (
@@ -47,6 +73,36 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
     return None
 
 
+def hopeless(observed: Observed) -> bool:
+    """Whether something stands in the way of the current template's pod that no waiting mends; `trouble` says what.
+
+    An image that is not there or that nobody lets us have counts once the kubelet has given up its first try; an agent that ends
+    counts at its third end. A pod that no node takes is waited for: nodes come, and so does room.
+    """
+    return any(
+        _never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _ENDS - 1)
+        for pod in observed.current_pods
+        if not pod.ready and not pod.terminating
+        for container in pod.all_containers()
+    )
+
+
+def _never_starts(container: Container) -> bool:
+    if _refuses(container) and not container.running:
+        return True
+    if container.waiting == "CreateContainerConfigError":
+        return _NOT_YET not in container.message
+    return no_such_image(container)
+
+
+def no_such_image(container: Container) -> bool:
+    """Whether a registry has said that it does not have the image, or does not give it to us, and the kubelet has given up a try."""
+    words = container.message.lower()
+    return container.waiting in _NEVER_PULLED or (
+        container.waiting == "ImagePullBackOff" and any(word in words for word in _NO_SUCH_IMAGE)
+    )
+
+
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
     """Which channels' ports are not open on a pod that otherwise runs. Said only when time is up: slow is not broken."""
     for pod in observed.current_pods:
@@ -71,18 +127,20 @@ def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
     if pod.unschedulable:
         yield _finding(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
     for container in pod.all_containers():
-        if container.waiting in _PULL:
-            yield _finding(
-                Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {_said(container)}"
-            )
-        elif container.waiting in _CONFIG:
-            yield _finding(
-                Reason.CONTAINER_CONFIG_ERROR,
-                f"Container {container.name} of pod {pod.name} cannot be started: {_said(container)}. If a Secret or a key is missing, "
-                f"create it: the pod reads Secret {spec.server.credentials_secret_ref.name}.",
-            )
-        elif container.exit_code is not None and not container.ready and _keeps_ending(container):
-            yield _ended(pod, container)
+        yield from _container_faults(pod, container, spec)
+
+
+def _container_faults(pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:
+    if container.waiting in _PULL:
+        yield _finding(Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {_said(container)}")
+    elif container.waiting in _CONFIG:
+        yield _finding(
+            Reason.CONTAINER_CONFIG_ERROR,
+            f"Container {container.name} of pod {pod.name} cannot be started: {_said(container)}. If a Secret or a key is missing, "
+            f"create it: the pod reads Secret {spec.server.credentials_secret_ref.name}.",
+        )
+    elif container.exit_code is not None and not container.ready and _keeps_ending(container):
+        yield _ended(pod, container)
 
 
 def _keeps_ending(container: Container) -> bool:

@@ -12,7 +12,6 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.channels import Protocol
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.drift import first_difference
 
 PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
 HTTP_PORT: Final = 8081
@@ -110,24 +109,6 @@ def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) 
     So a gate that cannot run costs what it would have given, and no device the way to its agent.
     """
     return spec.gated and available(deployment)
-
-
-def image_to_run(
-    agent: MedplumAgent, spec: MedplumAgentSpec, live: Mapping[str, Any] | None, *, ours: str | None
-) -> str | None:
-    """The gate's image: ours, but the one that runs as long as nothing else about the gate changes.
-
-    A new image of the operator alone is no reason to interrupt any device; a release that renders the pod otherwise rolls it.
-    """
-    if live is None:
-        return ours
-    template = (live.get("spec") or {}).get("template") or {}
-    containers = (template.get("spec") or {}).get("containers") or [{}]
-    running = containers[0].get("image")
-    if not isinstance(running, str):
-        return ours
-    unchanged = first_difference(render_gate_pod(agent, spec, image=running), template) is None
-    return running if unchanged or ours is None else ours
 
 
 def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL, REFRESH, RETRY
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
 from medplum_agent_operator.core.gate import HTTP_PORT
+from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.workload import Change, Failure, RolloutRecord
 
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
@@ -66,17 +67,7 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     settle = _seconds(spec.handoff.min_ready_seconds)
     if before is None:
         return f"Installing {to}: the agent counts as active once every channel port has been open for {settle}."
-    match record.change:
-        case Change.ABORT:
-            what = f"Going back to {to}, which was active last, from a target that never became active"
-        case Change.NONE:
-            what = f"Replacing the agent's pod, {to}, by one with other settings"
-        case Change.INSTALL:
-            what = f"Installing {to} again"
-        case Change.UPGRADE | Change.DOWNGRADE:
-            what = f"Going from {before} to {to}"
-        case _ as never:
-            assert_never(never)
+    what = _what(record)
     if record.approval:
         what += f', approved by "{record.approval}"'
     drain = _seconds(spec.handoff.drain_seconds)
@@ -86,7 +77,7 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
             f"every channel port has been open for {settle} the old one gets no new connections, drains for {drain} and stops. A drain of the node "
             "waits until then and goes on by itself."
         )
-    if record.strategy is Strategy.ROLLING_HANDOFF and record.change is Change.ABORT:
+    if record.strategy is Strategy.ROLLING_HANDOFF and record.change in {Change.ABORT, Change.ROLLBACK}:
         return f"{what}. Its agent, which still runs, stays as it is unless other settings have changed too; the other one drains for {drain} and stops."
     if record.strategy is Strategy.ROLLING_HANDOFF:
         return (
@@ -97,6 +88,30 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
         f"{what} by stopping first, because {record.why}: the old agent drains for {drain} {'at most ' if spec.gated else ''}and stops, and the new one "
         f"starts when it is gone; {_in_between(spec)}."
     )
+
+
+def _what(record: RolloutRecord) -> str:
+    """What a rollout does, as the beginning of a sentence."""
+    match record.change:
+        case Change.ABORT:
+            return f"Going back to {record.to}, which was active last, from a target that never became active"
+        case Change.NONE:
+            return f"Replacing the agent's pod, {record.to}, by one with other settings"
+        case Change.INSTALL:
+            return f"Installing {record.to} again"
+        case Change.ROLLBACK:
+            return f"{_why_back(record)} Going back to {record.to}, exactly as it was"
+        case Change.UPGRADE | Change.DOWNGRADE:
+            return f"Going from {record.from_version} to {record.to}"
+        case _ as never:
+            assert_never(never)
+
+
+def _why_back(record: RolloutRecord) -> str:
+    """What failed before a rollback."""
+    failed = record.failed
+    why = f": {failed.message}" if failed is not None else "."
+    return f"The change to {record.rolled_back_from} has failed{why}"
 
 
 def _in_between(spec: MedplumAgentSpec) -> str:
@@ -118,18 +133,22 @@ def fetching(record: RolloutRecord, *, image: str, node: str) -> str:
     )
 
 
-def fetch_failed(record: RolloutRecord, *, image: str, node: str, trouble: str, deadline_seconds: int) -> str:
+def not_fetched(*, image: str, node: str, trouble: str) -> str:
+    """Why a change that stops first was not begun."""
+    return (
+        f"Image {image} could not be fetched to node {node}, so nothing was stopped. {trouble} Look at the image's name, spec.image.pullSecrets and the "
+        "registry. (With spec.handoff.prePull false the old agent would be stopped at once, whether the image can be pulled or not.)"
+    )
+
+
+def fetch_failed(record: RolloutRecord, *, what: str) -> str:
     """The image did not come: nothing was stopped, and the ways out."""
     back = (
         f'; or set spec.version back to "{record.from_version}"'
         if record.from_version != record.to
         else "; or undo the change"
     )
-    return (
-        f"Image {image} could not be fetched to node {node} within {_seconds(deadline_seconds)}, so the old agent was not stopped and goes on serving. "
-        f"{trouble} Mend the cause (the image's name, spec.image.pullSecrets, the registry), and the change goes on by itself{back}; or set "
-        "spec.handoff.prePull to false, which stops the old agent at once, whether the image can be pulled or not."
-    )
+    return f"{what} The old agent goes on serving. Mend the cause, and the change goes on by itself{back}."
 
 
 def no_other_node(*, node: str, trouble: str) -> str:
@@ -150,22 +169,52 @@ def move_failed(*, node: str, version: str, trouble: str, serving: bool, deadlin
     )
 
 
-def failed(*, from_version: str | None, to: str, trouble: str, serving: Iterable[str], deadline_seconds: int) -> str:
-    """A rollout that missed its deadline: the cause in words, what serves now, and the ways out."""
+def failed(
+    record: RolloutRecord, *, trouble: str, serving: Iterable[str], deadline_seconds: int | None, held: str
+) -> str:
+    """A rollout that has failed: the cause in words, what serves now, and the ways out.
+
+    Args:
+        record: the rollout.
+        trouble: the cause.
+        serving: versions that serve.
+        deadline_seconds: the deadline that it missed; None where it was given up before.
+        held: why it is not taken back, where it could be; empty where there is nothing to go back to.
+    """
     alive = " and ".join(sorted(set(serving)))
-    what = f"from {from_version} to {to}" if from_version else f"to install {to}"
+    before, to = record.from_version, record.to
+    if record.rolled_back_from:
+        what = f"Going back to {to}, which was active before,"
+    else:
+        what = f"The change from {before} to {to}" if before else f"The installation of {to}"
+    how = f"was not done within {_seconds(deadline_seconds)}" if deadline_seconds else "has failed"
     state = f"{alive} goes on serving" if alive else "No agent serves right now"
-    if from_version is None:
+    if before is None or record.rolled_back_from:
         back = " or change the spec"
-    elif from_version == to:
+    elif before == to:
         back = " or undo the change of the spec"
     else:
-        back = f' or set spec.version back to "{from_version}", which needs no approval'
-    return (
-        f"The change {what} was not done within {_seconds(deadline_seconds)}. {trouble} {state}. This release does not roll back by itself "
-        "(spec.handoff.onFailure is not yet acted on): mend the cause, and the rollout goes on by itself;"
-        f"{back}."
-    )
+        back = f' or set spec.version back to "{before}", which needs no approval'
+    parts = [f"{what} {how}. {trouble} {state}.", held, f"Mend the cause, and it goes on by itself;{back}."]
+    return " ".join(part for part in parts if part)
+
+
+def latched(observed: Observed, failed: Failure, approval: Approval | None) -> str:
+    """A change that failed, was taken back, and is not tried again by itself: the cause, what serves, and the ways out."""
+    agent = observed.agent
+    before = observed.last_good
+    alive = " and ".join(sorted({pod.version.text for pod in observed.serving_pods if pod.version is not None}))
+    state = f"{alive} goes on serving" if alive else "No agent serves right now"
+    if before is None or before.text == failed.version:
+        what, back = f"The change of {failed.version}'s settings has failed", "or undo that change"
+    else:
+        what = f"The change from {before} to {failed.version} has failed"
+        back = f'or set spec.version back to "{before}", which needs no approval'
+    if approval is None or approval.granted:
+        again = f'kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite {RETRY}="$(date +%FT%T)"'
+    else:
+        again = f"{annotate_command(agent, AgentVersion.parse(agent.spec.version))} (each approval counts once)"
+    return f"{what}: {failed.message} {state}. The change is not tried again by itself. Mend the cause, then try again: {again}; or change the spec; {back}."
 
 
 def restart_failed(*, version: str, trouble: str, serving: bool, deadline_seconds: int) -> str:
@@ -181,6 +230,8 @@ def completed(record: RolloutRecord) -> str:
     """A rollout that ended well."""
     if record.from_version is None:
         return f"{record.to} is installed and serves."
+    if record.rolled_back_from:
+        return f"{record.to} serves as before; the change to {record.rolled_back_from} had failed and was taken back."
     if record.change is Change.ABORT:
         return f"{record.to} serves as before; the change from it was given up."
     if record.moved_off:
@@ -196,6 +247,17 @@ def not_yet_acted_on(spec: MedplumAgentSpec) -> str:
     return (
         "Note: spec.maintenanceWindows is not yet acted on in this release; a change that costs downtime is made as soon as it is asked for "
         "and approved. Time such changes yourself, or hold them with spec.paused."
+    )
+
+
+def waits(agent: MedplumAgent, pod: str, gate: str) -> str:
+    """What a newer release of the operator would render otherwise; empty where there is nothing."""
+    parts = [f"{whose} ({where})" for whose, where in (("the agent's pod", pod), ("its gate's pods", gate)) if where]
+    if not parts:
+        return ""
+    return (
+        f"This release of the operator would make {' and '.join(parts)} otherwise, and leaves them as they are until the next change of the agent that "
+        f'replaces them. At once: kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite {REFRESH}="$(date +%FT%T)"'
     )
 
 

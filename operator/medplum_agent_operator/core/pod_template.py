@@ -93,6 +93,11 @@ def image_reference(spec: MedplumAgentSpec, repository: str) -> str:
     return f"{repository}:{spec.image.tag or spec.version}{digest}"
 
 
+def image_of(template: Mapping[str, Any]) -> str:
+    """The image of the agent's container in a pod template."""
+    return next(str(one["image"]) for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER)
+
+
 def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
     """Render the template, its own fingerprint included."""
     wanted = spec.pod_template.model_dump(by_alias=True, exclude_defaults=True, mode="json")

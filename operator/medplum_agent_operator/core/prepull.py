@@ -74,7 +74,7 @@ def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch |
 
 
 def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
-    """The Job. Its name changes with all that is in it: a corrected pull secret is another try."""
+    """The Job. Its name changes with the spec and with what is in it: a corrected pull secret is another try, and so is one that is asked for."""
     labels = {
         names.NAME_LABEL: "medplum-agent-fetch",
         names.FETCH_LABEL: agent.name,
@@ -89,7 +89,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
             "spec": _render_pod(agent, spec, image=image, node=node),
         },
     }
-    tail = f"-fetch-{fingerprint([agent.uid, body])[:10]}"
+    tail = f"-fetch-{fingerprint([agent.uid, agent.generation, agent.annotations.get(names.RETRY), body])[:10]}"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -155,6 +155,15 @@ def trouble(fetch: Fetch) -> Finding | None:
     if job.ended:
         return _finding(Reason.IMAGE_PULL_FAILED, f"Job {job.name} ended without it.")
     return None
+
+
+def hopeless(fetch: Fetch) -> bool:
+    """Whether no waiting brings the image: the Job is over, or the registry does not have it or does not give it to us."""
+    job = fetch.job
+    if job is None:
+        return False
+    pulling = () if job.pod is None else job.pod.containers
+    return job.ended or any(map(diagnosis.no_such_image, pulling))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:

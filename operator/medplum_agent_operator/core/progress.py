@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import diagnosis, messages, prepull
+from medplum_agent_operator.core import diagnosis, failure, messages, prepull
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.prepull import Fetch
@@ -32,6 +33,7 @@ class Progress:
         findings: what of it is worth an Event when it is new.
         look_again_at: when to observe again although nothing may have happened.
         silent: whether to say nothing yet.
+        failed: why the change has failed before anything of it was done; None where it has not.
     """
 
     phase: Phase
@@ -40,6 +42,7 @@ class Progress:
     findings: tuple[Finding, ...] = ()
     look_again_at: datetime | None = None
     silent: bool = False
+    failed: Finding | None = None
 
 
 def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
@@ -63,17 +66,13 @@ def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now
     """A change that stops first and waits for its image: the old agent serves."""
     found = prepull.trouble(fetch)
     deadline = fetch.deadline(spec, now=now)
-    if now >= deadline or (fetch.job is not None and fetch.job.ended):
+    if now >= deadline or prepull.hopeless(fetch):
         found = found or prepull.unknown_trouble(fetch)
-        sentence = messages.fetch_failed(
-            record,
-            image=fetch.image,
-            node=fetch.node,
-            trouble=found.message,
-            deadline_seconds=spec.handoff.progress_deadline_seconds,
-        )
-        failed = Finding(found.reason, Severity.WARNING, sentence)
-        return Progress(Phase.FAILED, found.reason, sentence, findings=(failed,))
+        what = messages.not_fetched(image=fetch.image, node=fetch.node, trouble=found.message)
+        sentence = messages.fetch_failed(record, what=what)
+        told = Finding(found.reason, Severity.WARNING, sentence)
+        failed = Finding(found.reason, Severity.WARNING, what)
+        return Progress(Phase.FAILED, found.reason, sentence, findings=(told,), failed=failed)
     sentence = messages.fetching(record, image=fetch.image, node=fetch.node)
     findings: tuple[Finding, ...] = (Finding(Reason.FETCHING_IMAGE, Severity.NORMAL, sentence),)
     if found is not None:
@@ -93,8 +92,8 @@ def under_way_or_at_rest(
 ) -> Progress:
     """A rollout that began in an earlier pass, or none."""
     deployment = observed.deployment
-    if deployment is not None and deployment.gave_up(now):
-        return _failed(observed, record, spec)
+    if failure.is_over(observed, now=now):
+        return _failed(observed, record, spec, now=now)
     if not observed.settled:
         return _under_way(observed, record, spec, now=now)
     if deployment is not None and deployment.replacing:
@@ -116,6 +115,8 @@ def _after_deadline(record: RolloutRecord, spec: MedplumAgentSpec) -> datetime:
 def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
     if record.from_version is None:
         return Reason.INSTALLING, Phase.INSTALLING
+    if record.rolled_back_from is not None:
+        return Reason.ROLLING_BACK, Phase.ROLLING_BACK
     if record.strategy is Strategy.RECREATE:
         return Reason.RECREATING, Phase.RECREATING
     if record.moved_off is not None:
@@ -130,6 +131,8 @@ def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tupl
         by = f" (set with {record.approved_by})" if record.approved_by else ""
         text = f'The downgrade from {record.from_version} to {record.to} is approved by "{record.approval}"{by}.'
         findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, text))
+    if record.rolled_back_from is not None and record.failed is not None:
+        return (*findings, Finding(record.failed.reason, Severity.WARNING, sentence))
     match record.previous_outcome:
         case Outcome.ABORTED:
             return (*findings, Finding(Reason.ROLLOUT_ABORTED, Severity.NORMAL, sentence))
@@ -148,7 +151,10 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     if found is not None:
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
+    uncreated = None if observed.deployment is None else observed.deployment.gives_up_creating_at
     look_again_at = _after_deadline(record, spec)
+    if uncreated is not None and (look_again_at <= now or uncreated < look_again_at):
+        look_again_at = uncreated + timedelta(seconds=1)
     old_serves = any(pod.open for pod in observed.earlier_pods)
     silent = (
         record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE
@@ -173,10 +179,20 @@ def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     return replace(found, message=messages.no_other_node(node=record.moved_off, trouble=found.message))
 
 
-def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
-    found = diagnosis.trouble(observed, spec) or diagnosis.unready_ports(observed, spec)
+def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
+    """Why the rollout under way has failed, in the words of its pods."""
     unknown = "Its pod did not become available, and the cluster gives no reason."
-    trouble = unknown if found is None else found.message
+    return (
+        diagnosis.trouble(observed, spec)
+        or diagnosis.unready_ports(observed, spec)
+        or Finding(Reason.PROGRESS_DEADLINE_EXCEEDED, Severity.WARNING, unknown)
+    )
+
+
+def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
+    found = what_failed(observed, spec)
+    trouble = found.message
+    late = observed.deployment is not None and observed.deployment.gave_up(now)
     deadline = spec.handoff.progress_deadline_seconds
     if observed.settled:
         sentence = messages.restart_failed(
@@ -192,14 +208,31 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -
         )
     else:
         sentence = messages.failed(
-            from_version=record.from_version,
-            to=record.to,
+            record,
             trouble=trouble,
             serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-            deadline_seconds=deadline,
+            deadline_seconds=deadline if late else None,
+            held=_held(observed, spec),
         )
-    reason = Reason.PROGRESS_DEADLINE_EXCEEDED if found is None else found.reason
-    return Progress(Phase.FAILED, reason, sentence, findings=(Finding(reason, Severity.WARNING, sentence),))
+    told = Finding(found.reason, Severity.WARNING, sentence)
+    # A failure that was judged before the deadline is looked at again then: it may have come right.
+    again = None if late else _after_deadline(record, spec)
+    return Progress(
+        Phase.FAILED,
+        found.reason,
+        sentence,
+        findings=(told,),
+        look_again_at=again if again is not None and again > now else None,
+    )
+
+
+def _held(observed: Observed, spec: MedplumAgentSpec) -> str:
+    """Why a change that failed is not taken back, where there would be something to go back to."""
+    if spec.handoff.on_failure is OnFailure.HOLD:
+        return "It is not taken back, because spec.handoff.onFailure is Hold."
+    if observed.deployment is not None and observed.deployment.last_good is None:
+        return "It is not taken back, because an older release of the operator began it and did not note what was active before."
+    return ""
 
 
 def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:

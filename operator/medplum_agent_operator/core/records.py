@@ -5,13 +5,17 @@ Called by `plan`. It reads no clock and writes nothing; how a record is kept on 
 
 from datetime import datetime
 
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.annotations import LAST_GOOD, REFRESH
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.core.approval import kept
+from medplum_agent_operator.core.failure import latched
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.verdict import Verdict
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.workload import Change, Failure, LastGood, RolloutRecord
 
 
 def begin(
@@ -37,7 +41,7 @@ def begin(
         previous = Outcome.COMPLETED
     else:
         previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
-        if change is Change.NONE and live is not None:
+        if change is Change.NONE and live is not None and live.change is not Change.ROLLBACK:
             # Other settings in the middle of a change of version: it is still that change, with that approval.
             change, approval, approved_by = live.change, live.approval, live.approved_by
     return RolloutRecord(
@@ -51,7 +55,51 @@ def begin(
         approval=approval,
         approved_by=approved_by,
         moved_off=None if moved is None else moved.node,
+        failed=latched(observed) if verdict.latched else None,
+        refresh=refresh_asked_for(observed.agent),
     )
+
+
+def refresh_asked_for(agent: MedplumAgent) -> str | None:
+    """The text by which somebody asks for pods as this release renders them; None where nobody does."""
+    text = agent.annotations.get(REFRESH, "")
+    return kept(text) if text.strip() else None
+
+
+def roll_back(
+    observed: Observed, good: LastGood, mechanics: Mechanics, failed: Failure, *, now: datetime
+) -> RolloutRecord:
+    """Return the record of the rollout that takes a failed change back."""
+    return RolloutRecord(
+        change=Change.ROLLBACK,
+        from_version=good.spec.version,
+        to=good.spec.version,
+        strategy=mechanics.strategy,
+        why=mechanics.why,
+        started_at=now,
+        previous_outcome=Outcome.FAILED,
+        rolled_back_from=failed.version,
+        failed=failed,
+        refresh=None
+        if observed.deployment is None or observed.deployment.record is None
+        else observed.deployment.record.refresh,
+    )
+
+
+def last_good(observed: Observed, *, begins: bool) -> str | None:
+    """What is noted on the Deployment as active before its template: what is active now if a rollout begins, else as it stands."""
+    live = observed.deployment
+    if live is None:
+        return None
+    if begins and observed.became_active:
+        return live.as_last_good()
+    return live.annotations.get(LAST_GOOD)
+
+
+def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:
+    """The live record with what does not belong to its rollout as it is now: the latch, open or not, and the last refresh."""
+    failed = record.failed if latched(observed) is not None else None
+    return record.model_copy(update={"failed": failed, "refresh": refresh_asked_for(observed.agent)})
 
 
 def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:

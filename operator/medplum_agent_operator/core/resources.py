@@ -14,7 +14,7 @@ from medplum_agent_operator.core import gate
 from medplum_agent_operator.core.drain import protected
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.pod_template import selector
-from medplum_agent_operator.core.workload import RolloutRecord
+from medplum_agent_operator.core.workload import AppliedTemplate, RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3
@@ -93,7 +93,9 @@ def render_supporting(
     return {body["kind"]: _sealed(body) for body in bodies}
 
 
-def render_gate(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, replicas: int) -> dict[str, dict[str, Any]]:
+def render_gate(
+    agent: MedplumAgent, spec: MedplumAgentSpec, *, template: AppliedTemplate, replicas: int
+) -> dict[str, dict[str, Any]]:
     """What runs a gate, by its part, in the order in which it is to be applied."""
     own = gate.gate_selector(agent)
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": gate.CLUSTER_ROLE}
@@ -117,14 +119,15 @@ def render_gate(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, repl
         "GateDeployment": (
             "apps/v1",
             {
+                "annotations": {names.APPLIED_TEMPLATE: template.dump()},
                 "spec": {
                     "replicas": replicas,
                     "selector": {"matchLabels": own},
                     "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
                     "minReadySeconds": 2,
                     "revisionHistoryLimit": OLD_REPLICA_SETS,
-                    "template": gate.render_gate_pod(agent, spec, image=image),
-                }
+                    "template": template.template,
+                },
             },
         ),
     }
@@ -183,9 +186,10 @@ def render_deployment(
     agent: MedplumAgent,
     spec: MedplumAgentSpec,
     *,
-    template: Mapping[str, Any],
+    template: AppliedTemplate,
     strategy: Strategy,
     record: RolloutRecord,
+    last_good: str | None,
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy that its next rollout takes.
 
@@ -211,9 +215,10 @@ def render_deployment(
             **({"minReadySeconds": spec.handoff.min_ready_seconds} if spec.handoff.min_ready_seconds else {}),
             "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,
-            "template": template,
+            "template": template.template,
         },
     )
     body = _sealed(body)
-    body["metadata"]["annotations"][names.ROLLOUT] = record.dump()
+    notes = {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump()}
+    body["metadata"]["annotations"] |= notes if last_good is None else {**notes, names.LAST_GOOD: last_good}
     return body

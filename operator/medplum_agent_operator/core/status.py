@@ -21,11 +21,11 @@ from medplum_agent_operator.api.status import (
     Phase,
     Rollout,
 )
-from medplum_agent_operator.core import traffic
+from medplum_agent_operator.core import failure, traffic
 from medplum_agent_operator.core.findings import Finding
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
-from medplum_agent_operator.core.plan import Plan
 from medplum_agent_operator.core.takeover import Moments, figures, notice
+from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.core.traffic import Told
 from medplum_agent_operator.core.workload import RolloutRecord
 
@@ -49,7 +49,7 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
             measured = figures(rollout, current, observed)
             _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by, measured=measured)
             rollout = None
-        elif plan.begins is None and observed.deployment is not None and observed.deployment.gave_up(now):
+        elif plan.begins is None and failure.is_over(observed, now=now):
             _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
     told = plan_conditions(plan, serving=bool(observed.open_pods))
     forwarding = traffic.forwarding(observed)
@@ -64,6 +64,7 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         last_good_version=_last_good_version(observed),
         strategy=plan.strategy,
         plan=plan.sentence,
+        waiting_for_next_change=plan.waits or None,
         conditions=conditions(
             [known for known in previous.conditions if gated or known.type != ConditionType.FORWARDING],
             told,
@@ -136,6 +137,7 @@ def _close(
             overlap_seconds=overlap_seconds,
             approval=approval,
             moved_off=rollout.moved_off,
+            rolled_back_from=rollout.rolled_back_from,
         ),
     )
 
@@ -159,6 +161,7 @@ def _follow(
         new_ready_at=seen.new_ready_at,
         approval=current.approval,
         moved_off=current.moved_off,
+        rolled_back_from=current.rolled_back_from,
     )
 
 

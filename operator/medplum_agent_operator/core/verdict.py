@@ -11,6 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import messages
 from medplum_agent_operator.core.approval import Approval, judge
+from medplum_agent_operator.core.failure import latched
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.strategy import classify, needs_approval
@@ -29,6 +30,7 @@ class Verdict:
         repository: the image repository for that spec; empty where there is no spec.
         approval: for a downgrade that needs one, what the annotation says.
         refusal: why the user's spec is not in force; None where it is.
+        latched: whether that is because it has been tried and has failed.
     """
 
     change: Change
@@ -37,6 +39,7 @@ class Verdict:
     repository: str
     approval: Approval | None = None
     refusal: Finding | None = None
+    latched: bool = False
 
 
 def decide(observed: Observed, config: Config) -> Verdict:
@@ -51,6 +54,10 @@ def decide(observed: Observed, config: Config) -> Verdict:
         approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
         if not approval.granted:
             refusal = _not_approved(observed, target, approval)
+    failed = latched(observed)
+    if failed is not None and (approval is None or not approval.granted or approval.text == failed.approval):
+        told = messages.latched(observed, failed, approval)
+        refusal, approval = Finding(failed.reason, Severity.WARNING, told), None
     repository = spec.image.repository or config.image_repository
     if refusal is None and repository is None:
         refusal = Finding(
@@ -63,7 +70,8 @@ def decide(observed: Observed, config: Config) -> Verdict:
         return Verdict(change, target, spec, repository, approval)
     before = spec_before(observed)
     repository = (before.image.repository if before else None) or config.image_repository
-    return Verdict(change, target, before if repository else None, repository or "", approval, refusal)
+    spec_in_force = before if repository else None
+    return Verdict(change, target, spec_in_force, repository or "", approval, refusal, latched=failed is not None)
 
 
 def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
@@ -33,6 +34,32 @@ class Change(StrEnum):
     """To an older version than the one that became active last."""
     ABORT = "Abort"
     """Back to the version that became active last, from a target that never did: never a downgrade."""
+    ROLLBACK = "Rollback"
+    """Back to what was active before a change that failed, exactly as it was."""
+
+
+class Failure(BaseModel):
+    """Why a change was given up, and what opens its latch. Kept in the rollout's record.
+
+    Attributes:
+        version: the version that it was to lead to.
+        spec: fingerprint of the spec that failed: another spec is another try.
+        reason: what went wrong, in one word.
+        message: what went wrong, in whole sentences.
+        retry: the annotation `agents.medplum.com/retry` when it failed: another text is another try.
+        approval: the approval when it failed: another approval is another try.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore"
+    )
+
+    version: str
+    spec: str
+    reason: Reason
+    message: str
+    retry: str | None = None
+    approval: str | None = None
 
 
 class RolloutRecord(BaseModel):
@@ -49,6 +76,9 @@ class RolloutRecord(BaseModel):
         approval: the annotation that let it go ahead; None where none was needed.
         approved_by: the field manager that had set the annotation.
         moved_off: the cordoned node that the agent is moved off; None where this is no move.
+        rolled_back_from: the version whose change had failed; None where this is no rollback.
+        failed: the change that failed last and is not tried again by itself; None where there is none.
+        refresh: the annotation `agents.medplum.com/refresh` that has been acted on.
     """
 
     model_config = ConfigDict(
@@ -65,6 +95,9 @@ class RolloutRecord(BaseModel):
     approval: str | None = None
     approved_by: str | None = None
     moved_off: str | None = None
+    rolled_back_from: str | None = None
+    failed: Failure | None = None
+    refresh: str | None = None
 
     def dump(self) -> str:
         """The annotation's value."""
@@ -76,6 +109,47 @@ class RolloutRecord(BaseModel):
         try:
             return cls.model_validate_json(text) if text else None
         except ValidationError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedTemplate:
+    """A pod template as it was rendered, and by which revision of the renderer."""
+
+    revision: int
+    template: Mapping[str, Any] = field(repr=False)
+
+    def dump(self) -> str:
+        """The annotation's value."""
+        return json.dumps({"revision": self.revision, "template": self.template}, separators=(",", ":"))
+
+    @classmethod
+    def read(cls, text: str | None) -> Self | None:
+        """What an annotation holds; None where there is none or somebody broke it."""
+        try:
+            raw = json.loads(text or "null")
+            if isinstance(raw["template"]["spec"]["containers"], list):
+                return cls(int(raw["revision"]), raw["template"])
+        except (ValueError, TypeError, LookupError):
+            return None
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LastGood:
+    """What was active before the live template: the spec, and the pod template rendered from it."""
+
+    spec: MedplumAgentSpec
+    applied: AppliedTemplate
+
+    @classmethod
+    def read(cls, text: str | None) -> Self | None:
+        """What an annotation holds; None where there is none or somebody broke it."""
+        try:
+            raw = json.loads(text or "null")
+            applied = AppliedTemplate.read(json.dumps(raw["applied"]))
+            return None if applied is None else cls(MedplumAgentSpec.model_validate(raw["spec"]), applied)
+        except (ValueError, TypeError, LookupError):
             return None
 
 
@@ -149,6 +223,25 @@ class Workload:
         except (ValidationError, json.JSONDecodeError):
             return None
 
+    @property
+    def applied_template(self) -> AppliedTemplate | None:
+        """The live pod template as it was rendered; None where an older release wrote it, or somebody broke the note of it."""
+        return AppliedTemplate.read(self.annotations.get(names.APPLIED_TEMPLATE))
+
+    @property
+    def last_good(self) -> LastGood | None:
+        """What was active before the live template; None before the first, or where an older release began this rollout."""
+        return LastGood.read(self.annotations.get(names.LAST_GOOD))
+
+    def as_last_good(self) -> str | None:
+        """The live spec and template in the form in which they are noted as the last good ones."""
+        spec = self.annotations.get(names.APPLIED_SPEC)
+        if self.applied_spec is None or spec is None:
+            return None
+        # What an older release wrote is taken as the API server keeps it: the same pod in more words.
+        applied = self.applied_template or AppliedTemplate(0, self.template)
+        return json.dumps({"spec": json.loads(spec), "applied": json.loads(applied.dump())}, separators=(",", ":"))
+
     def _condition(self, kind: str) -> Mapping[str, Any]:
         conditions = (self.raw.get("status") or {}).get("conditions") or ()
         return next((c for c in conditions if c.get("type") == kind), {})
@@ -196,6 +289,21 @@ class Workload:
             return False
         deadline = timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
         return self.record is None or now >= self.record.started_at.replace(microsecond=0) + deadline
+
+    @property
+    def gives_up_creating_at(self) -> datetime | None:
+        """When the live template's pod has not even been created for as long as a rollout may take; None where it could be.
+
+        Where its ReplicaSet is one that was there before and no pod of it comes to be, the Deployment controller's condition goes on
+        telling of the rollout before, and it never gives up (DeploymentTimedOut in pkg/controller/deployment/util).
+        """
+        since = self._condition("ReplicaFailure").get("lastTransitionTime")
+        if not self._seen or not self.creation_failure or not since:
+            return None
+        began = datetime.fromisoformat(since)
+        if self.record is not None:
+            began = max(began, self.record.started_at.replace(microsecond=0))
+        return began + timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
 
     @property
     def creation_failure(self) -> str:

@@ -1,0 +1,75 @@
+"""What is done about a change that failed: what was active before is brought back, and what failed is latched.
+
+Called by `plan`. When a change has failed is `failure`'s to say; what a latch means for the spec in force is `verdict`'s.
+"""
+
+from dataclasses import replace
+
+from medplum_agent_operator.api.changes import OnFailure
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core import failure, progress
+from medplum_agent_operator.core.actions import compared, supporting
+from medplum_agent_operator.core.progress import Progress
+from medplum_agent_operator.core.records import current, last_good, roll_back
+from medplum_agent_operator.core.resources import render_deployment
+from medplum_agent_operator.core.strategy import choose
+from medplum_agent_operator.core.telling import Pass, Plan, report, told
+from medplum_agent_operator.core.template import of_agent
+from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.workload import RolloutRecord
+
+
+def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:
+    """The plan that takes a failed change back, exactly to what was active before; None where nothing has failed, or it is held."""
+    observed, now = this.observed, this.now
+    live = observed.deployment
+    if live is None or not failure.is_to_be_taken_back(observed, spec, now=now):
+        return None
+    good = live.last_good
+    if good is None:
+        return None
+    if not observed.noted:
+        return noting_first(this, spec)
+    failed = failure.note(observed.agent, spec, progress.what_failed(observed, spec))
+    mechanics = choose(observed, AgentVersion.parse(good.spec.version), host_ports=good.spec.uses_host_ports)
+    record = roll_back(observed, good, mechanics, failed, now=now)
+    body = render_deployment(
+        observed.agent,
+        good.spec,
+        template=good.applied,
+        strategy=mechanics.strategy,
+        record=record,
+        last_good=last_good(observed, begins=True),
+    )
+    found = compared(body, live.raw, disruptive=True)
+    actions = supporting(observed, good.spec, this.config)
+    state = progress.beginning(observed, record, good.spec, now=now)
+    actions = actions if found is None else (*actions, found)
+    return replace(told(this, state, actions=actions, record=record, begins=True), silent=False)
+
+
+def noting_first(this: Pass, spec: MedplumAgentSpec) -> Plan:
+    """Status does not tell yet of the rollout before the one that is to begin: note it first, or a crash now would forget it."""
+    return replace(report(this, spec, actions=()), silent=False, look_again_at=this.now)
+
+
+def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Plan | None:
+    """The plan that latches a change which failed before anything of it was done; None where it is held."""
+    observed = this.observed
+    live, before = observed.deployment, None if observed.deployment is None else observed.deployment.applied_spec
+    if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:
+        return None
+    failed = failure.note(observed.agent, spec, state.failed)
+    body = render_deployment(
+        observed.agent,
+        before,
+        template=of_agent(observed, before, this.config).applied,
+        strategy=live.strategy,
+        record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
+        last_good=last_good(observed, begins=False),
+    )
+    found = compared(body, live.raw)
+    actions = supporting(observed, before, this.config)
+    # The next pass finds the latch, and tells of it.
+    plan = told(this, state, actions=actions if found is None else (*actions, found), record=record)
+    return replace(plan, findings=(), silent=True, look_again_at=this.now)

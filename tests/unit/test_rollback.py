@@ -1,0 +1,315 @@
+"""A change that fails ends with what was active before, exactly as it was, and is not tried again by itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Outcome, Phase
+from medplum_agent_operator.core.drift import first_difference
+from tests.simulated_cluster import SimulatedCluster
+from tests.simulated_cluster.situations import HOLD, changing, installed
+
+NO_IMAGE = ("ImagePullBackOff", "Back-off pulling image: ErrImagePull: registry.example.org/x: not found")
+CRASHES = ("CrashLoopBackOff", "back-off restarting failed container")
+
+
+def failed(before: str = "5.1.14", after: str = "5.1.15", **options: Any) -> SimulatedCluster:
+    """A change that missed its deadline and was taken back; all is at rest."""
+    return changing(before, after, **options).wait_for_deadline()
+
+
+def history(cluster: SimulatedCluster) -> list[tuple[str | None, str, Outcome | None, str | None]]:
+    """From, to, outcome, and what was taken back."""
+    return [(one.from_version, one.to, one.outcome, one.rolled_back_from) for one in cluster.status.history]
+
+
+def retry(cluster: SimulatedCluster, text: str) -> SimulatedCluster:
+    """Somebody asks for another try."""
+    cluster.agent["metadata"]["annotations"][names.RETRY] = text
+    cluster._touch(cluster.agent)
+    return cluster
+
+
+def test_a_failed_handoff_never_stops_the_old_agent() -> None:
+    """It is the same pod all along; the new one goes; the state is stable, shown, and says the ways out."""
+    cluster = changing("5.1.14", "5.1.15")
+    (old,) = [pod.name for pod in cluster.pods if pod.ready_since is not None]
+    cluster.wait_for_deadline()
+    assert [old] == [pod.name for pod in cluster.pods]
+    status = cluster.status
+    assert (Phase.FAILED, "5.1.14", "5.1.15") == (status.phase, status.active_version, status.target_version)
+    assert ("True", "PortNotReady") == cluster.condition("Stalled")
+    assert ("True", "Serving") == cluster.condition("Available")
+    for words in (
+        "The change from 5.1.14 to 5.1.15 has failed: Pod ",
+        "5.1.14 goes on serving",
+        "not tried again by itself",
+        'agents.medplum.com/retry="',
+        'set spec.version back to "5.1.14", which needs no approval',
+    ):
+        assert words in (status.plan or "")
+
+
+def test_history_tells_of_the_change_and_of_its_way_back() -> None:
+    """Two rollouts, two entries."""
+    assert [
+        ("5.1.14", "5.1.14", Outcome.COMPLETED, "5.1.15"),
+        ("5.1.14", "5.1.15", Outcome.FAILED, None),
+        (None, "5.1.14", Outcome.COMPLETED, None),
+    ] == history(failed())
+
+
+def test_while_it_goes_back_that_is_said() -> None:
+    """RollingBack, with the cause; then the failure stays."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    cluster.settle().tick(61)
+    while cluster.record.rolled_back_from is None or cluster.plans[-1].begins is not None:
+        cluster.reconcile()
+        cluster.tick()
+    assert Phase.ROLLING_BACK is cluster.status.phase
+    assert (cluster.status.plan or "").startswith("The change to 4.2.3 has failed: ")
+    assert "Going back to 5.1.15, exactly as it was by stopping first" in (cluster.status.plan or "")
+    assert Phase.FAILED is cluster.settle().status.phase
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "approval"),
+    [
+        pytest.param("5.1.15", "4.2.3", "4.2.3 CHG-1", id="a forced downgrade to a broken version"),
+        pytest.param("4.2.3", "5.1.15", None, id="an upgrade from below 4.2.4"),
+    ],
+)
+def test_a_failed_recreate_brings_back_what_was_active_by_recreate(
+    before: str, after: str, approval: str | None
+) -> None:
+    """The broken one is stopped first (I1 is asserted at every turn), and what was active serves again."""
+    cluster = failed(before, after, approval=approval)
+    assert [before] == cluster.running
+    assert (Phase.FAILED, before) == (cluster.status.phase, cluster.status.active_version)
+    assert [
+        (before, before, Outcome.COMPLETED, after),
+        (before, after, Outcome.FAILED, None),
+    ] == history(cluster)[:2]
+
+
+def test_an_approval_whose_downgrade_failed_is_spent() -> None:
+    """Another try needs another approval, and the command in the plan has one."""
+    cluster = failed("5.1.15", "4.2.3", approval="4.2.3")
+    assert ("4.2.3",) == cluster.status.spent_approvals
+    assert 'force-downgrade="4.2.3 approval 2"' in (cluster.status.plan or "")
+    retry(cluster, "please").settle()
+    assert (Phase.AWAITING_APPROVAL, ["5.1.15"]) == (cluster.status.phase, cluster.running)
+    cluster.never_ready.clear()
+    assert ["4.2.3"] == cluster.annotate("4.2.3 CHG-2").settle().running
+
+
+def test_a_new_approval_is_another_try() -> None:
+    """A person has said so, about exactly this change."""
+    cluster = failed("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    cluster.never_ready.clear()
+    assert ["4.2.3"] == cluster.annotate("4.2.3 CHG-2").settle().running
+
+
+def test_what_failed_is_not_tried_again_by_itself() -> None:
+    """Not when the cause has gone, not by another operator, not with a status that somebody wiped, not over a pause."""
+    cluster = failed()
+    cluster.never_ready.clear()
+    rollouts = list(cluster.books.rollouts)
+    cluster.settle().tick(3600)
+    cluster.settle().lose_status().settle()
+    cluster.edit(paused=True).settle().edit(paused=False).settle()
+    assert rollouts == cluster.books.rollouts
+    assert (Phase.FAILED, ["5.1.14"]) == (cluster.status.phase, cluster.running)
+
+
+def test_at_rest_after_a_rollback_nothing_is_written() -> None:
+    """Stalled is a stable state."""
+    cluster = failed()
+    writes = list(cluster.writes)
+    cluster.settle().tick(600)
+    cluster.settle()
+    assert writes == cluster.writes
+
+
+@pytest.mark.parametrize("opens", ["retry", "another spec", "there and back"])
+def test_what_opens_the_latch(opens: str) -> None:
+    """A new text in the annotation; any other spec; going back to what serves, and asking anew."""
+    cluster = failed()
+    cluster.never_ready.clear()
+    if opens == "retry":
+        retry(cluster, "now")
+    elif opens == "another spec":
+        cluster.edit(logging={"level": "DEBUG"})
+    else:
+        cluster.edit(version="5.1.14").settle()
+        assert (Phase.RUNNING, "True") == (cluster.status.phase, cluster.condition("Ready")[0])
+        cluster.edit(version="5.1.15")
+    assert (["5.1.15"], Phase.RUNNING) == (cluster.settle().running, cluster.status.phase)
+
+
+def test_the_same_retry_counts_once() -> None:
+    """It fails again: then that text is used up."""
+    cluster = retry(failed(), "once").settle().wait_for_deadline()
+    assert 2 == [entry.outcome for entry in cluster.status.history].count(Outcome.FAILED)
+    rollouts = list(cluster.books.rollouts)
+    assert rollouts == cluster.settle().books.rollouts
+
+
+def test_going_back_in_the_spec_is_free_and_replaces_no_pod() -> None:
+    """Only the note of the failure is taken off."""
+    cluster = failed()
+    (pod,) = cluster.pods
+    rollouts = list(cluster.books.rollouts)
+    cluster.edit(version="5.1.14").settle()
+    assert ([pod.name], rollouts) == ([one.name for one in cluster.pods], cluster.books.rollouts)
+    assert None is cluster.record.failed
+    assert Phase.RUNNING is cluster.status.phase
+
+
+def test_hold_leaves_things_as_they_are() -> None:
+    """Both pods stay; when the cause goes, the change goes on by itself."""
+    cluster = failed(handoff=HOLD)
+    assert ["5.1.14", "5.1.15"] == cluster.running
+    assert "not taken back, because spec.handoff.onFailure is Hold" in (cluster.status.plan or "")
+    cluster.never_ready.clear()
+    assert ["5.1.15"] == cluster.settle().running
+    assert [("5.1.14", "5.1.15", Outcome.COMPLETED, None)] == history(cluster)[:1]
+
+
+def test_a_change_of_settings_is_taken_back_too() -> None:
+    """The version is the same, and the pod that served stays."""
+    cluster = installed("5.1.15")
+    (old,) = [pod.name for pod in cluster.pods]
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(podTemplate={"nodeSelector": {"zone": "nowhere"}}).settle().wait_for_deadline()
+    assert [old] == [pod.name for pod in cluster.pods]
+    assert "nodeSelector" not in cluster.deployment["spec"]["template"]["spec"]
+    assert "The change of 5.1.15's settings has failed" in (cluster.status.plan or "")
+
+
+def test_a_first_installation_that_fails_has_nothing_to_go_back_to() -> None:
+    """Kubernetes goes on trying, and it comes right by itself."""
+    cluster = SimulatedCluster()
+    cluster.never_ready.add("5.1.15")
+    cluster.settle().tick(301)
+    cluster.settle()
+    assert (Phase.FAILED, 1) == (cluster.status.phase, len(cluster.pods))
+    cluster.never_ready.clear()
+    assert Phase.RUNNING is cluster.settle().status.phase
+
+
+def test_a_rollback_that_fails_ends_there() -> None:
+    """What was active does not start any more: no third rollout, and the cause is told."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    cluster.never_ready.add("5.1.15")
+    cluster.wait_for_deadline().wait_for_deadline()
+    rollouts = list(cluster.books.rollouts)
+    assert (Phase.FAILED, 3) == (cluster.status.phase, len(rollouts))
+    assert "Going back to 5.1.15, which was active before, was not done within 60 seconds" in (
+        cluster.status.plan or ""
+    )
+    cluster.never_ready.discard("5.1.15")
+    assert ["5.1.15"] == cluster.settle().running
+    assert rollouts == cluster.books.rollouts
+
+
+@pytest.mark.parametrize("killed_after", range(4))
+def test_the_way_back_is_known_to_an_operator_that_was_not_there(killed_after: int) -> None:
+    """Killed at each write of the rollback, and the next one ends it in the same way."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1").settle()
+    cluster.tick(61)
+    cluster.dies_at_each_pass(after=killed_after, passes=3)
+    cluster.settle()
+    assert ["5.1.15"] == cluster.running
+    assert [
+        ("5.1.15", "5.1.15", Outcome.COMPLETED, "4.2.3"),
+        ("5.1.15", "4.2.3", Outcome.FAILED, None),
+        (None, "5.1.15", Outcome.COMPLETED, None),
+    ] == history(cluster)
+    assert ("4.2.3 CHG-1",) == cluster.status.spent_approvals
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        pytest.param(NO_IMAGE, Reason.IMAGE_PULL_FAILED, id="the registry has no such image"),
+        pytest.param(("ErrImageNeverPull", "not present"), Reason.IMAGE_PULL_FAILED, id="it may not be pulled"),
+        pytest.param(("InvalidImageName", "bad"), Reason.IMAGE_PULL_FAILED, id="its name is none"),
+        pytest.param(
+            ("ImagePullBackOff", "ErrImagePull: 401 Unauthorized"), Reason.IMAGE_PULL_FAILED, id="it is not given to us"
+        ),
+        pytest.param(
+            ("CreateContainerConfigError", 'secret "lab" not found'),
+            Reason.CONTAINER_CONFIG_ERROR,
+            id="a Secret is missing",
+        ),
+        pytest.param(CRASHES, Reason.CRASH_LOOP, id="it has ended three times"),
+    ],
+)
+def test_what_no_waiting_mends_is_taken_back_at_once(trouble: tuple[str, str], reason: Reason) -> None:
+    """Long before the deadline of a minute, in the container's own words."""
+    cluster = installed("5.1.14")
+    cluster.troubles["5.1.15"] = trouble
+    cluster.edit(version="5.1.15").settle(seconds=30)
+    assert (Phase.FAILED, reason) == (cluster.status.phase, cluster.plans[-1].reason)
+    assert ["5.1.14"] == cluster.running
+    assert [Outcome.COMPLETED, Outcome.FAILED] == [entry.outcome for entry in cluster.status.history][:2]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        pytest.param(("ErrImagePull", "registry.example.org/x: not found"), id="the first try of a pull"),
+        pytest.param(("ImagePullBackOff", "ErrImagePull: dial tcp: i/o timeout"), id="a registry out of reach"),
+        pytest.param(("CreateContainerConfigError", "failed to sync secret cache"), id="a Secret that is not read yet"),
+        pytest.param(("ContainerCreating", ""), id="slow"),
+    ],
+)
+def test_what_may_come_right_waits_for_the_deadline(trouble: tuple[str, str]) -> None:
+    """And does come right."""
+    cluster = installed("5.1.14")
+    cluster.troubles["5.1.15"] = trouble
+    cluster.edit(version="5.1.15").settle()
+    assert Phase.HANDING_OFF is cluster.status.phase
+    cluster.troubles.clear()
+    assert ["5.1.15"] == cluster.settle().running
+
+
+def test_what_is_brought_back_is_what_was_applied_whatever_this_release_would_render() -> None:
+    """The note on the Deployment counts: an operator that renders otherwise brings back the same pod."""
+    cluster = changing("5.1.14", "5.1.15")
+    marks = cluster.deployment["metadata"]["annotations"]
+    note = json.loads(marks[names.LAST_GOOD])
+    older = note["applied"]["template"]
+    older["metadata"]["annotations"]["rendered-by"] = "an older release"
+    marks[names.LAST_GOOD] = json.dumps(note)
+    cluster.wait_for_deadline()
+    live = cluster.deployment["spec"]["template"]
+    assert older["metadata"] == live["metadata"]
+    assert None is first_difference(older, live)
+
+
+def test_a_rollout_that_an_older_release_began_is_held() -> None:
+    """Nothing notes what was active before: said, and nothing guessed."""
+    cluster = changing("5.1.14", "5.1.15")
+    del cluster.deployment["metadata"]["annotations"][names.LAST_GOOD]
+    cluster.wait_for_deadline()
+    assert ["5.1.14", "5.1.15"] == cluster.running
+    assert "an older release of the operator began it" in (cluster.status.plan or "")
+
+
+def test_an_image_that_does_not_come_is_not_waited_for_for_ever() -> None:
+    """Nothing was stopped; when the image comes at night, nothing is stopped either, until somebody asks."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster.never_pulled.add("4.2.3")
+    cluster.settle().tick(61)
+    cluster.settle()
+    assert (Phase.FAILED, ()) == (cluster.status.phase, cluster.status.spent_approvals)
+    cluster.never_pulled.clear()
+    assert ["5.1.15"] == cluster.settle().running
+    assert ["4.2.3"] == retry(cluster, "the image is there").settle().running
