@@ -1,0 +1,131 @@
+"""When a cron schedule comes, in its time zone. For `windows` alone; what opens then, and for how long, is not known here.
+
+A schedule is read as Debian's cron reads it (by cronsim). Of day of month and day of week either has to match, or both if
+one of the two begins with a `*`. When clocks are changed, it depends:
+
+- A schedule of fixed times, whose minute and hour do not begin with a `*`, such as `30 2 * * *`, comes once on each of its
+  days. A time in the hour that is left out comes at the end of that hour (in Berlin at 03:00), and a time in the hour that
+  comes twice comes the first time only.
+- Any other, such as `*/30 * * * *`, follows the hands of the clock: it never comes in the hour that is left out, and in
+  the hour that comes twice it comes both times.
+
+cronsim is asked about the hands of the clock alone, and which moments they mean is said here: asked in the second of the two
+like hours, cronsim would take it for the first.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+MINUTE: Final = timedelta(minutes=1)
+"""Schedules come on full minutes."""
+
+_FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week")
+_WEEKDAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
+_MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
+_NUMBERS: Final = {name: str(number) for number, name in [*enumerate(_WEEKDAYS), *enumerate(_MONTHS, start=1)]}
+
+
+def problem(text: str) -> str | None:
+    """Why a schedule of the API's form cannot come, and what to do; None if it comes, be it once in 40 years.
+
+    >>> problem("0 2 * * SUN")
+    >>> problem("0 22-2 * * *")
+    "in its schedule '0 22-2 * * *' the hour '22-2' runs backwards. Write it in two parts, such as 22-23,0-2 for 22-2."
+    >>> problem("0 2 30 2 *")
+    "its schedule '0 2 30 2 *' asks for a day ('30') that no month of '2' has. Change the day of month or the month."
+    """
+    if _is_readable(text):
+        return None
+    fields = text.split()
+    for position, (name, field) in enumerate(zip(_FIELDS, fields, strict=True)):
+        alone = ["*"] * len(_FIELDS)
+        alone[position] = field
+        if not _is_readable(" ".join(alone)):
+            way = (
+                "Let Sunday be 7, such as 5-7 for FRI-SUN, or write it in two parts, such as 5-7,1-2 for 5-2."
+                if name == "day of week"
+                else "Write it in two parts, such as 22-23,0-2 for 22-2."
+            )
+            return f"in its schedule {text!r} the {name} {field!r} runs backwards. {way}"
+    return (
+        f"its schedule {text!r} asks for a day ({fields[2]!r}) that no month of {fields[3]!r} has. "
+        "Change the day of month or the month."
+    )
+
+
+def _is_readable(text: str) -> bool:
+    try:
+        CronSim(text, datetime.min.replace(tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
+
+
+def _plain(text: str) -> str:
+    """The schedule without steps in a range of one: cronsim takes 5-5/3 for 5/3, which goes on to the end.
+
+    >>> _plain("5-5/3 2-4/2 * * MON-1/2")
+    '5 2-4/2 * * 1'
+    """
+    in_numbers = re.sub("[A-Z]+", lambda name: _NUMBERS[name[0]], text)
+    return re.sub(r"\b0?([0-9]+)-0?\1/[0-9]+", r"\1", in_numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A schedule without a `problem`, in its time zone. Moments are in UTC, so that an hour that comes twice can be told apart."""
+
+    text: str
+    zone: ZoneInfo
+
+    def after(self, now: datetime) -> datetime | None:
+        """The first moment after `now` at which it comes; None if that is not within 50 years."""
+        hands, put_back = self._hands(now)
+        found: datetime | None = None
+        for shown in CronSim(_plain(self.text), hands - put_back):
+            for moment in self._moments(shown):
+                if moment > now and (found is None or moment < found):
+                    found = moment
+            if found and shown >= hands + put_back:
+                break
+        return found
+
+    def up_to(self, now: datetime) -> datetime | None:
+        """The last moment up to and with `now` at which it came; None if that is not within 50 years."""
+        hands, put_back = self._hands(now)
+        found: datetime | None = None
+        for shown in CronSim(_plain(self.text), hands + put_back + MINUTE, reverse=True):
+            for moment in self._moments(shown):
+                if moment <= now and (found is None or moment > found):
+                    found = moment
+            if found and shown <= hands - put_back:
+                break
+        return found
+
+    def _hands(self, now: datetime) -> tuple[datetime, timedelta]:
+        """What the clock shows, and by how much it is put back if it shows that twice.
+
+        Only then does the order of what the hands show differ from that of the moments, by no more than that.
+        """
+        local = now.astimezone(self.zone)
+        first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
+        return local.replace(tzinfo=None, second=0, microsecond=0), second - first
+
+    def _moments(self, hands: datetime) -> tuple[datetime, ...]:
+        """The moments at which it comes because the hands of the clock show this, or would have shown it."""
+        minute, hour, *_ = self.text.split()
+        at_fixed_times = not minute.startswith("*") and not hour.startswith("*")
+        while True:
+            first, second = (hands.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+            if first == second:
+                return (first,)
+            if first < second:  # shown twice
+                return (first,) if at_fixed_times else (first, second)
+            if not at_fixed_times:  # left out
+                return ()
+            hands += MINUTE
