@@ -369,7 +369,7 @@ def test_listing_shows_version_target_and_health(api: Cluster, namespace: str) -
         ("mpa.spec.handoff", "drainSeconds"),
         ("mpa.spec.handoff.progressDeadlineSeconds", "default 300"),
         ("mpa.spec.channels.hostPort", "with downtime"),
-        ("mpa.spec.maintenanceWindows", "not yet acted on"),
+        ("mpa.spec.maintenanceWindows", "stop the old agent first"),
         ("mpa.spec.podTemplate.affinity.podAntiAffinity", "4.2.4"),
         ("mpa.spec.podTemplate.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution", "stays Pending"),
         ("mpa.status.history.approval.by", "field manager"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,10 +197,41 @@ def test_paused_agent_is_left_alone_until_it_is_not(world: World) -> None:
     assert "service/front-desk" in world.kubectl("get", "service", "front-desk", "-o", "name")
 
 
-def test_field_that_is_not_yet_acted_on_is_never_silently_ignored(world: World) -> None:
-    """A maintenance window is valid but without effect in this release: status and an Event say so."""
+def test_what_costs_downtime_waits_for_a_window_and_a_handoff_does_not(world: World) -> None:
+    """A window that opens in some hours: an upgrade from 4.2.3 waits for it, drift is repaired meanwhile, and `now` lets it go."""
+    opens = (datetime.now(UTC) + timedelta(hours=3)).hour
+    world.install("4.2.3", maintenanceWindows=[{"schedule": f"0 {opens} * * *", "duration": "1h"}])
+    [old] = world.pods()
+    world.set_version("5.1.14")
+    status = world.wait_for_phase("AwaitingWindow", "4.2.3")
+    assert f" {opens:02}:00 UTC" in status["plan"]
+    assert "AwaitingWindow" == world.condition("Ready")["reason"]
+    assert ["False", "False"] == [world.condition(kind)["status"] for kind in ("Reconciling", "Stalled")]
+    world.kubectl("delete", "service", "front-desk")
+    world.wait(lambda: world.kubectl("get", "service", "front-desk", "--ignore-not-found", "-o", "name"), "the Service")
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+    world.kubectl("annotate", "mpa", "front-desk", "agents.medplum.com/now=5.1.14 CHG-1")
+    world.wait_for_phase("Running", "5.1.14")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+
+
+def test_a_window_that_opens_lets_a_change_begin_by_itself(world: World) -> None:
+    """Nothing happens to the object in between: the operator looks again at the opening."""
+    opens = (datetime.now(UTC) + timedelta(seconds=65)).replace(second=0, microsecond=0)
+    world.install("4.2.3", maintenanceWindows=[{"schedule": f"{opens.minute} {opens.hour} * * *", "duration": "10m"}])
+    world.set_version("5.1.14")
+    if datetime.now(UTC) < opens - timedelta(seconds=2):
+        world.wait_for_phase("AwaitingWindow", "4.2.3")
+    world.wait_for_phase("Running", "5.1.14", seconds=120)
+    since = datetime.fromisoformat(world.status()["history"][0]["startedAt"])
+    assert opens <= since
+
+
+def test_a_window_that_cannot_be_read_is_told(world: World) -> None:
+    """A time zone that does not exist: one Warning, and the sentence in the plan."""
     status = world.install(
-        maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlin"}]
+        maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlim"}]
     )
-    assert "spec.maintenanceWindows is not yet acted on" in status["plan"]
-    assert 1 == len(world.events("NotYetActedOn"))
+    assert "'Europe/Berlim' is not a time zone" in status["plan"]
+    world.wait(lambda: world.events("WindowInvalid"), "the Event")

@@ -205,22 +205,6 @@ def test_a_restart_by_kubectl_is_left_to_the_deployment_controller() -> None:
     assert history == cluster.status.history
 
 
-def test_windows_are_said_to_be_not_yet_acted_on_and_never_silently_ignored() -> None:
-    """The plan says so when the change is made and when it is done, and there is a finding for an Event."""
-    cluster = installed("5.1.14").edit(version="5.1.15", maintenanceWindows=WINDOWS)
-    assert [Reason.HANDING_OFF, Reason.NOT_YET_ACTED_ON] == reasons(cluster)
-    assert "spec.maintenanceWindows is not yet acted on" in cluster.plan().sentence
-    assert "spec.maintenanceWindows is not yet acted on" in (cluster.settle().status.plan or "")
-
-
-def test_a_refusal_touches_nothing_although_windows_are_set() -> None:
-    """Notes come beside a refusal, never instead of it."""
-    cluster = installed("5.1.15").edit(version="4.2.3", maintenanceWindows=WINDOWS)
-    plan = cluster.plan()
-    assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
-    assert plan.sentence.startswith("Refused:")
-
-
 def test_a_rollout_fails_at_its_own_deadline() -> None:
     """Not before it, and then with the Deployment controller's word for it."""
     cluster = changing("5.1.14", "5.1.15", handoff=HOLD).settle()

@@ -7,6 +7,8 @@ DOMAIN: Final = "agents.medplum.com"
 # Written by people, on a MedplumAgent.
 FORCE_DOWNGRADE: Final = f"{DOMAIN}/force-downgrade"
 """Approves one downgrade: `"<target version>[ free text]"`, for example `"4.2.3 CHG-1042"`."""
+NOW: Final = f"{DOMAIN}/now"
+"""Lets one change that costs downtime go ahead outside maintenance windows: `"<target version>[ free text]"`."""
 RETRY: Final = f"{DOMAIN}/retry"
 """Opens the latch of a failed change: a text that was not there when it failed."""
 REFRESH: Final = f"{DOMAIN}/refresh"

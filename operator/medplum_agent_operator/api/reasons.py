@@ -75,6 +75,10 @@ class Reason(StrEnum):
     DOWNGRADE_APPROVED = "DowngradeApproved"
     """A cluster admin's approval let a downgrade go ahead."""
 
+    # Windows.
+    AWAITING_WINDOW = "AwaitingWindow"
+    """A change that costs downtime waits for a maintenance window."""
+
     # Nothing can be done until somebody mends the input.
     INVALID_SPEC = "InvalidSpec"
     """The object does not fit this operator's model of it."""
@@ -108,8 +112,8 @@ class Reason(StrEnum):
     """The agent runs but does not listen on a channel's port."""
 
     # Said beside whatever else is the case.
-    NOT_YET_ACTED_ON = "NotYetActedOn"
-    """A field is set that this release validates but does not act on."""
+    WINDOW_INVALID = "WindowInvalid"
+    """A maintenance window never opens: its time zone or its schedule is none."""
     GATE_NOT_SERVING = "GateNotServing"
     """A gate is asked for, and none takes connections: devices reach the agent directly."""
     FORWARDING = "Forwarding"

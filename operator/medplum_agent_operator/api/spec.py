@@ -287,8 +287,8 @@ class MedplumAgentSpec(ApiModel):
     )
     maintenance_windows: tuple[MaintenanceWindow, ...] = Field(
         default=(),
-        description="Times, at most 16, in which changes that cost downtime may be made. Left out: at any time. Validated, but not yet acted on in this "
-        "release: such a change is made as soon as it is asked for and approved, and status.plan says so.",
+        description="Times, at most 16, in which changes that cost downtime may begin: those that stop the old agent first. Left out: at any time. "
+        "Rolling handoffs do not wait. status.plan says what waits, and for which opening.",
         max_length=16,
     )
     paused: bool = Field(

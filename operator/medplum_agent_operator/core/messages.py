@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import assert_never
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL, REFRESH, RETRY
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, GATE_LABEL, NOW, REFRESH, RETRY
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
 from medplum_agent_operator.core.gate import HTTP_PORT
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
+from medplum_agent_operator.core.windows import Moment
 from medplum_agent_operator.core.workload import Change, Failure, RolloutRecord
 
 
@@ -240,13 +242,21 @@ def completed(record: RolloutRecord) -> str:
     return f"{record.to} serves; it took over from {record.from_version} {how}."
 
 
-def not_yet_acted_on(spec: MedplumAgentSpec) -> str:
-    """Fields that are valid but have no effect in this release; empty where there are none."""
-    if not spec.maintenance_windows:
-        return ""
+def awaits_window(
+    agent: MedplumAgent, mechanics: Mechanics, *, approval: str, opening: Moment | None, faults: Iterable[str]
+) -> str:
+    """A change that costs downtime and waits for a maintenance window: for which, what goes on meanwhile, and how not to wait."""
+    version = agent.spec.version
+    approved = f', approved by "{approval}",' if approval else ""
+    when = (
+        f"the next maintenance window, which opens {opening}"
+        if opening is not None
+        else f"a maintenance window, and none ever opens: {' '.join(faults)} Correct spec.maintenanceWindows, or take them out"
+    )
     return (
-        "Note: spec.maintenanceWindows is not yet acted on in this release; a change that costs downtime is made as soon as it is asked for "
-        "and approved. Time such changes yourself, or hold them with spec.paused."
+        f"The change to {version}{approved} stops the agent first, because {mechanics.why}, so it waits for {when}. Until then nothing is changed, and what "
+        f"runs goes on. At once: kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite "
+        f'{NOW}="{version} $(date +%FT%T)"'
     )
 
 

@@ -7,19 +7,21 @@ The same observation, settings and time always give the same plan; applying it a
 from dataclasses import replace
 from datetime import datetime
 
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core import drain, messages, prepull, progress
+from medplum_agent_operator.core import downtime, drain, messages, prepull, progress
 from medplum_agent_operator.core.actions import Apply, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.pod_template import image_of
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.records import begin, current, kept_up, last_good
 from medplum_agent_operator.core.resources import render_deployment
 from medplum_agent_operator.core.rollback import latching, noting_first, taking_back
-from medplum_agent_operator.core.strategy import choose
+from medplum_agent_operator.core.strategy import Mechanics, choose
 from medplum_agent_operator.core.telling import Pass, Plan, report, told, undecidable, with_traffic
 from medplum_agent_operator.core.template import Template, of_agent, of_gate
 from medplum_agent_operator.core.verdict import decide
@@ -63,6 +65,12 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
     # or a `kubectl rollout restart`.
     keep = deployment is not None and not begins and not observed.settled
     strategy = deployment.strategy if keep and deployment is not None else mechanics.strategy
+    if (
+        begins
+        and mechanics.strategy is Strategy.RECREATE
+        and (waiting := _for_a_window(this, spec, template, mechanics)) is not None
+    ):
+        return waiting
     if begins and not observed.noted:
         return noting_first(this, spec)
     if begins and (waiting := _before_it_begins(this, spec, template, record)) is not None:
@@ -83,6 +91,25 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         state = progress.beginning(observed, record, spec, now=now)
         return told(this, state, actions=actions, record=record, begins=True)
     return _with_what_waits(report(this, spec, actions=actions), this, spec, template)
+
+
+def _for_a_window(this: Pass, spec: MedplumAgentSpec, template: Template, mechanics: Mechanics) -> Plan | None:
+    """Until a window opens what was applied stays in force, as while a change is refused; None where there is nothing to wait for."""
+    observed, verdict = this.observed, this.verdict
+    before = None if observed.deployment is None else observed.deployment.applied_spec
+    if before is None or not downtime.is_bound(observed, verdict, spec, template.body, now=this.now):
+        return None
+    opening, closed = downtime.waits_for(spec, now=this.now)
+    if not closed:
+        return None
+    why = downtime.sentence(observed.agent, spec, verdict, mechanics, opening)
+    severity = Severity.WARNING if opening is None else Severity.NORMAL
+    waits = replace(verdict, refusal=Finding(Reason.AWAITING_WINDOW, severity, why))
+    plan = _towards(replace(this, verdict=waits), before)
+    if opening is None:
+        return plan
+    again = opening.at if plan.look_again_at is None else min(opening.at, plan.look_again_at)
+    return replace(plan, look_again_at=again)
 
 
 def _before_it_begins(this: Pass, spec: MedplumAgentSpec, template: Template, record: RolloutRecord) -> Plan | None:

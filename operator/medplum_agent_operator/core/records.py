@@ -6,7 +6,7 @@ Called by `plan`. It reads no clock and writes nothing; how a record is kept on 
 from datetime import datetime
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import LAST_GOOD, REFRESH
+from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.approval import kept
@@ -57,7 +57,16 @@ def begin(
         moved_off=None if moved is None else moved.node,
         failed=latched(observed) if verdict.latched else None,
         refresh=refresh_asked_for(observed.agent),
+        now=now_used(observed, spec),
     )
+
+
+def now_used(observed: Observed, spec: MedplumAgentSpec) -> str | None:
+    """The text that asks for a change at once and has been used up: by this one, or before, for as long as it stands there."""
+    text = observed.agent.annotations.get(NOW, "")
+    live = None if observed.deployment is None else observed.deployment.record
+    used = text.split(maxsplit=1)[:1] == [spec.version] or (live is not None and live.now == kept(text))
+    return kept(text) if used else None
 
 
 def refresh_asked_for(agent: MedplumAgent) -> str | None:
@@ -70,6 +79,7 @@ def roll_back(
     observed: Observed, good: LastGood, mechanics: Mechanics, failed: Failure, *, now: datetime
 ) -> RolloutRecord:
     """Return the record of the rollout that takes a failed change back."""
+    live = None if observed.deployment is None else observed.deployment.record
     return RolloutRecord(
         change=Change.ROLLBACK,
         from_version=good.spec.version,
@@ -80,9 +90,8 @@ def roll_back(
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
         failed=failed,
-        refresh=None
-        if observed.deployment is None or observed.deployment.record is None
-        else observed.deployment.record.refresh,
+        refresh=None if live is None else live.refresh,
+        now=None if live is None else live.now,
     )
 
 
@@ -99,7 +108,9 @@ def last_good(observed: Observed, *, begins: bool) -> str | None:
 def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:
     """The live record with what does not belong to its rollout as it is now: the latch, open or not, and the last refresh."""
     failed = record.failed if latched(observed) is not None else None
-    return record.model_copy(update={"failed": failed, "refresh": refresh_asked_for(observed.agent)})
+    text = observed.agent.annotations.get(NOW, "")
+    used = record.now if record.now == kept(text) else None
+    return record.model_copy(update={"failed": failed, "refresh": refresh_asked_for(observed.agent), "now": used})
 
 
 def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:

@@ -1,4 +1,4 @@
-"""What a pass does and says, as a value; and how what goes on, what is refused and what is not acted on become one plan.
+"""What a pass does and says, as a value; and how what goes on, what is refused and what waits become one plan.
 
 Called by `plan` and `rollback`, which decide what is done. Pure.
 """
@@ -11,7 +11,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase, Strategy
-from medplum_agent_operator.core import gate, messages, progress, traffic
+from medplum_agent_operator.core import gate, messages, progress, traffic, windows
 from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
@@ -75,19 +75,18 @@ def told(
     record: RolloutRecord,
     begins: bool = False,
 ) -> Plan:
-    """Put what is going on, what is refused and what is not acted on into one plan. A refusal speaks first."""
+    """Put what is going on, what is refused or waits, and what cannot be read into one plan. A refusal speaks first."""
     observed, verdict = this.observed, this.verdict
     phase, reason, sentence, findings = state.phase, state.reason, state.sentence, state.findings
-    note = messages.not_yet_acted_on(observed.agent.spec)
-    if note:
-        sentence = f"{sentence} {note}"
-        findings = (*findings, Finding(Reason.NOT_YET_ACTED_ON, Severity.WARNING, note))
+    for fault in windows.read(observed.agent.spec.maintenance_windows).faults:
+        sentence = f"{sentence} Note: {fault}"
+        findings = (*findings, Finding(Reason.WINDOW_INVALID, Severity.WARNING, fault))
     strategy = None if record.from_version is None else record.strategy
     refusal = verdict.refusal
     if verdict.latched and not observed.settled:
         refusal = None  # what failed is being taken back, and that is what goes on
     if refusal is not None:
-        if verdict.approval is not None:  # how it would be made if it were approved
+        if verdict.approval is not None or refusal.reason is Reason.AWAITING_WINDOW:  # how it would be made
             strategy = choose(observed, verdict.target, host_ports=observed.agent.spec.uses_host_ports).strategy
         phase, reason, sentence = _refused_phase(verdict), refusal.reason, refusal.message
         findings = (refusal, *findings)
@@ -168,6 +167,8 @@ def with_traffic(plan: Plan, observed: Observed, config: Config, *, now: datetim
 
 
 def _refused_phase(verdict: Verdict) -> Phase:
+    if verdict.refusal is not None and verdict.refusal.reason is Reason.AWAITING_WINDOW:
+        return Phase.AWAITING_WINDOW
     return Phase.FAILED if verdict.approval is None else Phase.AWAITING_APPROVAL
 
 

@@ -79,6 +79,7 @@ class RolloutRecord(BaseModel):
         rolled_back_from: the version whose change had failed; None where this is no rollback.
         failed: the change that failed last and is not tried again by itself; None where there is none.
         refresh: the annotation `agents.medplum.com/refresh` that has been acted on.
+        now: the annotation `agents.medplum.com/now` that has been used up.
     """
 
     model_config = ConfigDict(
@@ -98,6 +99,7 @@ class RolloutRecord(BaseModel):
     rolled_back_from: str | None = None
     failed: Failure | None = None
     refresh: str | None = None
+    now: str | None = None
 
     def dump(self) -> str:
         """The annotation's value."""
