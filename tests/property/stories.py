@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import strategies as st
 
+from medplum_agent_operator.api import annotations as names
 from tests.builders import agent
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster
 
@@ -28,6 +29,22 @@ CHANNELS: Final = (
     [{"name": "adt", "port": 2575}],
     [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}],
     [{"name": "adt", "port": 2575, "hostPort": 2575}],
+)
+WINDOWS: Final[tuple[list[dict[str, str]], ...]] = (
+    [],
+    [{"schedule": "* * * * *", "duration": "1m"}],
+    [{"schedule": "0 3 29 2 *", "duration": "1m"}],
+    [
+        {"schedule": "*/2 * * * *", "duration": "1m"},
+        {"schedule": "0 3 * * *", "duration": "1m", "timeZone": "No/Where"},
+    ],
+)
+"""None; always open; not open for years; open every second minute, beside one that cannot be read."""
+TROUBLES: Final = (
+    ("ImagePullBackOff", "ErrImagePull: not found"),
+    ("ImagePullBackOff", "ErrImagePull: i/o timeout"),
+    ("CreateContainerConfigError", 'secret "lab" not found'),
+    ("CrashLoopBackOff", "back-off restarting failed container"),
 )
 QUICK: Final = {"minReadySeconds": 1, "drainSeconds": 1, "progressDeadlineSeconds": 20}
 
@@ -59,6 +76,18 @@ def _pass_time(cluster: SimulatedCluster, seconds: int, *, operator: bool) -> No
 
 def _edit(**spec: Any) -> Step:
     return Step(f"edit {spec}", lambda cluster: cluster.edit(**spec))
+
+
+def _mark(name: str, text: str | None) -> Step:
+    return Step(f"annotate {name}={text}", lambda cluster: cluster.mark(name, text))
+
+
+def _trouble(version: str, trouble: tuple[str, str]) -> Step:
+    def happen(cluster: SimulatedCluster) -> None:
+        cluster.troubles[version] = trouble
+        cluster.count += 1
+
+    return Step(f"{version} waits with {trouble}", happen)
 
 
 def _break(version: str) -> Step:
@@ -110,8 +139,13 @@ orderly_steps: Final = st.one_of(
     st.just(_rest),
     st.sampled_from(VERSIONS).map(_break),
     st.sampled_from(VERSIONS).map(_cannot_be_pulled),
+    st.builds(_trouble, st.sampled_from(VERSIONS), st.sampled_from(TROUBLES)),
+    st.sampled_from(["Rollback", "Hold"]).map(lambda how: _edit(handoff={**QUICK, "onFailure": how})),
+    st.sampled_from(WINDOWS).map(lambda windows: _edit(maintenanceWindows=windows)),
+    st.builds(_mark, st.just(names.NOW), st.sampled_from([None, *VERSIONS, "4.2.3 CHG-9"])),
+    st.builds(_mark, st.sampled_from([names.RETRY, names.REFRESH]), st.sampled_from([None, "one", "two"])),
     st.just(Step("all images can be pulled", lambda c: c.never_pulled.clear())),
-    st.just(Step("all pods get ready", lambda c: c.never_ready.clear())),
+    st.just(Step("all pods get ready", lambda c: c.mend())),
     st.just(Step("21 s without progress", lambda c: c.tick(21))),
     st.just(Step("kubectl rollout restart", lambda c: c.restart_pods() if "Deployment" in c.objects else None)),
 )

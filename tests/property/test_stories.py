@@ -54,9 +54,8 @@ def outcomes(cluster: SimulatedCluster) -> dict[datetime | None, Outcome | None]
 def test_every_story_comes_to_rest_and_loses_nothing(first: str, story: list[Step]) -> None:
     """When people stop and pods get ready, the operator does too: no action, no write; every rollout and every used approval is on the books."""
     cluster = tell(first, story)
-    cluster.never_ready.clear()
     cluster.never_pulled.clear()
-    cluster.uncordon().settle()
+    cluster.mend().uncordon().settle()
     writes = list(cluster.writes)
     plan = cluster.reconcile()
     assert () == plan.actions

@@ -80,6 +80,23 @@ class SimulatedCluster(Workloads):
         self._touch(self.agent)
         return self
 
+    def mark(self, name: str, text: str | None) -> SimulatedCluster:
+        """`kubectl annotate` of anything else; None takes it off."""
+        marks = self.agent["metadata"]["annotations"]
+        if text is None:
+            marks.pop(name, None)
+        else:
+            marks[name] = text
+        self._touch(self.agent)
+        return self
+
+    def mend(self) -> SimulatedCluster:
+        """Every pod can start and get ready."""
+        self.never_ready.clear()
+        self.troubles.clear()
+        self.count += 1
+        return self
+
     def delete(self, kind: str) -> SimulatedCluster:
         """`kubectl delete` of a child; the pods of a Deployment go with it."""
         self.objects.pop(kind, None)
