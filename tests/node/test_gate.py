@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import sys
 import time
@@ -12,6 +14,9 @@ import pytest
 from tests.node.clinic import ADDRESS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cluster.node import Machine
     from tests.node.clinic import Clinic, TrafficRun
 
 pytestmark = pytest.mark.timeout(300)
@@ -160,31 +165,71 @@ for name in map(str.strip, sys.stdin):
 # One line of its input is a message, one of its output the answer: code and control id.
 
 
-def test_a_node_port_leads_to_the_gate_of_that_node(clinic: Clinic) -> None:
-    """`externalTrafficPolicy: Local`: each node has a gate, and a device that came in by either keeps its connection in a handoff."""
+@pytest.mark.parametrize("kind", ["NodePort", "LoadBalancer"])
+def test_a_device_outside_of_the_cluster_keeps_its_connection(clinic: Clinic, kind: str) -> None:
+    """`externalTrafficPolicy: Local`: each node has a gate; who came in by either, or by a load balancer's address, keeps it in a handoff."""
     if not clinic.cluster.machines:
         pytest.skip("a device outside of the cluster needs a place there")
     clinic.open()
-    install_behind_a_gate(clinic, "5.1.14", service={"type": "NodePort", "externalTrafficPolicy": "Local"})
-    port = clinic.read("service", "front-desk")["spec"]["ports"][0]["nodePort"]
+    install_behind_a_gate(clinic, "5.1.14", service={"type": kind, "externalTrafficPolicy": "Local"})
     one, other = clinic.cluster.machines
+    [port] = clinic.read("service", "front-desk")["spec"]["ports"]
+    ways = [(one, other.address, port["nodePort"]), (other, one.address, port["nodePort"])]
+    if kind == "LoadBalancer":
+        address = one.address.rpartition(".")[0] + ".250"
+        announce(clinic, address)
+        ways = [(one, address, port["port"]), (other, address, port["port"])]
     gates = clinic.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
     assert {one.name, other.name} == {pod["spec"]["nodeName"] for pod in gates}
-    devices = [
+    with devices(ways) as [first, second]:
+        assert ["AA M1", "AA M1"] == [ask(first, "M1"), ask(second, "M1")]
+        clinic.change("5.1.15")
+        assert ["AA M2", "AA M2"] == [ask(first, "M2"), ask(second, "M2")]
+
+
+def test_past_a_gate_a_port_of_the_node_still_leads_to_the_agent(clinic: Clinic) -> None:
+    """With `hostPort` a gate has to be asked for: who comes by the Service keeps its connection, who comes by the node's port does not."""
+    if not clinic.cluster.machines:
+        pytest.skip("a device outside of the cluster needs a place there")
+    clinic.open()
+    clinic.kubectl(
+        "label", "namespace", clinic.namespace, "--overwrite", "pod-security.kubernetes.io/enforce=privileged"
+    )
+    channel = {"name": "adt", "port": 2575, "hostPort": 2575}
+    install_behind_a_gate(clinic, "5.1.14", channels=[channel])
+    [pod] = clinic.pods()
+    here = next(machine for machine in clinic.cluster.machines if machine.name == pod["spec"]["nodeName"])
+    away = next(machine for machine in clinic.cluster.machines if machine is not here)
+    service = clinic.read("service", "front-desk")["spec"]["clusterIP"]
+    with devices([(here, service, 2575), (away, here.address, 2575)]) as [by_service, by_node]:
+        assert ["AA M1", "AA M1"] == [ask(by_service, "M1"), ask(by_node, "M1")]
+        entry = clinic.change("5.1.15")
+        assert "Recreate" == entry["strategy"]
+        assert ["AA M2", ""] == [ask(by_service, "M2"), ask(by_node, "M2")]
+
+
+def announce(clinic: Clinic, address: str) -> None:
+    """What a load balancer's controller does: here nobody else does it. kube-proxy leads its address to the Service."""
+    ingress = {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}
+    clinic.kubectl("patch", "service", "front-desk", "--subresource=status", "--type=merge", "-p", json.dumps(ingress))
+
+
+@contextlib.contextmanager
+def devices(ways: list[tuple[Machine, str, int]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Devices on nodes' own networks, each with a connection to an address and port."""
+    running = [
         subprocess.Popen(
-            origin.command(sys.executable, "-c", DEVICE, entry.address, str(port)),
+            origin.command(sys.executable, "-c", DEVICE, address, str(port)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for origin, entry in ((one, other), (other, one))
+        for origin, address, port in ways
     ]
     try:
-        assert ["AA M1", "AA M1"] == [ask(device, "M1") for device in devices]
-        clinic.change("5.1.15")
-        assert ["AA M2", "AA M2"] == [ask(device, "M2") for device in devices]
+        yield running
     finally:
-        for device in devices:
+        for device in running:
             device.kill()
             device.communicate()
 

@@ -158,6 +158,9 @@ steps: Final = st.one_of(
         lambda nodes: Step(f"cordon {' and '.join(nodes)}", lambda c: c.cordon(*nodes))
     ),
     st.just(Step("uncordon", lambda c: c.uncordon())),
+    st.sampled_from(["node-1", "node-2"]).map(lambda node: Step(f"{node} is lost", lambda c: c.lose_node(node))),
+    st.just(Step("lost nodes come back", lambda c: c.find_nodes())),
+    st.just(Step("five minutes go by", lambda c: c.tick(300))),
     st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
         lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
     ),

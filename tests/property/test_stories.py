@@ -55,7 +55,7 @@ def test_every_story_comes_to_rest_and_loses_nothing(first: str, story: list[Ste
     """When people stop and pods get ready, the operator does too: no action, no write; every rollout and every used approval is on the books."""
     cluster = tell(first, story)
     cluster.never_pulled.clear()
-    cluster.mend().uncordon().settle()
+    cluster.mend().uncordon().find_nodes().settle()
     writes = list(cluster.writes)
     plan = cluster.reconcile()
     assert () == plan.actions

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.core.approval import kept
+from medplum_agent_operator.core.drift import first_difference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,12 +25,14 @@ class Books:
         active: the version of the rollout that completed last.
         used: approvals that have let a downgrade go ahead since the annotation was last taken off.
         rollouts: when each rollout began, in order.
+        active_template: the pod template of the rollout that completed last.
     """
 
     def __init__(self) -> None:
         self.active: AgentVersion | None = None
         self.used: set[str] = set()
         self.rollouts: list[datetime] = []
+        self.active_template: Raw | None = None
 
     def began(self, record: RolloutRecord) -> None:
         """Note a write of the Deployment; several may tell of one rollout."""
@@ -41,6 +44,14 @@ class Books:
         running = [pod.version for pod in pods if pod.running]
         apart = len(running) < 2 or all(version.hands_over for version in running)
         assert apart, f"I1 is broken: {', '.join(map(str, running))}"
+
+    def assert_back_to_what_was_active(self, template: Raw) -> None:
+        """I3: a failed change goes back to exactly the pod template that was active last."""
+        assert self.active_template is not None, "I3 is broken: nothing was active"
+        found = first_difference(template, self.active_template) or first_difference(
+            template["metadata"], self.active_template["metadata"]
+        )
+        assert found is None, f"I3 is broken: {found} is not what was active"
 
     def assert_no_unapproved_downgrade(
         self, agent: Raw, record: RolloutRecord, *, target: AgentVersion, applied: AgentVersion | None

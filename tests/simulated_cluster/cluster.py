@@ -132,6 +132,29 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
+    def lose_node(self, node: str) -> SimulatedCluster:
+        """Its kubelet is not heard of any more; what runs there may run on."""
+        self.lost.setdefault(node, self.now)
+        self.count += 1
+        return self
+
+    def find_nodes(self) -> SimulatedCluster:
+        """Every lost node comes back, with what ran on it."""
+        self.lost.clear()
+        self.count += 1
+        return self
+
+    def replace_agent(self, version: str) -> SimulatedCluster:
+        """`kubectl delete` of the MedplumAgent, garbage collection, and another one of its name."""
+        for kind in list(self.objects):
+            self.delete(kind)
+        self.agent["metadata"] |= {"uid": f"uid-{self.count}", "generation": 1, "annotations": {}}
+        self.agent["spec"] = {**self.agent["spec"], "version": version, "paused": False}
+        self.agent.pop("status", None)
+        self.books = Books()
+        self._touch(self.agent)
+        return self
+
     def lose_status(self) -> SimulatedCluster:
         """Somebody wipes the status."""
         self.agent.pop("status", None)
@@ -254,6 +277,7 @@ class SimulatedCluster(Workloads):
                 self._touch(live)
             if self._complete(status):
                 self.books.active = AgentVersion.parse(self.record.to)
+                self.books.active_template = copy.deepcopy(live["spec"]["template"])
         self.pod_controllers()
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
         return self.count != before
@@ -363,3 +387,5 @@ class SimulatedCluster(Workloads):
         applied = AgentVersion.parse(self.applied_version) if "Deployment" in self.objects else None
         self._assert_image_is_there(body)
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)
+        if record.rolled_back_from is not None and record.started_at == self.now:
+            self.books.assert_back_to_what_was_active(body["spec"]["template"])

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 
+EVICTED_AFTER: Final = timedelta(seconds=300)
+"""https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions."""
 NODES: Final = ("node-1", "node-2")
 """The first one that takes pods gets them all."""
 
@@ -35,6 +37,7 @@ class Workloads:
         troubles: versions whose containers never run: what they wait for, and the kubelet's words.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
         cordoned: nodes that take no new pods.
+        lost: nodes whose kubelet is gone, and since when: nobody knows what their pods do.
         never_pulled: versions whose images cannot be pulled by a Job.
         fetching: Jobs that fetch an image, as applied, each with what its pod has come to; oldest first.
     """
@@ -47,6 +50,7 @@ class Workloads:
         self.troubles: dict[str, tuple[str, str]] = {}
         self.scheduler_keeps_apart = True
         self.cordoned: set[str] = set()
+        self.lost: dict[str, datetime] = {}
         self.never_pulled: set[str] = set()
         self.fetching: dict[str, SimulatedFetch] = {}
         self._min_ready_seconds = 0
@@ -172,6 +176,7 @@ class Workloads:
         for replica_set in self.replica_sets:
             self._scale(replica_set)
         self._schedule()
+        self._give_up_lost_nodes()
         self._kubelet()
         self._fetch()
 
@@ -201,7 +206,7 @@ class Workloads:
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
                 continue
-            free = [node for node in NODES if node not in self.cordoned]
+            free = [node for node in NODES if node not in self.cordoned and node not in self.lost]
             if free:
                 pod.node = free[0]
                 self.count += 1
@@ -222,29 +227,46 @@ class Workloads:
             if before != fetch.state:
                 self.count += 1
 
+    def _give_up_lost_nodes(self) -> None:
+        """The node controller: pods of a node that is not heard of are no longer ready, and are told to go after a while."""
+        for pod in self.pods:
+            since = self.lost.get(pod.node)
+            if since is None:
+                continue
+            if pod.ready_since is not None:
+                pod.ready_since, pod.unready_since = None, self.now
+                self.count += 1
+            if pod.told_to_go is None and self.now >= since + EVICTED_AFTER:
+                pod.told_to_go = self.now
+                self.count += 1
+
     def _kubelet(self) -> None:
         for replica_set in self.replica_sets:
             for pod in list(replica_set.pods):
-                if pod.told_to_go is not None:
-                    drained = self.now >= pod.told_to_go + timedelta(seconds=drain_seconds(pod.template))
-                    if drained and pod.running:
-                        pod.ended, pod.ready_since, pod.unready_since = self.now, None, self.now
-                        self.count += 1
-                    elif drained or not pod.running:
-                        replica_set.pods.remove(pod)
-                        self.count += 1
-                elif pod.node and pod.started is None:
-                    pod.started = pod.unready_since = self.now
+                if pod.node in self.lost:
+                    continue
+                if pod.told_to_go is None:
+                    self.count += self._run(pod)
+                elif self.now < pod.told_to_go + timedelta(seconds=drain_seconds(pod.template)) and pod.running:
+                    continue
+                elif pod.running:
+                    pod.ended, pod.ready_since, pod.unready_since = self.now, None, self.now
                     self.count += 1
-                elif pod.started is not None and pod.trouble != (trouble := self.troubles.get(pod.version.text)):
-                    if pod.ready_since is None:
-                        pod.trouble = trouble
-                        self.count += 1
-                elif (
-                    pod.started is not None
-                    and pod.ready_since is None
-                    and pod.trouble is None
-                    and pod.version.text not in self.never_ready
-                ):
-                    pod.ready_since = self.now
+                else:
+                    replica_set.pods.remove(pod)
                     self.count += 1
+
+    def _run(self, pod: SimulatedPod) -> bool:
+        """A pod that is to run gets a step further. Returns whether anything changed."""
+        trouble = self.troubles.get(pod.version.text)
+        if not pod.node or pod.ready_since is not None:
+            return False
+        if pod.started is None:
+            pod.started = pod.unready_since = self.now
+        elif pod.trouble != trouble:
+            pod.trouble = trouble
+        elif trouble is None and pod.version.text not in self.never_ready:
+            pod.ready_since = self.now
+        else:
+            return False
+        return True

@@ -1,0 +1,69 @@
+"""A change that fails, under traffic: what was active before serves on, or serves again, and no message is lost."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.node.test_gate import install_behind_a_gate, unnoticed
+
+if TYPE_CHECKING:
+    from tests.node.clinic import Clinic
+
+pytestmark = pytest.mark.timeout(300)
+
+NO_SECRET = {"name": "nowhere"}
+"""A Secret that is not there: the new agent's container can never be made."""
+ENDS = {"command": ["sh", "-c", "exit 3"]}
+"""A program that ends at once."""
+
+
+def broken(clinic: Clinic, version: str, **spec: Any) -> None:
+    """Ask for a version whose agent never starts."""
+    server = clinic.agent()["spec"]["server"]
+    if not spec:
+        spec = {"server": {**server, "credentialsSecretRef": NO_SECRET}}
+    clinic.patch({"version": version, **spec})
+
+
+def outcomes(clinic: Clinic) -> list[tuple[str, str]]:
+    """To which version, and how it ended, the latest first."""
+    return [(entry["to"], entry["outcome"]) for entry in clinic.status()["history"]]
+
+
+@pytest.mark.parametrize("spec", [{}, {"image": {"command": ENDS["command"]}}], ids=["no Secret", "ends at once"])
+def test_nobody_notices_a_handoff_that_fails(clinic: Clinic, spec: dict[str, Any]) -> None:
+    """The old agent is the same process all along: no restart, no connection broken, nothing lost."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.14")
+    [old] = clinic.pods()
+    with clinic.traffic() as traffic:
+        wanted = {"image": {**clinic.agent()["spec"]["image"], **spec["image"]}} if spec else {}
+        broken(clinic, "5.1.15", **wanted)
+        status = clinic.wait_for_phase("Failed", "5.1.14", seconds=120)
+        time.sleep(2)
+    unnoticed(traffic)
+    clinic.wait(lambda: len(clinic.pods()) == 1, "the old pod alone")
+    [still] = clinic.pods()
+    assert old["metadata"]["uid"] == still["metadata"]["uid"]
+    assert 0 == sum(container["restartCount"] for container in still["status"]["containerStatuses"])
+    assert [("5.1.14", "Completed"), ("5.1.15", "Failed")] == outcomes(clinic)[:2]
+    assert "5.1.14 goes on serving" in status["plan"]
+
+
+def test_a_forced_downgrade_that_fails_is_one_slow_answer(clinic: Clinic) -> None:
+    """5.1.15 is stopped for a 4.2.3 that never starts, and comes back by itself: held messages go to it, and none is lost."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    with clinic.traffic() as traffic:
+        broken(clinic, "4.2.3")
+        clinic.wait_for_phase("AwaitingApproval")
+        clinic.approve("4.2.3 CHG-7")
+        clinic.wait_for_phase("Failed", "5.1.15", seconds=120)
+        time.sleep(2)
+    overall = unnoticed(traffic)
+    assert overall["longest_pause_seconds"] > 0.5, "nobody waited, so no agent was missing"
+    assert [("5.1.15", "Completed"), ("4.2.3", "Failed")] == outcomes(clinic)[:2]
+    assert ["4.2.3 CHG-7"] == clinic.status()["spentApprovals"]
