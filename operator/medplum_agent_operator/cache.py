@@ -116,7 +116,11 @@ def _slim_node(raw: Object) -> Object:
     """A whole node is large (images, addresses, capacities): of it only what `core.nodes` reads is kept."""
     metadata = {key: raw["metadata"][key] for key in ("name", "uid", "resourceVersion") if key in raw["metadata"]}
     spec = {"unschedulable": True} if (raw.get("spec") or {}).get("unschedulable") else {}
-    return {"metadata": metadata, "spec": spec}
+    # That its kubelet is not heard of, and since when; while it is, when it last reported is no news.
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    lost = [c for c in conditions if c.get("type") == "Ready" and c.get("status") == "Unknown"]
+    told = [{key: c.get(key) for key in ("type", "status", "lastTransitionTime")} for c in lost]
+    return {"metadata": metadata, "spec": spec, "status": {"conditions": told}}
 
 
 def _same_but_for_age(one: Object, other: Object) -> bool:

@@ -15,7 +15,7 @@ from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import RolloutRecord
-from tests.builders import ABSENT, CONFIG, Raw, agent, stamp
+from tests.builders import ABSENT, CONFIG, NOW, Raw, agent, stamp
 from tests.simulated_cluster.apply import defaulted, merged, without
 from tests.simulated_cluster.books import Books
 from tests.simulated_cluster.pods import SimulatedFetch, drain_seconds
@@ -171,7 +171,20 @@ class SimulatedCluster(Workloads):
     @property
     def nodes(self) -> list[Raw]:
         """The nodes as the API server gives them."""
-        return [{"metadata": {"name": name}, "spec": {"unschedulable": name in self.cordoned}} for name in NODES]
+        return [
+            {
+                "metadata": {"name": name},
+                "spec": {"unschedulable": name in self.cordoned},
+                "status": {"conditions": [self._heard_of(name)]},
+            }
+            for name in NODES
+        ]
+
+    def _heard_of(self, node: str) -> Raw:
+        since = self.lost.get(node)
+        if since is None:
+            return {"type": "Ready", "status": "True", "lastTransitionTime": stamp(NOW)}
+        return {"type": "Ready", "status": "Unknown", "lastTransitionTime": stamp(since)}
 
     @property
     def jobs(self) -> list[Raw]:

@@ -180,14 +180,14 @@ def test_managed_fields_are_kept_only_where_they_are_read() -> None:
     assert "managedFields" in raw["metadata"]
 
 
-def node(version: str, *, cordoned: bool = False, ready: bool = True, **noise: Any) -> dict[str, Any]:
+def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: Any) -> dict[str, Any]:
     """A node at a resource version, with as much noise as kubelets make."""
     return {
         "kind": "Node",
         "metadata": {"name": "node-1", "uid": "n-1", "resourceVersion": version, "labels": {"zone": "a"}, **noise},
         "spec": {"podCIDR": "10.0.0.0/24"} | ({"unschedulable": True} if cordoned else {}),
         "status": {
-            "conditions": [{"type": "Ready", "status": str(ready), "lastHeartbeatTime": version}],
+            "conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": version}],
             "images": [{"names": ["x" * 100]}],
         },
     }
@@ -199,11 +199,12 @@ def node(version: str, *, cordoned: bool = False, ready: bool = True, **noise: A
         pytest.param(node("11"), False, id="a heartbeat"),
         pytest.param(node("11", annotations={"a": "b"}), False, id="somebody's annotation"),
         pytest.param(node("11", cordoned=True), True, id="a cordon"),
-        pytest.param(node("11", ready=False), False, id="its kubelet is away: its pods tell"),
+        pytest.param(node("11", ready="False"), False, id="it is not ready: its pods tell"),
+        pytest.param(node("11", ready="Unknown"), True, id="its kubelet is not heard of"),
         pytest.param(node("9", cordoned=True), False, id="an older state"),
     ],
 )
-def test_of_a_node_only_a_cordon_is_news(then: dict[str, Any], *, news: bool) -> None:
+def test_of_a_node_only_a_cordon_and_that_it_is_lost_are_news(then: dict[str, Any], *, news: bool) -> None:
     """What a kubelet reports all the time leads to no pass, and is not kept; the age is, so that order stays known."""
     cache = Cache()
     assert cache.put("Node", node("10"))
@@ -212,7 +213,7 @@ def test_of_a_node_only_a_cordon_is_news(then: dict[str, Any], *, news: bool) ->
     assert kept is not None
     assert Node.read(kept) == Node.read(then if then["metadata"]["resourceVersion"] == "11" else node("10"))
     assert {"name", "uid", "resourceVersion"} == set(kept["metadata"])
-    assert {"metadata", "spec"} == set(kept)
+    assert {"metadata", "spec", "status"} == set(kept)
     assert not cache.put("Node", node("10", cordoned=not Node.read(kept).cordoned)), "older than what is known"
 
 

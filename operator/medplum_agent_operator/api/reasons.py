@@ -104,6 +104,8 @@ class Reason(StrEnum):
     """The credentials cannot be written into agent.properties."""
     CRASH_LOOP = "CrashLoop"
     """The agent's container keeps ending."""
+    NODE_LOST = "NodeLost"
+    """The node that the agent is on is not heard of: nobody knows whether it still runs."""
     UNSCHEDULABLE = "Unschedulable"
     """No node takes the pod."""
     POD_CREATION_FAILED = "PodCreationFailed"

@@ -9,6 +9,7 @@ from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
+from medplum_agent_operator.core import messages
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.pods import AGENT_CONTAINER, READY_PREFIX, REFUSED_CREDENTIALS, Container, Pod
@@ -70,6 +71,22 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             if found.reason is Reason.UNSCHEDULABLE and any(other.terminating for other in observed.live_pods):
                 continue  # as it should be: it waits until the one before it has gone
             return found
+    return None
+
+
+def lost_node(observed: Observed) -> Finding | None:
+    """A node that is not heard of and that an agent's pod is on: what that means for the agent, and what an admin may do."""
+    for pod in observed.live_pods:
+        node = observed.node_of(pod)
+        if node is None or node.lost_since is None:
+            continue
+        told = messages.node_lost(
+            node=node.name,
+            since=node.lost_since,
+            pod=pod.name,
+            hands_over=all(one.version is not None and one.version.hands_over for one in observed.live_pods),
+        )
+        return _finding(Reason.NODE_LOST, told)
     return None
 
 

@@ -153,6 +153,21 @@ def fetch_failed(record: RolloutRecord, *, what: str) -> str:
     return f"{what} The old agent goes on serving. Mend the cause, and the change goes on by itself{back}."
 
 
+def node_lost(*, node: str, since: datetime, pod: str, hands_over: bool) -> str:
+    """A node that is not heard of, with an agent on it that may run on: what Kubernetes does, and what an admin may do."""
+    what = f"Node {node} has not been heard of since {since:%Y-%m-%dT%H:%M:%SZ}: nobody knows whether the agent in pod {pod} still runs there."
+    if hands_over:
+        return (
+            f"{what} Kubernetes starts it on another node when it gives the pod up, by default five minutes later (tolerations of "
+            "node.kubernetes.io/unreachable in spec.podTemplate say when)."
+        )
+    return (
+        f"{what} No other agent is started until the cluster knows that it has ended, because two must not run where one is older than {ZERO_DOWNTIME}. If "
+        f"the node comes back, all goes on by itself. If you know that it is off: kubectl taint nodes {node} "
+        f"node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete node {node}."
+    )
+
+
 def no_other_node(*, node: str, trouble: str) -> str:
     """A move that no node takes: nothing was stopped, and what lets the drain go on."""
     return (

@@ -173,7 +173,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
 
 def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
     """What stands in the way; where a move finds no node, in words that say what becomes of the drain."""
-    found = diagnosis.trouble(observed, spec)
+    found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
     return replace(found, message=messages.no_other_node(node=record.moved_off, trouble=found.message))
@@ -245,7 +245,7 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     if observed.open_pods:
         sentence = f"{spec.version} serves; there is nothing to do."
         return Progress(Phase.RUNNING, Reason.SERVING, sentence, findings=tuple(findings))
-    found = diagnosis.trouble(observed, spec)
+    found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     reason = Reason.NOT_SERVING if found is None else found.reason
     why = "Kubernetes starts it again by itself." if found is None else found.message
     if found is not None:
