@@ -46,8 +46,8 @@ def decide(observed: Observed, config: Config) -> Verdict:
     target = AgentVersion.parse(spec.version)
     change = classify(observed, target)
     approval = None
-    refusal = None
-    if needs_approval(change, target, spec):
+    refusal = _identity_taken(observed)
+    if refusal is None and needs_approval(change, target, spec):
         approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
         if not approval.granted:
             refusal = _not_approved(observed, target, approval)
@@ -64,6 +64,15 @@ def decide(observed: Observed, config: Config) -> Verdict:
     before = spec_before(observed)
     repository = (before.image.repository if before else None) or config.image_repository
     return Verdict(change, target, before if repository else None, repository or "", approval, refusal)
+
+
+def _identity_taken(observed: Observed) -> Finding | None:
+    """The server was edited, and who the agent would be then another one is. Without a Deployment `checks` has refused it already."""
+    holder = observed.holder
+    if holder is None:
+        return None
+    sentence = messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
+    return Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence)
 
 
 def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:
