@@ -6,6 +6,7 @@ Called by `reconcile`. It never writes, and decides nothing.
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
@@ -31,13 +32,50 @@ class Snapshot:
     claims: tuple[Claim, ...] = ()
 
 
+class LiveAgents:
+    """Every MedplumAgent in the watched namespaces, by a LIST that is begun after it was asked for.
+
+    Passes that ask at the same time share one, so that a hundred installations at once are not a hundred LISTs.
+    """
+
+    def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
+        """`namespaces`: those that are watched; none means all."""
+        self._cluster = cluster
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._moments = count(1)
+        self._turn = asyncio.Lock()
+        self._begun = 0
+        self._found: Mapping[Key, Object] = {}
+
+    async def listed(self) -> Mapping[Key, Object]:
+        """Of each what tells its identity and its age."""
+        asked = next(self._moments)
+        async with self._turn:
+            if self._begun < asked:
+                begun = next(self._moments)
+                parts = await asyncio.gather(*(self._cluster.list(KIND, namespace) for namespace in self._namespaces))
+                self._found = {_key_of(raw): _slim(raw) for found, _ in parts for raw in found}
+                self._begun = begun
+            return self._found
+
+
+def _key_of(agent: Object) -> Key:
+    """Which MedplumAgent it is."""
+    return Key(agent["metadata"]["namespace"], agent["metadata"]["name"])
+
+
+def _slim(agent: Object) -> Object:
+    metadata = {key: agent["metadata"].get(key, "") for key in ("namespace", "name", "uid", "creationTimestamp")}
+    return {"metadata": metadata, "spec": {"server": (agent.get("spec") or {}).get("server")}}
+
+
 class Observer:
     """Gathers snapshots."""
 
     def __init__(self, cluster: Cluster, seen: Seen, gates: Gates, *, namespaces: Sequence[str]) -> None:
         """`namespaces`: those that are watched; none means all."""
         self._cluster = cluster
-        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._live = LiveAgents(cluster, namespaces)
         self._seen = seen
         self._gates = gates
 
@@ -103,21 +141,21 @@ class Observer:
         Raises:
             ConflictError: when the agent's own server was changed meanwhile.
         """
-        found = await asyncio.gather(*(self._cluster.list(KIND, namespace) for namespace in self._namespaces))
-        agents = {Key(raw["metadata"]["namespace"], raw["metadata"]["name"]): raw for part, _ in found for raw in part}
-        own = agents.get(key)
+        agents = await self._live.listed()
+        own = await self._cluster.get(KIND, *key)
         if own is None:
             return None
         if wanted(own) != identity:
             raise ConflictError(f"the server of MedplumAgent {key} was changed meanwhile", status=409)
+        agents = {**agents, key: own}
         others = {Key(claim.namespace, claim.name) for claim in self._seen.claims(identity)}
         others |= {name for name, raw in agents.items() if wanted(raw) == identity}
         others.discard(key)
-        running = await asyncio.gather(*(self._runs_as(other, identity) for other in sorted(others)))
-        names_of_running = {other for other, runs in zip(sorted(others), running, strict=True) if runs}
+        running = await asyncio.gather(*(self._runs_as(other, identity) for other in others))
+        having = {other for other, runs in zip(others, running, strict=True) if runs}
         if _runs(live.deployment, live.pods, identity):
-            names_of_running.add(key)
-        return replace(live, agent=own, claims=claims_on(identity, agents.values(), names_of_running))
+            having.add(key)
+        return replace(live, agent=own, claims=claims_on(identity, agents.values(), having))
 
     async def _runs_as(self, key: Key, identity: Identity) -> bool:
         deployment, (pods, _) = await asyncio.gather(

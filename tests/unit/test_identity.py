@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,9 @@ from medplum_agent_operator.core.messages import identity_taken
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.verdict import decide
-from medplum_agent_operator.errors import ConflictError
+from medplum_agent_operator.errors import ClusterError, ConflictError
 from medplum_agent_operator.handlers import rivals
+from medplum_agent_operator.observe import LiveAgents
 from tests.builders import CONFIG, NOW, SERVER, Raw, agent, observed, parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster, installed
 from tests.unit.several import ELSEWHERE, SeveralAgents, named
@@ -524,6 +526,46 @@ async def test_only_watched_namespaces_are_listed() -> None:
     server = SeveralAgents(named(*OLD), namespaces=("a", "c"))
     await server.passes(OLD)
     assert [f"list {KIND} a/", f"list {KIND} c/"] == [r for r in server.requests if r.startswith(f"list {KIND}")]
+
+
+async def test_installations_at_once_share_a_look_at_the_others() -> None:
+    """One that is begun after each of them has asked: the first's, and one more for all who came meanwhile."""
+    agents = [named("a", f"agent-{number}") for number in range(8)]
+    for number, raw in enumerate(agents):
+        raw["spec"]["server"] = {**SERVER, "agentId": f"id-{number}"}
+    server = SeveralAgents(*agents)
+    await server.passes(*(("a", raw["metadata"]["name"]) for raw in agents))
+    assert 8 == len(server.deployments)
+    assert 2 == server.requests.count(f"list {KIND} /")
+
+
+async def test_a_look_that_was_begun_before_an_identity_was_asked_for_does_not_do() -> None:
+    """What was created since would not be in it: the next one looks anew."""
+    server = SeveralAgents(named("a", "first", url=ELSEWHERE), named(*YOUNG, created=1))
+    await server.passes(("a", "first"))
+    server.store(named(*OLD), seen=False)
+    await server.passes(YOUNG)
+    assert [("a", "first")] == server.deployments
+    assert 2 == server.requests.count(f"list {KIND} /")
+
+
+async def test_a_look_that_failed_is_made_again_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who came before it began goes on with neither that one nor the one before."""
+    server, looks = SeveralAgents(), itertools.count(1)
+
+    async def look(kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[Raw], str]:
+        del kind, namespace, selector
+        number = next(looks)
+        await server.turns(5)
+        if number == 2:
+            raise ClusterError("busy", status=429)
+        return [named("a", f"seen-by-look-{number}")], "1"
+
+    monkeypatch.setattr(server, "list", look)
+    agents = LiveAgents(server, ())
+    one, two, three = await asyncio.gather(*(agents.listed() for _ in range(3)), return_exceptions=True)
+    assert isinstance(two, ClusterError)
+    assert [{Key("a", "seen-by-look-1")}, {Key("a", "seen-by-look-3")}] == [set(one), set(three)]  # type: ignore[arg-type]
 
 
 async def test_a_refused_agent_costs_no_request_once_it_was_told() -> None:
