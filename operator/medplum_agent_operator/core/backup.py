@@ -10,6 +10,7 @@ from typing import Any, Final
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, MedplumAgent
 from medplum_agent_operator.api.agent import KIND as AGENT_KIND
+from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Observed
@@ -76,7 +77,7 @@ def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
 
     The patch replaces the whole spec, so what was not there before goes; `kubectl apply` would leave what it has not set itself.
     """
-    spec = json.loads(applied_spec(good.spec))
+    spec = _as_written(good.spec)
     identity = {"name": agent.name, "namespace": agent.namespace}
     return {
         "agent": {"apiVersion": API_VERSION, "kind": AGENT_KIND, "metadata": identity, "spec": spec},
@@ -87,3 +88,29 @@ def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
         "podTemplate": good.applied.template,
         "agentProperties": properties_in(good.applied.template),
     }
+
+
+def _as_written(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """A spec as the API server keeps it: defaults written out, which a later release may change, but not where they are empty."""
+    sparse = spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
+    found: dict[str, Any] = _without_empty_defaults(json.loads(applied_spec(spec)), sparse)
+    return found
+
+
+def _without_empty_defaults(full: Any, sparse: Any) -> Any:
+    """`full` without empty maps and lists that `sparse`, which has no defaults, does not have: an empty selector is not none.
+
+    >>> _without_empty_defaults({"labels": {}, "selector": {}, "level": "INFO"}, {"selector": {}})
+    {'selector': {}, 'level': 'INFO'}
+    """
+    if isinstance(full, dict):
+        given = sparse if isinstance(sparse, dict) else {}
+        return {
+            key: _without_empty_defaults(value, given.get(key))
+            for key, value in full.items()
+            if key in given or value not in ({}, [])
+        }
+    if isinstance(full, list):
+        others = sparse if isinstance(sparse, list) else [None] * len(full)
+        return [_without_empty_defaults(item, other) for item, other in zip(full, others, strict=True)]
+    return full
