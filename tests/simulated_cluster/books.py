@@ -57,7 +57,8 @@ class Books:
         """Before an approved downgrade changes anything, what was active before it is in a backup."""
         assert backup is not None, f"no backup before {record.from_version} to {record.to}"
         assert self.active is not None
-        assert self.active.text == backup["data"]["agent"]["spec"]["version"]
+        version = backup["data"]["agent"]["spec"]["version"]
+        assert self.active.text == version, f"{version} is in the backup, {self.active} was active: {record}"
         assert self.active_template is not None
         found = first_difference(backup["data"]["podTemplate"], self.active_template)
         assert found is None, f"{found} of the backup is not what was active"

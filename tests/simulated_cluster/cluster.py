@@ -413,7 +413,8 @@ class SimulatedCluster(Workloads):
         applied = AgentVersion.parse(self.applied_version) if "Deployment" in self.objects else None
         self._assert_image_is_there(body)
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)
-        if applied is not None and record.change is Change.DOWNGRADE and record.approval is not None:
+        approved = record.change is Change.DOWNGRADE and record.approval is not None
+        if approved and applied is not None and record.started_at == self.now:
             self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
         if record.rolled_back_from is not None and record.started_at == self.now:
             self.books.assert_back_to_what_was_active(body["spec"]["template"])
