@@ -68,6 +68,7 @@ class Operator:
                     image_repository=settings.image_repository,
                     nodes_watched=settings.watch_nodes,
                     gate_image=settings.gate_image or await _own_image(kube, settings),
+                    namespaces=settings.namespaces,
                 ),
                 clock=lambda: datetime.now(UTC),
                 identity=platform.node(),

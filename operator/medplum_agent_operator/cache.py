@@ -6,11 +6,16 @@ entry costs a look, never a wrong write. Kopf does not tell of objects that were
 
 A pod that was deleted after its containers had ended stays as what it was, an ended pod, until the next LIST. Its last words
 come with DELETED; when its agent ended is told in `status`, and the pass that reads it may come after the deletion.
+
+Beside the objects it keeps an index of who claims which identity (`core.identity`), so that no pass has to look through all of
+them, and knows whose claims have changed since it was last asked: others may have been waiting for that.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.core.identity import Claim, Identity, Name, claimant, claims_on
 from medplum_agent_operator.core.pods import ENDED
 
 _NOISE = ("managedFields",)
@@ -23,6 +28,11 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self._claimed: dict[tuple[str, str, str], tuple[Name, Identity, str]] = {}
+        """By kind, namespace and name of an object: whose it is, for which identity it stands, and its uid."""
+        self._claimants: dict[Identity, dict[Name, set[tuple[str, str, str]]]] = {}
+        """The same by identity: who claims it, by which objects."""
+        self._moved: set[tuple[Identity, Name]] = set()
 
     def put(self, kind: str, raw: Object) -> bool:
         """Keep an object, unless this state of it or a newer one is known already. Returns whether it was news."""
@@ -33,6 +43,7 @@ class Cache:
                 return False
         kept = slim(kind, raw)
         self._objects.setdefault(kind, {})[_name(raw)] = kept
+        self._index(kind, raw, there=True)
         # A kubelet reports its node again and again: news is only what is kept of it.
         return kind != "Node" or known is None or not _same_but_for_age(kept, known)
 
@@ -44,7 +55,7 @@ class Cache:
         if kind == "Pod" and (raw.get("status") or {}).get("phase") in ENDED:
             self.put(kind, raw)
         else:
-            del self._objects[kind][_name(raw)]
+            self._forget(kind, _name(raw))
         return True
 
     def replace(self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str) -> list[Object]:
@@ -66,7 +77,7 @@ class Cache:
             if name not in fresh and namespace in {None, name[0]} and _number(as_of) >= _age(raw)
         ]
         for raw in gone:
-            del self._objects[kind][_name(raw)]
+            self._forget(kind, _name(raw))
         for raw in fresh.values():
             self.put(kind, raw)
         return gone
@@ -94,6 +105,47 @@ class Cache:
     def names(self, kind: str) -> list[tuple[str, str]]:
         """Namespace and name of every object of a kind."""
         return list(self._objects.get(kind, {}))
+
+    def claims(self, identity: Identity) -> tuple[Claim, ...]:
+        """Who claims an identity, and who runs with it."""
+        objects = self._claimants.get(identity, {})
+        agents = (raw for name in objects if (raw := self.get(KIND, *name)) is not None)
+        running = {name for name, of in objects.items() if any(kind != KIND for kind, *_ in of)}
+        return claims_on(identity, agents, running)
+
+    def take_rivals(self) -> set[Name]:
+        """Who claims an identity with which something of somebody else's has changed, since this was last asked."""
+        found = {name for identity, mover in self._moved for name in self._claimants.get(identity, {}) if name != mover}
+        self._moved.clear()
+        return found
+
+    def _forget(self, kind: str, name: tuple[str, str]) -> None:
+        gone = self._objects[kind].pop(name)
+        self._index(kind, gone, there=False)
+
+    def _index(self, kind: str, raw: Object, *, there: bool) -> None:
+        """Keep the index: what an object stands for from now on. `raw` is whole where it is there."""
+        where = (kind, *_name(raw))
+        claim = claimant(kind, raw) if there else None
+        after = None if claim is None else (*claim, raw["metadata"].get("uid", ""))
+        before = self._claimed.pop(where, None)
+        if after is not None:
+            self._claimed[where] = after
+        if before == after:
+            return
+        if before is not None:
+            whose, identity, _ = before
+            claimants = self._claimants[identity]
+            claimants[whose].discard(where)
+            if not claimants[whose]:
+                del claimants[whose]
+            if not claimants:
+                del self._claimants[identity]
+            self._moved.add((identity, whose))
+        if after is not None:
+            whose, identity, _ = after
+            self._claimants.setdefault(identity, {}).setdefault(whose, set()).add(where)
+            self._moved.add((identity, whose))
 
 
 def slim(kind: str, raw: Object) -> Object:

@@ -77,6 +77,11 @@ def keys_of(kind: str, raw: Mapping[str, Any], cache: Cache) -> set[Key]:
     return {key for key in found if key is not None}
 
 
+def rivals(cache: Cache) -> set[Key]:
+    """Those who claim an identity with which something has changed: a refusal clears by itself, or comes about."""
+    return {Key(*name) for name in cache.take_rivals()}
+
+
 def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, nodes: bool = True) -> None:
     """Watch every kind: an event updates the cache and puts the agent's key on the queue."""
 
@@ -84,8 +89,9 @@ def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key],
         def seen(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
             news = cache.drop(kind, raw) if event["type"] == "DELETED" else cache.put(kind, raw)
-            # The echo of our own write is no news: its answer is in the cache already.
-            for key in keys_of(kind, raw, cache) if news else ():
+            # The echo of our own write is no news: its answer is in the cache already. For those who wait for an identity it may be.
+            keys = keys_of(kind, raw, cache) if news else set()
+            for key in keys | rivals(cache):
                 add(key)
 
         async def on_event(event: kopf.RawEvent, **kwargs: Any) -> None:

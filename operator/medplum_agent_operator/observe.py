@@ -6,12 +6,15 @@ Called by `reconcile`. It never writes, and decides nothing.
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.core.identity import Claim, Identity, applied, claims_on, running_as, wanted
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.reports import Traffic
 from medplum_agent_operator.core.resources import CHILDREN, kind_of, name_of
+from medplum_agent_operator.errors import ConflictError
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 
 
@@ -26,13 +29,53 @@ class Snapshot:
     nodes: Sequence[Object] = ()
     fetching: Sequence[Object] = ()
     traffic: Traffic | None = None
+    claims: tuple[Claim, ...] = ()
+
+
+class LiveAgents:
+    """Every MedplumAgent in the watched namespaces, by a LIST that is begun after it was asked for.
+
+    Passes that ask at the same time share one, so that a hundred installations at once are not a hundred LISTs.
+    """
+
+    def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
+        """`namespaces`: those that are watched; none means all."""
+        self._cluster = cluster
+        self._namespaces: Sequence[str | None] = namespaces or (None,)
+        self._moments = count(1)
+        self._turn = asyncio.Lock()
+        self._begun = 0
+        self._found: Mapping[Key, Object] = {}
+
+    async def listed(self) -> Mapping[Key, Object]:
+        """Of each what tells its identity and its age."""
+        asked = next(self._moments)
+        async with self._turn:
+            if self._begun < asked:
+                begun = next(self._moments)
+                parts = await asyncio.gather(*(self._cluster.list(KIND, namespace) for namespace in self._namespaces))
+                self._found = {_key_of(raw): _slim(raw) for found, _ in parts for raw in found}
+                self._begun = begun
+            return self._found
+
+
+def _key_of(agent: Object) -> Key:
+    """Which MedplumAgent it is."""
+    return Key(agent["metadata"]["namespace"], agent["metadata"]["name"])
+
+
+def _slim(agent: Object) -> Object:
+    metadata = {key: agent["metadata"].get(key, "") for key in ("namespace", "name", "uid", "creationTimestamp")}
+    return {"metadata": metadata, "spec": {"server": (agent.get("spec") or {}).get("server")}}
 
 
 class Observer:
     """Gathers snapshots."""
 
-    def __init__(self, cluster: Cluster, seen: Seen, gates: Gates) -> None:
+    def __init__(self, cluster: Cluster, seen: Seen, gates: Gates, *, namespaces: Sequence[str]) -> None:
+        """`namespaces`: those that are watched; none means all."""
         self._cluster = cluster
+        self._live = LiveAgents(cluster, namespaces)
         self._seen = seen
         self._gates = gates
 
@@ -50,7 +93,14 @@ class Observer:
                 *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
             ],
             self._gates.traffic(key),
+            self._claims_seen(key, raw),
         )
+
+    def _claims_seen(self, key: Key, raw: Object) -> tuple[Claim, ...]:
+        """The claims on an agent's identity, as far as the watches know of its own: else they are read live before it is acted on."""
+        identity = wanted(raw)
+        claims = () if identity is None else self._seen.claims(identity)
+        return claims if key in {(claim.namespace, claim.name) for claim in claims} else ()
 
     def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:
         """The nodes that these pods are on, as far as the watches have seen them."""
@@ -79,7 +129,40 @@ class Observer:
         nodes = await self._look_at(self._nodes_of(pods))
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
         # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.
-        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes)
+        claims = self._claims_seen(key, raw)
+        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes, claims=claims)
+
+    async def with_live_claims(self, key: Key, live: Snapshot, identity: Identity) -> Snapshot | None:
+        """The same with everything read live that decides who may have an identity; None where the agent has gone meanwhile.
+
+        MedplumAgents are listed: one that no watch has told of yet may be the older. Deployment and pods are read of those that want
+        the identity, or are known to run with it, as a rule of nobody.
+
+        Raises:
+            ConflictError: when the agent's own server was changed meanwhile.
+        """
+        agents = await self._live.listed()
+        own = await self._cluster.get(KIND, *key)
+        if own is None:
+            return None
+        if wanted(own) != identity:
+            raise ConflictError(f"the server of MedplumAgent {key} was changed meanwhile", status=409)
+        agents = {**agents, key: own}
+        others = {Key(claim.namespace, claim.name) for claim in self._seen.claims(identity)}
+        others |= {name for name, raw in agents.items() if wanted(raw) == identity}
+        others.discard(key)
+        running = await asyncio.gather(*(self._runs_as(other, identity) for other in others))
+        having = {other for other, runs in zip(others, running, strict=True) if runs}
+        if _runs(live.deployment, live.pods, identity):
+            having.add(key)
+        return replace(live, agent=own, claims=claims_on(identity, agents.values(), having))
+
+    async def _runs_as(self, key: Key, identity: Identity) -> bool:
+        deployment, (pods, _) = await asyncio.gather(
+            self._cluster.get("Deployment", *key),
+            self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
+        )
+        return _runs(deployment, pods, identity)
 
     async def _look_at(self, nodes: Sequence[Object]) -> list[Object]:
         """Cordoned nodes are read live, as an agent is moved off them; of the others what the watches saw will do."""
@@ -87,3 +170,10 @@ class Observer:
         live = await asyncio.gather(*(self._cluster.get("Node", None, name) for name in cordoned))
         others = [node for node in nodes if node["metadata"]["name"] not in cordoned]
         return [*others, *(node for node in live if node is not None)]
+
+
+def _runs(deployment: Object | None, pods: Sequence[Object], identity: Identity) -> bool:
+    """Whether an agent runs with an identity, as its Deployment and its pods tell."""
+    return (deployment is not None and applied(deployment) == identity) or any(
+        running_as(pod) == identity for pod in pods
+    )

@@ -6,6 +6,7 @@ Implemented by `adapters.kube`, `cache` and `adapters.gates`, and by the tests' 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from medplum_agent_operator.core.identity import Claim, Identity
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.reports import Traffic
 
@@ -41,6 +42,9 @@ class Seen(Protocol):
 
     def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
         """Objects with a label."""
+
+    def claims(self, identity: Identity) -> tuple[Claim, ...]:
+        """Who claims an identity, and who runs with it."""
 
     def put(self, kind: str, raw: Object) -> bool:
         """Keep what a write was answered with, so that the next pass does not see the state before it."""

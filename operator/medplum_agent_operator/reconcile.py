@@ -2,13 +2,16 @@
 
 Called by `workqueue` with a key; what made it so is forgotten by then. It reads the clock (nobody below does) and meets the
 cluster only through the Protocols of `ports`. A pass decides first on what the watches saw, which costs no request; only if
-something would have to be applied does it read live what the decision rests on, decide again on that, and write.
+something would have to be applied does it read live what the decision rests on, decide again on that, and write. Where that
+would make the agent one that it was not before, it decides a third time, alone, on what others are (docs/adr/0018).
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
@@ -16,8 +19,9 @@ from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core import backup, messages
-from medplum_agent_operator.core.actions import Apply
+from medplum_agent_operator.core.actions import Apply, newly_claimed
 from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.identity import Identity
 from medplum_agent_operator.core.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project, unreadable
@@ -64,8 +68,9 @@ class Reconciler:
         self._seen = seen
         self._config = config
         self._clock = clock
-        self._observer = Observer(cluster, seen, gates)
+        self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
         self._reporter = Reporter(cluster, seen, clock=clock, identity=identity)
+        self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
         """Run one pass. Returns the seconds after which to look again.
@@ -85,6 +90,19 @@ class Reconciler:
             if live is None:
                 return None
             thought = self._think(live)
+            claimed = newly_claimed(thought.plan.actions)
+            if claimed is not None:
+                return await self._claim(key, live, claimed)
+        return await self._carry_out(key, thought)
+
+    async def _claim(self, key: Key, live: Snapshot, identity: Identity) -> float | None:
+        """Become another than before. One pass at a time for one identity, from the look at the others to the write."""
+        lock = self._being_claimed.setdefault(identity, asyncio.Lock())
+        async with lock:
+            decisive = await self._observer.with_live_claims(key, live, identity)
+            return None if decisive is None else await self._carry_out(key, self._think(decisive))
+
+    async def _carry_out(self, key: Key, thought: _Thought) -> float | None:
         if _going(thought.raw):
             return None
         thought = await self._apply(key, thought)
@@ -114,7 +132,7 @@ class Reconciler:
             nodes=snapshot.nodes,
             fetching=snapshot.fetching,
         )
-        observed = replace(observed, traffic=snapshot.traffic)
+        observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
         plan = make_plan(observed, config=self._config, now=now)
         return _Thought(raw, plan, before, project(observed, plan, now=now), observed)
 

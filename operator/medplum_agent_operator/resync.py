@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.errors import ClusterError
-from medplum_agent_operator.handlers import NODE, key_of, selector_of, watched
+from medplum_agent_operator.handlers import NODE, key_of, rivals, selector_of, watched
 from medplum_agent_operator.telemetry import log
 
 SOON_SECONDS: Final = (2.0, 8.0)
@@ -56,7 +56,7 @@ class Resync:
                 found, as_of = await self._cluster.list(kind, namespace, selector=selector_of(kind))
                 gone = self._cache.replace(kind, namespace, found, as_of=as_of)
                 keys.update(key for raw in (*gone, *found) if (key := key_of(kind, raw)) is not None)
-        for key in sorted(keys):
+        for key in sorted(keys | rivals(self._cache)):
             self._add(key)
 
     async def forever(self, *, every_seconds: float, soon_seconds: Sequence[float] = SOON_SECONDS) -> None:

@@ -190,6 +190,8 @@ def _control_plane(folder: Path, tools: Tools, addresses: Addresses, space: Name
             "kubelet-preferred-address-types": "InternalIP",
             **{name: str(path) for name, path in admin.items()},
         },
+        # Kubernetes' own defaults: kwok lengthens them for nodes that it plays.
+        "kube-controller-manager": {"node-monitor-period": "5s", "node-monitor-grace-period": "50s"},
         "kwok-controller": {
             "manage-all-nodes": "false",
             "manage-nodes-with-annotation-selector": "kwok.x-k8s.io/node=fake",

@@ -292,7 +292,7 @@ class SimulatedCluster(Workloads):
                 live["status"] = status
                 self._touch(live)
             if self._complete(status):
-                self.books.active = AgentVersion.parse(self.record.to)
+                self.books.active = AgentVersion.parse(self.applied_version)
                 self.books.active_template = copy.deepcopy(live["spec"]["template"])
         self.pod_controllers()
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
@@ -331,7 +331,7 @@ class SimulatedCluster(Workloads):
         if live is None:
             return 3
         drains = [drain_seconds(pod.template) for pod in self.pods]
-        return int(max(3, live["spec"]["minReadySeconds"] + 2, *drains, 0) + 1)
+        return int(max(3, live["spec"].get("minReadySeconds", 0) + 2, *drains, 0) + 1)
 
     def wait_for_deadline(self) -> SimulatedCluster:
         """Let the Deployment's progress deadline go by."""

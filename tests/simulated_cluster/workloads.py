@@ -72,7 +72,7 @@ class Workloads:
         Returns:
             The Deployment's status.
         """
-        self._min_ready_seconds = live["spec"]["minReadySeconds"]
+        self._min_ready_seconds = live["spec"].get("minReadySeconds", 0)
         template = live["spec"]["template"]
         new = next((one for one in self.replica_sets if one.template == template), None)
         old = [one for one in self.replica_sets if one is not new]

@@ -58,9 +58,12 @@ class FakeCluster:
         return copy.deepcopy(self.simulated.objects.get(kind))
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[Raw], str]:
-        """Read the pods."""
-        assert ("Pod", NAMESPACE, "agents.medplum.com/agent=lab") == (kind, namespace, selector)
+        """Read the agents, or the agent's pods."""
         self._ask(f"list {kind}")
+        if kind == KIND:
+            assert (None, "") == (namespace, selector)
+            return [] if self.gone else [copy.deepcopy(self.simulated.agent)], "1"
+        assert ("Pod", NAMESPACE, "agents.medplum.com/agent=lab") == (kind, namespace, selector)
         return [pod.raw() for pod in self.simulated.pods], "1"
 
     async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:

@@ -288,6 +288,7 @@ def test_what_is_brought_back_is_what_was_applied_whatever_this_release_would_re
     older = note["applied"]["template"]
     older["metadata"]["annotations"]["rendered-by"] = "an older release"
     marks[names.LAST_GOOD] = json.dumps(note)
+    cluster.books.active_template = older
     cluster.wait_for_deadline()
     live = cluster.deployment["spec"]["template"]
     assert older["metadata"] == live["metadata"]

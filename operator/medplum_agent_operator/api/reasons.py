@@ -86,6 +86,8 @@ class Reason(StrEnum):
     """Neither the spec nor the operator's settings name an image repository."""
     NAME_TAKEN = "NameTaken"
     """An object of that name exists and belongs to somebody else."""
+    IDENTITY_TAKEN = "IdentityTaken"
+    """Another MedplumAgent has the same server and agent id."""
     AWAITING_GARBAGE_COLLECTION = "AwaitingGarbageCollection"
     """An object of a deleted MedplumAgent of the same name is still on its way out."""
     LAST_SPEC_UNKNOWN = "LastSpecUnknown"

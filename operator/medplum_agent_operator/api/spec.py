@@ -189,8 +189,8 @@ class ServerSpec(ApiModel):
             "is no longer needed",
         ),
     ] = Field(
-        description="Id of the Agent resource on the server: the agent's identity. It cannot be changed; another identity is another MedplumAgent. Never "
-        "give two MedplumAgents the same one: the server sends each message for a device to both."
+        description="Id of the Agent resource on the server: the agent's identity. It cannot be changed; another identity is another MedplumAgent. No two "
+        "MedplumAgents run with the same one on the same server, because that would send each message for a device to both: the younger is refused."
     )
     credentials_secret_ref: CredentialsReference = Field(
         description="Secret with the client id and client secret of the ClientApplication with which the agent logs in."

@@ -3,13 +3,14 @@
 Called by `plan`, which says when. Applying an action and observing again leads to no action.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import gate, template
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.identity import Identity, applied
 from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
 from medplum_agent_operator.core.pod_template import selector
 from medplum_agent_operator.core.resources import render_gate, render_supporting
@@ -81,3 +82,12 @@ def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[st
     if not past_it:
         return {}
     return {"GateDeployment": render_gate(agent, spec, template=found.applied, replicas=0)["GateDeployment"]}
+
+
+def newly_claimed(actions: Iterable[Apply]) -> Identity | None:
+    """The identity that a Deployment is to be made with, or changed to; None where nobody becomes another."""
+    for action in actions:
+        identity = applied(action.body) if action.kind == "Deployment" else None
+        if identity is not None and (action.live is None or applied(action.live) != identity):
+            return identity
+    return None

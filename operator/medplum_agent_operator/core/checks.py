@@ -10,7 +10,7 @@ from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core import drain
+from medplum_agent_operator.core import drain, messages
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
 from medplum_agent_operator.core.resources import ALWAYS, kind_of, name_of
@@ -85,10 +85,20 @@ def _holds_evictions_back(observed: Observed) -> bool:
     return bool((budget.get("spec") or {}).get("minAvailable"))
 
 
+def identity_held_by_another(observed: Observed) -> Blocker | None:
+    """Two agents of one identity are never made. One that has a Deployment goes on with what was applied: `verdict` refuses there."""
+    holder = observed.holder
+    if holder is None or observed.deployment is not None:
+        return None
+    sentence = messages.identity_taken(observed.agent, holder, made=False, before=None)
+    return Blocker(Phase.FAILED, Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence))
+
+
 CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     leftovers_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
+    identity_held_by_another,
 )
 
 

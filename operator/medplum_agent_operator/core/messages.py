@@ -13,6 +13,7 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.approval import Approval
 from medplum_agent_operator.core.gate import HTTP_PORT
+from medplum_agent_operator.core.identity import Claim, normalised
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
@@ -61,6 +62,52 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
     parts.append(
         f"To go ahead, a cluster admin runs (a change ticket may follow the version): {annotate_command(agent, target)}"
     )
+    return " ".join(parts)
+
+
+def identity_taken(agent: MedplumAgent, holder: Claim, *, made: bool, before: MedplumAgentSpec | None) -> str:
+    """Why an agent may not be who its spec says, and what each way out is.
+
+    `made`: whether it has a Deployment; `before`: the spec that it then goes on with, as far as the cluster tells.
+    """
+    server, name = agent.spec.server, f"{holder.namespace}/{holder.name}"
+    held = (
+        f"is still held by what is left of MedplumAgent {name}, which has been deleted: its Deployment or a pod of it is not gone yet"
+        if holder.remains
+        else f"is held by MedplumAgent {name}"
+    )
+    refused = (
+        f"Refused: the identity that spec.server asks for, agent {server.agent_id} on {server.base_url}, {held}. The server would send each message for a "
+        f"device to both, and agents before {ZERO_DOWNTIME} would fight over the identity."
+    )
+    parts = [refused]
+    both = before is not None and normalised(before.server.base_url) == normalised(server.base_url)
+    if not made:
+        parts.append("Nothing was made for this one.")
+        what = "The installation goes on"
+    elif both:
+        parts.append("Both run; neither was stopped, and edits of this one's spec wait.")
+        what = "They are acted on"
+    else:
+        goes_on = f"; this agent goes on with {before.server.base_url}" if before is not None else ""
+        parts.append(f"Nothing was changed{goes_on}. Other edits of the spec wait with it.")
+        what = "The change goes on"
+    if holder.remains:
+        parts.append(
+            f"{what} by itself when that has gone. If it stays, as after kubectl delete --cascade=orphan: kubectl -n {holder.namespace} delete deployment "
+            f"{holder.name}."
+        )
+        return " ".join(parts)
+    parts.append(
+        f"{what} by itself when {name} has been deleted and its pods are gone, or when it runs with another server."
+    )
+    if before is not None and not both:
+        parts.append(f'To stay, set spec.server.baseUrl back to "{before.server.base_url}".')
+    else:
+        parts.append(
+            "If both are needed: make another Agent on the Medplum server and a new MedplumAgent with its id, and delete this one, because "
+            "spec.server.agentId cannot be changed. If this one is not needed, delete it."
+        )
     return " ".join(parts)
 
 

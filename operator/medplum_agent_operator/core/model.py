@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.core.identity import Claim, foremost_other
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
@@ -31,17 +32,19 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the operator's settings mean to the core.
+    """What the operator's settings mean to a pass.
 
     Attributes:
         image_repository: where the agent's image is when the spec does not say.
         nodes_watched: whether it is known which nodes are cordoned.
         gate_image: the image with the gate's program, the operator's own; None where it is not known.
+        namespaces: those that are watched; none means all.
     """
 
     image_repository: str | None = None
     nodes_watched: bool = True
     gate_image: str | None = None
+    namespaces: tuple[str, ...] = ()
 
 
 class Ownership(StrEnum):
@@ -76,6 +79,7 @@ class Observed:
         nodes: the nodes of these pods, by name, as far as they are known.
         fetches: Jobs of ours that fetch an image for it.
         traffic: what its gates tell; None where they were not asked (yet).
+        claims: who stands how to the identity that the spec asks for, this agent included.
     """
 
     agent: MedplumAgent
@@ -85,6 +89,7 @@ class Observed:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     fetches: tuple[FetchJob, ...] = ()
     traffic: Traffic | None = None
+    claims: tuple[Claim, ...] = ()
 
     @classmethod
     def of(
@@ -107,6 +112,11 @@ class Observed:
             nodes={node.name: node for node in map(Node.read, nodes)},
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
+
+    @property
+    def holder(self) -> Claim | None:
+        """Who holds the identity that the spec asks for, where that is another MedplumAgent."""
+        return foremost_other(self.claims, Key(self.agent.namespace, self.agent.name))
 
     def node_of(self, pod: Pod) -> Node | None:
         """The node of a pod; None where it has none yet, or nodes are not watched."""

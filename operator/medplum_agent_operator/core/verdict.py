@@ -49,13 +49,17 @@ def decide(observed: Observed, config: Config) -> Verdict:
     target = AgentVersion.parse(spec.version)
     change = classify(observed, target)
     approval = None
-    refusal = None
-    if needs_approval(change, target, spec):
+    refusal = taken = _identity_taken(observed)
+    if taken is None and needs_approval(change, target, spec):
         approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
         if not approval.granted:
             refusal = _not_approved(observed, target, approval)
     failed = latched(observed)
-    if failed is not None and (approval is None or not approval.granted or approval.text == failed.approval):
+    if (
+        failed is not None
+        and taken is None
+        and (approval is None or not approval.granted or approval.text == failed.approval)
+    ):
         told = messages.latched(observed, failed, approval)
         refusal, approval = Finding(failed.reason, Severity.WARNING, told), None
     repository = spec.image.repository or config.image_repository
@@ -72,6 +76,15 @@ def decide(observed: Observed, config: Config) -> Verdict:
     repository = (before.image.repository if before else None) or config.image_repository
     spec_in_force = before if repository else None
     return Verdict(change, target, spec_in_force, repository or "", approval, refusal, latched=failed is not None)
+
+
+def _identity_taken(observed: Observed) -> Finding | None:
+    """The server was edited, and who the agent would be then another one is. Without a Deployment `checks` has refused it already."""
+    holder = observed.holder
+    if holder is None:
+        return None
+    sentence = messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
+    return Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence)
 
 
 def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:

@@ -1,0 +1,172 @@
+"""One identity, one agent, also across objects and namespaces: the second is refused, the first notices nothing, and it clears by itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.behaviour.audit import READS, USER, resource, writes_of_the_operator
+from tests.behaviour.world import agent_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.behaviour.world import World
+
+HERE, THERE = "https://api.medplum.com/", "https://other.example.org/"
+PAIRS = 10
+
+
+def agent(name: str, *, id_of: str = "front-desk", url: str = HERE, **spec: Any) -> dict[str, Any]:
+    """A MedplumAgent with the identity of another name's."""
+    manifest = agent_manifest(name, **spec)
+    manifest["spec"]["server"] |= {"agentId": f"id-of-{id_of}", "baseUrl": url}
+    return manifest
+
+
+def parts(world: World, name: str = "front-desk") -> list[tuple[str, int]]:
+    """What changes when anything is written to an agent's Deployment, or its pod is replaced."""
+    deployment, pods = world.deployment(name), world.pods(name)
+    return [
+        (deployment["metadata"]["resourceVersion"], deployment["metadata"]["generation"]),
+        *((pod["metadata"]["uid"], 0) for pod in pods),
+    ]
+
+
+def refused(world: World, name: str) -> str:
+    """Wait until an agent is told that its identity is taken; returns what it is told."""
+    plan: str = world.wait_for_phase("Failed", name=name)["plan"]
+    assert ["IdentityTaken"] * 2 == [world.condition(kind, name)["reason"] for kind in ("Ready", "Stalled")]
+    return plan
+
+
+def test_second_agent_of_an_identity_is_refused_and_comes_when_the_first_has_gone(world: World) -> None:
+    """It is told who holds it, nothing is made for it and nothing written to the first; deleted, that gives way by itself."""
+    world.install("4.2.3")
+    world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
+    before, since = parts(world), datetime.now(UTC)
+    world.apply(agent("back-office", version="4.2.3", url="https://API.medplum.com:443"))
+    plan = refused(world, "back-office")
+    assert f"is held by MedplumAgent {world.namespace}/front-desk." in plan
+    assert "Nothing was made for this one." in plan
+    [event] = world.wait(lambda: world.events("IdentityTaken", "back-office"), "the Event")
+    assert ("Warning", plan) == (event["type"], event["message"])
+    assert "back-office" not in world.kubectl("get", "deployment,service,pdb,serviceaccount,pods", "-o", "name")
+    assert before == parts(world)
+    assert ["create events", "patch medplumagents/status"] == sorted(writes_of_the_operator(world, since))
+
+    world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
+    # Where the CRD is new, garbage collection hears of it within half a minute.
+    world.wait_for_phase("Running", "4.2.3", "back-office", seconds=90)
+    [started] = world.recorder.served_from.keys() - {uid for uid, _ in before}
+    [stopped] = world.recorder.served_until
+    assert world.recorder.served_until[stopped] <= world.recorder.served_from[started]
+
+
+def test_edit_that_would_take_over_a_running_identity_is_refused_and_the_agent_goes_on(world: World) -> None:
+    """Although it is the older: both go on as they are; set back, all is as before."""
+    world.install()
+    world.apply(agent("back-office", url=THERE))
+    world.wait_for_phase("Running", "5.1.14", "back-office")
+    before = parts(world), parts(world, "back-office")
+    world.patch({"server": {"baseUrl": THERE}, "version": "5.1.15"})
+    plan = refused(world, "front-desk")
+    assert f"is held by MedplumAgent {world.namespace}/back-office." in plan
+    assert f'set spec.server.baseUrl back to "{HERE}"' in plan
+    assert "True" == world.condition("Available")["status"]
+    assert before == (parts(world), parts(world, "back-office"))
+    world.patch({"server": {"baseUrl": HERE}, "version": "5.1.14"})
+    world.wait_for_phase("Running", "5.1.14")
+    assert before == (parts(world), parts(world, "back-office"))
+
+
+def test_identity_is_free_when_its_holder_runs_with_another_server(world: World) -> None:
+    """The one that waits starts by itself, and not before the other's pod of the server before has gone."""
+    world.install(podTemplate={"annotations": {"sim.medplum.com/terminate-after": "2s"}})
+    [old] = world.pods()
+    world.apply(agent("back-office"))
+    refused(world, "back-office")
+    world.patch({"server": {"baseUrl": THERE}})
+    world.wait_for_phase("Running", "5.1.14", "back-office")
+    world.wait_for_phase("Running", "5.1.14")
+    [pod] = world.pods("back-office")
+    gone, started = (
+        world.recorder.served_until[old["metadata"]["uid"]],
+        world.recorder.served_from[pod["metadata"]["uid"]],
+    )
+    assert gone < started
+
+
+@pytest.fixture
+def elsewhere(empty_world: World) -> Iterator[str]:
+    """A second namespace, and an operator that watches both."""
+    with empty_world.cluster.namespace() as other:
+        empty_world.start_operator("--namespaces", other)
+        yield other
+        empty_world.operators[-1].kill()
+
+
+def test_identity_counts_across_namespaces(empty_world: World, elsewhere: str) -> None:
+    """An agent in another watched namespace, even of the same name, is refused, named the holder, and clears when that goes."""
+    world = empty_world
+    world.install()
+    before = parts(world)
+    manifest = agent("front-desk")
+    world.cluster.apply(manifest, namespace=elsewhere)
+
+    def other() -> dict[str, Any]:
+        found: dict[str, Any] = world.cluster.read("mpa", "front-desk", "-n", elsewhere).get("status", {})
+        return found
+
+    world.wait(lambda: other().get("phase") == "Failed", "the refusal")
+    assert f"is held by MedplumAgent {world.namespace}/front-desk." in other()["plan"]
+    assert "" == world.cluster.kubectl("get", "deployments", "-n", elsewhere, "-o", "name").stdout
+    assert before == parts(world)
+    world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
+    world.wait(lambda: other().get("phase") == "Running", "the other one serves", seconds=90)
+
+
+def test_ten_pairs_that_are_created_at_once_end_with_one_each(world: World) -> None:
+    """Whoever comes first: of each pair exactly one gets a Deployment, ever, and the other is told that one's name."""
+    since = datetime.now(UTC)
+    at_once = [
+        subprocess.Popen(
+            [
+                str(world.cluster.kubectl_program),
+                f"--kubeconfig={world.cluster.kubeconfig}",
+                *("--namespace", world.namespace, "create", "-f", "-"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    for side, process in zip("ab", at_once, strict=True):
+        agents = [agent(f"pair-{number}-{side}", id_of=f"pair-{number}") for number in range(PAIRS)]
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"apiVersion": "v1", "kind": "List", "items": agents}).encode())
+    for process in at_once:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [0, 0] == [process.wait(60) for process in at_once]
+
+    for number in range(PAIRS):
+        pair = [f"pair-{number}-a", f"pair-{number}-b"]
+
+        def told(pair: list[str] = pair) -> list[str] | None:
+            phases = {name: world.status(name).get("phase") for name in pair}
+            return sorted(pair, key=phases.get) if {"Failed", "Running"} == set(phases.values()) else None  # type: ignore[arg-type]
+
+        second, first = world.wait(told, f"one of {pair} serves and the other is refused", seconds=60)
+        assert f"is held by MedplumAgent {world.namespace}/{first}." in refused(world, second)
+    made = {
+        event["objectRef"]["name"]
+        for event in world.cluster.audit_events(since)
+        if event["user"]["username"] == USER and event["verb"] not in READS and resource(event) == "deployments"
+    }
+    assert [f"pair-{number}" for number in range(PAIRS)] == sorted(name[:-2] for name in made)
+    assert len(made) == len(world.read("deployments")["items"])
