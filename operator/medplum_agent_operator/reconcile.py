@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
+from medplum_agent_operator.core import backup, messages
 from medplum_agent_operator.core.actions import Apply, newly_claimed
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.identity import Identity
@@ -144,7 +145,8 @@ class Reconciler:
                 raise
             except RefusedError as fault:
                 return self._refused(thought, action, fault)
-            self._seen.put(action.kind, answer)
+            if not action.immutable:  # no watch would ever take it out again
+                self._seen.put(action.kind, answer)
             log.info(
                 "applied %s (%s)",
                 action.kind,
@@ -154,6 +156,8 @@ class Reconciler:
         return thought
 
     async def _apply_one(self, key: Key, action: Apply) -> dict[str, Any]:
+        if action.immutable:
+            return await self._create_once(action)
         version = None if action.live is None else action.live["metadata"]["resourceVersion"]
         try:
             return await self._cluster.apply(action.body, resource_version=version)
@@ -170,14 +174,23 @@ class Reconciler:
             answer = await self._cluster.merge_patch(action.kind, *key, freed)
             return await self._cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
 
+    async def _create_once(self, action: Apply) -> dict[str, Any]:
+        try:
+            return await self._cluster.create(action.body)
+        except ConflictError as fault:
+            if fault.reason != "AlreadyExists":
+                raise
+            return dict(action.body)  # of a pass that was ended before its next write
+
     def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
         way_around = ", or set spec.handoff.prePull to false" if action.kind == "Job" else ""
-        found = Finding(
-            Reason.WRITE_REFUSED,
-            Severity.WARNING,
+        words = (
             f"The API server refuses the {action.kind} that this spec leads to, and nothing after it was changed: {fault} Correct the spec (or the "
-            f"operator's rights{way_around}); it is tried again every minute.",
+            f"operator's rights{way_around}); it is tried again every minute."
         )
+        if action.kind == backup.KIND:
+            words = messages.backup_refused(action.name, str(fault))
+        found = Finding(Reason.WRITE_REFUSED, Severity.WARNING, words)
         now = self._clock()
         plan = replace(
             thought.plan,

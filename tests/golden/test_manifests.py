@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.backup import render_backup
 from medplum_agent_operator.core.gate import render_gate_pod
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.prepull import render_job
 from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
-from medplum_agent_operator.core.workload import AppliedTemplate, Change, RolloutRecord
+from medplum_agent_operator.core.workload import AppliedTemplate, Change, LastGood, RolloutRecord
 from tests.builders import NOW, REPOSITORY, parsed
 
 if TYPE_CHECKING:
@@ -151,6 +152,14 @@ def test_the_job_that_fetches_an_image(file_regression: FileRegressionFixture) -
     file_regression.check(_written(job), fullpath=FOLDER / "fetch-job.yaml")
 
 
+def test_the_backup_before_an_approved_downgrade(file_regression: FileRegressionFixture) -> None:
+    """Exactly as it is created, of an agent with every field set."""
+    before = parsed("5.1.15", **EVERYTHING)
+    template = render_pod_template(before, before.spec, image=image_reference(before.spec, REPOSITORY))
+    backup = render_backup(parsed("4.2.3", generation=7), LastGood(before.spec, AppliedTemplate(1, template)))
+    file_regression.check(_written(backup), fullpath=FOLDER / "backup.yaml")
+
+
 def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
     """And the Service that leads to it, and how the agent's drain ends behind it."""
     channels = [*EVERYTHING["channels"]]
@@ -173,6 +182,6 @@ def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
 
 def test_every_golden_file_is_asked_for() -> None:
     """No file is left behind by a row that has gone."""
-    assert {*(f"{row.values[0]}.yaml" for row in ROWS), "fetch-job.yaml", "gate.yaml"} == {
+    assert {*(f"{row.values[0]}.yaml" for row in ROWS), "backup.yaml", "fetch-job.yaml", "gate.yaml"} == {
         path.name for path in FOLDER.glob("*.yaml")
     }

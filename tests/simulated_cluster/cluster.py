@@ -14,7 +14,7 @@ from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import RolloutRecord
+from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import ABSENT, CONFIG, NOW, Raw, agent, stamp
 from tests.simulated_cluster.apply import defaulted, merged, without
 from tests.simulated_cluster.books import Books
@@ -39,6 +39,7 @@ class SimulatedCluster(Workloads):
     Attributes:
         agent: the raw MedplumAgent.
         objects: its live children, by kind.
+        backups: ControllerRevisions, by name.
         books: what the invariants are asserted from.
         writes: everything that the operator has written: a kind, or `status`.
         told: every finding that came with a written status.
@@ -50,6 +51,7 @@ class SimulatedCluster(Workloads):
         self.config = config
         self.agent: Raw = copy.deepcopy(raw if raw is not None else agent())
         self.objects: dict[str, Raw] = {}
+        self.backups: dict[str, Raw] = {}
         self.books = Books()
         self.writes: list[str] = []
         self.told: list[Finding] = []
@@ -148,6 +150,7 @@ class SimulatedCluster(Workloads):
         """`kubectl delete` of the MedplumAgent, garbage collection, and another one of its name."""
         for kind in list(self.objects):
             self.delete(kind)
+        self.backups.clear()
         self.agent["metadata"] |= {"uid": f"uid-{self.count}", "generation": 1, "annotations": {}}
         self.agent["spec"] = {**self.agent["spec"], "version": version, "paused": False}
         self.agent.pop("status", None)
@@ -343,6 +346,8 @@ class SimulatedCluster(Workloads):
         kind = str(body["kind"])
         if kind == "Job":
             return self._start_job(body)
+        if kind == "ControllerRevision":
+            return self._keep(body)
         if kind == "Deployment":
             self._assert_allowed(body)
         live = copy.deepcopy(self.objects.get(kind))
@@ -366,6 +371,14 @@ class SimulatedCluster(Workloads):
         self.writes.append("Job")
         self.count += 1
         return self.fetching[name].raws()[0]
+
+    def _keep(self, body: Mapping[str, Any]) -> Raw:
+        """https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/controller-revision-v1/: `data` is immutable."""
+        kept = self.backups.setdefault(body["metadata"]["name"], copy.deepcopy(dict(body)))
+        assert kept == body, "a backup can never be another one"
+        self.writes.append("ControllerRevision")
+        self.count += 1
+        return kept
 
     def _store(self, kind: str, wanted: Raw) -> None:
         live = self.objects.get(kind)
@@ -400,5 +413,8 @@ class SimulatedCluster(Workloads):
         applied = AgentVersion.parse(self.applied_version) if "Deployment" in self.objects else None
         self._assert_image_is_there(body)
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)
+        approved = record.change is Change.DOWNGRADE and record.approval is not None
+        if approved and applied is not None and record.started_at == self.now:
+            self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
         if record.rolled_back_from is not None and record.started_at == self.now:
             self.books.assert_back_to_what_was_active(body["spec"]["template"])

@@ -91,8 +91,12 @@ class FakeCluster:
         return copy.deepcopy(raw)
 
     async def create(self, body: Mapping[str, Any]) -> Raw:
-        """Create an Event."""
+        """Create an Event or a backup."""
         self._ask(f"create {body['kind']}")
+        if body["kind"] == "ControllerRevision":
+            if body["metadata"]["name"] in self.simulated.backups:
+                raise ConflictError("it exists", status=409, reason="AlreadyExists")
+            return copy.deepcopy(self.simulated.apply(body))
         self.events.append(body)
         return dict(body)
 

@@ -32,6 +32,7 @@ BELOW = [
     pytest.param("see whether another way will do", id="before: another way"),
     pytest.param("off-peak hour or a maintenance window", id="before: when"),
     pytest.param("back up the agent's configuration and data", id="before: backup"),
+    pytest.param("of these the operator keeps only the spec and the pod template", id="before: what is kept"),
     pytest.param("After: check on every channel that messages arrive.", id="after: check"),
     pytest.param(
         'kubectl annotate medplumagent lab -n clinic --overwrite agents.medplum.com/force-downgrade="4.2.3"',
@@ -138,6 +139,29 @@ def test_a_rollout_under_way_names_its_approval() -> None:
         approval="4.2.3 CHG-1042",
     )
     assert 'approved by "4.2.3 CHG-1042" by stopping first' in messages.under_way(record, spec_of("4.2.3"))
+
+
+def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
+    """In the plan and in the Event of the approval."""
+    record = RolloutRecord(
+        change=Change.DOWNGRADE,
+        from_version="5.1.15",
+        to="4.2.3",
+        strategy=Strategy.RECREATE,
+        why="it must",
+        started_at=NOW,
+        approval="4.2.3 CHG-1",
+        approved_by="kubectl-annotate",
+    )
+    kept = record.model_copy(update={"backup": "lab-backup-0123456789"})
+    assert messages.under_way(kept, spec_of("4.2.3")).startswith(
+        'Going from 5.1.15 to 4.2.3, approved by "4.2.3 CHG-1", with a backup in ControllerRevision lab-backup-0123456789, by stopping first, because'
+    )
+    assert (
+        'The downgrade from 5.1.15 to 4.2.3 is approved by "4.2.3 CHG-1" (set with kubectl-annotate). What was active before is kept in '
+        "ControllerRevision lab-backup-0123456789."
+    ) == messages.approved(kept)
+    assert messages.approved(record).endswith("There is no backup: the cluster does not tell what was active before.")
 
 
 def test_a_failure_says_what_serves_and_the_ways_out() -> None:

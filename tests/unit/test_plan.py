@@ -46,8 +46,8 @@ def test_a_settled_agent_needs_nothing() -> None:
 def test_a_version_change_is_one_write_of_the_deployment() -> None:
     """Template, strategy and the note of the rollout go in one request."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched()
-    (budget, deployment) = cluster.plan().actions
-    assert ("PodDisruptionBudget", "Deployment") == (budget.kind, deployment.kind)
+    assert ["ControllerRevision", "PodDisruptionBudget", "Deployment"] == kinds(cluster)
+    deployment = cluster.plan().actions[-1]
     body = deployment.body
     assert "Recreate" == body["spec"]["strategy"]["type"]
     assert "4.2.3" == body["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL]
@@ -281,7 +281,8 @@ def test_at_most_one_action_is_disruptive(before: str, after: str, approval: str
     cluster = installed(before).annotate(approval).edit(version=after, channels=[{"name": "lab", "port": 1}]).fetched()
     cluster.objects["ServiceAccount"]["automountServiceAccountToken"] = True
     plan = cluster.plan()
-    assert ["ServiceAccount", "Service"] == [action.kind for action in plan.actions[:2]]
+    first = ["ControllerRevision"] if approval else []
+    assert [*first, "ServiceAccount", "Service"] == [action.kind for action in plan.actions[: len(first) + 2]]
     assert [True] == [action.disruptive for action in plan.actions if action.disruptive]
 
 

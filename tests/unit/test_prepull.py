@@ -135,7 +135,7 @@ def test_what_serves_stays_as_it_was_applied_while_the_image_is_fetched() -> Non
 def test_switched_off_it_stops_at_once() -> None:
     """spec.handoff.prePull: false."""
     cluster = installed("5.1.15", handoff={"prePull": False}).annotate("4.2.3 CHG-1").edit(version="4.2.3")
-    assert ["PodDisruptionBudget", "Deployment"] == kinds(cluster)
+    assert ["ControllerRevision", "PodDisruptionBudget", "Deployment"] == kinds(cluster)
 
 
 def test_a_handoff_fetches_nothing_first() -> None:

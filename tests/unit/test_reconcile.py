@@ -202,6 +202,51 @@ async def test_a_refused_write_begins_no_rollout_in_status() -> None:
     )
 
 
+async def test_a_backup_that_cannot_be_written_holds_the_downgrade_back() -> None:
+    """A missing right, a quota: nothing is stopped, nothing else is written, the approval still counts, and it is tried again."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
+    stage.cluster.faults["create ControllerRevision"] = [RefusedError("controllerrevisions is forbidden.", status=403)]
+    assert 60.0 == await stage.one_pass()
+    assert ["create ControllerRevision", STATUS, "create Event"] == stage.writes
+    status = stage.simulated.status
+    assert (Phase.FAILED, (), None) == (status.phase, status.spent_approvals, status.rollout)
+    assert "the backup before an approved downgrade, cannot be written, so nothing was stopped" in (status.plan or "")
+    assert "controllerrevisions is forbidden. Correct what it names" in (status.plan or "")
+    assert ["WriteRefused"] == stage.reasons
+    stage.watch()
+    await stage.one_pass()
+    assert "4.2.3" == stage.simulated.applied_version
+
+
+async def test_a_backup_that_is_there_already_is_as_good_as_written() -> None:
+    """The operator was killed after it: the next one creates it in vain, goes on, and names the same in the record."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
+    stage.cluster.faults["apply PodDisruptionBudget"] = [ClusterError("no answer")]
+    with pytest.raises(ClusterError):
+        await stage.one_pass()
+    (name,) = stage.simulated.backups
+    await stage.one_pass()
+    assert 2 == stage.writes.count("create ControllerRevision")
+    assert ([name], name) == (list(stage.simulated.backups), stage.simulated.record.backup)
+
+
+async def test_another_conflict_over_a_backup_ends_the_pass() -> None:
+    """Such as that of a quota: it is not there, so nothing goes on without it."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
+    stage.cluster.faults["create ControllerRevision"] = [ConflictError("quota", status=409, reason="Conflict")]
+    with pytest.raises(ConflictError):
+        await stage.one_pass()
+    assert ["create ControllerRevision"] == stage.writes
+
+
+async def test_a_backup_is_not_kept_in_memory() -> None:
+    """No watch tells of it, so nothing would ever take it out of the cache."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
+    await stage.one_pass()
+    assert [] == stage.seen.names("ControllerRevision")
+    assert "get ControllerRevision" not in stage.cluster.requests
+
+
 async def test_a_refusal_that_has_gone_is_forgotten() -> None:
     """The next try goes through, and status tells of the rollout as if nothing had been."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
@@ -217,7 +262,13 @@ async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply Deployment"] = [RefusedError(FORBIDDEN, status=422)]
     await stage.one_pass()
-    assert ["apply PodDisruptionBudget", "apply Deployment", "patch Deployment", "apply Deployment"] == stage.writes[:4]
+    assert [
+        "create ControllerRevision",
+        "apply PodDisruptionBudget",
+        "apply Deployment",
+        "patch Deployment",
+        "apply Deployment",
+    ] == stage.writes[:5]
     kind, patch = stage.cluster.patches[0]
     assert ("Deployment", {"strategy": {"type": "Recreate", "rollingUpdate": None}}) == (kind, patch["spec"])
     assert ("Recreate", "4.2.3") == (stage.simulated.strategy, stage.simulated.applied_version)

@@ -59,6 +59,7 @@ RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
         "Event": Resource("v1", "events"),
         "Node": Resource("v1", "nodes"),
         "Job": Resource("batch/v1", "jobs"),
+        "ControllerRevision": Resource("apps/v1", "controllerrevisions"),
     }
 )
 

@@ -103,6 +103,10 @@ class Rollout(ApiModel):
         default=None,
         description="The version whose change had failed, where this one takes it back; absent where it is a change of another kind.",
     )
+    backup: str | None = Field(
+        default=None,
+        description="Name of the ControllerRevision that holds what was active before an approved downgrade; absent where none was made.",
+    )
 
 
 class HistoryApproval(ApiModel):
@@ -189,7 +193,8 @@ class HistoryEntry(ApiModel):
         description="What devices noticed, as the gates tell some seconds later; absent where no gate is wanted or none could be asked.",
     )
     backup: str | None = Field(
-        default=None, description="Name of the backup made before it. Not yet acted on in this release."
+        default=None,
+        description="Name of the ControllerRevision that holds what was active before an approved downgrade; absent where none was made.",
     )
 
 

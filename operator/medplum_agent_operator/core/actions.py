@@ -18,19 +18,21 @@ from medplum_agent_operator.core.resources import render_gate, render_supporting
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """One idempotent effect: server-side apply of `body`.
+    """One idempotent effect: server-side apply of `body`; of what is immutable, its creation.
 
     Attributes:
         body: the object as it should be.
         live: what it is now; None where it does not exist.
         difference: the path of the first field that differs; `missing` where there is no object.
         disruptive: whether pods are replaced by it.
+        immutable: whether it is only ever created: one of that name that is there already is the same one.
     """
 
     body: Mapping[str, Any] = field(repr=False)
     live: Mapping[str, Any] | None = field(repr=False)
     difference: str
     disruptive: bool = False
+    immutable: bool = False
 
     @property
     def kind(self) -> str:

@@ -55,7 +55,8 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         )
     parts.append(
         "Before: see whether another way will do (a newer version with a fix, a change of configuration), choose an off-peak hour or a maintenance "
-        "window, and back up the agent's configuration and data. After: check on every channel that messages arrive."
+        "window, and back up the agent's configuration and data (of these the operator keeps only the spec and the pod template). After: check on every "
+        "channel that messages arrive."
     )
     parts.append(f'To stay, set spec.version back to "{baseline}".')
     parts.append(
@@ -119,6 +120,8 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     what = _what(record)
     if record.approval:
         what += f', approved by "{record.approval}"'
+    if record.backup:
+        what += f", with a backup in ControllerRevision {record.backup},"
     drain = _seconds(spec.handoff.drain_seconds)
     if record.moved_off:
         return (
@@ -136,6 +139,25 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     return (
         f"{what} by stopping first, because {record.why}: the old agent drains for {drain} {'at most ' if spec.gated else ''}and stops, and the new one "
         f"starts when it is gone; {_in_between(spec)}."
+    )
+
+
+def approved(record: RolloutRecord) -> str:
+    """That a downgrade goes ahead, by what and whom it was approved, and where what was active before is kept."""
+    by = f" (set with {record.approved_by})" if record.approved_by else ""
+    kept = (
+        f"What was active before is kept in ControllerRevision {record.backup}."
+        if record.backup
+        else "There is no backup: the cluster does not tell what was active before."
+    )
+    return f'The downgrade from {record.from_version} to {record.to} is approved by "{record.approval}"{by}. {kept}'
+
+
+def backup_refused(name: str, fault: str) -> str:
+    """A downgrade that does not begin because its backup cannot be written."""
+    return (
+        f"ControllerRevision {name}, the backup before an approved downgrade, cannot be written, so nothing was stopped or changed, and the approval is not "
+        f"used up: {fault} Correct what it names (a quota, or the operator's rights: manifests/base/rbac.yaml of its release); it is tried again every minute."
     )
 
 

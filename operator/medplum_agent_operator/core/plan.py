@@ -10,7 +10,7 @@ from datetime import datetime
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core import downtime, drain, messages, prepull, progress
+from medplum_agent_operator.core import backup, downtime, drain, messages, prepull, progress
 from medplum_agent_operator.core.actions import Apply, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
@@ -75,6 +75,7 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         return noting_first(this, spec)
     if begins and (waiting := _before_it_begins(this, spec, template, record)) is not None:
         return waiting
+    record, saving = backup.first(observed, record, begins=begins)
     body = render_deployment(
         observed.agent,
         spec,
@@ -83,7 +84,7 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         record=record,
         last_good=last_good(observed, begins=begins),
     )
-    actions = supporting(observed, spec, config)
+    actions = (*saving, *supporting(observed, spec, config))
     found = compared(body, None if deployment is None else deployment.raw, disruptive=begins)
     if found is not None:
         actions = (*actions, found)

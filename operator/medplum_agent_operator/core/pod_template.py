@@ -206,6 +206,15 @@ def _properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
     ]
 
 
+def properties_in(template: Mapping[str, Any]) -> str:
+    """The text of agent.properties in a rendered template, which has no credentials; empty where it cannot be found."""
+    arguments = next(
+        (one.get("args") or () for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER), ()
+    )
+    found = next((text for text in arguments if text.startswith("baseUrl=")), None)
+    return "" if found is None else found.replace("$$", "$") + "\n"
+
+
 def _render_agent(
     spec: MedplumAgentSpec, version: AgentVersion, resources: Mapping[str, Any], *, image: str
 ) -> dict[str, Any]:

@@ -128,9 +128,7 @@ def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tupl
     """What is worth telling of a rollout that has begun: that it was approved, what it gives up, what it does."""
     findings = []
     if record.approval is not None:
-        by = f" (set with {record.approved_by})" if record.approved_by else ""
-        text = f'The downgrade from {record.from_version} to {record.to} is approved by "{record.approval}"{by}.'
-        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, text))
+        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, messages.approved(record)))
     if record.rolled_back_from is not None and record.failed is not None:
         return (*findings, Finding(record.failed.reason, Severity.WARNING, sentence))
     match record.previous_outcome:

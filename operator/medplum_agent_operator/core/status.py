@@ -138,6 +138,7 @@ def _close(
             approval=approval,
             moved_off=rollout.moved_off,
             rolled_back_from=rollout.rolled_back_from,
+            backup=rollout.backup,
         ),
     )
 
@@ -162,6 +163,7 @@ def _follow(
         approval=current.approval,
         moved_off=current.moved_off,
         rolled_back_from=current.rolled_back_from,
+        backup=current.backup,
     )
 
 

@@ -80,6 +80,7 @@ class RolloutRecord(BaseModel):
         failed: the change that failed last and is not tried again by itself; None where there is none.
         refresh: the annotation `agents.medplum.com/refresh` that has been acted on.
         now: the annotation `agents.medplum.com/now` that has been used up.
+        backup: the ControllerRevision with what was active before an approved downgrade; None where none was made.
     """
 
     model_config = ConfigDict(
@@ -100,6 +101,7 @@ class RolloutRecord(BaseModel):
     failed: Failure | None = None
     refresh: str | None = None
     now: str | None = None
+    backup: str | None = None
 
     def dump(self) -> str:
         """The annotation's value."""

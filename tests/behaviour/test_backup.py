@@ -1,0 +1,253 @@
+"""What was active before an approved downgrade can be brought back with kubectl alone, by the commands that the guide shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.core.backup import render_backup
+from medplum_agent_operator.core.workload import AppliedTemplate, LastGood
+from tests.behaviour.audit import writes_of_the_operator
+from tests.behaviour.world import FORCE, QUICK, agent_manifest
+from tests.cluster import Behaviour, simulate
+from tests.operator_process import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.behaviour.world import World
+
+SHOWN = "front-desk-backup-0123456789"
+"""The backup in the guide's examples."""
+CREDENTIALS = {"clientId": "3c5e-the-client-id", "clientSecret": "f00d-the-client-secret"}
+
+
+def from_the_guide(what: str) -> str:
+    """The one command of the user guide that has these words in it."""
+    blocks = re.findall(r"^```sh\n(.+?)^```", (ROOT / "docs/user-guide.md").read_text(), re.MULTILINE | re.DOTALL)
+    (command,) = [block for block in blocks if what in block]
+    return str(command)
+
+
+def run(world: World, command: str, backup: str, folder: Path) -> str:
+    """Run a command of the guide in a shell as it stands, but for the namespace and the backup's name."""
+    cluster = world.cluster
+    (folder / "kubectl").unlink(missing_ok=True)
+    (folder / "kubectl").symlink_to(cluster.kubectl_program)
+    done = subprocess.run(
+        [
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            command.replace("-n clinic", f"-n {world.namespace}").replace(SHOWN, backup),
+        ],
+        env=os.environ
+        | {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "KUBECACHEDIR": str(cluster.folder / "kubectl-cache"),
+            "KUBERC": "off",
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert 0 == done.returncode, done.stderr
+    return done.stdout
+
+
+def install_labelled(world: World, **spec: Any) -> dict[str, Any]:
+    """5.1.15 serves, applied client-side with a label and an annotation of the user's, and with credentials. Returns the agent."""
+    world.kubectl(
+        "create", "secret", "generic", "front-desk", *(f"--from-literal={k}={v}" for k, v in CREDENTIALS.items())
+    )
+    wanted = agent_manifest(version="5.1.15", **spec)
+    wanted["metadata"] |= {"labels": {"team": "integration"}, "annotations": {"example.org/contact": "ward 3"}}
+    world.apply(wanted)
+    world.wait_for_phase("Running", "5.1.15")
+    return world.agent()
+
+
+def change_by(world: World, tool: str, before: dict[str, Any]) -> None:
+    """Ask for 4.2.3 with settings of its own, approved in the same step, by one tool or another."""
+    changed: dict[str, Any] = {
+        "version": "4.2.3",
+        "image": {"repository": "registry.example.org/medplum-agent", "tag": "4.2.3-debian"},
+        "logging": {"channelLevel": "ERROR"},
+        "service": {"labels": {"for": "4.2.3"}},
+    }
+    if tool == "patch":
+        world.patch(changed)
+        world.approve("4.2.3 CHG-1042")
+        return
+    wanted = agent_manifest(**changed)
+    wanted["metadata"] |= {"labels": before["metadata"]["labels"], "annotations": {FORCE: "4.2.3 CHG-1042"}}
+    options = [] if tool == "apply" else ["--server-side", "--force-conflicts"]
+    world.kubectl("apply", *options, "-f", "-", input=json.dumps(wanted))
+
+
+@pytest.mark.parametrize("tool", ["apply", "server-side apply", "patch"])
+def test_the_guide_s_command_gives_the_agent_its_spec_back(world: World, tmp_path: Path, tool: str) -> None:
+    """To the letter, whatever tool had changed it; nothing else of it is touched, and it needs no approval."""
+    before = install_labelled(world)
+    template = world.deployment()["spec"]["template"]
+    change_by(world, tool, before)
+    world.wait_for_phase("Running", "4.2.3")
+    changed = world.agent()
+    backup = changed["status"]["history"][0]["backup"]
+
+    listed = run(world, from_the_guide("-L agents.medplum.com/version"), backup, tmp_path)
+    assert [backup, "5.1.15"] == [listed.splitlines()[1].split()[0], listed.split()[-1]]
+    run(world, from_the_guide(".data.restore"), backup, tmp_path)
+
+    world.wait_for_phase("Running", "5.1.15")
+    after = world.agent()
+    assert before["spec"] == after["spec"]
+    for part in ("labels", "annotations", "uid"):
+        assert changed["metadata"][part] == after["metadata"][part]
+    assert template == world.deployment()["spec"]["template"]
+    assert ("5.1.15", "Recreate", None) == tuple(
+        after["status"]["history"][0].get(key) for key in ("to", "strategy", "backup")
+    )
+
+
+def test_the_backup_is_written_first_and_is_told(world: World) -> None:
+    """The first write of all; named in the Event; owned by the agent; nothing of the Secret is in it."""
+    install_labelled(world)
+    since = datetime.now(UTC)
+    world.set_version("5.1.14")
+    world.wait_for_phase("AwaitingApproval")
+    assert "" == world.kubectl("get", "controllerrevisions", "-o", "name")
+    world.approve("5.1.14 CHG-7")
+    world.wait_for_phase("Running", "5.1.14")
+    writes = [
+        w for w in writes_of_the_operator(world, since) if not w.startswith(("patch medplumagents", "create events"))
+    ]
+    assert ["create controllerrevisions", "patch deployments"] == writes[:2]
+    (backup,) = world.read("controllerrevisions")["items"]
+    name = backup["metadata"]["name"]
+    assert name == world.status()["history"][0]["backup"]
+    (event,) = world.events("DowngradeApproved")
+    assert event["message"].endswith(f"What was active before is kept in ControllerRevision {name}.")
+    (owner,) = backup["metadata"]["ownerReferences"]
+    assert (world.agent()["metadata"]["uid"], True) == (owner["uid"], owner["controller"])
+    assert [] == [secret for secret in CREDENTIALS.values() if secret in json.dumps(backup)]
+
+
+def test_nobody_can_change_a_backup_and_it_goes_with_its_agent(world: World) -> None:
+    """The API server refuses it even to an administrator; garbage collection removes it."""
+    world.install("5.1.15")
+    world.set_version("5.1.14")
+    world.approve("5.1.14")
+    world.wait_for_phase("Running", "5.1.14")
+    backup = world.status()["history"][0]["backup"]
+    patch = json.dumps({"data": {"agent": {"spec": {"version": "5.1.13"}}}})
+    refused = world.cluster.kubectl(
+        "-n", world.namespace, "patch", "controllerrevision", backup, "--type=merge", "-p", patch, check=False
+    )
+    assert "field is immutable" in refused.stderr
+    world.kubectl("delete", "mpa", "front-desk")
+    world.wait(lambda: world.kubectl("get", "controllerrevisions", "-o", "name") == "", "the backup's end")
+
+
+@pytest.mark.parametrize("how", [["create"], ["apply"], ["apply", "--server-side"]], ids=" ".join)
+def test_a_copy_makes_a_deleted_agent_anew(world: World, tmp_path: Path, how: list[str]) -> None:
+    """The manifest in it is one that kubectl takes, and the spec is the one that was."""
+    before = install_labelled(world)
+    world.set_version("5.1.14")
+    world.approve("5.1.14")
+    world.wait_for_phase("Running", "5.1.14")
+    run(world, from_the_guide("> front-desk.json"), world.status()["history"][0]["backup"], tmp_path)
+    world.kubectl("delete", "mpa", "front-desk")
+    world.wait(lambda: world.pods() == [], "the agent's end")
+    world.kubectl(*how, "-f", str(tmp_path / "front-desk.json"))
+    world.wait_for_phase("Running", "5.1.15")
+    assert before["spec"] == world.agent()["spec"]
+
+
+def test_given_back_to_an_agent_that_is_as_it_was_it_changes_nothing(empty_world: World) -> None:
+    """With every field of the full sample set, and with empty maps that mean something: the API server counts no new generation."""
+    (sample,) = yaml.safe_load_all((ROOT / "manifests/samples/agent-full.yaml").read_text())
+    sample["metadata"] = {"name": "front-desk"}
+    sample["spec"]["podTemplate"]["topologySpreadConstraints"] = [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ]
+    empty_world.apply(sample)
+    before = empty_world.agent()
+    agent = MedplumAgent.parse(before)
+    held = render_backup(agent, LastGood(agent.spec, AppliedTemplate(1, {"spec": {"containers": []}})))["data"]
+    empty_world.kubectl("patch", "mpa", "front-desk", "--type=json", "-p", json.dumps(held["restore"]))
+    after = empty_world.agent()
+    assert (before["spec"], before["metadata"]["generation"]) == (after["spec"], after["metadata"]["generation"])
+
+
+def test_a_backup_of_another_agent_is_refused(world: World) -> None:
+    """The patch tests the name first."""
+    world.apply(agent_manifest(version="5.1.15"), agent_manifest("back-office", "5.1.15"))
+    for name in ("front-desk", "back-office"):
+        world.wait_for_phase("Running", "5.1.15", name)
+    world.set_version("5.1.14")
+    world.approve("5.1.14")
+    world.wait_for_phase("Running", "5.1.14")
+    backup = world.status()["history"][0]["backup"]
+    patch = world.kubectl("get", "controllerrevision", backup, "-o", "jsonpath={.data.restore}")
+    refused = world.cluster.kubectl(
+        "-n", world.namespace, "patch", "mpa", "back-office", "--type=json", "-p", patch, check=False
+    )
+    assert 0 != refused.returncode
+    assert "id-of-back-office" == world.agent("back-office")["spec"]["server"]["agentId"]
+
+
+def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World) -> None:
+    """A quota lets none in: nothing is stopped, the cause is told, the approval still counts; then it goes on by itself."""
+    world.install("5.1.15")
+    (old,) = world.pods()
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"count/controllerrevisions.apps": "0"}},
+    }
+    world.apply(quota)
+    world.wait(lambda: "used" in world.read("quota", "none").get("status", {}), "the quota in force")
+    world.set_version("5.1.14")
+    world.approve("5.1.14 CHG-7")
+    status = world.wait_for_phase("Failed")
+    assert "the backup before an approved downgrade, cannot be written, so nothing was stopped" in status["plan"]
+    assert "exceeded quota" in status["plan"]
+    assert ("True", "WriteRefused") == tuple(world.condition("Stalled")[key] for key in ("status", "reason"))
+    assert ("5.1.15", [], None) == tuple(status.get(key) for key in ("activeVersion", "spentApprovals", "rollout"))
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+    world.kubectl("delete", "quota", "none")
+    world.wait_for_phase("Running", "5.1.14", seconds=90)
+
+
+def test_another_try_of_a_downgrade_that_failed_finds_its_backup_there(world: World) -> None:
+    """It is created once more, the API server says that it exists, and the downgrade begins."""
+    quick = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
+    world.install("5.1.15", handoff=quick)
+    world.patch({"version": "5.1.14", "podTemplate": {"annotations": QUICK | simulate(Behaviour.NEVER_READY)}})
+    for text in ("5.1.14 CHG-1", "5.1.14 CHG-2"):
+        world.approve(text)
+
+        def failed(text: str = text) -> bool:
+            status = world.status()
+            used = [entry["approval"]["text"] for entry in status.get("history", ()) if "approval" in entry]
+            return status["phase"] == "Failed" and text in used
+
+        world.wait(failed, f"the downgrade of {text} taken back")
+    names = [entry.get("backup") for entry in world.status()["history"] if "approval" in entry]
+    assert [names[0], names[0]] == names
+    (backup,) = world.read("controllerrevisions")["items"]
+    assert names[0] == backup["metadata"]["name"]
