@@ -56,6 +56,8 @@ class Call:
     def _parts(self) -> list[str]:
         parts = self.path.strip("/").split("/")
         parts = parts[2:] if parts[0] == "api" else parts[3:]
+        if not parts:
+            return ["discovery", self.path]
         return parts[2:] if parts[0] == "namespaces" and len(parts) > 2 else parts
 
     @property
@@ -122,7 +124,7 @@ class HttpProxy:
     meddler: Meddler = field(default_factory=Meddler)
     calls: list[Call] = field(default_factory=list)
     _deaf: bool = False
-    _streams: dict[web.StreamResponse, web.BaseRequest] = field(default_factory=dict)
+    _streams: dict[web.StreamResponse, tuple[web.BaseRequest, aiohttp.ClientResponse]] = field(default_factory=dict)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Carry one request through."""
@@ -156,7 +158,7 @@ class HttpProxy:
             try:
                 with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                     await answer.prepare(request)
-                    self._streams[answer] = request
+                    self._streams[answer] = (request, upstream)
                     async for chunk in upstream.content.iter_any():
                         deaf_too = deaf_too or self._deaf
                         if not deaf_too:
@@ -181,7 +183,7 @@ class HttpProxy:
     def cut_watches(self) -> int:
         """Break them; returns how many there were."""
         cut = list(self._streams.values())
-        for request in cut:
+        for request, _ in cut:
             reset(request)
         return len(cut)
 
@@ -191,11 +193,11 @@ class HttpProxy:
 
     async def end_watches(self, event: Mapping[str, Any]) -> int:
         """Say a last event on each watch and end it; returns how many there were."""
-        streams = list(self._streams)
-        for stream in streams:
+        streams = list(self._streams.items())
+        for stream, (_, upstream) in streams:
             with contextlib.suppress(ConnectionError):
                 await stream.write(json.dumps(event).encode() + b"\n")
-                await stream.write_eof()
+            upstream.close()
         return len(streams)
 
 

@@ -39,6 +39,10 @@ class Clinic:
     stack: AsyncExitStack
     operators: list[OperatorProcess] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long a user waits for the next thing to happen."""
+    started: dict[int, float] = field(default_factory=dict)
+    """When each operator had become ready, by process id."""
     on_step: Callable[[], None] = lambda: None
     """Called before each thing that the user does."""
 
@@ -60,6 +64,7 @@ class Clinic:
         operator = start_operator(kubeconfig, log, *flags)
         self.operators.append(operator)
         await asyncio.to_thread(operator.wait_until_ready, 60)
+        self.started[operator.process.pid] = time.monotonic()
 
     def kill(self) -> None:
         """SIGKILL for every operator that there is."""
@@ -106,10 +111,9 @@ class Clinic:
     def _agent(self) -> str:
         return of(self.namespace, f"{AGENTS}/medplumagents", NAME)
 
-    async def until(
-        self, question: Callable[[Witness], object], what: str, *, seconds: float = PATIENCE_SECONDS
-    ) -> None:
+    async def until(self, question: Callable[[Witness], object], what: str, *, seconds: float | None = None) -> None:
         """Wait until something is seen."""
+        seconds = seconds or self.patience_seconds
         deadline = time.monotonic() + seconds
         while not question(self.witness):
             if time.monotonic() > deadline:
