@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import yaml
 
 from tests.behaviour.crash_points.access import CORE
+from tests.behaviour.crash_points.witness import serves
 from tests.behaviour.world import QUICK
 from tests.cluster import Behaviour, simulate
 from tests.operator_process import ROOT
@@ -124,6 +125,27 @@ async def _delete_in_the_middle(clinic: Clinic) -> None:
     await clinic.delete()
 
 
+async def _fail_to_hand_over(clinic: Clinic) -> None:
+    await clinic.patch(version="5.1.15", podTemplate={"annotations": simulate(Behaviour.CONFIG_ERROR)})
+
+
+async def _fail_to_go_down(clinic: Clinic) -> None:
+    broken = simulate(Behaviour.CONFIG_ERROR, terminate_after="700ms")
+    await clinic.patch(version="4.2.3", podTemplate={"annotations": broken})
+    await clinic.until(lambda seen: seen.told("AwaitingApproval"), "the downgrade refused")
+    await clinic.approve(APPROVAL)
+
+
+def _back_on(version: str, wanted: str) -> Question:
+    """What was active serves, alone, and what failed is told."""
+
+    def seen_so(seen: Witness) -> bool:
+        serving = [pod for pod in seen.pods if serves(pod)]
+        return seen.told("Failed", version) and len(seen.pods) == len(serving) == 1 and wanted in seen.status["plan"]
+
+    return seen_so
+
+
 def _runs(version: str) -> Question:
     return lambda seen: seen.at_rest(version)
 
@@ -138,7 +160,6 @@ def _gone(seen: Witness) -> bool:
     return not seen.latest
 
 
-# A change that fails and is rolled back by itself (a handoff, a recreate) belongs here too, as two more rows.
 SCENARIOS: Final = {
     scenario.name: scenario
     for scenario in (
@@ -150,6 +171,21 @@ SCENARIOS: Final = {
             _force_down,
             _runs("4.2.3"),
             ("Completed", "Completed"),
+            "5.1.15",
+            serves_throughout=False,
+        ),
+        Scenario(
+            "failed handoff",
+            _fail_to_hand_over,
+            _back_on("5.1.14", "The change from 5.1.14 to 5.1.15 has failed"),
+            ("Completed", "Failed", "Completed"),
+            "5.1.14",
+        ),
+        Scenario(
+            "failed downgrade",
+            _fail_to_go_down,
+            _back_on("5.1.15", "The change from 5.1.15 to 4.2.3 has failed"),
+            ("Completed", "Failed", "Completed"),
             "5.1.15",
             serves_throughout=False,
         ),
