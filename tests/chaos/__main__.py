@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return 1
     path = report.write(found, place, options.output)
     report.show(found, Console(width=None if sys.stdout.isatty() else WIDTH))
-    say(f"Written to {path}; the operators' log is beside it.")
+    say(f"Written to {path}; the traffic over time and the operators' log are beside it.")
     return 0 if all(bar.kept for bar in bars(found.figures)) else 1
 
 

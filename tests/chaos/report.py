@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "results.json"
 SUMMARY: Final = "results.md"
+SERIES: Final = "series.json"
 LOG: Final = "operator.log"
 
 Rows = tuple[list[str], list[list[str]]]
@@ -38,7 +39,7 @@ class Place:
 
 
 def write(run: Run, place: Place, folder: Path) -> Path:
-    """Write results.json, results.md and the operators' log; returns the first one's path."""
+    """Write results.json, results.md, the traffic over time and the operators' log; returns the first one's path."""
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         **asdict(place),
@@ -55,6 +56,7 @@ def write(run: Run, place: Place, folder: Path) -> Path:
         markdown(*_bars(run.figures)),
     ]
     (folder / SUMMARY).write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    (folder / SERIES).write_text(json.dumps(run.series) + "\n", encoding="utf-8")
     (folder / LOG).write_text(run.operator, encoding="utf-8")
     return folder / NAME
 

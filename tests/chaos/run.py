@@ -40,6 +40,9 @@ class Run:
     journal: list[dict[str, Any]]
     """What happened when, in seconds since the traffic began to flow."""
     traffic: str
+    """Its report as a table."""
+    series: dict[str, Any]
+    """The traffic over time."""
     operator: str
     """Every operator's log."""
     lives: list[str]
@@ -60,7 +63,7 @@ def run(cluster: Cluster, lives: LifeRecorder, plan: Plan) -> Run:
         finally:
             chaos.acts.end_drain()
         report = traffic.stop()
-        return chaos.found(report, took, traffic.text())
+        return chaos.found(report, took, traffic)
 
 
 @contextmanager
@@ -117,7 +120,7 @@ class _Chaos:
         self._note(f"no end: {self.clinic.status()}")
         return None
 
-    def found(self, report: dict[str, Any], took: float | None, text: str) -> Run:
+    def found(self, report: dict[str, Any], took: float | None, traffic: DetachedTraffic) -> Run:
         """Everything together."""
         clinic, recorder = self.clinic, self.clinic.lives_recorder
         self.log.read()
@@ -139,7 +142,9 @@ class _Chaos:
             last=self.plan.last,
             converged_seconds=took,
         )
-        return Run(figures, self.journal, text, self.log.text, [str(life) for life in lives])
+        return Run(
+            figures, self.journal, traffic.text(), traffic.series(), self.log.text, [str(life) for life in lives]
+        )
 
     def _pass_time(self, until: float) -> None:
         while (left := self._began + until - time.monotonic()) > 0:

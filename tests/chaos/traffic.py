@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PLACE: Final = "/tmp/chaos"  # noqa: S108 - in its pod
 SCRIPT: Final = f"""\
 (
-  python3 -m tests.traffic "$@" --output {PLACE}.json & echo $! > {PLACE}.pid
+  python3 -m tests.traffic "$@" --output {PLACE}.json --series {PLACE}.series & echo $! > {PLACE}.pid
   wait $!
   echo $? > {PLACE}.code
 ) > {PLACE}.log 2>&1 < /dev/null &
@@ -44,6 +44,11 @@ class DetachedTraffic:
         self.clinic.wait(self._ended, "the traffic has ended", END_SECONDS)
         report: dict[str, Any] = json.loads(self._exec(f"cat {PLACE}.json"))
         return report
+
+    def series(self) -> dict[str, Any]:
+        """The run over time, for the picture (docs/traffic.md)."""
+        found: dict[str, Any] = json.loads(self._exec(f"cat {PLACE}.series"))
+        return found
 
     def text(self) -> str:
         """What it has printed: the report as a table, once it has ended."""
