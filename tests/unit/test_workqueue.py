@@ -166,6 +166,22 @@ async def test_a_key_that_is_added_does_not_wait_for_its_pause() -> None:
         await until(lambda: [A] == work.done)
 
 
+async def test_what_else_starts_a_failing_key_does_not_lengthen_its_pause() -> None:
+    """Ten events within its first pause: ten runs that fail, one pause of 0.1 to 0.2 s, and it comes back after that."""
+    work, told = Work(), Failures()
+    work.faults = [TimeoutError() for _ in range(10)]
+    async with running(work, told=told) as queue:
+        for _ in range(10):
+            queue.add(A)
+            while not queue.idle:
+                await asyncio.sleep(0)
+        assert 10 == len(told)
+        assert max(pause for _, _, pause in told) <= workqueue.FIRST_BACKOFF_SECONDS
+        async with asyncio.timeout(5):
+            while not work.done:
+                await asyncio.sleep(0.01)
+
+
 async def test_a_key_is_looked_at_again_after_the_time_that_it_asked_for() -> None:
     """Deadlines are computed times, not sleeps in a run."""
     work = Work()
