@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every write in every mode. Without it some are left out where `EVERY` does not name the case."""
+MOST_TELLING = ("install", "handoff", "forced downgrade")
 EVERY = {("handoff", Mode.KILLED), ("forced downgrade", Mode.KILLED)}
 
 pytestmark = pytest.mark.timeout(900)
@@ -37,6 +38,8 @@ async def test_an_undisturbed_run_is_the_same_each_time(clinics: Clinics, name: 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_every_write_may_be_the_last(clinics: Clinics, name: str, mode: Mode, known: dict[str, Learned]) -> None:
     """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice."""
+    if not ALL and mode is not Mode.KILLED and name not in MOST_TELLING:
+        pytest.skip("one of many: CRASH_POINTS=all plays it")
     undisturbed = await learned(clinics, SCENARIOS[name], known)
     numbers = range(1, len(undisturbed.writes) + 1)
     if not ALL and (name, mode) not in EVERY:
