@@ -151,6 +151,8 @@ class Clinics:
     async def open(cls, cluster: Cluster, folder: Path) -> AsyncIterator[Self]:
         """Connect and watch."""
         async with AsyncExitStack() as stack:
+            # Closed TLS connections are gone some turns of the loop later only.
+            stack.push_async_callback(asyncio.sleep, 0.3)
             access = await stack.enter_async_context(administrator(cluster))
             upstream = await stack.enter_async_context(upstream_session(access.context))
             kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)

@@ -30,7 +30,7 @@ REPORT: Final = ROOT / "build" / "reliability" / "faults.json"
 STORY_SECONDS: Final = 15.0
 """What a change takes without any fault, on a busy machine."""
 QUIET_SECONDS: Final = 10.0
-AFTER_START_SECONDS: Final = sum(SOON_SECONDS) + 1
+AFTER_START_SECONDS: Final = sum(SOON_SECONDS) + 4
 KINDS_WATCHED: Final = 9
 PASS_REQUESTS: Final = 8
 """What a pass that fails asks at the most: it reads agent, Deployment, pods, three children and a node, and writes once."""
