@@ -61,7 +61,7 @@ class Books:
         assert self.active.text == version, f"{version} is in the backup, {self.active} was active: {record}"
         assert self.active_template is not None
         found = first_difference(backup["data"]["podTemplate"], self.active_template)
-        assert found is None, f"{found} of the backup is not what was active"
+        assert found is None, f"{found} of the backup is not what was active: {record}"
 
     def assert_no_unapproved_downgrade(
         self, agent: Raw, record: RolloutRecord, *, target: AgentVersion, applied: AgentVersion | None
