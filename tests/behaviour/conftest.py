@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.behaviour.crash_points.clinic import Clinics
 from tests.behaviour.recorder import recording
 from tests.behaviour.world import World
 from tests.operator_process import install
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from tests.behaviour.crash_points.enumeration import Learned
     from tests.cluster import Cluster
 
 
@@ -38,6 +40,19 @@ def empty_world(installed: Cluster, namespace: str, tmp_path: Path) -> Iterator[
     assert recorder.events or not world.read("mpa")["items"], "the recorder saw nothing"
     assert recorder.violations == []
     assert "a pass failed by a bug" not in world.log, world.log
+
+
+@pytest.fixture
+async def clinics(installed: Cluster, tmp_path: Path) -> AsyncIterator[Clinics]:
+    """Namespaces for many operators at once, each behind a proxy."""
+    async with Clinics.open(installed, tmp_path) as clinics:
+        yield clinics
+
+
+@pytest.fixture(scope="session")
+def known() -> dict[str, Learned]:
+    """What was learned so far of undisturbed scenarios, by name."""
+    return {}
 
 
 @pytest.fixture

@@ -44,6 +44,13 @@ class SimulatedPod:
         """Whether the agent's container has started and not ended."""
         return self.started is not None and self.ended is None and self.trouble is None
 
+    @property
+    def never_starts(self) -> tuple[str, str] | None:
+        """What its container waits for in vain, if its template says so, as it does to kwok's stages (tests/cluster/stages)."""
+        if (self.template["metadata"].get("annotations") or {}).get("sim.medplum.com/behaviour") != "config-error":
+            return None
+        return ("CreateContainerConfigError", "secret not found")
+
     def raw(self) -> Raw:
         """The pod as the API server gives it."""
         ready: Raw = {"type": "Ready", "status": "False"}

@@ -258,7 +258,7 @@ class Workloads:
 
     def _run(self, pod: SimulatedPod) -> bool:
         """A pod that is to run gets a step further. Returns whether anything changed."""
-        trouble = self.troubles.get(pod.version.text)
+        trouble = self.troubles.get(pod.version.text) or pod.never_starts
         if not pod.node or pod.ready_since is not None:
             return False
         if pod.started is None:

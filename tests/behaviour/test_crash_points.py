@@ -1,0 +1,70 @@
+"""It ends well wherever the operator dies: every write of every scenario as the moment of its death."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.behaviour.crash_points.digest import differences
+from tests.behaviour.crash_points.enumeration import enumerate_points, learned, quiet
+from tests.behaviour.crash_points.modes import Counting, Holding, Mode
+from tests.behaviour.crash_points.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    from tests.behaviour.crash_points.clinic import Clinics
+    from tests.behaviour.crash_points.enumeration import Learned
+
+ALL = os.environ.get("CRASH_POINTS") == "all"
+"""Every write in every mode. Without it some are left out where `EVERY` does not name the case."""
+EVERY = {("handoff", Mode.KILLED), ("forced downgrade", Mode.KILLED)}
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_an_undisturbed_run_is_the_same_each_time(clinics: Clinics, name: str, known: dict[str, Learned]) -> None:
+    """The same objects are written in the same order, and the ends are the same: so writes can be counted, and ends compared."""
+    undisturbed = await learned(clinics, SCENARIOS[name], known)
+    assert undisturbed.fewest > 0
+    assert 1 == len(set(undisturbed.acts))
+    assert [[], []] == [differences(undisturbed.digests[0], other) for other in undisturbed.digests[1:]]
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_every_write_may_be_the_last(clinics: Clinics, name: str, mode: Mode, known: dict[str, Learned]) -> None:
+    """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice."""
+    undisturbed = await learned(clinics, SCENARIOS[name], known)
+    numbers = range(1, len(undisturbed.writes) + 1)
+    if not ALL and (name, mode) not in EVERY:
+        numbers = numbers[::3]
+    runs = await enumerate_points(clinics, SCENARIOS[name], mode, undisturbed, numbers)
+    assert len(numbers) == len(runs) > 0
+    assert [] == [str(run) for run in runs if run.faults]
+    assert [] == [str(run) for run in runs if not run.reached and run.number <= undisturbed.fewest]
+
+
+async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -> None:
+    """The Deployment of 5.1.14, sent by an operator that died, arrives after its successor has gone on to 5.1.15: it is refused."""
+    async with clinics.clinic() as clinic:
+        dying = Holding(4)
+        dying.arm()
+        await clinic.start_operator(dying)
+        await clinic.apply("5.1.14")
+        await asyncio.wait_for(dying.struck.wait(), 30)
+        assert "POST deployments" == dying.writes[-1]
+        clinic.kill()
+        successor = Counting()
+        await clinic.start_operator(successor)
+        await clinic.until(lambda seen: seen.at_rest("5.1.14"), "5.1.14 installed")
+        await clinic.patch(version="5.1.15")
+        await clinic.until(lambda seen: seen.at_rest("5.1.15"), "5.1.15 serves")
+        await quiet(successor)
+        dying.release.set()
+        await asyncio.sleep(5)
+        await clinic.until(lambda seen: seen.at_rest("5.1.15"), "5.1.15 serves still")
+        assert [] == clinic.witness.recorder.violations
+        assert ["agent 5.1.14", "agent 5.1.15"] == sorted(clinic.witness.pods_ever.values())
