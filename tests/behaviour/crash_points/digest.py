@@ -25,6 +25,7 @@ CHILDREN: Final = (
     "/apis/policy/v1/poddisruptionbudgets",
     "/apis/batch/v1/jobs",
     "/apis/rbac.authorization.k8s.io/v1/rolebindings",
+    f"{APPS}/controllerrevisions",
 )
 ROLLOUT: Final = "agents.medplum.com/rollout"
 _TIMES: Final = {
@@ -84,7 +85,7 @@ def _object(raw: dict[str, Any]) -> dict[str, Any]:
     if ROLLOUT in annotations:
         annotations[ROLLOUT] = json.loads(annotations[ROLLOUT])
     owners = [f"{owner['kind']} {owner['name']}" for owner in metadata.get("ownerReferences") or ()]
-    tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects"}}
+    tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects", "data"}}
     found: dict[str, Any] = _tell({**tree, "metadata": {**metadata, "annotations": annotations}})
     return {"kind": raw.get("kind", ""), "owners": owners, **found}
 
@@ -105,7 +106,7 @@ def _without_chance(plain: dict[str, Any], namespace: str, names: Iterable[str])
     text = json.dumps(plain, sort_keys=True).replace(namespace, "NAMESPACE")
     for name in names:
         text = text.replace(name, "POD")
-    text = re.sub(r"front-desk-fetch-[0-9a-f]+", "front-desk-fetch-HASH", text)
+    text = re.sub(r"front-desk-(fetch|backup)-[0-9a-f]+", r"front-desk-\1-HASH", text)
     text = re.sub(r"\(pod front-desk-[0-9a-z-]+\)", "(pod POD)", text)
     text = re.sub(r"front-desk(-gate)?-[0-9a-f]{8,10}-", r"front-desk\1-RS-", text)
     text = re.sub(r"(NAMESPACE|node)-[ab]\b", "NODE", text)
