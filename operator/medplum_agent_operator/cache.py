@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.core.ages import age, number
 from medplum_agent_operator.core.identity import Claim, Identity, Name, claimant, claims_on
 from medplum_agent_operator.core.pods import ENDED
 
@@ -38,7 +39,7 @@ class Cache:
         """Keep an object, unless this state of it or a newer one is known already. Returns whether it was news."""
         known = self.get(kind, *_name(raw))
         if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid"):
-            newer = _age(raw) > _age(known) or _age(raw) == 0
+            newer = age(raw) > age(known) or age(raw) == 0
             if not newer:
                 return False
         kept = slim(kind, raw)
@@ -74,7 +75,7 @@ class Cache:
         gone = [
             raw
             for name, raw in self._objects.get(kind, {}).items()
-            if name not in fresh and namespace in {None, name[0]} and _number(as_of) >= _age(raw)
+            if name not in fresh and namespace in {None, name[0]} and number(as_of) >= age(raw)
         ]
         for raw in gone:
             self._forget(kind, _name(raw))
@@ -185,16 +186,3 @@ def _same_but_for_age(one: Object, other: Object) -> bool:
 
 def _name(raw: Object) -> tuple[str, str]:
     return raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
-
-
-def _age(raw: Object) -> int:
-    """The resource version, for ordering two states of one object.
-
-    Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions (comparable since 1.35, and
-    numbers in every API server backed by etcd).
-    """
-    return _number(raw["metadata"].get("resourceVersion", ""))
-
-
-def _number(resource_version: str) -> int:
-    return int(resource_version) if resource_version.isdecimal() else 0

@@ -10,6 +10,7 @@ from itertools import count
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.core.ages import age, number
 from medplum_agent_operator.core.identity import Claim, Identity, applied, claims_on, running_as, wanted
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.reports import Traffic
@@ -69,6 +70,17 @@ def _slim(agent: Object) -> Object:
     return {"metadata": metadata, "spec": {"server": (agent.get("spec") or {}).get("server")}}
 
 
+def _assert_not_older(seen: Snapshot, *, agent: Object, deployment: Object | None, pods_as_of: str) -> None:
+    """An API server that has fallen behind must not talk anybody into a decision: nobody may seem to serve who does."""
+    behind = (
+        age(agent) < age(seen.agent)
+        or (deployment is not None and seen.deployment is not None and age(deployment) < age(seen.deployment))
+        or number(pods_as_of) < max(map(age, seen.pods), default=0)
+    )
+    if behind:
+        raise ConflictError("The API server tells of an older state than its watches have told of.", status=409)
+
+
 class Observer:
     """Gathers snapshots."""
 
@@ -114,9 +126,12 @@ class Observer:
 
         The others stay as the watches saw them: should they have to be written after all, that write is bound to the
         version that was seen, and is refused if it is not the live one.
+
+        Raises:
+            ConflictError: when the API server tells of a state that is older than what the watches have seen.
         """
         supporting = [part for part in CHILDREN if (kind_of(part), name_of(part, key.name)) in to_write]
-        raw, deployment, found, (pods, _) = await asyncio.gather(
+        raw, deployment, found, (pods, as_of) = await asyncio.gather(
             self._cluster.get(KIND, *key),
             self._cluster.get("Deployment", *key),
             asyncio.gather(
@@ -126,6 +141,7 @@ class Observer:
         )
         if raw is None:
             return None
+        _assert_not_older(seen, agent=raw, deployment=deployment, pods_as_of=as_of)
         nodes = await self._look_at(self._nodes_of(pods))
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
         # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.

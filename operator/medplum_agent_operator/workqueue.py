@@ -3,7 +3,7 @@
 `handlers` adds keys, `__main__` starts and stops it. It knows nothing of
 Kubernetes. What it promises: a key is never worked
 on twice at once; a key added while it is worked on is worked on again; a failing key comes back after a growing, jittered
-pause; a key can ask to be looked at again after a time; stopping lets runs in hand finish, within a limit.
+pause, which grows by tries of its own and not by what else starts it; a key can ask to be looked at again after a time; stopping lets runs in hand finish, within a limit.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ class WorkQueue:
         self._busy: set[Key] = set()
         self._dirty: set[Key] = set()
         self._failures: dict[Key, int] = {}
+        self._pauses_until: dict[Key, float] = {}
         self._later: dict[Key, asyncio.TimerHandle] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._at_work: set[asyncio.Task[None] | None] = set()
@@ -123,15 +124,25 @@ class WorkQueue:
             async with asyncio.timeout(self._timeout_seconds):
                 look_again = await self._work(key)
         except Exception as fault:  # noqa: BLE001 - the boundary of a run: no fault of one object may end the worker
-            failures = self._failures.get(key, 0) + 1
-            self._failures[key] = failures
-            pause = backoff_seconds(failures, jitter=random.random())  # noqa: S311 - spreads load, keeps no secret
+            pause = self._pause(key)
             self._on_failure(key, fault, pause)
             self._add_later(key, pause)
             return
         self._failures.pop(key, None)
+        self._pauses_until.pop(key, None)
         if look_again is not None:
             self._add_later(key, max(0.0, look_again))
+
+    def _pause(self, key: Key) -> float:
+        """How long to wait after a failure. One that something else started before its pause was over counts as the same."""
+        now = asyncio.get_running_loop().time()
+        left = self._pauses_until.get(key, now) - now
+        if left > 0:
+            return left
+        failures = self._failures[key] = self._failures.get(key, 0) + 1
+        pause = backoff_seconds(failures, jitter=random.random())  # noqa: S311 - spreads load, keeps no secret
+        self._pauses_until[key] = now + pause
+        return pause
 
     def _add_later(self, key: Key, seconds: float) -> None:
         self._forget_later(key)

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every kind. Without it those are left out after which an operator pauses for a minute or more, and all but one seed."""
 CHOSEN = [kind for kind in KINDS if ALL or (kind.longest_pause < REFUSED_SECONDS and kind.seed == "1")]
-STALE = [("forced downgrade", kind) for kind in CHOSEN if kind.name.startswith("stale LISTs")]
-"""What is known not to end as it should."""
-
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -44,18 +41,6 @@ async def test_it_ends_well_whatever_the_api_server_does(
     clinics: Clinics, name: str, known: dict[str, Learned]
 ) -> None:
     """The same end as undisturbed, soon after the fault is over, with a bounded number of requests, and then none at all."""
-    kinds = [kind for kind in CHOSEN if (name, kind) not in STALE]
-    trials = await attempts(clinics, name, kinds, known)
-    assert len(kinds) == len(trials) > 0
-    assert [] == [str(trial) for trial in trials if trial.faults]
-
-
-@pytest.mark.xfail(
-    strict=True,
-    reason="A decision rests on a LIST of pods whatever its resourceVersion: by one older than what the watches have seen nobody serves, "
-    "and the old agent is stopped before its successor's image is fetched",
-)
-async def test_a_stale_list_stops_nobody_before_the_image_is_there(clinics: Clinics, known: dict[str, Learned]) -> None:
-    """A forced downgrade decided while LISTs tell of long ago: the image is fetched first all the same."""
-    trials = await attempts(clinics, "forced downgrade", [kind for _, kind in STALE], known)
+    trials = await attempts(clinics, name, CHOSEN, known)
+    assert len(CHOSEN) == len(trials) > 0
     assert [] == [str(trial) for trial in trials if trial.faults]

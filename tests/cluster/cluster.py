@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.cluster.kwok import ControlPlane
     from tests.cluster.node import Machine
 
 T = TypeVar("T")
@@ -45,6 +46,8 @@ class Cluster:
     """Whether pods are played by the stages, so that `simulate` has an effect."""
     machines: tuple[Machine, ...] = ()
     """The real nodes that the tests started and can look into; none where nodes are simulated or not ours."""
+    plane: ControlPlane | None = None
+    """The control plane, for tests that end a part of it; None where the cluster is not ours."""
 
     def kubectl(
         self,

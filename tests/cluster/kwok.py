@@ -1,11 +1,12 @@
 """Start and stop one control plane with kwokctl, and name the component that failed when it does not come up.
 
-`local_cluster` alone calls this. It leaves ports, folders and signals to its caller.
+`local_cluster` and `cluster_with_nodes` call this, and tests that end its API server. It leaves ports, folders and signals to its caller.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ AUDIT_POLICY: Final = HERE / "audit-policy.yaml"
 START_SECONDS: Final = 90.0
 SECOND_LOOK_SECONDS: Final = 0.5
 LOG_LINES: Final = 30
+API_SERVER: Final = "kube-apiserver"
 
 CLUSTERS: Final = Path("kwok") / "clusters"
 
@@ -109,9 +111,7 @@ class ControlPlane:
                 while kwokctl.poll() is None:
                     self.check_components()
                     if time.monotonic() > deadline:
-                        raise ClusterStartError(
-                            "kube-apiserver", "did not answer in time", self._last_lines("kube-apiserver")
-                        )
+                        raise ClusterStartError(API_SERVER, "did not answer in time", self._last_lines(API_SERVER))
                     time.sleep(0.05)
             finally:
                 processes.end_group(kwokctl)
@@ -140,6 +140,32 @@ class ControlPlane:
             subprocess.run(command, env=self._environment(), capture_output=True, check=False, timeout=30)
         finally:
             processes.end_all(self.workdir)
+
+    def restart_api_server(self, *, away_seconds: float = 0.0) -> None:
+        """Kill the API server, leave it away for so long, start it again; return when it answers.
+
+        Everything else runs on, as on a bad day. Raises ClusterStartError where it does not come back.
+        """
+        pid = processes.recorded(self.workdir)[API_SERVER]
+        if pid not in processes.running(self.workdir):
+            raise ClusterStartError(API_SERVER, "does not run", self._last_lines(API_SERVER))
+        os.kill(pid, signal.SIGKILL)
+        while pid in processes.running(self.workdir):
+            time.sleep(0.02)
+        # kwokctl starts what has no live process on record, and takes a killed one for alive until its parent has noticed.
+        (self.workdir / "pids" / f"{API_SERVER}.pid").unlink()
+        time.sleep(away_seconds)
+        started = subprocess.run(
+            self._kwokctl("start", "cluster"),
+            env=self._environment(),
+            capture_output=True,
+            check=False,
+            timeout=START_SECONDS * 2,
+        )
+        # It says that it is done also where it only got tired of waiting.
+        if started.returncode or b"not served yet" in started.stderr:
+            raise ClusterStartError(API_SERVER, "does not come back", self._last_lines(API_SERVER))
+        self.check_components()
 
     def _kwokctl(self, *arguments: str) -> list[str]:
         return [*self.within, str(self.tools["kwokctl"]), *arguments, "--name", self.name]

@@ -73,6 +73,7 @@ def _start(plane: ControlPlane) -> Cluster:
         server=f"https://127.0.0.1:{plane.ports['kubeApiserverPort']}",
         audit_log=plane.audit_log,
         simulated=True,
+        plane=plane,
     )
     cluster.kubectl("apply", "--server-side", "--filename", str(NODES))
 

@@ -135,6 +135,7 @@ class _Run:
             audit_log=plane.audit_log,
             simulated=False,
             machines=tuple(self.machines),
+            plane=plane,
         )
 
     def _wait_for_nodes(self, cluster: Cluster) -> None:

@@ -16,6 +16,7 @@ from tests.cluster import (
     Cluster,
     KubectlError,
     local_cluster,
+    processes,
     simulate,
     wait_for,
 )
@@ -235,6 +236,22 @@ def test_the_audit_log_tells_who_did_what(audited_cluster: Cluster, namespace: s
     assert [("create", "configmaps", "ResponseComplete", 201)] == calls
     assert [] == list(audited_cluster.audit_events(datetime.now(UTC).replace(year=9000)))
     assert not any("requestObject" in event for event in audited_cluster.audit_events())
+
+
+def test_an_api_server_that_was_killed_comes_back(simulated_cluster: Cluster, namespace: str) -> None:
+    """Killed twice, it knows all that it knew, on the same port, and the controllers go on by themselves."""
+    plane = simulated_cluster.plane
+    assert plane is not None
+    place = ("--namespace", namespace)
+    before = processes.recorded(plane.workdir)
+    simulated_cluster.kubectl("create", "configmap", "kept", *place)
+    for _ in range(2):
+        plane.restart_api_server(away_seconds=0.5)
+    simulated_cluster.kubectl("get", "configmap", "kept", *place)
+    simulated_cluster.kubectl("create", "deployment", "web", "--image=example.com/web:1", *place)
+    simulated_cluster.kubectl("rollout", "status", "deployment/web", "--timeout=30s", *place)
+    after = processes.recorded(plane.workdir)
+    assert {"kube-apiserver"} == {name for name in before if before[name] != after[name]}
 
 
 @OURS

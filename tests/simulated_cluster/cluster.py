@@ -146,10 +146,17 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
-    def replace_agent(self, version: str) -> SimulatedCluster:
-        """`kubectl delete` of the MedplumAgent, garbage collection, and another one of its name."""
+    def collect_garbage(self) -> SimulatedCluster:
+        """The MedplumAgent was deleted: its children go, and in the end their pods."""
         for kind in list(self.objects):
             self.delete(kind)
+        for _ in range(20):
+            self.tick()
+        assert not self.pods
+        return self
+
+    def replace_agent(self, version: str) -> SimulatedCluster:
+        """Another MedplumAgent under the name of one that has gone with all that it had."""
         self.backups.clear()
         self.agent["metadata"] |= {"uid": f"uid-{self.count}", "generation": 1, "annotations": {}}
         self.agent["spec"] = {**self.agent["spec"], "version": version, "paused": False}

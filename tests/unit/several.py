@@ -126,7 +126,7 @@ class SeveralAgents:
             if what == kind and namespace in {None, where}
         ]
         label, _, value = selector.partition("=")
-        return [raw for raw in found if not label or raw["metadata"]["labels"].get(label) == value], "1"
+        return [raw for raw in found if not label or raw["metadata"]["labels"].get(label) == value], str(self._count)
 
     async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
         """Server-side apply, near enough."""

@@ -390,3 +390,22 @@ async def test_applied_children_are_logged_with_what_differed(caplog: pytest.Log
     (record,) = [one for one in caplog.records if one.getMessage().startswith("applied")]
     assert record.getMessage().startswith("applied Deployment (spec.template.")
     assert ("clinic/lab", True) == (record.__dict__["agent"], record.__dict__["disruptive"])
+
+
+@pytest.mark.parametrize("behind", ["agent", "Deployment", "Pod"])
+async def test_an_api_server_that_has_fallen_behind_talks_nobody_into_a_decision(behind: str) -> None:
+    """It tells of an older state than its own watches: the pass ends without a write, and begins anew later."""
+    stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
+    newer = {"resourceVersion": "999999999"}
+    if behind == "agent":
+        raw = copy.deepcopy(stage.simulated.agent)
+        stage.seen.put(KIND, {**raw, "metadata": {**raw["metadata"], **newer}})
+    elif behind == "Deployment":
+        raw = copy.deepcopy(stage.simulated.deployment)
+        stage.seen.put(behind, {**raw, "metadata": {**raw["metadata"], **newer}})
+    else:
+        raw = stage.simulated.pods[0].raw()
+        stage.seen.put(behind, {**raw, "metadata": {**raw["metadata"], **newer}})
+    with pytest.raises(ConflictError, match="older state"):
+        await stage.one_pass()
+    assert [] == stage.writes

@@ -153,16 +153,29 @@ async def test_a_failing_key_comes_back_after_pauses_that_grow_and_begins_anew_a
     assert [0.004, 0.008, 0.016, 0.004] == [pause for _, _, pause in told]
 
 
-async def test_a_key_that_is_added_does_not_wait_for_its_pause() -> None:
+async def test_a_key_that_is_added_does_not_wait_for_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something happened: look now."""
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 20)
     work, told = Work(), Failures()
-    work.faults = [ValueError("x")] * 8
+    work.faults = [ValueError("x")]
     async with running(work, told=told) as queue:
-        for failures in range(1, 9):
-            queue.add(A)
-            await until(lambda n=failures: n == len(told))
+        queue.add(A)
+        await until(lambda: 1 == len(told))
         assert told[-1][2] > 5
         queue.add(A)
+        await until(lambda: [A] == work.done)
+
+
+async def test_what_else_starts_a_failing_key_does_not_lengthen_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten events within its first pause: ten runs that fail, and it comes back after that one pause."""
+    monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.3)
+    work, told = Work(), Failures()
+    work.faults = [TimeoutError() for _ in range(10)]
+    async with running(work, told=told) as queue:
+        for failures in range(1, 11):
+            queue.add(A)
+            await until(lambda n=failures: n == len(told))
+        assert max(pause for _, _, pause in told) <= 0.3
         await until(lambda: [A] == work.done)
 
 

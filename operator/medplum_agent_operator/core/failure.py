@@ -42,13 +42,18 @@ def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: date
     """Whether the rollout under way has failed and what was active before it is to be brought back.
 
     Not the first installation, which has nothing to go back to; not a move off a cordoned node, which stops nobody and goes on
-    when a node takes it; not a rollback, which would lead to itself.
+    when a node takes it; not a rollback, which would lead to itself. And not where the new version serves, or somebody has asked for new
+    pods of it since: then it may have become active while nobody looked, and going back from it would be a downgrade.
     """
     deployment = observed.deployment
     record = None if deployment is None else deployment.record
     if deployment is None or record is None or record.moved_off is not None or record.from_version is None:
         return False
     if spec.handoff.on_failure is not OnFailure.ROLLBACK or observed.became_active:
+        return False
+    if deployment.restarted_since(record.started_at) or any(
+        pod in observed.current_pods for pod in observed.serving_pods
+    ):
         return False
     good = deployment.last_good
     if good is None or first_difference(good.applied.template, deployment.template) is None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -19,6 +19,8 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.version import AgentVersion, version_of
+
+_RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
 
 
 class Change(StrEnum):
@@ -293,6 +295,15 @@ class Workload:
             return False
         deadline = timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
         return self.record is None or now >= self.record.started_at.replace(microsecond=0) + deadline
+
+    def restarted_since(self, moment: datetime) -> bool:
+        """Whether somebody asked for new pods of the live template since (`kubectl rollout restart`)."""
+        marks = (self.template.get("metadata") or {}).get("annotations") or {}
+        try:
+            at = datetime.fromisoformat(str(marks.get(_RESTARTED_AT, "")))
+        except ValueError:
+            return False
+        return at.tzinfo is not None and at >= moment.replace(microsecond=0)
 
     @property
     def gives_up_creating_at(self) -> datetime | None:

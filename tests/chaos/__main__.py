@@ -1,0 +1,95 @@
+"""`python -m tests.chaos`, `make chaos`: wreak, show, write results.json. Exit code 0 when every promise is kept, else 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from tests.bench import machine
+from tests.chaos import report
+from tests.chaos.figures import bars
+from tests.chaos.plan import Plan, draw
+from tests.chaos.run import Run, run
+from tests.cluster import ClusterStartError, KubectlError
+from tests.cluster.images import ImageError, image
+from tests.cluster.local import EXISTING
+from tests.cluster.node import missing
+from tests.cluster.progress import say
+from tests.cluster.real import cluster_with_nodes
+from tests.cluster.toolchain import ToolchainError
+from tests.node.clinic import IMAGES, REPOSITORY
+from tests.node.lives import LifeRecorder
+from tests.node.operator_pod import install_operator
+
+OUT: Final = Path("build") / "chaos"
+WIDTH: Final = 150
+"""Of the tables in a log or a file."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run it. Returns the exit code."""
+    options = _options(arguments)
+    if EXISTING in os.environ:
+        say(f"Chaos ends parts of a cluster, which has to be its own: unset {EXISTING}.")
+        return 1
+    if (reason := missing()) is not None:
+        say(f"Chaos needs real nodes, and this machine cannot run them: {reason}.")
+        return 1
+    plan = draw(options.seed, options.minutes * 60)
+    say(
+        f"Chaos for {options.minutes:g} minutes; the same again: python -m tests.chaos --minutes {options.minutes:g} --seed {plan.seed}"
+    )
+    try:
+        found, place = _run(plan)
+    except KeyboardInterrupt:
+        say("\nInterrupted: the cluster is gone, and there are no figures.")
+        return 130
+    except (ClusterStartError, KubectlError, ToolchainError, ImageError, TimeoutError, AssertionError) as error:
+        say(f"The run with seed {plan.seed} failed: {error}")
+        return 1
+    path = report.write(found, place, options.output)
+    report.show(found, Console(width=None if sys.stdout.isatty() else WIDTH))
+    say(f"Written to {path}; the traffic over time and the operators' log are beside it.")
+    return 0 if all(bar.kept for bar in bars(found.figures)) else 1
+
+
+def _run(plan: Plan) -> tuple[Run, report.Place]:
+    archives = [image(name).archive for name in IMAGES]
+    here = machine.look_at_machine()
+    with ExitStack() as stack:
+        cluster = stack.enter_context(cluster_with_nodes(2, images=archives))
+        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
+        lives = LifeRecorder(cluster.machines)
+        lives.start()
+        stack.callback(lives.stop)
+        found = run(cluster, lives, plan)
+        return found, report.Place(datetime.now(UTC).isoformat(timespec="seconds"), here, machine.versions(cluster))
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description="Everything that may happen to an agent behind a gate, at random and under HL7 traffic, on real nodes: "
+        "nothing may be lost, two agents may never meet where they must not, and in the end it has to run as it should.",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="of chaos (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=secrets.randbelow(1_000_000), help="draws the same plan again (a random one)"
+    )
+    parser.add_argument("--output", type=Path, default=OUT, help="folder for results.json (%(default)s)")
+    given = parser.parse_args(arguments)
+    if given.minutes < 1:
+        parser.error("--minutes must be at least 1")
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
