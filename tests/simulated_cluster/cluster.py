@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.status import MedplumAgentStatus, parse_status
+from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project
@@ -422,6 +422,9 @@ class SimulatedCluster(Workloads):
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)
         approved = record.change is Change.DOWNGRADE and record.approval is not None
         if approved and applied is not None and record.started_at == self.now:
-            self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
+            noted = names.LAST_GOOD in self.deployment["metadata"]["annotations"]
+            # One that was made again, and never became active, does not know what was.
+            if noted or record.previous_outcome is Outcome.COMPLETED:
+                self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
         if record.rolled_back_from is not None and record.started_at == self.now:
             self.books.assert_back_to_what_was_active(body["spec"]["template"])

@@ -168,6 +168,15 @@ def test_other_settings_in_the_middle_keep_the_backup() -> None:
     assert ([name], name) == (list(cluster.backups), cluster.record.backup)
 
 
+def test_another_target_in_the_middle_keeps_the_backup() -> None:
+    """What was active is still the same; approved anew, nothing is written twice."""
+    cluster = changing("5.1.15", "5.1.13", approval="5.1.13 CHG-1")
+    (name,) = cluster.backups
+    cluster.annotate("4.2.3 CHG-2").edit(version="4.2.3").fetched().settle()
+    assert ([name], ["4.2.3"]) == (list(cluster.backups), cluster.running)
+    assert [name, name, None] == [entry.backup for entry in cluster.status.history]
+
+
 def test_in_the_middle_of_an_upgrade_that_never_became_active_it_holds_what_was() -> None:
     """5.1.14 active, 5.1.15 on its way: to 4.2.3 is a downgrade from 5.1.14."""
     cluster = changing("5.1.14", "5.1.15").annotate(APPROVAL).edit(version="4.2.3").fetched()

@@ -24,11 +24,13 @@ KIND: Final = "ControllerRevision"
 def first(observed: Observed, record: RolloutRecord, *, begins: bool) -> tuple[RolloutRecord, tuple[Apply, ...]]:
     """The record with the name of its backup, where an approved downgrade begins; and what has to be written before anything else.
 
-    A rollout that goes on with one, with other settings, keeps its backup.
+    Where the last one did not become active, what was active is still what its backup holds: other settings, or another target.
     """
-    forced = record.change is Change.DOWNGRADE and record.approval is not None
-    if not begins or not forced or record.backup is not None:
+    if not begins or record.change is not Change.DOWNGRADE or record.approval is None:
         return record, ()
+    live = None if observed.deployment is None else observed.deployment.record
+    if live is not None and live.backup and not observed.became_active and live.from_version == record.from_version:
+        return record.model_copy(update={"backup": live.backup}), ()
     good = _gone_down_from(observed)
     if good is None:
         return record, ()

@@ -29,7 +29,7 @@ def begin(
 ) -> RolloutRecord:
     """Return the record of the rollout that begins now: what is noted on the Deployment in the same write."""
     baseline = observed.baseline
-    approval, approved_by, backup = None, None, None
+    approval, approved_by = None, None
     if verdict.refusal is None and verdict.approval is not None:
         approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
     # A refused change that has to be put back is no change of version, and neither is a move.
@@ -43,7 +43,7 @@ def begin(
         previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
         if change is Change.NONE and live is not None and live.change is not Change.ROLLBACK:
             # Other settings in the middle of a change of version: it is still that change, with that approval.
-            change, approval, approved_by, backup = live.change, live.approval, live.approved_by, live.backup
+            change, approval, approved_by = live.change, live.approval, live.approved_by
     return RolloutRecord(
         change=change,
         from_version=None if baseline is None else baseline.text,
@@ -58,7 +58,6 @@ def begin(
         failed=latched(observed) if verdict.latched else None,
         refresh=refresh_asked_for(observed.agent),
         now=now_used(observed, spec),
-        backup=backup,
     )
 
 

@@ -25,6 +25,7 @@ CHILDREN: Final = (
     "/apis/policy/v1/poddisruptionbudgets",
     "/apis/batch/v1/jobs",
     "/apis/rbac.authorization.k8s.io/v1/rolebindings",
+    f"{APPS}/controllerrevisions",
 )
 ROLLOUT: Final = "agents.medplum.com/rollout"
 _TIMES: Final = {
@@ -84,7 +85,7 @@ def _object(raw: dict[str, Any]) -> dict[str, Any]:
     if ROLLOUT in annotations:
         annotations[ROLLOUT] = json.loads(annotations[ROLLOUT])
     owners = [f"{owner['kind']} {owner['name']}" for owner in metadata.get("ownerReferences") or ()]
-    tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects"}}
+    tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects", "data"}}
     found: dict[str, Any] = _tell({**tree, "metadata": {**metadata, "annotations": annotations}})
     return {"kind": raw.get("kind", ""), "owners": owners, **found}
 
