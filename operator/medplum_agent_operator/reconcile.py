@@ -20,7 +20,6 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core import backup, messages
 from medplum_agent_operator.core.actions import Apply, newly_claimed
-from medplum_agent_operator.core.fields import as_applied
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.identity import Identity
 from medplum_agent_operator.core.model import Config, Key, Observed
@@ -159,10 +158,7 @@ class Reconciler:
     async def _apply_one(self, key: Key, action: Apply) -> Object:
         if action.immutable:
             return await self._create_once(action)
-        if action.live is None and action.kind == "Deployment":
-            return await self._owned(action, await self._cluster.create(action.body))
-        live = None if action.live is None else await self._owned(action, action.live)
-        version = None if live is None else live["metadata"]["resourceVersion"]
+        version = None if action.live is None else action.live["metadata"]["resourceVersion"]
         try:
             return await self._cluster.apply(action.body, resource_version=version)
         except RefusedError as fault:
@@ -185,15 +181,6 @@ class Reconciler:
             if fault.reason != "AlreadyExists":
                 raise
             return dict(action.body)  # of a pass that was ended before its next write
-
-    async def _owned(self, action: Apply, live: Object) -> Object:
-        """An object of ours, with all that we created of it as if we had applied it."""
-        fields = as_applied(live)
-        if fields is None:
-            return live
-        metadata = live["metadata"]
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "managedFields": fields}}
-        return await self._cluster.merge_patch(action.kind, metadata["namespace"], metadata["name"], patch)
 
     def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
         way_around = ", or set spec.handoff.prePull to false" if action.kind == "Job" else ""

@@ -58,7 +58,7 @@ async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -
         await clinic.start_operator(dying)
         await clinic.apply("5.1.14")
         await asyncio.wait_for(dying.struck.wait(), 30)
-        assert "POST deployments" == dying.writes[-1]
+        assert "PATCH deployments front-desk" == dying.writes[-1]
         clinic.kill()
         successor = Counting()
         await clinic.start_operator(successor)

@@ -91,12 +91,8 @@ class FakeCluster:
         return copy.deepcopy(raw)
 
     async def create(self, body: Mapping[str, Any]) -> Raw:
-        """Create an Event, a backup or a Deployment."""
+        """Create an Event or a backup."""
         self._ask(f"create {body['kind']}")
-        if body["kind"] == "Deployment":
-            if "Deployment" in self.simulated.objects:
-                raise ConflictError("it exists", status=409, reason="AlreadyExists")
-            return copy.deepcopy(self.simulated.apply(body))
         if body["kind"] == "ControllerRevision":
             if body["metadata"]["name"] in self.simulated.backups:
                 raise ConflictError("it exists", status=409, reason="AlreadyExists")

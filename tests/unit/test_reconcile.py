@@ -80,7 +80,7 @@ async def test_an_installation_reads_everything_and_writes_in_order() -> None:
         "apply ServiceAccount",
         "apply Service",
         "apply PodDisruptionBudget",
-        "create Deployment",
+        "apply Deployment",
         STATUS,
         "create Event",
     ] == stage.writes

@@ -27,6 +27,10 @@ PAGE_SIZE: Final = 25
 """A page is held in memory as text and as objects at once: small ones keep the peak low."""
 MAX_CONNECTIONS: Final = 10
 
+NO_OBJECT: Final = "1"
+"""A resource version that no object has. Server-side apply with it creates what is not there, and is refused (409) where something is: a first write
+that comes late must not overwrite what a successor has made meanwhile."""
+
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 
@@ -135,13 +139,11 @@ class Kube:
         Args:
             body: the object as it should be.
             resource_version: of the object that the decision was made on; if it has changed since, nothing is written
-                (ConflictError). None where there was no object.
+                (ConflictError). None where there was no object: one that is there by now is not overwritten either.
 
         Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
         """
-        metadata = dict(body["metadata"])
-        if resource_version is not None:
-            metadata["resourceVersion"] = resource_version
+        metadata = {**body["metadata"], "resourceVersion": resource_version or NO_OBJECT}
         path = RESOURCES[body["kind"]].path(metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", path, query=query, body={**body, "metadata": metadata}, content_type=_APPLY)

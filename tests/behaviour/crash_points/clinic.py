@@ -94,6 +94,10 @@ class Clinic:
         self.on_step()
         await self.access.patch(self._agent, {"metadata": {"annotations": {FORCE: text}}}, manager="kubectl-annotate")
 
+    async def annotate(self, **marks: str) -> None:
+        """Set annotations that mean nothing to the operator."""
+        await self.access.patch(self._agent, {"metadata": {"annotations": marks}})
+
     async def delete(self) -> None:
         """Delete the agent."""
         await self.access.request("DELETE", self._agent, {"propagationPolicy": "Background"})

@@ -29,7 +29,7 @@ TRIES: Final = 4
 """A run that had fewer writes than the number to strike at is played again."""
 QUIET_SECONDS: Final = 1.2
 """Nothing is written for that long: then nothing more comes. The silence of a pass that waits with its word is 1 s."""
-CONVERGES_SECONDS: Final = 20.0
+CONVERGES_SECONDS: Final = 60.0
 REPORT: Final = ROOT / "build" / "reliability" / "crash-points.json"
 
 

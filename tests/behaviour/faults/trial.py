@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.behaviour.faults.spell import Spell
 
 REPORT: Final = ROOT / "build" / "reliability" / "faults.json"
-STORY_SECONDS: Final = 15.0
+STORY_SECONDS: Final = 45.0
 """What a change takes without any fault, on a busy machine."""
 QUIET_SECONDS: Final = 10.0
 AFTER_START_SECONDS: Final = sum(SOON_SECONDS) + 4
