@@ -77,14 +77,21 @@ def test_a_gate_is_made_and_led_to(gated: World) -> None:
 
 
 def test_a_gate_that_is_as_it_should_be_costs_no_write(gated: World) -> None:
-    """Also after a restart of the operator, and one of a newer release: its image is no reason to interrupt any device."""
+    """Also after a restart of the operator. One of a newer release tells once that its image waits, and interrupts no device for it."""
     gated.wait(lambda: gated.deployment("front-desk-gate")["status"].get("availableReplicas") == 2, "both gates")
+    assert [] == written_by_the_next(gated, GATE_IMAGE)
+    assert ["patch medplumagents/status"] == written_by_the_next(gated, "registry.test/medplum-agent-operator:9.9.9")
+    assert "its gate's pods (spec.containers[name=gate].image)" in gated.status()["waitingForNextChange"]
+
+
+def written_by_the_next(gated: World, image: str) -> list[str]:
+    """What an operator with this image writes in its first seconds."""
     since = datetime.now(UTC)
     gated.operators[-1].stop()
-    gated.start_operator("--gate-image", "registry.test/medplum-agent-operator:9.9.9")
+    gated.start_operator("--gate-image", image)
     marker = datetime.now(UTC)
     gated.wait(lambda: (datetime.now(UTC) - marker).total_seconds() > 4, "four seconds")
-    assert [] == writes_of_the_operator(gated, since)
+    return writes_of_the_operator(gated, since)
 
 
 def test_a_change_of_the_gate_rolls_it_and_leaves_the_agent_alone(gated: World) -> None:
