@@ -150,8 +150,16 @@ def test_a_gate_that_is_switched_off_is_gone_past(clinic: Clinic) -> None:
 
 
 DEVICE = """
-import socket, sys
-connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+import socket, sys, time
+until = time.monotonic() + 20
+while True:  # a node learns of an address a moment after it was announced
+    try:
+        connection = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=20)
+        break
+    except OSError:
+        if time.monotonic() > until:
+            raise
+        time.sleep(0.1)
 for name in map(str.strip, sys.stdin):
     connection.sendall(f"\\x0bMSH|^~\\\\&|DEV|LAB|MED|PLUM|20260101||ADT^A01|{name}|P|2.5\\r\\x1c\\r".encode())
     answer = b""
