@@ -1,9 +1,9 @@
 """The keyed queue between "something happened" and "look at this object": controller-runtime's semantics, in asyncio.
 
 `handlers` adds keys, `__main__` starts and stops it. It knows nothing of
-Kubernetes. What it promises: a key is never worked
-on twice at once; a key added while it is worked on is worked on again; a failing key comes back after a growing, jittered
-pause, which grows by tries of its own and not by what else starts it; a key can ask to be looked at again after a time; stopping lets runs in hand finish, within a limit.
+Kubernetes. What it promises: a key is never worked on twice at once; a key added while it is worked on is worked on again; a failing
+key comes back after a jittered pause, which grows by tries of its own and not by what else starts it; a key can ask to be looked at
+again after a time; stopping lets runs in hand finish, within a limit.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.workload import RolloutRecord
 from tests.simulated_cluster import SimulatedCluster
 from tests.simulated_cluster.situations import HOLD, changing, installed
 
@@ -314,3 +315,49 @@ def test_an_image_that_does_not_come_is_not_waited_for_for_ever() -> None:
     cluster.never_pulled.clear()
     assert ["5.1.15"] == cluster.settle().running
     assert ["4.2.3"] == retry(cluster, "the image is there").settle().running
+
+
+def test_a_refresh_that_fails_opens_no_latch() -> None:
+    """While a change is latched somebody asks for pods as this release renders them, and they fail: the change stays latched."""
+    cluster = failed()
+    assert cluster.record.failed is not None
+    known = cluster.record.failed
+    cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE] = json.dumps(
+        {"revision": 1, "template": _older(cluster)}
+    )
+    cluster.deployment["spec"]["template"] = _older(cluster)
+    cluster.settle()
+    cluster.never_ready.add("5.1.14")
+    cluster.mark(names.REFRESH, "now").settle().wait_for_deadline()
+    assert known == cluster.record.failed
+    assert ["5.1.14"] == [pod.version.text for pod in cluster.pods if pod.ready_since is not None]
+
+
+def _older(cluster: SimulatedCluster) -> Any:
+    """The live template as another release would have rendered it."""
+    template = json.loads(json.dumps(cluster.deployment["spec"]["template"]))
+    template["spec"]["terminationGracePeriodSeconds"] = 7
+    return template
+
+
+def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
+    """It may have been active before: going back would be a downgrade that nobody approved."""
+    cluster = changing("5.1.14", "5.1.15")
+    cluster.restart_pods().wait_for_deadline()
+    assert "restarted by hand" in (cluster.status.plan or "")
+    assert None is cluster.record.rolled_back_from
+
+
+@pytest.mark.parametrize(
+    ("field", "word", "read"),
+    [("change", "Teleport", "None"), ("previousOutcome", "Vanished", "Superseded"), ("previousOutcome", None, None)],
+)
+def test_what_a_newer_release_noted_is_read_as_far_as_it_can_be(field: str, word: str | None, read: str | None) -> None:
+    """A word that this one does not know costs that word, and not what else the note says."""
+    raw = json.loads(failed().record.dump())
+    record = RolloutRecord.read(json.dumps({**raw, field: word, "failed": {**raw["failed"], "reason": "Haunted"}}))
+    assert record is not None
+    assert read == json.loads(record.dump()).get(field)
+    assert "5.1.14" == record.from_version
+    assert record.failed is not None
+    assert Reason.PROGRESS_DEADLINE_EXCEEDED is record.failed.reason

@@ -29,7 +29,11 @@ MAX_CONNECTIONS: Final = 10
 
 NO_OBJECT: Final = "1"
 """A resource version that no object has. Server-side apply with it creates what is not there, and is refused (409) where something is: a first write
-that comes late must not overwrite what a successor has made meanwhile."""
+that comes late must not overwrite what a successor has made meanwhile.
+
+Source: staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go (Update) compares versions only where an object exists; etcd counts from 1, and
+the first object that it stores is newer. `tests/behaviour/test_crash_points.py` plays it.
+"""
 
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"

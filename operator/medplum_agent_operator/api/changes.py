@@ -83,7 +83,7 @@ class HandoffSpec(ApiModel):
     on_failure: OnFailure = Field(
         default=OnFailure.ROLLBACK,
         description="What happens after a failed change: Rollback (default) brings back exactly what was active before, Hold leaves things as they are. "
-        "Either way the change is not tried again by itself after a rollback: another spec, or a new text in the annotation agents.medplum.com/retry, does that.",
+        "After a rollback the change is not tried again by itself: another spec, or a new text in the annotation agents.medplum.com/retry, does that.",
     )
     pre_pull: bool = Field(
         default=True,

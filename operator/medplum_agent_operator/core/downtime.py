@@ -24,8 +24,9 @@ def is_bound(
 ) -> bool:
     """Whether a change that stops first is bound to windows: somebody planned it, and it takes something away that is there.
 
-    Not where nothing was ever active, or where what was tried has failed and nobody serves; not a way back from a target that never became active; not while the user's spec is refused; and
-    not where the pod template only goes back to what was applied, because somebody changed it by hand.
+    Not where nothing was ever active, or where what was tried has failed and nobody serves; not a way back from a target that never
+    became active; not while the user's spec is refused; and not where the pod template only goes back to what was applied, because
+    somebody changed it by hand.
     """
     live = observed.deployment
     if not spec.maintenance_windows or live is None or verdict.refusal is not None or verdict.change is Change.ABORT:

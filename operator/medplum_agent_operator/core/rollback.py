@@ -30,7 +30,8 @@ def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:
         return None
     if not observed.noted:
         return noting_first(this, spec)
-    failed = failure.note(observed.agent, spec, progress.what_failed(observed, spec))
+    # What the user asks for may have failed before: other things fail while that is latched, and it stays so.
+    failed = failure.latched(observed) or failure.note(observed.agent, spec, progress.what_failed(observed, spec))
     mechanics = choose(observed, AgentVersion.parse(good.spec.version), host_ports=good.spec.uses_host_ports)
     record = roll_back(observed, good, mechanics, failed, now=now)
     body = render_deployment(

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from medplum_agent_operator.api import annotations as names
@@ -40,6 +40,12 @@ class Change(StrEnum):
     """Back to what was active before a change that failed, exactly as it was."""
 
 
+def _or(otherwise: StrEnum) -> BeforeValidator:
+    """A word that another release of the operator wrote and this one does not know reads as `otherwise`: the rest of a note still counts."""
+    known = set(type(otherwise))
+    return BeforeValidator(lambda word: otherwise if isinstance(word, str) and word not in known else word)
+
+
 class Failure(BaseModel):
     """Why a change was given up, and what opens its latch. Kept in the rollout's record.
 
@@ -58,7 +64,7 @@ class Failure(BaseModel):
 
     version: str
     spec: str
-    reason: Reason
+    reason: Annotated[Reason, _or(Reason.PROGRESS_DEADLINE_EXCEEDED)]
     message: str
     retry: str | None = None
     approval: str | None = None
@@ -89,13 +95,13 @@ class RolloutRecord(BaseModel):
         frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore"
     )
 
-    change: Change
+    change: Annotated[Change, _or(Change.NONE)]
     from_version: str | None = Field(default=None, alias="from")
     to: str
     strategy: Strategy
     why: str = ""
     started_at: datetime
-    previous_outcome: Outcome | None = None
+    previous_outcome: Annotated[Outcome, _or(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
     approved_by: str | None = None
     moved_off: str | None = None
