@@ -337,6 +337,7 @@ def _older(cluster: SimulatedCluster) -> Any:
     """The live template as another release would have rendered it."""
     template = json.loads(json.dumps(cluster.deployment["spec"]["template"]))
     template["spec"]["terminationGracePeriodSeconds"] = 7
+    template["metadata"]["annotations"][names.TEMPLATE_HASH] = "of another release"
     return template
 
 
