@@ -11,33 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.node.behind_a_gate import install_behind_a_gate, unnoticed
 from tests.node.clinic import ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.cluster.node import Machine
-    from tests.node.clinic import Clinic, TrafficRun
+    from tests.node.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 
 ENHANCED = f"{ADDRESS}?enhanced=true"
-NOTICED = ("lost", "unacknowledged", "refused", "reset", "closed", "unreachable", "timeouts")
-
-
-def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
-    """An agent whose devices go through a gate."""
-    clinic.install(version, gate={"enabled": True, **spec.pop("gate", {})}, **spec)
-    clinic.wait_for_the_gate()
-
-
-def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:
-    """No device noticed anything but that answers took longer."""
-    overall: dict[str, Any] = traffic.report["overall"]
-    assert overall["sent"] > 100, traffic.text
-    assert dict.fromkeys(NOTICED, 0) == {name: overall[name] for name in NOTICED}, traffic.text
-    assert overall["repeated"] <= repeated, traffic.text
-    return overall
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.test_gate import install_behind_a_gate, unnoticed
+from tests.node.behind_a_gate import install_behind_a_gate, unnoticed
 
 if TYPE_CHECKING:
     from tests.node.clinic import Clinic

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core import messages
+from medplum_agent_operator.core import messages, rollout_messages
 from medplum_agent_operator.core.approval import judge
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import NOW, parsed, spec_of, v
@@ -96,7 +96,7 @@ def test_a_rollout_under_way_says_what_is_done_and_why_so(
     record = RolloutRecord(
         change=change, from_version=before, to="5.1.15", strategy=how, why="both can", started_at=NOW
     )
-    assert messages.under_way(record, spec_of()).startswith(words)
+    assert rollout_messages.under_way(record, spec_of()).startswith(words)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_what_becomes_of_messages_in_between(gate: dict[str, Any], words: str) -
         why="it must",
         started_at=NOW,
     )
-    assert messages.under_way(record, spec_of(gate=gate)).endswith(words)
+    assert rollout_messages.under_way(record, spec_of(gate=gate)).endswith(words)
     below = v("4.2.3")
     refused = messages.refusal(
         parsed("4.2.3", gate=gate),
@@ -138,7 +138,7 @@ def test_a_rollout_under_way_names_its_approval() -> None:
         started_at=NOW,
         approval="4.2.3 CHG-1042",
     )
-    assert 'approved by "4.2.3 CHG-1042" by stopping first' in messages.under_way(record, spec_of("4.2.3"))
+    assert 'approved by "4.2.3 CHG-1042" by stopping first' in rollout_messages.under_way(record, spec_of("4.2.3"))
 
 
 def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
@@ -154,14 +154,16 @@ def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
         approved_by="kubectl-annotate",
     )
     kept = record.model_copy(update={"backup": "lab-backup-0123456789"})
-    assert messages.under_way(kept, spec_of("4.2.3")).startswith(
+    assert rollout_messages.under_way(kept, spec_of("4.2.3")).startswith(
         'Going from 5.1.15 to 4.2.3, approved by "4.2.3 CHG-1", with a backup in ControllerRevision lab-backup-0123456789, by stopping first, because'
     )
     assert (
         'The downgrade from 5.1.15 to 4.2.3 is approved by "4.2.3 CHG-1" (set with kubectl-annotate). What was active before is kept in '
         "ControllerRevision lab-backup-0123456789."
-    ) == messages.approved(kept)
-    assert messages.approved(record).endswith("There is no backup: the cluster does not tell what was active before.")
+    ) == rollout_messages.approved(kept)
+    assert rollout_messages.approved(record).endswith(
+        "There is no backup: the cluster does not tell what was active before."
+    )
 
 
 def test_a_failure_says_what_serves_and_the_ways_out() -> None:
@@ -169,7 +171,7 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     record = RolloutRecord(
         change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
     )
-    text = messages.failed(record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="")
+    text = rollout_messages.failed(record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="")
     for words in (
         "from 5.1.14 to 5.1.15 was not done within 300 seconds. No image. 5.1.14 goes on serving",
         "Mend the cause",
@@ -177,7 +179,7 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     ):
         assert words in text
     installing = record.model_copy(update={"from_version": None})
-    first = messages.failed(installing, trouble="No image.", serving=[], deadline_seconds=1, held="")
+    first = rollout_messages.failed(installing, trouble="No image.", serving=[], deadline_seconds=1, held="")
     assert "The installation of 5.1.15 was not done within 1 second. No image. No agent serves right now" in first
     assert "set spec.version back" not in first
 
@@ -187,5 +189,7 @@ def test_a_rollout_that_ended_well_says_how() -> None:
     record = RolloutRecord(
         change=Change.UPGRADE, from_version="4.2.3", to="5.1.15", strategy=Strategy.RECREATE, started_at=NOW
     )
-    assert "5.1.15 serves; it took over from 4.2.3 by stopping first." == messages.completed(record)
-    assert "5.1.15 is installed and serves." == messages.completed(record.model_copy(update={"from_version": None}))
+    assert "5.1.15 serves; it took over from 4.2.3 by stopping first." == rollout_messages.completed(record)
+    assert "5.1.15 is installed and serves." == rollout_messages.completed(
+        record.model_copy(update={"from_version": None})
+    )

@@ -11,7 +11,7 @@ from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core import diagnosis, failure, messages, prepull
+from medplum_agent_operator.core import diagnosis, failure, prepull, rollout_messages
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.prepull import Fetch
@@ -47,7 +47,7 @@ class Progress:
 
 def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     """A rollout that begins in this pass."""
-    sentence = messages.under_way(record, spec)
+    sentence = rollout_messages.under_way(record, spec)
     if observed.deployment is None and record.from_version is not None:
         sentence = f"The Deployment was missing and is made again. {sentence}"
     reason, phase = _way(record)
@@ -68,12 +68,12 @@ def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now
     deadline = fetch.deadline(spec, now=now)
     if now >= deadline or prepull.hopeless(fetch):
         found = found or prepull.unknown_trouble(fetch)
-        what = messages.not_fetched(image=fetch.image, node=fetch.node, trouble=found.message)
-        sentence = messages.fetch_failed(record, what=what)
+        what = rollout_messages.not_fetched(image=fetch.image, node=fetch.node, trouble=found.message)
+        sentence = rollout_messages.fetch_failed(record, what=what)
         told = Finding(found.reason, Severity.WARNING, sentence)
         failed = Finding(found.reason, Severity.WARNING, what)
         return Progress(Phase.FAILED, found.reason, sentence, findings=(told,), failed=failed)
-    sentence = messages.fetching(record, image=fetch.image, node=fetch.node)
+    sentence = rollout_messages.fetching(record, image=fetch.image, node=fetch.node)
     findings: tuple[Finding, ...] = (Finding(Reason.FETCHING_IMAGE, Severity.NORMAL, sentence),)
     if found is not None:
         findings = (*findings, found)
@@ -128,7 +128,7 @@ def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tupl
     """What is worth telling of a rollout that has begun: that it was approved, what it gives up, what it does."""
     findings = []
     if record.approval is not None:
-        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, messages.approved(record)))
+        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, rollout_messages.approved(record)))
     if record.rolled_back_from is not None and record.failed is not None:
         return (*findings, Finding(record.failed.reason, Severity.WARNING, sentence))
     match record.previous_outcome:
@@ -141,7 +141,7 @@ def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tupl
 
 
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
-    sentence = messages.under_way(record, spec)
+    sentence = rollout_messages.under_way(record, spec)
     reason, phase = _way(record)
     # Status does not tell of it yet: the pass that began it kept silent, or was ended before it could speak.
     findings = () if observed.noted else _announcements(record, reason, sentence)
@@ -174,7 +174,7 @@ def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
-    return replace(found, message=messages.no_other_node(node=record.moved_off, trouble=found.message))
+    return replace(found, message=rollout_messages.no_other_node(node=record.moved_off, trouble=found.message))
 
 
 def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
@@ -193,11 +193,11 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *
     late = observed.deployment is not None and observed.deployment.gave_up(now)
     deadline = spec.handoff.progress_deadline_seconds
     if observed.settled:
-        sentence = messages.restart_failed(
+        sentence = rollout_messages.restart_failed(
             version=record.to, trouble=trouble, serving=bool(observed.serving_pods), deadline_seconds=deadline
         )
     elif record.moved_off is not None:
-        sentence = messages.move_failed(
+        sentence = rollout_messages.move_failed(
             node=record.moved_off,
             version=record.to,
             trouble=trouble,
@@ -205,7 +205,7 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *
             deadline_seconds=deadline,
         )
     else:
-        sentence = messages.failed(
+        sentence = rollout_messages.failed(
             record,
             trouble=trouble,
             serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
@@ -248,7 +248,7 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
         entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
         for entry in observed.agent.status.history
     ):
-        findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, messages.completed(record)))
+        findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, rollout_messages.completed(record)))
     if observed.open_pods:
         sentence = f"{spec.version} serves; there is nothing to do."
         return Progress(Phase.RUNNING, Reason.SERVING, sentence, findings=tuple(findings))
