@@ -26,6 +26,9 @@ class Books:
         used: approvals that have let a downgrade go ahead since the annotation was last taken off.
         rollouts: when each rollout began, in order.
         active_template: the pod template of the rollout that completed last.
+        before: the one before it, of the same version; None where there is none.
+        in_doubt: somebody asked for new pods before the operator saw the last rollout complete. Nobody but these books knows then which
+            of the two templates was active; that none of another version comes back is asked for all the same.
     """
 
     def __init__(self) -> None:
@@ -33,6 +36,15 @@ class Books:
         self.used: set[str] = set()
         self.rollouts: list[datetime] = []
         self.active_template: Raw | None = None
+        self.before: Raw | None = None
+        self.in_doubt = False
+
+    def completed(self, version: AgentVersion, template: Raw) -> None:
+        """Note that a rollout has completed: again and again, for as long as it stands so."""
+        self.in_doubt = False
+        if self.active_template is not None and _differ(template, self.active_template):
+            self.before = self.active_template if version == self.active else None
+        self.active, self.active_template = version, template
 
     def began(self, record: RolloutRecord) -> None:
         """Note a write of the Deployment; several may tell of one rollout."""
@@ -48,10 +60,14 @@ class Books:
     def assert_back_to_what_was_active(self, template: Raw) -> None:
         """I3: a failed change goes back to exactly the pod template that was active last."""
         assert self.active_template is not None, "I3 is broken: nothing was active"
-        found = first_difference(template, self.active_template) or first_difference(
-            template["metadata"], self.active_template["metadata"]
-        )
+        found = self._other_than_active(template)
         assert found is None, f"I3 is broken: {found} is not what was active"
+
+    def _other_than_active(self, template: Raw) -> str | None:
+        assert self.active_template is not None
+        if self.in_doubt and self.before is not None and not _differ(template, self.before):
+            return None
+        return _differ(template, self.active_template)
 
     def assert_backed_up(self, backup: Raw | None, record: RolloutRecord) -> None:
         """Before an approved downgrade changes anything, what was active before it is in a backup."""
@@ -60,7 +76,7 @@ class Books:
         assert record.from_version == version, f"{version} is in the backup: {record}"
         # Something newer that alone serves is gone down from although its rollout has not completed.
         if self.active is not None and self.active.text == version and self.active_template is not None:
-            found = first_difference(backup["data"]["podTemplate"], self.active_template)
+            found = self._other_than_active(backup["data"]["podTemplate"])
             assert found is None, f"{found} of the backup is not what was active: {record}"
 
     def assert_no_unapproved_downgrade(
@@ -78,6 +94,10 @@ class Books:
         assert text not in self.used, f"I2 is broken: {text!r} approves twice"
         assert kept(text) == record.approval
         self.used.add(text)
+
+
+def _differ(template: Raw, active: Raw) -> str | None:
+    return first_difference(template, active) or first_difference(template["metadata"], active["metadata"])
 
 
 def approval_of(agent: Mapping[str, Raw]) -> str:

@@ -110,6 +110,10 @@ class SimulatedCluster(Workloads):
 
     def restart_pods(self) -> SimulatedCluster:
         """`kubectl rollout restart`."""
+        record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
+        self.books.in_doubt = record is None or (record.started_at, Outcome.COMPLETED) not in {
+            (entry.started_at, entry.outcome) for entry in self.status.history
+        }
         body = copy.deepcopy(self.deployment)
         body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(self.now)
         self._store("Deployment", body)
@@ -299,8 +303,7 @@ class SimulatedCluster(Workloads):
                 live["status"] = status
                 self._touch(live)
             if self._complete(status):
-                self.books.active = AgentVersion.parse(self.applied_version)
-                self.books.active_template = copy.deepcopy(live["spec"]["template"])
+                self.books.completed(AgentVersion.parse(self.applied_version), copy.deepcopy(live["spec"]["template"]))
         self.pod_controllers()
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
         return self.count != before

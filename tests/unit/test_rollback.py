@@ -343,10 +343,29 @@ def _older(cluster: SimulatedCluster) -> Any:
 
 def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
     """It may have been active before: going back would be a downgrade that nobody approved."""
-    cluster = changing("5.1.14", "5.1.15")
+    cluster = changing("4.2.3", "5.1.15")
     cluster.restart_pods().wait_for_deadline()
     assert "restarted by hand" in (cluster.status.plan or "")
     assert None is cluster.record.rolled_back_from
+
+
+def test_a_handoff_that_was_restarted_by_hand_is_taken_back_while_the_old_agent_serves() -> None:
+    """Had the new one been active, the old one would have been stopped."""
+    cluster = changing("5.1.14", "5.1.15")
+    cluster.restart_pods().wait_for_deadline()
+    assert ("5.1.15", "5.1.14") == (cluster.record.rolled_back_from, cluster.record.to)
+
+
+def test_a_change_goes_back_to_what_it_went_from_even_if_that_was_active_unseen() -> None:
+    """5.1.15 became active while the operator was away and was restarted by hand: no failure of 5.1.16 leads below it."""
+    cluster = installed("4.2.3").edit(version="5.1.15")
+    while cluster.applied_version != "5.1.15":
+        cluster.reconcile()
+        cluster.tick()
+    cluster.settle(operator=False).restart_pods().tick()
+    cluster.never_ready.add("5.1.16")
+    cluster.edit(version="5.1.16").settle().wait_for_deadline()
+    assert ("5.1.16", "5.1.15") == (cluster.record.rolled_back_from, cluster.record.to)
 
 
 @pytest.mark.parametrize(

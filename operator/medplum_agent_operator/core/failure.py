@@ -51,9 +51,7 @@ def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: date
         return False
     if spec.handoff.on_failure is not OnFailure.ROLLBACK or observed.became_active:
         return False
-    if deployment.restarted_since(record.started_at) or any(
-        pod in observed.current_pods for pod in observed.serving_pods
-    ):
+    if observed.may_have_been_active or any(pod in observed.current_pods for pod in observed.serving_pods):
         return False
     good = deployment.last_good
     if good is None or first_difference(good.applied.template, deployment.template) is None:

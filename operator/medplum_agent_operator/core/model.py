@@ -202,14 +202,34 @@ class Observed:
         return AgentVersion.read(self.agent.status.last_good_version)
 
     @property
-    def baseline(self) -> AgentVersion | None:
-        """The version that a change is a downgrade *from*: what became active last, or something newer that alone serves.
+    def may_have_been_active(self) -> bool:
+        """Whether the live template may have become active while nobody looked: somebody has asked for new pods of it since.
 
-        The second matters where a rollout ended unseen and the Deployment controller tells of another one by now (a
-        restart): what takes messages is never gone down from without an approval. It only ever raises the baseline.
+        The Deployment controller then tells of the new pods alone. A pod of a template before that is not on its way out shows that it
+        has not: it would have been stopped.
         """
-        last_good, serving = self.last_good, self.serving_pods
-        if self.deployment is None or not serving or any(pod not in self.current_pods for pod in serving):
-            return last_good
-        applied = self.deployment.applied_version
-        return applied if applied is not None and (last_good is None or applied > last_good) else last_good
+        record = None if self.deployment is None else self.deployment.record
+        if self.deployment is None or record is None or not self.deployment.restarted_since(record.started_at):
+            return False
+        return all(pod.terminating for pod in self.earlier_pods)
+
+    @property
+    def counts_as_active(self) -> bool:
+        """Whether the live template counts as active although no rollout of it is seen to have ended: what a change then goes from.
+
+        Something newer than what became active last that alone serves, or may have served. It only ever raises the baseline: nobody goes
+        down from it without an approval, by hand or because a change failed.
+        """
+        applied, last_good = None if self.deployment is None else self.deployment.applied_version, self.last_good
+        if applied is None or (last_good is not None and not applied > last_good):
+            return False
+        serving = self.serving_pods
+        serves_alone = bool(serving) and all(pod in self.current_pods for pod in serving)
+        return serves_alone or self.may_have_been_active
+
+    @property
+    def baseline(self) -> AgentVersion | None:
+        """The version that a change is a downgrade *from*: what became active last, or what counts as that."""
+        if self.deployment is not None and self.counts_as_active:
+            return self.deployment.applied_version
+        return self.last_good

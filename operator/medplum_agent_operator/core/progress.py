@@ -230,12 +230,7 @@ def _held(observed: Observed, spec: MedplumAgentSpec) -> str:
         return "It is not taken back, because spec.handoff.onFailure is Hold."
     if observed.deployment is not None and observed.deployment.last_good is None:
         return "It is not taken back, because an older release of the operator began it and did not note what was active before."
-    record = None if observed.deployment is None else observed.deployment.record
-    if (
-        observed.deployment is not None
-        and record is not None
-        and observed.deployment.restarted_since(record.started_at)
-    ):
+    if observed.may_have_been_active:
         return (
             "It is not taken back, because its pods were restarted by hand since: it may have been active before that."
         )

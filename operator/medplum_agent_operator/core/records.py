@@ -100,7 +100,7 @@ def last_good(observed: Observed, *, begins: bool) -> str | None:
     live = observed.deployment
     if live is None:
         return None
-    if begins and observed.became_active:
+    if begins and (observed.became_active or observed.counts_as_active):
         return live.as_last_good()
     return live.annotations.get(LAST_GOOD)
 
