@@ -8,6 +8,13 @@ if TYPE_CHECKING:
     from tests.builders import Raw
 
 
+def copied(raw: Any) -> Any:
+    """A copy of what an API server keeps: maps, lists and plain values. `copy.deepcopy` takes four times as long, a third of every story."""
+    if isinstance(raw, dict):
+        return {key: copied(value) for key, value in raw.items()}
+    return [copied(item) for item in raw] if isinstance(raw, list) else raw
+
+
 def merged(live: Any, wanted: Any) -> Any:
     """`live` with what the operator applies."""
     if not isinstance(live, dict) or not isinstance(wanted, dict):

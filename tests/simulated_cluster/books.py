@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.drift import first_difference
+from tests.simulated_cluster.apply import copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,9 +43,11 @@ class Books:
     def completed(self, version: AgentVersion, template: Raw) -> None:
         """Note that a rollout has completed: again and again, for as long as it stands so."""
         self.in_doubt = False
-        if self.active_template is not None and _differ(template, self.active_template):
-            self.before = self.active_template if version == self.active else None
-        self.active, self.active_template = version, template
+        if template != self.active_template:
+            if self.active_template is not None and _differ(template, self.active_template):
+                self.before = self.active_template if version == self.active else None
+            self.active_template = copied(template)
+        self.active = version
 
     def began(self, record: RolloutRecord) -> None:
         """Note a write of the Deployment; several may tell of one rollout."""

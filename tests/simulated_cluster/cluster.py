@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
 from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import ABSENT, CONFIG, NOW, Raw, agent, stamp
-from tests.simulated_cluster.apply import defaulted, merged, without
+from tests.simulated_cluster.apply import copied, defaulted, merged, without
 from tests.simulated_cluster.books import Books
 from tests.simulated_cluster.pods import SimulatedFetch, drain_seconds
 from tests.simulated_cluster.workloads import NODES, Workloads
@@ -49,7 +48,7 @@ class SimulatedCluster(Workloads):
     def __init__(self, raw: Raw | None = None, *, config: Config = CONFIG) -> None:
         super().__init__()
         self.config = config
-        self.agent: Raw = copy.deepcopy(raw if raw is not None else agent())
+        self.agent: Raw = copied(raw if raw is not None else agent())
         self.objects: dict[str, Raw] = {}
         self.backups: dict[str, Raw] = {}
         self.books = Books()
@@ -114,7 +113,7 @@ class SimulatedCluster(Workloads):
         self.books.in_doubt = record is None or (record.started_at, Outcome.COMPLETED) not in {
             (entry.started_at, entry.outcome) for entry in self.status.history
         }
-        body = copy.deepcopy(self.deployment)
+        body = copied(self.deployment)
         body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(self.now)
         self._store("Deployment", body)
         return self
@@ -234,9 +233,9 @@ class SimulatedCluster(Workloads):
     def observe(self) -> Observed:
         """What a pass would read now."""
         return Observed.of(
-            MedplumAgent.parse(copy.deepcopy(self.agent)),
-            deployment=copy.deepcopy(self.objects.get("Deployment")),
-            children={kind: raw for kind, raw in copy.deepcopy(self.objects).items() if kind != "Deployment"},
+            MedplumAgent.parse(copied(self.agent)),
+            deployment=copied(self.objects.get("Deployment")),
+            children={kind: raw for kind, raw in copied(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],
             nodes=self.nodes,
             fetching=self.jobs,
@@ -303,7 +302,7 @@ class SimulatedCluster(Workloads):
                 live["status"] = status
                 self._touch(live)
             if self._complete(status):
-                self.books.completed(AgentVersion.parse(self.applied_version), copy.deepcopy(live["spec"]["template"]))
+                self.books.completed(AgentVersion.parse(self.applied_version), live["spec"]["template"])
         self.pod_controllers()
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
         return self.count != before
@@ -360,13 +359,13 @@ class SimulatedCluster(Workloads):
             return self._keep(body)
         if kind == "Deployment":
             self._assert_allowed(body)
-        live = copy.deepcopy(self.objects.get(kind))
-        wanted: Raw = copy.deepcopy(dict(body))
+        live = copied(self.objects.get(kind))
+        wanted: Raw = copied(dict(body))
         whole = wanted if live is None else merged(without(live, self._applied.get(kind, {}), wanted), wanted)
         if live is None:
             self.count += 1
             whole["metadata"] |= {"uid": f"{kind}-{self.count}", "generation": 0}
-        self._applied[kind] = copy.deepcopy(dict(body))
+        self._applied[kind] = copied(dict(body))
         self._store(kind, defaulted(kind, whole))
         self.writes.append(kind)
         if kind == "Deployment":
@@ -377,14 +376,14 @@ class SimulatedCluster(Workloads):
     def _start_job(self, body: Mapping[str, Any]) -> Raw:
         name = body["metadata"]["name"]
         assert name not in self.fetching, "a Job's template cannot be changed"
-        self.fetching[name] = SimulatedFetch(copy.deepcopy(dict(body)), self.now)
+        self.fetching[name] = SimulatedFetch(copied(dict(body)), self.now)
         self.writes.append("Job")
         self.count += 1
         return self.fetching[name].raws()[0]
 
     def _keep(self, body: Mapping[str, Any]) -> Raw:
         """https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/controller-revision-v1/: `data` is immutable."""
-        kept = self.backups.setdefault(body["metadata"]["name"], copy.deepcopy(dict(body)))
+        kept = self.backups.setdefault(body["metadata"]["name"], copied(dict(body)))
         assert kept == body, "a backup can never be another one"
         self.writes.append("ControllerRevision")
         self.count += 1

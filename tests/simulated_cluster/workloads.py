@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from medplum_agent_operator.core.prepull import KEPT_SECONDS
 from tests.builders import NOW, Raw, stamp
+from tests.simulated_cluster.apply import copied
 from tests.simulated_cluster.pods import (
     ReplicaSet,
     SimulatedFetch,
@@ -116,7 +116,7 @@ class Workloads:
 
     def _new_replica_set(self, template: Raw) -> ReplicaSet:
         self.count += 1
-        new = ReplicaSet(f"lab-{self.count}", copy.deepcopy(template))
+        new = ReplicaSet(f"lab-{self.count}", copied(template))
         self.replica_sets.append(new)
         self._progress = ("NewReplicaSetCreated", self.now, f'Created new replica set "{new.name}"')
         return new
@@ -195,7 +195,7 @@ class Workloads:
         for _ in range(replica_set.replicas - len(active)):
             self.count += 1
             name = f"{replica_set.name}-{self.count}"
-            replica_set.pods.append(SimulatedPod(name, copy.deepcopy(replica_set.template), replica_set.name, self.now))
+            replica_set.pods.append(SimulatedPod(name, copied(replica_set.template), replica_set.name, self.now))
 
     def _schedule(self) -> None:
         for pod in self.pods:
