@@ -13,7 +13,7 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff chaos clean
+.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff bench-rollback chaos mutants clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -75,12 +75,18 @@ bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agent
 bench-gate-handoff: $(STAMP) ## Measure on real nodes what devices notice of changes behind a gate (as root); figures go to build/bench/
 	@$(BIN)/python -m tests.handoffs.behind_gate
 
+bench-rollback: $(STAMP) ## Measure on real nodes how soon an agent serves again after a change that failed (as root); figures go to build/bench/
+	@$(BIN)/python -m tests.handoffs.going_back
+
 bench-gate: $(STAMP) ## Measure what the gate costs: latency, throughput, CPU, memory; figures go to build/bench/
 	@$(BIN)/python -m tests.gate.bench
 
 MINUTES ?= 10
 chaos: $(STAMP) ## Everything at random, under traffic, on real nodes, for MINUTES=10 (as root); SEED=N for the same again
 	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+mutants: $(STAMP) ## Change each decision of the core in every small way: does a test notice? Figures go to build/mutations/
+	@$(BIN)/python -m tests.mutations $(MODULES)
 
 clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

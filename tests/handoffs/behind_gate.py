@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
-
-from rich.console import Console
 
 from tests.bench import machine
 from tests.bench.figures import Bar
@@ -23,7 +19,7 @@ from tests.cluster.node import missing
 from tests.cluster.progress import Steps, say
 from tests.cluster.real import cluster_with_nodes
 from tests.handoffs.pictures import PodTimes, watched
-from tests.handoffs.report import markdown, table
+from tests.handoffs.report import Sheet, bar_table, publish
 from tests.handoffs.row import SHAPES, hand_over
 from tests.handoffs.run import ENHANCED, IMAGES, OUT, open_clinic
 from tests.node.clinic import REPOSITORY, Clinic
@@ -192,17 +188,13 @@ def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine,
     return figures, here, versions
 
 
-def summary(figures: Figures, promised: Sequence[Bar]) -> list[tuple[str, list[str], list[list[str]]]]:
+def summary(figures: Figures, promised: Sequence[Bar]) -> list[Sheet]:
     """Tables: the bars, the rows, the recreates."""
     rows = [(mode, row) for mode, row in (("original", figures.original), ("enhanced", figures.enhanced))]
     pauses = [each.longest_pause for each in figures.recreates]
     gaps = [each.gap for each in figures.recreates]
     return [
-        (
-            "What the gate promises",
-            ["promise", "bar", "measured", "kept"],
-            [[bar.promise, bar.bar, bar.measured, "yes" if bar.kept else "**no**"] for bar in promised],
-        ),
+        bar_table("What the gate promises", promised),
         (
             "Handoffs behind a gate",
             [
@@ -249,23 +241,7 @@ def main() -> int:
         return 1
     figures, here, versions = measure(handoffs=options.handoffs, recreates=options.recreates)
     promised = bars(figures)
-    options.output.mkdir(parents=True, exist_ok=True)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {
-        "date": date,
-        "machine": asdict(here),
-        "versions": versions,
-        "figures": asdict(figures),
-        "bars": [asdict(bar) for bar in promised],
-    }
-    (options.output / f"{NAME}.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    tables = summary(figures, promised)
-    text = "\n\n".join([f"{date}.", *(markdown(heads, rows) for _, heads, rows in tables)]) + "\n"
-    (options.output / f"{NAME}.md").write_text(text, encoding="utf-8")
-    console = Console(width=None if sys.stdout.isatty() else 130)
-    for each in tables:
-        console.print(table(*each))
-    return 0 if all(bar.kept for bar in promised) else 1
+    return publish(NAME, figures, promised, summary(figures, promised), (here, versions), options.output)
 
 
 if __name__ == "__main__":

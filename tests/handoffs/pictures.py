@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BEFORE_SECONDS: Final = 3.0
 AFTER_SECONDS: Final = 12.0
+HOPELESS: Final = "CreateContainerConfigError"
+"""What a container waits for whose Secret is not there."""
 
 
 class OpenClinic(Protocol):
@@ -33,10 +35,11 @@ class OpenClinic(Protocol):
 
 @dataclass
 class PodTimes:
-    """When a watch first told that a pod is ready, and that it is on its way out: Kubernetes' own dates have whole seconds."""
+    """When a watch first told that a pod is ready, on its way out, or cannot start: Kubernetes' own dates have whole seconds."""
 
     ready: dict[str, float] = field(default_factory=dict)
     terminating: dict[str, float] = field(default_factory=dict)
+    hopeless: dict[str, float] = field(default_factory=dict)
 
     def read(self, stream: Any) -> None:
         """Take every event of a watch, until it ends."""
@@ -50,6 +53,9 @@ class PodTimes:
                 self.ready.setdefault(name, now)
             if pod["metadata"].get("deletionTimestamp"):
                 self.terminating.setdefault(name, now)
+            states = (each.get("state") or {} for each in pod["status"].get("containerStatuses", ()))
+            if any((state.get("waiting") or {}).get("reason") == HOPELESS for state in states):
+                self.hopeless.setdefault(name, now)
 
 
 @contextmanager

@@ -6,21 +6,28 @@ Called by `__main__`; decides nothing.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
+from datetime import UTC, datetime
 from statistics import median
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.console import Console
-
+    from tests.bench.figures import Bar
+    from tests.bench.machine import Machine
     from tests.handoffs.figures import Figures, Handoffs
     from tests.handoffs.run import Results
 
+Sheet: TypeAlias = "tuple[str, list[str], list[list[str]]]"
+"""A title, the heads of the columns, the rows."""
+Seen: TypeAlias = "tuple[Machine, dict[str, str]]"
+"""Where it was measured, and with which versions of what."""
 NAME: Final = "handoff.json"
 SUMMARY: Final = "handoff.md"
 TITLE: Final = "What the operator promises"
@@ -59,6 +66,33 @@ def summary(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def publish(name: str, figures: Any, promised: Sequence[Bar], tables: Sequence[Sheet], seen: Seen, folder: Path) -> int:
+    """Write name.json and name.md and print the tables, of a bench with one table of bars. Returns its exit code: 1 for a miss."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here, versions = seen
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    found = {
+        "date": date,
+        "machine": asdict(here),
+        "versions": versions,
+        "figures": asdict(figures),
+        "bars": [asdict(bar) for bar in promised],
+    }
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    text = "\n\n".join([f"{date}.", *(markdown(heads, rows) for _, heads, rows in tables)]) + "\n"
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    console = Console(width=None if sys.stdout.isatty() else 130)
+    for each in tables:
+        console.print(table(*each))
+    return 0 if all(bar.kept for bar in promised) else 1
+
+
+def bar_table(title: str, promised: Sequence[Bar]) -> Sheet:
+    """Each bar with whether it is kept, misses in bold."""
+    rows = [[bar.promise, bar.bar, bar.measured, "yes" if bar.kept else "**no**"] for bar in promised]
+    return title, ["promise", "bar", "measured", "kept"], rows
+
+
 def show(results: Results, console: Console) -> None:
     """Print every figure, then the bars."""
     console.print(f"\n{results.date}. {_machine(results)}")
@@ -71,8 +105,8 @@ def show(results: Results, console: Console) -> None:
 
 
 def _bar_rows(results: Results) -> tuple[list[str], list[list[str]]]:
-    rows = [[bar.promise, bar.bar, bar.measured, "yes" if bar.kept else "**no**"] for bar in results.bars]
-    return ["promise", "bar", "measured", "kept"], rows
+    _, heads, rows = bar_table(TITLE, results.bars)
+    return heads, rows
 
 
 def _row_table(figures: Figures) -> tuple[list[str], list[list[str]]]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.bench.machine import Machine
-from tests.handoffs import behind_gate, report
+from tests.handoffs import behind_gate, going_back, report
 from tests.handoffs.figures import Downgrades, Figures, Handoffs, OperatorStart, bars, overlaps
+from tests.handoffs.pictures import PodTimes
 from tests.handoffs.run import Results
 
 if TYPE_CHECKING:
@@ -166,3 +167,41 @@ def test_one_bad_figure_behind_a_gate_misses_its_promise_and_no_other(change: di
     missed = [bar.promise for bar in behind_gate.bars(replace(behind_a_gate(), **change)) if not bar.kept]
     assert 1 == len(missed)
     assert missed[0].startswith(promise)
+
+
+def going() -> going_back.Figures:
+    """Those of a run that kept every promise."""
+    nothing = dict.fromkeys(behind_gate.NOTICED, 0)
+    times = {behind_gate.LOW: [2.0, 2.2], behind_gate.HIGH: [3.0, 2.5]}
+    return going_back.Figures(times, times, nothing, 2, nothing, restarts=0, agents_seen=9, violations=())
+
+
+@pytest.mark.parametrize(
+    ("change", "promise"),
+    [
+        ({"back": {behind_gate.LOW: [2.0], behind_gate.HIGH: [9.0]}}, "5.1.15 serves again after 4.2.3 failed"),
+        ({"back": {behind_gate.LOW: [9.0], behind_gate.HIGH: [2.0]}}, "4.2.3 serves again after 5.1.15 failed"),
+        ({"noticed": {"lost": 1}}, "lost, refused, broken, repeated, 4 recreates that failed"),
+        ({"handoffs_noticed": {"reset": 1}}, "lost, refused, broken, repeated, 2 handoffs that failed"),
+        ({"restarts": 1}, "restarts"),
+        ({"violations": ("two at once",)}, "two agents at once"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_bad_figure_of_failed_changes_misses_its_promise_and_no_other(change: dict[str, Any], promise: str) -> None:
+    """Each bar is able to say no, and none does where all is well."""
+    assert [] == [bar for bar in going_back.bars(going()) if not bar.kept]
+    missed = [bar.promise for bar in going_back.bars(replace(going(), **change)) if not bar.kept]
+    assert 1 == len(missed)
+    assert missed[0].startswith(promise)
+
+
+def test_a_change_is_timed_by_its_own_pods() -> None:
+    """From the old pod's end, or from the certain failure; what was there before and what came later does not count."""
+    times = PodTimes(ready={"old": 1.0})
+    watch = going_back.Stopwatch(times)
+    times.terminating["old"] = 10.0
+    times.hopeless["failed"] = 11.0
+    times.terminating["failed"] = 11.5
+    times.ready["new"] = 14.25
+    assert (4.25, 3.25) == (watch.plain(), watch.back())

@@ -27,6 +27,6 @@ MODULES: Final = (
 TESTS: Final = (
     "tests/unit",
     "tests/golden",
-    *(f"tests/property/test_{name}.py" for name in ("classification", "stories", "takeovers", "versions", "windows")),
+    *(f"tests/property/test_{name}.py" for name in ("classification", "takeovers", "versions", "windows")),
 )
-"""Tests that need no cluster. Without the state machine, which takes minutes to say what others say in seconds."""
+"""Tests that need no cluster. Without stories and the state machine, which take minutes to say what others say in seconds."""

@@ -1,4 +1,4 @@
-"""What tests on real nodes share where devices go through a gate: installing such an agent, and that no device noticed anything."""
+"""What tests on real nodes share where devices go through a gate: installing such an agent, breaking it, and that no device noticed anything."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ if TYPE_CHECKING:
     from tests.node.clinic import Clinic, TrafficRun
 
 NOTICED = ("lost", "unacknowledged", "refused", "reset", "closed", "unreachable", "timeouts")
+NO_SECRET = {"name": "nowhere"}
+"""A Secret that is not there: the new agent's container can never be made."""
 
 
 def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
     """An agent whose devices go through a gate."""
     clinic.install(version, gate={"enabled": True, **spec.pop("gate", {})}, **spec)
     clinic.wait_for_the_gate()
+
+
+def broken(clinic: Clinic, version: str, **spec: Any) -> None:
+    """Ask for a version whose agent never starts."""
+    server = clinic.agent()["spec"]["server"]
+    clinic.patch({"version": version, **(spec or {"server": {**server, "credentialsSecretRef": NO_SECRET}})})
 
 
 def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:

@@ -7,25 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.behind_a_gate import install_behind_a_gate, unnoticed
+from tests.node.behind_a_gate import broken, install_behind_a_gate, unnoticed
 
 if TYPE_CHECKING:
     from tests.node.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 
-NO_SECRET = {"name": "nowhere"}
-"""A Secret that is not there: the new agent's container can never be made."""
 ENDS = {"command": ["sh", "-c", "exit 3"]}
 """A program that ends at once."""
-
-
-def broken(clinic: Clinic, version: str, **spec: Any) -> None:
-    """Ask for a version whose agent never starts."""
-    server = clinic.agent()["spec"]["server"]
-    if not spec:
-        spec = {"server": {**server, "credentialsSecretRef": NO_SECRET}}
-    clinic.patch({"version": version, **spec})
 
 
 def outcomes(clinic: Clinic) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ def test_at_once_when_somebody_says_so_about_exactly_this_target() -> None:
     """Another version does not do, and each text counts once."""
     cluster = now(waiting(), "5.1.14 please")
     assert Phase.AWAITING_WINDOW is cluster.status.phase
-    assert ["5.1.15"] == now(cluster, "5.1.15 please").running
+    assert ["5.1.15"] == now(cluster, "5.1.15 please, for CHG-1042").running
     cluster.edit(channels=HOST_PORT).settle()
     assert Phase.AWAITING_WINDOW is cluster.status.phase
     assert "hostPort" not in str(cluster.deployment["spec"])

@@ -63,6 +63,7 @@ OLD, YOUNG = ("a", "old"), ("b", "young")
         pytest.param("http://api.medplum.com/", False, id="another scheme, hence another port"),
         pytest.param("https://api.medplum.com/fhir/", False, id="another path"),
         pytest.param("https://api.medplum.org/", False, id="another host"),
+        pytest.param("https://api.medplum.com/x://y", False, id="another path, in which there is a scheme"),
     ],
 )
 def test_a_server_is_the_same_however_it_is_written(url: str, *, same: bool) -> None:
@@ -74,6 +75,13 @@ def test_what_matters_in_a_url_stays() -> None:
     """A path keeps its letters, IPv6 its brackets, and of http port 80 is the default."""
     assert "http://10.0.0.5/Fhir" == normalised("http://10.0.0.5:80/Fhir//")
     assert "https://[fe80::443]" == normalised("https://[FE80::443]:443")
+    assert "https://a/FHIR-X" == normalised("https://a/FHIR-X/")
+    assert "https://a/x://y" == normalised("https://a/x://y")
+
+
+def test_a_scheme_that_no_schema_lets_through_is_read_all_the_same() -> None:
+    """Somebody may have written it into the note on a Deployment."""
+    assert "ftp://a:21/x" == normalised("ftp://A:21/x")
 
 
 # What an object tells.
@@ -161,6 +169,15 @@ def test_claims_are_those_that_want_it_and_those_that_run_with_it() -> None:
     assert [("gone", True, True), ("left", True, False), ("wants", False, False)] == [
         (claim.name, claim.runs, claim.remains) for claim in found
     ]
+
+
+def test_a_claim_is_as_old_as_its_agent() -> None:
+    """What has gone has no age, and neither has what says none."""
+    dated, undated = named("a", "dated"), named("a", "undated")
+    dated["metadata"]["creationTimestamp"] = FIRST
+    undated["metadata"].pop("creationTimestamp", None)
+    found = claims_on(HERE, [dated, undated], {("a", "gone")})
+    assert [("dated", FIRST), ("gone", ""), ("undated", "")] == [(claim.name, claim.created) for claim in found]
 
 
 # What is decided.

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.failure import note
+from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.workload import RolloutRecord
+from tests.builders import parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster
 from tests.simulated_cluster.situations import HOLD, changing, installed
 
@@ -159,6 +164,46 @@ def test_the_same_retry_counts_once() -> None:
     assert 2 == [entry.outcome for entry in cluster.status.history].count(Outcome.FAILED)
     rollouts = list(cluster.books.rollouts)
     assert rollouts == cluster.settle().books.rollouts
+
+
+def test_what_was_asked_for_before_it_failed_opens_nothing() -> None:
+    """Neither the retry nor the approval that stood there already."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    retry(cluster, "once more").settle().wait_for_deadline()
+    noted = cluster.record.failed
+    assert noted is not None
+    assert ("once more", "4.2.3 CHG-1") == (noted.retry, noted.approval)
+    rollouts = list(cluster.books.rollouts)
+    assert rollouts == cluster.settle().books.rollouts
+
+
+@pytest.mark.parametrize("text", [None, "", "  "])
+def test_an_annotation_that_says_nothing_is_none(text: str | None) -> None:
+    """It neither opens the latch nor is it kept."""
+    cluster = failed()
+    annotations = cluster.agent["metadata"]["annotations"]
+    annotations.pop(names.RETRY, None)
+    if text is not None:
+        annotations[names.RETRY] = text
+    noted = note(MedplumAgent.parse(cluster.agent), spec_of("5.1.15"), WHY)
+    assert (None, None) == (noted.retry, noted.approval)
+
+
+WHY = Finding(Reason.PORT_NOT_READY, Severity.WARNING, "It does not listen.")
+
+
+@pytest.mark.parametrize(("length", "kept"), [(1999, 1999), (2000, 2000), (2001, 2000), (9000, 2000)])
+def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: int) -> None:
+    """And ends with an ellipsis then."""
+    message = note(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message="x" * length)).message
+    assert (kept, "…" if length > kept else "x") == (len(message), message[-1])
+    assert "x" * (kept - 1) == message[:-1]
+
+
+def test_a_spec_is_known_again_by_every_release() -> None:
+    """Another way to tell it would open every latch there is when the operator is upgraded."""
+    spec = spec_of("5.1.15", handoff={"drainSeconds": 7}, service={"type": "NodePort"})
+    assert "f0a4e966fcdef522" == note(parsed("5.1.15"), spec, WHY).spec
 
 
 def test_going_back_in_the_spec_is_free_and_replaces_no_pod() -> None:

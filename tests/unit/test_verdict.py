@@ -11,7 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.verdict import decide, spec_before
 from medplum_agent_operator.core.workload import Change
-from tests.builders import ABSENT, CONFIG, agent, approving, observed, pod
+from tests.builders import ABSENT, CONFIG, NOW, agent, approving, observed, pod
 from tests.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
@@ -155,6 +155,36 @@ def test_a_refusal_because_of_an_orphan_pod_says_what_runs() -> None:
     assert found.refusal is not None
     assert "a newer version" in found.refusal.message
     assert found.spec is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "running"),
+    [
+        pytest.param(["5.1.15"], "5.1.15", id="one"),
+        pytest.param(["5.1.15", "5.1.14", "5.1.15"], "5.1.14, 5.1.15", id="several"),
+    ],
+)
+def test_a_refusal_because_of_orphan_pods_that_serve_names_them(versions: list[str], running: str) -> None:
+    """Each version once, in order."""
+    pods = [pod(version, name=f"lab-{number}", ready_since=NOW) for number, version in enumerate(versions)]
+    found = decide(observed(agent("4.2.3"), pods=pods), CONFIG).refusal
+    assert found is not None
+    assert f"go down from {running} to 4.2.3" in found.message
+    assert f"{running} goes on serving" in found.message
+
+
+def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:
+    """What was active counts, whatever serves at that moment."""
+    found = verdict(refused()).refusal
+    assert found is not None
+    assert "go down from 5.1.15 to 4.2.3" in found.message
+    assert "5.1.15 goes on serving" in found.message
+    cluster = installed("5.1.15")
+    cluster.never_ready.add("5.1.15")
+    cluster.evict().settle()
+    found = verdict(cluster.edit(version="4.2.3")).refusal
+    assert found is not None
+    assert "no agent was stopped" in found.message
 
 
 def test_an_approval_for_an_upgrade_is_neither_needed_nor_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import time
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -302,6 +303,19 @@ def test_a_window_is_open_for_its_duration_whatever_clocks_show(now: str, since:
 def test_a_moment_is_told_in_local_time_and_in_utc(moment: str, zone: str, text: str) -> None:
     """Who is on call reads local time, logs are in UTC; the date in UTC is given only where it is another."""
     assert text == str(Moment(utc(moment), ZoneInfo(zone)))
+
+
+def test_utc_is_told_wherever_the_operator_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own time zone has no say."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert "Sunday 2026-11-29 02:00 CET (Europe/Berlin), 01:00 UTC" == str(
+            Moment(utc("2026-11-29 01:00"), ZoneInfo(BERLIN))
+        )
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(

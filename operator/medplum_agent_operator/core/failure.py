@@ -99,5 +99,5 @@ def _text(agent: MedplumAgent, annotation: str) -> str | None:
 
 
 def _known_by(spec: MedplumAgentSpec) -> str:
-    """What tells one spec from another. Defaults are left out: a later release of the operator may add some."""
-    return fingerprint(spec.model_dump(by_alias=True, exclude_defaults=True, exclude={"paused"}, mode="json"))
+    """What tells one spec from another. Defaults are left out: a later release of the operator may add some, and a pause that ended is none."""
+    return fingerprint(spec.model_dump(by_alias=True, exclude_defaults=True, mode="json"))
