@@ -14,7 +14,7 @@ import yaml
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.core.backup import render_backup
-from medplum_agent_operator.core.workload import AppliedTemplate, LastGood
+from medplum_agent_operator.core.notes import AppliedTemplate, LastGood
 from tests.behaviour.audit import writes_of_the_operator
 from tests.behaviour.world import FORCE, QUICK, agent_manifest
 from tests.cluster import Behaviour, simulate

@@ -14,10 +14,10 @@ import yaml
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.backup import render_backup
 from medplum_agent_operator.core.gate import render_gate_pod
+from medplum_agent_operator.core.notes import AppliedTemplate, Change, LastGood, RolloutRecord
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.prepull import render_job
 from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
-from medplum_agent_operator.core.workload import AppliedTemplate, Change, LastGood, RolloutRecord
 from tests.builders import NOW, REPOSITORY, parsed
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.strategy import choose, classify
-from medplum_agent_operator.core.workload import Change
 from tests.builders import v
 from tests.simulated_cluster import SimulatedCluster, installed
 

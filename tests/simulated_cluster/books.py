@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
+    from medplum_agent_operator.core.notes import RolloutRecord
     from medplum_agent_operator.core.version import AgentVersion
-    from medplum_agent_operator.core.workload import RolloutRecord
     from tests.builders import Raw
     from tests.simulated_cluster.pods import SimulatedPod
 

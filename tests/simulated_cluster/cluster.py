@@ -10,10 +10,10 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
 from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.notes import Change, RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import ABSENT, CONFIG, NOW, Raw, agent, stamp
 from tests.simulated_cluster.apply import copied, defaulted, merged, without
 from tests.simulated_cluster.books import Books

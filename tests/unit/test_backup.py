@@ -13,8 +13,8 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome
 from medplum_agent_operator.core.backup import render_backup
 from medplum_agent_operator.core.model import ownership
+from medplum_agent_operator.core.notes import AppliedTemplate, LastGood
 from medplum_agent_operator.core.pod_template import properties_in, render_pod_template
-from medplum_agent_operator.core.workload import AppliedTemplate, LastGood
 from tests.builders import NAME, NAMESPACE, agent, parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster, changing, installed
 

@@ -9,7 +9,7 @@ import pytest
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core import messages, rollout_messages
 from medplum_agent_operator.core.approval import judge
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.notes import Change, RolloutRecord
 from tests.builders import NOW, parsed, spec_of, v
 
 

@@ -15,7 +15,7 @@ from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.failure import note
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.workload import RolloutRecord
+from medplum_agent_operator.core.notes import RolloutRecord
 from tests.builders import parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster
 from tests.simulated_cluster.situations import HOLD, changing, installed

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.strategy import choose, classify, needs_approval
-from medplum_agent_operator.core.workload import Change
 from tests.builders import agent, observed, pod, spec_of, v
 from tests.simulated_cluster import SimulatedCluster, changing, installed
 

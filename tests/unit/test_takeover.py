@@ -9,8 +9,8 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Rollout, Strategy
+from medplum_agent_operator.core.notes import Change, RolloutRecord
 from medplum_agent_operator.core.takeover import Moments, figures, moment, notice
-from medplum_agent_operator.core.workload import Change, RolloutRecord
 from tests.builders import NOW, Raw, agent, observed, pod
 
 HANDOFF, RECREATE = Strategy.ROLLING_HANDOFF, Strategy.RECREATE

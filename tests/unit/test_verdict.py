@@ -9,8 +9,8 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.model import Config
+from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.verdict import decide, spec_before
-from medplum_agent_operator.core.workload import Change
 from tests.builders import ABSENT, CONFIG, NOW, agent, approving, observed, pod
 from tests.simulated_cluster import SimulatedCluster, installed
 

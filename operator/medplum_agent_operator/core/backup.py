@@ -14,9 +14,9 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import Change, LastGood, RolloutRecord
 from medplum_agent_operator.core.pod_template import properties_in, selector
 from medplum_agent_operator.core.resources import applied_spec, owner_reference
-from medplum_agent_operator.core.workload import Change, LastGood, RolloutRecord
 
 KIND: Final = "ControllerRevision"
 

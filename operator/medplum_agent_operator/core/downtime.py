@@ -13,10 +13,10 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import failure, messages, windows
 from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import Change, RolloutRecord
 from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.verdict import Verdict
 from medplum_agent_operator.core.windows import Moment
-from medplum_agent_operator.core.workload import Change, RolloutRecord
 
 
 def is_bound(

@@ -17,7 +17,7 @@ from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.drift import fingerprint, first_difference
 from medplum_agent_operator.core.findings import Finding
 from medplum_agent_operator.core.model import Observed
-from medplum_agent_operator.core.workload import Failure, RolloutRecord
+from medplum_agent_operator.core.notes import Failure, RolloutRecord
 
 LONGEST_MESSAGE: Final = 2000
 """Characters of what went wrong that are kept on the Deployment."""

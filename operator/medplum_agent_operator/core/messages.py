@@ -13,11 +13,11 @@ from medplum_agent_operator.core.approval import Approval
 from medplum_agent_operator.core.gate import HTTP_PORT
 from medplum_agent_operator.core.identity import Claim, normalised
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import Failure
 from medplum_agent_operator.core.rollout_messages import in_between
 from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.windows import Moment
-from medplum_agent_operator.core.workload import Failure
 
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:

@@ -16,6 +16,7 @@ from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.pod_template import image_of
 from medplum_agent_operator.core.prepull import Fetch
 from medplum_agent_operator.core.records import begin, current, kept_up, last_good
@@ -26,7 +27,6 @@ from medplum_agent_operator.core.telling import Pass, Plan, report, told, undeci
 from medplum_agent_operator.core.template import Template, of_agent, of_gate
 from medplum_agent_operator.core.verdict import decide
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import RolloutRecord
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:

@@ -14,8 +14,8 @@ from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core import diagnosis, failure, prepull, rollout_messages
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.prepull import Fetch
-from medplum_agent_operator.core.workload import RolloutRecord
 
 SILENCE: Final = timedelta(seconds=1)
 """When the old agent is about to be stopped, what status says may not hold for long: it is told once, when the old agent has

@@ -1,6 +1,6 @@
 """Which rollout this is: the record that begins with a disruptive write, and the one that is under way.
 
-Called by `plan`. It reads no clock and writes nothing; how a record is kept on the Deployment is `workload`'s affair.
+Called by `plan`. It reads no clock and writes nothing; its form on the Deployment is `notes`' affair.
 """
 
 from datetime import datetime
@@ -12,10 +12,10 @@ from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.failure import latched
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import Change, Failure, LastGood, RolloutRecord
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.strategy import Mechanics
 from medplum_agent_operator.core.verdict import Verdict
-from medplum_agent_operator.core.workload import Change, Failure, LastGood, RolloutRecord
 
 
 def begin(

@@ -13,8 +13,8 @@ from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core import gate
 from medplum_agent_operator.core.drain import protected
 from medplum_agent_operator.core.drift import fingerprint
+from medplum_agent_operator.core.notes import AppliedTemplate, RolloutRecord
 from medplum_agent_operator.core.pod_template import selector
-from medplum_agent_operator.core.workload import AppliedTemplate, RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3

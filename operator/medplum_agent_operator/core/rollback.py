@@ -9,6 +9,7 @@ from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import failure, progress
 from medplum_agent_operator.core.actions import compared, supporting
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import current, last_good, roll_back
 from medplum_agent_operator.core.resources import render_deployment
@@ -16,7 +17,6 @@ from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.telling import Pass, Plan, report, told
 from medplum_agent_operator.core.template import of_agent
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import RolloutRecord
 
 
 def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.workload import Change, RolloutRecord
+from medplum_agent_operator.core.notes import Change, RolloutRecord
 
 
 def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> str:

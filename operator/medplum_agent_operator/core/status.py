@@ -24,10 +24,10 @@ from medplum_agent_operator.api.status import (
 from medplum_agent_operator.core import failure, traffic
 from medplum_agent_operator.core.findings import Finding
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.takeover import Moments, figures, notice
 from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.core.traffic import Told
-from medplum_agent_operator.core.workload import RolloutRecord
 
 LONGEST_HISTORY: Final = 10
 _UNDER_WAY: Final = {Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phase.ROLLING_BACK}

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from medplum_agent_operator.api.spec import DowngradeApproval, MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
-from medplum_agent_operator.core.workload import Change
 
 
 def classify(observed: Observed, target: AgentVersion) -> Change:

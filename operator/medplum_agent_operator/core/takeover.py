@@ -29,8 +29,8 @@ from typing import Final
 
 from medplum_agent_operator.api.status import Rollout, Strategy
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.pods import Pod
-from medplum_agent_operator.core.workload import RolloutRecord
 
 _SECOND: Final = timedelta(seconds=1)
 

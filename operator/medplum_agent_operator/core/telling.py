@@ -15,12 +15,12 @@ from medplum_agent_operator.core import gate, messages, progress, traffic, windo
 from medplum_agent_operator.core.actions import Apply
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.pod_template import selector
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import current
 from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.verdict import Verdict
-from medplum_agent_operator.core.workload import RolloutRecord
 
 _NOTES: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, names.APPLIED_TEMPLATE, names.LAST_GOOD)}
 """Where the operator keeps what it has to remember."""

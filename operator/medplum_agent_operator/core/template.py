@@ -13,9 +13,9 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import drain, gate
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.notes import AppliedTemplate
 from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
 from medplum_agent_operator.core.records import refresh_asked_for
-from medplum_agent_operator.core.workload import AppliedTemplate
 
 REVISION: Final = 1
 """Of the renderer. Raise it with a change of what is rendered for a spec that has not changed, and say so in the changelog."""

@@ -14,9 +14,9 @@ from medplum_agent_operator.core.approval import Approval, judge
 from medplum_agent_operator.core.failure import latched
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
+from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.strategy import classify, needs_approval
 from medplum_agent_operator.core.version import AgentVersion
-from medplum_agent_operator.core.workload import Change
 
 
 @dataclass(frozen=True, slots=True)
