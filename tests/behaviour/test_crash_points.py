@@ -22,31 +22,36 @@ ALL = os.environ.get("CRASH_POINTS") == "all"
 MOST_TELLING = ("install", "handoff", "forced downgrade")
 EVERY = {("handoff", Mode.KILLED), ("forced downgrade", Mode.KILLED)}
 
-CASES = [(name, mode) for name in SCENARIOS for mode in Mode if ALL or mode is Mode.KILLED or name in MOST_TELLING]
+pytestmark = pytest.mark.timeout(1800 if ALL else 900)
 
-pytestmark = pytest.mark.timeout(900)
+
+def cases(name: str, writes: int) -> list[tuple[Mode, range]]:
+    """In which modes which writes are played."""
+    modes = [mode for mode in Mode if ALL or mode is Mode.KILLED or name in MOST_TELLING]
+    numbers = range(1, writes + 1)
+    return [(mode, numbers if ALL or (name, mode) in EVERY else numbers[::3]) for mode in modes]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_an_undisturbed_run_is_the_same_each_time(clinics: Clinics, name: str, known: dict[str, Learned]) -> None:
-    """The same objects are written in the same order, and the ends are the same: so writes can be counted, and ends compared."""
+async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: dict[str, Learned]) -> None:
+    """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice.
+
+    First it is played undisturbed: the same objects are written in the same order each time, and the ends are the same, so writes can be
+    counted and ends compared. One test for all modes of a scenario, so that this is learned once.
+    """
     undisturbed = await learned(clinics, SCENARIOS[name], known)
     assert undisturbed.fewest > 0
     assert 1 == len(set(undisturbed.acts))
     assert [[], []] == [differences(undisturbed.digests[0], other) for other in undisturbed.digests[1:]]
-
-
-@pytest.mark.parametrize(("name", "mode"), CASES)
-async def test_every_write_may_be_the_last(clinics: Clinics, name: str, mode: Mode, known: dict[str, Learned]) -> None:
-    """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice."""
-    undisturbed = await learned(clinics, SCENARIOS[name], known)
-    numbers = range(1, len(undisturbed.writes) + 1)
-    if not ALL and (name, mode) not in EVERY:
-        numbers = numbers[::3]
-    runs = await enumerate_points(clinics, SCENARIOS[name], mode, undisturbed, numbers)
-    assert len(numbers) == len(runs) > 0
-    assert [] == [str(run) for run in runs if run.faults]
-    assert [] == [str(run) for run in runs if not run.reached and run.number <= undisturbed.fewest]
+    played = cases(name, len(undisturbed.writes))
+    found = [
+        (mode, await enumerate_points(clinics, SCENARIOS[name], mode, undisturbed, numbers)) for mode, numbers in played
+    ]
+    assert [len(numbers) for _, numbers in played] == [len(runs) for _, runs in found]
+    assert [] == [f"{mode}, {run}" for mode, runs in found for run in runs if run.faults]
+    assert [] == [
+        f"{mode}, {run}" for mode, runs in found for run in runs if not run.reached and run.number <= undisturbed.fewest
+    ]
 
 
 async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -> None:
