@@ -84,6 +84,7 @@ def test_the_opening_is_told_in_the_windows_own_time() -> None:
     window = {"schedule": "30 4 * * *", "duration": "1h", "timeZone": "Europe/Berlin"}
     cluster = installed("4.2.3", maintenanceWindows=[window]).edit(version="5.1.15").settle()
     assert " 04:30 CE" in (cluster.status.plan or "")
+    assert "approved" not in (cluster.status.plan or ""), "an upgrade needs nobody"
     assert "(Europe/Berlin), 0" in (cluster.status.plan or "")
 
 

@@ -76,7 +76,7 @@ def test_what_matters_in_a_url_stays() -> None:
     assert "http://10.0.0.5/Fhir" == normalised("http://10.0.0.5:80/Fhir//")
     assert "https://[fe80::443]" == normalised("https://[FE80::443]:443")
     assert "https://a/FHIR-X" == normalised("https://a/FHIR-X/")
-    assert "https://a/x://y" == normalised("https://a/x://y")
+    assert "https://a/X://y" == normalised("https://A/X://y")
 
 
 def test_a_scheme_that_no_schema_lets_through_is_read_all_the_same() -> None:

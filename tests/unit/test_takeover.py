@@ -73,7 +73,7 @@ RECREATES = [
             (0.3, [old(**SERVES, terminating=True)]),
             (5.31, [old(ended_at=5, unready_since=5)]),
             (5.4, [new(created=5, unready_since=5)]),
-            (7.84, [new(created=5, ready_since=7)]),
+            (7.843, [new(created=5, ready_since=7)]),
         ],
         (2.53, 0.0),
         id="watched: from the old one's end to the new one's readiness, by the operator's clock; the drain is no gap",

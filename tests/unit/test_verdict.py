@@ -153,7 +153,7 @@ def test_a_refusal_because_of_an_orphan_pod_says_what_runs() -> None:
     seen = observed(agent("4.2.3"), pods=[pod("5.1.15")])
     found = decide(seen, CONFIG)
     assert found.refusal is not None
-    assert "a newer version" in found.refusal.message
+    assert "go down from a newer version to 4.2.3" in found.refusal.message
     assert found.spec is None
 
 
@@ -184,6 +184,7 @@ def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:
     cluster.evict().settle()
     found = verdict(cluster.edit(version="4.2.3")).refusal
     assert found is not None
+    assert "go down from 5.1.15 to 4.2.3" in found.message
     assert "no agent was stopped" in found.message
 
 

@@ -134,6 +134,12 @@ def test_a_window_is_open_from_its_opening_for_its_duration(now: str, is_open: b
             "2026-11-30 03:00",
             id="a window that has been open for days",
         ),
+        pytest.param(
+            [("0 0 20 11 *", "168h", "UTC"), ("0 0 27 11 *", "168h", "UTC")],
+            "2026-11-20 00:00",
+            "2026-12-04 00:00",
+            id="two that come once a year, and the first has closed already",
+        ),
     ],
 )
 def test_windows_that_overlap_or_adjoin_are_open_as_one(several: list[Written], since: str, until: str) -> None:
