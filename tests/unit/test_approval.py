@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.approval import LONGEST_KEPT, judge, kept
+from medplum_agent_operator.core.approval import LONGEST_KEPT, MOST_KEPT, Approval, judge, kept
 from tests.builders import v
 
 TARGET = v("4.2.3")
@@ -76,9 +76,32 @@ def test_anything_else_does_not_approve_and_is_answered_with_the_right_value(
 def test_a_text_counts_once() -> None:
     """The same string never approves a second downgrade, and the answer asks for another text."""
     approval = judge("4.2.3 CHG-1042", target=TARGET, spent=["4.2.3 CHG-1042"])
-    assert (False, Reason.APPROVAL_SPENT) == (approval.granted, approval.reason)
-    assert "'4.2.3 CHG-1042' has already approved a downgrade" in approval.correction
-    assert "another text" in approval.correction
+    correction = (
+        "The annotation's text '4.2.3 CHG-1042' has already approved a downgrade, and each text counts once: "
+        "approve this one with another text, such as a new change ticket."
+    )
+    assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 CHG-1042", correction) == approval  # noqa: FBT003 - granted
+
+
+def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
+    """Until somebody takes the annotation off, which empties the list."""
+    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_KEPT)]
+    assert judge("4.2.3 new", target=TARGET, spent=spent[1:]).granted
+    full = judge("4.2.3 new", target=TARGET, spent=spent)
+    correction = (
+        f"{MOST_KEPT} approvals have been used since the annotation was last taken off, and no more can be told apart: "
+        "take it off (kubectl annotate … agents.medplum.com/force-downgrade-), then set it again."
+    )
+    assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 new", correction) == full  # noqa: FBT003 - granted
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("true", Reason.APPROVAL_MALFORMED), ("4.2.2", Reason.APPROVAL_FOR_OTHER_TARGET)]
+)
+def test_what_does_not_count_is_kept_with_the_answer(text: str, reason: Reason) -> None:
+    """Status tells which text it was that did not count."""
+    approval = judge(f"{text} CHG-1", target=TARGET, spent=())
+    assert (reason, f"{text} CHG-1") == (approval.reason, approval.text)
 
 
 def test_another_text_for_the_same_target_counts_although_one_was_spent() -> None:
@@ -99,6 +122,12 @@ def test_a_wrong_value_of_200_kb_is_answered_in_a_sentence() -> None:
     approval = judge("x" * 200_000, target=TARGET, spent=())
     assert Reason.APPROVAL_MALFORMED is approval.reason
     assert len(approval.correction) < 250
+
+
+@pytest.mark.parametrize(("length", "shown"), [(64, "x" * 64), (65, "x" * 64 + "…")])
+def test_of_a_long_word_as_much_is_shown_as_tells_what_it_is(length: int, shown: str) -> None:
+    """64 characters, then an ellipsis."""
+    assert f"says '{shown}'," in judge("x" * length, target=TARGET, spent=()).correction
 
 
 @pytest.mark.parametrize("length", [LONGEST_KEPT - 1, LONGEST_KEPT])

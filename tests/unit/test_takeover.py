@@ -99,6 +99,15 @@ RECREATES = [
         id="the old pod was removed by force, so nobody saw it end: from the making of the new one",
     ),
     pytest.param(
+        [
+            (0.3, [old(**SERVES), old(name="of-the-day-before", ended_at=-3600)]),
+            (2.1, [old(name="of-the-day-before", ended_at=-3600), new(created=2, unready_since=2)]),
+            (4.5, [old(name="of-the-day-before", ended_at=-3600), new(created=2, ready_since=4)]),
+        ],
+        (2.4, 0.0),
+        id="the same, and a pod of the day before has no say",
+    ),
+    pytest.param(
         [(4.9, [old(ended_at=5, unready_since=5)]), (6.95, [new(created=5, ready_since=7)])],
         (2.0, 0.0),
         id="the node's clock is ahead of the operator's: its seconds count",
@@ -121,6 +130,11 @@ RECREATES = [
         ],
         (2.5, 0.0),
         id="a pod that had ended long before tells nothing",
+    ),
+    pytest.param(
+        [(2.4, [old(ended_at=0)]), (7.8, [new(ready_since=7)])],
+        (6.8, 0.0),
+        id="the old one ended in the second in which the rollout began: that is its end",
     ),
 ]  # fmt: skip
 
