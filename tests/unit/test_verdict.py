@@ -153,7 +153,8 @@ def test_a_refusal_because_of_an_orphan_pod_says_what_runs() -> None:
     seen = observed(agent("4.2.3"), pods=[pod("5.1.15")])
     found = decide(seen, CONFIG)
     assert found.refusal is not None
-    assert "a newer version" in found.refusal.message
+    assert "to go down from 5.1.15 to 4.2.3" in found.refusal.message
+    assert 'set spec.version back to "5.1.15"' in found.refusal.message
     assert found.spec is None
 
 
