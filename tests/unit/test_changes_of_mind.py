@@ -1,7 +1,7 @@
 """Changes of mind, at every moment of a rollout: each has a defined end.
 
 A row is a change of version, a moment of it, and what somebody does then. The end is read from `ENDS`, by how far the change has got; the
-simulated cluster asserts I1 and I2 at every turn on the way. docs/user-guide.md, "Change your mind in the middle", says the same in words.
+simulated cluster asserts I1 and I2 at every turn on the way. docs/user-guide.md, "Changing your mind", says the same in words.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from tests.unit.minds import (
+    DOWN,
     FAILED_DOWNGRADE,
     FAILED_HANDOFF,
     FAILED_UPGRADE,
@@ -373,3 +375,50 @@ def test_a_namesake_takes_over_nothing(change: Change, moment: Moment) -> None:
     assert before == cluster.objects
     assert (Phase.INSTALLING, ()) == (cluster.status.phase, cluster.status.history)
     assert "of an earlier MedplumAgent" in (cluster.status.plan or "")
+
+
+def test_a_namesake_of_an_older_version_is_refused_while_the_pods_of_the_first_one_end() -> None:
+    """It names the version of those pods, and goes on by itself when they have gone: for the new one it is no downgrade."""
+    cluster = reach(FORCED, Moment.STOPPED)
+    cluster.told.clear()
+    MINDS[Mind.ANEW_AS_BEFORE](cluster, REFUSED)
+    assert Reason.DOWNGRADE_NOT_APPROVED not in {found.reason for found in cluster.settle().told}
+    cluster.told.clear()
+    MINDS[Mind.ANEW_AS_AFTER](cluster, REFUSED)
+    (sentence,) = {found.message for found in cluster.settle().told if found.reason is Reason.DOWNGRADE_NOT_APPROVED}
+    assert "to go down from 5.1.15 to 4.2.3" in sentence
+    assert (Phase.RUNNING, ["4.2.3"]) == (cluster.status.phase, cluster.running)
+
+
+def test_words_that_were_not_used_approve_the_next_downgrade() -> None:
+    """A second approval in the middle of a downgrade lies there until it is taken off."""
+    cluster = reach(FORCED, Moment.STOPPED)
+    MINDS[Mind.APPROVE](cluster, FORCED)
+    cluster.settle().edit(version="5.1.15").settle().edit(version="4.2.3").settle()
+    assert (Phase.RUNNING, ["4.2.3"]) == (cluster.status.phase, cluster.running)
+    assert ("4.2.3 CHG-1", "4.2.3 CHG-2") == cluster.status.spent_approvals
+
+
+def test_what_becomes_active_while_the_next_image_is_fetched_is_completed() -> None:
+    """The next change goes from there, and the approval counts all the same."""
+    cluster = reach(HANDOFF, Moment.READY)
+    cluster.never_pulled.add(DOWN)
+    MINDS[Mind.DOWN_APPROVED](cluster, HANDOFF)
+    assert (Phase.RECREATING, ["5.1.15"]) == (cluster.settle().status.phase, cluster.running)
+    cluster.never_pulled.clear()
+    assert Phase.RUNNING is cluster.settle().status.phase
+    assert [("5.1.14", "5.1.15", Outcome.COMPLETED, None), ("5.1.15", DOWN, Outcome.COMPLETED, f"{DOWN} CHG-9")] == (
+        history(cluster)[1:]
+    )
+
+
+def test_a_change_that_fails_in_a_pause_is_taken_back_after_it() -> None:
+    """Hands off means that too; the old agent of a handoff serves all the while."""
+    cluster = reach(HANDOFF, Moment.WRITTEN)
+    cluster.never_ready.add("5.1.15")
+    MINDS[Mind.PAUSE](cluster, HANDOFF)
+    cluster.wait_for_deadline()
+    assert (Phase.PAUSED, ["5.1.14", "5.1.15"]) == (cluster.status.phase, cluster.running)
+    cluster.edit(paused=False).settle()
+    assert (Phase.FAILED, ["5.1.14"]) == (cluster.status.phase, cluster.running)
+    assert [Outcome.COMPLETED, Outcome.FAILED, Outcome.COMPLETED] == [outcome for _, _, outcome, _ in history(cluster)]
