@@ -66,6 +66,8 @@ class Recorder:
     _approvals: dict[str, set[str]] = field(default_factory=dict)
     _replicas: dict[str, int] = field(default_factory=dict)
     _policies: dict[str, str] = field(default_factory=dict)
+    _owners: dict[str, str | None] = field(default_factory=dict)
+    _deployments: dict[str, str | None] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, stream: BinaryIO) -> None:
@@ -137,7 +139,9 @@ class Recorder:
         if AGENT not in labels:
             return
         uid, wanted = raw["metadata"]["uid"], raw["spec"]["replicas"]
-        if wanted > self._replicas.get(uid, 0) and self._may_not_go_down(labels[AGENT], labels[VERSION]):
+        # Of a Deployment that was not seen yet nothing is known; what it says is judged when it is.
+        known = _owner(raw) == self._deployments.get(labels[AGENT])
+        if known and wanted > self._replicas.get(uid, 0) and self._may_not_go_down(labels[AGENT], labels[VERSION]):
             self.violations.append(
                 f"I2: {labels[AGENT]}: a ReplicaSet of {labels[VERSION]} was scaled up without an approval"
             )
@@ -148,6 +152,10 @@ class Recorder:
         name = metadata["name"]
         if VERSION not in template or kind == "DELETED":
             return
+        if self._owners.get(name, _owner(raw)) != _owner(raw):  # another MedplumAgent: for that one nothing was active
+            self._active.pop(name, None)
+            self._applied.pop(name, None)
+        self._owners[name], self._deployments[name] = _owner(raw), metadata.get("uid")
         version, before = template[VERSION], self._applied.get(name)
         active = self._active.get(name)
         if before != version and self._may_not_go_down(name, version):
@@ -157,6 +165,11 @@ class Recorder:
         counts = [status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")]
         if status.get("observedGeneration") == metadata["generation"] and counts == [1, 1, 1]:
             self._active[name] = version
+
+
+def _owner(raw: dict[str, Any]) -> str | None:
+    """The uid of the object that this one belongs to."""
+    return next((owner["uid"] for owner in raw["metadata"].get("ownerReferences", ()) if owner.get("controller")), None)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.behaviour.audit import calls_of_the_operator, resource
-from tests.behaviour.world import QUICK
+from tests.behaviour.world import QUICK, REGISTRY_AWAY
 from tests.cluster import Behaviour, simulate
 
 if TYPE_CHECKING:
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
 DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
 UNPULLABLE = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS)}
-AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
-"""No answer is no refusal: it is waited for."""
-
-
-def jobs(world: World) -> list[dict[str, Any]]:
-    """The Jobs in the namespace."""
-    found: list[dict[str, Any]] = world.read("jobs")["items"]
-    return found
 
 
 def go_down(world: World, **spec: Any) -> None:
@@ -40,11 +32,11 @@ def test_the_image_is_fetched_before_the_agent_is_stopped(world: World) -> None:
     since = datetime.now(UTC)
     go_down(world)
     world.wait_for_phase("Running", "4.2.3")
-    [job] = jobs(world)
+    [job] = world.jobs()
     [pod] = world.read("pods", "-l", f"batch.kubernetes.io/job-name={job['metadata']['name']}")["items"]
     assert old["spec"]["nodeName"] == pod["spec"]["nodeName"]
     assert "registry.example.org/medplum-agent:4.2.3" == pod["spec"]["containers"][0]["image"]
-    world.wait(lambda: jobs(world)[0]["status"].get("succeeded") == 1, "the Job complete")
+    world.wait(lambda: world.jobs()[0]["status"].get("succeeded") == 1, "the Job complete")
     written = [
         resource(call)
         for call in calls_of_the_operator(world, since)
@@ -65,7 +57,7 @@ def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
     assert "ImagePullFailed" == world.condition("Stalled")["reason"]
     assert "True" == world.condition("Available")["status"]
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
-    assert 1 == len(jobs(world))
+    assert 1 == len(world.jobs())
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": dict(QUICK)}})
     status = world.wait_for_phase("Running", "5.1.15")
     assert [] == status.get("spentApprovals", [])
@@ -76,25 +68,23 @@ def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
 def test_an_image_that_comes_late_stops_nobody_unasked(world: World, on_failure: str) -> None:
     """The kubelet keeps trying, and can pull after the deadline: held, the change goes on; else only when somebody asks."""
     world.install("5.1.15", handoff={**DEADLINE, "onFailure": on_failure})
-    go_down(world, podTemplate=AWAY)
+    go_down(world, podTemplate=REGISTRY_AWAY)
     world.wait_for_phase("Failed")
-    name = jobs(world)[0]["metadata"]["name"]
+    name = world.jobs()[0]["metadata"]["name"]
     pull(world, name)
     if on_failure == "Rollback":
-        world.wait(lambda: jobs(world)[0].get("status", {}).get("succeeded") == 1, "the image fetched")
+        world.wait(lambda: world.jobs()[0].get("status", {}).get("succeeded") == 1, "the image fetched")
         assert "5.1.15" == world.deployment()["metadata"]["labels"]["agents.medplum.com/version"]
         world.kubectl("annotate", "mpa", "front-desk", "agents.medplum.com/retry=the image is there")
-        world.wait(lambda: len(jobs(world)) == 2, "another try")
-        pull(world, next(job["metadata"]["name"] for job in jobs(world) if job["metadata"]["name"] != name))
+        world.wait(lambda: len(world.jobs()) == 2, "another try")
+        pull(world, next(job["metadata"]["name"] for job in world.jobs() if job["metadata"]["name"] != name))
     world.wait(lambda: world.deployment()["spec"]["strategy"]["type"] == "Recreate", "the Deployment written")
     assert "4.2.3" == world.deployment()["metadata"]["labels"]["agents.medplum.com/version"]
 
 
 def pull(world: World, job: str) -> None:
     """From now on the image of this Job's pod can be pulled."""
-    selected = f"batch.kubernetes.io/job-name={job}"
-    world.wait(lambda: world.read("pods", "-l", selected)["items"], "the Job's pod")
-    world.kubectl("annotate", "pods", "-l", selected, "--overwrite", "sim.medplum.com/behaviour=ready")
+    world.get_ready(f"batch.kubernetes.io/job-name={job}")
 
 
 def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:

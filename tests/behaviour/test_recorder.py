@@ -17,12 +17,17 @@ def pod(uid: str, version: str, *, running: bool = True, kind: str = "MODIFIED")
     return {"type": kind, "object": {"kind": "Pod", "metadata": metadata, "status": status}}
 
 
-def deployment(version: str, *, complete: bool) -> dict[str, Any]:
-    """A watch event about its Deployment."""
+def deployment(version: str, *, complete: bool, of: str = "agent-1") -> dict[str, Any]:
+    """A watch event about its Deployment; `of`: the MedplumAgent that it belongs to."""
     counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1 if complete else 0)
     raw = {
         "kind": "Deployment",
-        "metadata": {"name": "front-desk", "generation": 1},
+        "metadata": {
+            "name": "front-desk",
+            "uid": f"deployment of {of}",
+            "generation": 1,
+            "ownerReferences": [{"uid": of, "controller": True}],
+        },
         "spec": {"template": {"metadata": {"labels": {VERSION: version}}}},
         "status": {"observedGeneration": 1, **counts},
     }
@@ -36,10 +41,11 @@ def agent(*, approval: str | None = None, policy: str = "Always") -> dict[str, A
     return {"type": "MODIFIED", "object": {"kind": "MedplumAgent", "metadata": metadata, "spec": spec}}
 
 
-def replica_set(version: str, replicas: int) -> dict[str, Any]:
-    """A watch event about a ReplicaSet of the agent."""
+def replica_set(version: str, replicas: int, *, of: str = "agent-1") -> dict[str, Any]:
+    """A watch event about a ReplicaSet of the agent; `of`: the MedplumAgent that its Deployment belongs to."""
     template = {"metadata": {"labels": {AGENT: "front-desk", VERSION: version}}}
-    raw = {"kind": "ReplicaSet", "metadata": {"uid": version}, "spec": {"replicas": replicas, "template": template}}
+    metadata = {"uid": version, "ownerReferences": [{"uid": f"deployment of {of}", "controller": True}]}
+    raw = {"kind": "ReplicaSet", "metadata": metadata, "spec": {"replicas": replicas, "template": template}}
     return {"type": "MODIFIED", "object": raw}
 
 
@@ -60,6 +66,12 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         ([agent(policy="BelowZeroDowntime"), *DOWN], 1),
         ([agent(policy="BelowZeroDowntime"), DOWN[0], deployment("5.1.14", complete=False)], 0),
         ([agent(), deployment("5.1.15", complete=False), deployment("4.2.3", complete=False)], 0),
+        ([agent(), DOWN[0], deployment("4.2.3", complete=False, of="agent-2")], 0),
+        (
+            [agent(), DOWN[0], replica_set("4.2.3", 1, of="agent-2"), deployment("4.2.3", complete=True, of="agent-2")],
+            0,
+        ),
+        ([agent(), *DOWN[:1], *(deployment(v, complete=True, of="agent-2") for v in ("5.1.15", "4.2.3"))], 1),
         ([agent(), replica_set("4.2.3", 0), DOWN[0], replica_set("4.2.3", 1)], 1),
         ([agent(), replica_set("5.1.14", 1), DOWN[0], replica_set("5.1.14", 0)], 0),
     ],
@@ -75,6 +87,9 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         "the policy frees small steps only",
         "a small step under that policy",
         "what never became active is no baseline",
+        "a namesake of a deleted agent may be older",
+        "its ReplicaSet may be seen first",
+        "nobody approved for the namesake",
         "an older ReplicaSet is scaled up",
         "an older ReplicaSet is scaled down",
     ],

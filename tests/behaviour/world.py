@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tests.cluster import simulate, wait_for
+from tests.cluster import Behaviour, simulate, wait_for
 from tests.operator_process import NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, start_operator
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ FORCE = "agents.medplum.com/force-downgrade"
 SEEN_LATE = 0.5
 """How many seconds apart two watches may see the same on a busy machine. Without load it is some milliseconds."""
 QUICK = simulate(ready_after="300ms", terminate_after="700ms")
-
+REGISTRY_AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
+"""In a pod template: no answer is no refusal, and is waited for."""
 
 GATE_IMAGE = "registry.test/medplum-agent-operator:0.1.0"
 """Nothing runs it here: pods are simulated."""
@@ -108,6 +109,11 @@ class World:
         """Approve a downgrade as the message says."""
         self.kubectl("annotate", "mpa", name, "--overwrite", f"{FORCE}={text}")
 
+    def get_ready(self, selected: str) -> None:
+        """Pods of this label get on from now on, whatever their template says."""
+        self.wait(lambda: self.read("pods", "-l", selected)["items"], f"pods with {selected}")
+        self.kubectl("annotate", "pods", "-l", selected, "--overwrite", "sim.medplum.com/behaviour=ready")
+
     # What is there.
 
     def read(self, *arguments: str) -> Any:
@@ -136,6 +142,11 @@ class World:
     def pods(self, name: str = "front-desk") -> list[dict[str, Any]]:
         """Its pods."""
         found: list[dict[str, Any]] = self.read("pods", "-l", f"agents.medplum.com/agent={name}")["items"]
+        return found
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """The Jobs in the namespace."""
+        found: list[dict[str, Any]] = self.read("jobs")["items"]
         return found
 
     def events(self, reason: str, name: str = "front-desk") -> list[dict[str, Any]]:

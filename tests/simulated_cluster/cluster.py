@@ -149,18 +149,26 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
-    def collect_garbage(self) -> SimulatedCluster:
-        """The MedplumAgent was deleted: its children go, and in the end their pods."""
-        for kind in list(self.objects):
+    def remove_what_belonged_to(self, uid: str) -> SimulatedCluster:
+        """The MedplumAgent of this uid is gone: the garbage collector removes what it owned, and tells its pods to go."""
+        for kind in [kind for kind, raw in self.objects.items() if _owner(raw) == uid]:
             self.delete(kind)
+        for name in [name for name, fetch in self.fetching.items() if _owner(fetch.body) == uid]:
+            del self.fetching[name]
+        for name in [name for name, raw in self.backups.items() if _owner(raw) == uid]:
+            del self.backups[name]
+        return self
+
+    def collect_garbage(self) -> SimulatedCluster:
+        """The MedplumAgent was deleted: all that it had goes, and in the end its pods."""
+        self.remove_what_belonged_to(self.agent["metadata"]["uid"])
         for _ in range(20):
             self.tick()
-        assert not self.pods
+        assert not self.left
         return self
 
     def replace_agent(self, version: str) -> SimulatedCluster:
-        """Another MedplumAgent under the name of one that has gone with all that it had."""
-        self.backups.clear()
+        """Another MedplumAgent under the name of one that was deleted."""
         self.agent["metadata"] |= {"uid": f"uid-{self.count}", "generation": 1, "annotations": {}}
         self.agent["spec"] = {**self.agent["spec"], "version": version, "paused": False}
         self.agent.pop("status", None)
@@ -175,6 +183,11 @@ class SimulatedCluster(Workloads):
         return self
 
     # What tests look at.
+
+    @property
+    def left(self) -> list[str]:
+        """Everything that there is beside the MedplumAgent."""
+        return [*self.objects, *self.fetching, *self.backups, *(pod.name for pod in self.pods)]
 
     @property
     def deployment(self) -> Raw:
@@ -301,7 +314,7 @@ class SimulatedCluster(Workloads):
             if status != live.get("status"):
                 live["status"] = status
                 self._touch(live)
-            if self._complete(status):
+            if self._complete(status) and _owner(live) == self.agent["metadata"]["uid"]:
                 self.books.completed(AgentVersion.parse(self.applied_version), live["spec"]["template"])
         self.pod_controllers()
         self.books.assert_one_agent_at_a_time_where_it_must_be(self.pods)
@@ -319,7 +332,6 @@ class SimulatedCluster(Workloads):
             AssertionError: when that does not happen within so many seconds.
         """
         quiet = 0
-        longest = self._quiet_seconds()
         for _ in range(seconds):
             changed = self.tick()
             due = self._look_again_at is not None and self.now >= self._look_again_at
@@ -328,7 +340,7 @@ class SimulatedCluster(Workloads):
                 self.reconcile()
                 changed = changed or self.count != before
             quiet = 0 if changed else quiet + 1
-            if quiet > longest:
+            if quiet > self._quiet_seconds():
                 return self
         raise AssertionError(
             f"not at rest after {seconds} s: {self.status.phase}, {self.status.plan}, {self.writes[-6:]}"
@@ -430,3 +442,11 @@ class SimulatedCluster(Workloads):
                 self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
         if record.rolled_back_from is not None and record.started_at == self.now:
             self.books.assert_back_to_what_was_active(body["spec"]["template"])
+
+
+def _owner(raw: Mapping[str, Any]) -> str | None:
+    """The uid of the object that this one is removed with; None where there is none."""
+    found: str | None = next(
+        (owner["uid"] for owner in raw["metadata"].get("ownerReferences", ()) if owner.get("controller")), None
+    )
+    return found

@@ -142,11 +142,16 @@ class SimulatedFetch:
 
 @dataclass
 class ReplicaSet:
-    """A ReplicaSet of the Deployment."""
+    """A ReplicaSet of the Deployment.
+
+    Attributes:
+        deleted: its Deployment was deleted, and it goes as soon as its pods have.
+    """
 
     name: str
     template: Raw
     replicas: int = 0
+    deleted: bool = False
     pods: list[SimulatedPod] = field(default_factory=list)
 
     @property

@@ -66,6 +66,11 @@ class Workloads:
         """Versions whose containers run, with repetitions."""
         return sorted(pod.version.text for pod in self.pods if pod.running)
 
+    @property
+    def _own(self) -> list[ReplicaSet]:
+        """The live Deployment's: it knows nothing of those of one that was deleted, nor of their pods."""
+        return [one for one in self.replica_sets if not one.deleted]
+
     def deployment_controller(self, live: Raw) -> Raw:
         """One sync of the Deployment controller: pkg/controller/deployment, rolling.go, recreate.go, sync.go, progress.go.
 
@@ -74,8 +79,8 @@ class Workloads:
         """
         self._min_ready_seconds = live["spec"].get("minReadySeconds", 0)
         template = live["spec"]["template"]
-        new = next((one for one in self.replica_sets if one.template == template), None)
-        old = [one for one in self.replica_sets if one is not new]
+        new = next((one for one in self._own if one.template == template), None)
+        old = [one for one in self._own if one is not new]
         if live["spec"]["strategy"]["type"] == "Recreate":
             new = self._recreate(new, old, template)
         else:
@@ -96,7 +101,7 @@ class Workloads:
 
     def _roll(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet:
         new = new or self._new_replica_set(template)
-        total = sum(one.replicas for one in self.replica_sets)
+        total = sum(one.replicas for one in self._own)
         if new.replicas == 0 and total < 2:  # one replica and a surge of one
             self._resize(new, 1)
             return new
@@ -106,7 +111,7 @@ class Workloads:
             if spare > 0 and one.replicas and not self._available(one):
                 self._resize(one, 0)
                 spare -= 1
-        serving = sum(len(self._available(one)) for one in self.replica_sets)
+        serving = sum(len(self._available(one)) for one in self._own)
         for one in old:
             if spare > 0 and one.replicas and self._available(one) and serving > 1:
                 self._resize(one, 0)
@@ -135,10 +140,10 @@ class Workloads:
     def _status(self, live: Raw, new: ReplicaSet | None) -> Raw:
         before = live.get("status") or {}
         counts = {
-            "replicas": sum(len(one.active) for one in self.replica_sets),
+            "replicas": sum(len(one.active) for one in self._own),
             "updatedReplicas": len(new.active) if new is not None else 0,
-            "readyReplicas": sum(pod.ready_since is not None for one in self.replica_sets for pod in one.active),
-            "availableReplicas": sum(len(self._available(one)) for one in self.replica_sets),
+            "readyReplicas": sum(pod.ready_since is not None for one in self._own for pod in one.active),
+            "availableReplicas": sum(len(self._available(one)) for one in self._own),
         }
         complete = (1, 1, 1) == (counts["replicas"], counts["updatedReplicas"], counts["availableReplicas"])
         known, since, _ = self._progress or ("", self.now, "")
@@ -184,6 +189,7 @@ class Workloads:
         """Garbage collection after the Deployment was deleted: its ReplicaSets go, and their pods are told to."""
         self._progress = None
         for replica_set in self.replica_sets:
+            replica_set.deleted = True
             replica_set.replicas = 0
             self._scale(replica_set)
 

@@ -88,13 +88,18 @@ def _identity_taken(observed: Observed) -> Finding | None:
 
 
 def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:
-    serving = [pod.version.text for pod in observed.serving_pods if pod.version is not None]
-    baseline = observed.baseline
-    running = baseline.text if baseline is not None else ", ".join(sorted(set(serving))) or "a newer version"
+    # Where nothing is known to have been active, pods of a deleted namesake are what `classify` goes down from.
+    baseline = observed.baseline or max(pod.version for pod in observed.live_pods if pod.version is not None)
     return Finding(
         approval.reason,
         Severity.WARNING,
-        messages.refusal(observed.agent, baseline=running, target=target, approval=approval, serving=bool(serving)),
+        messages.refusal(
+            observed.agent,
+            baseline=baseline.text,
+            target=target,
+            approval=approval,
+            serving=bool(observed.serving_pods),
+        ),
     )
 
 
