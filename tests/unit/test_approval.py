@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
@@ -113,6 +115,7 @@ def test_a_very_long_text_is_spent_too() -> None:
     """What is remembered of 200 kB still recognises the same 200 kB, and only them."""
     remembered = [judge(LONG, target=TARGET, spent=()).text]
     assert LONGEST_KEPT == len(remembered[0])
+    assert remembered[0].endswith(f"… sha256:{hashlib.sha256(LONG.encode()).hexdigest()[:32]}")
     assert Reason.APPROVAL_SPENT is judge(LONG, target=TARGET, spent=remembered).reason
     assert judge(LONG + "y", target=TARGET, spent=remembered).granted
 

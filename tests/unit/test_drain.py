@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drain import on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.drain import live_note, on_cordoned_node, protected, to_move
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import make_plan
 from tests.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
@@ -225,3 +226,34 @@ def test_the_budget_says_by_its_name_what_it_is_for() -> None:
     assert "lab-moves-by-handoff" == budget["name"]
     note = budget["annotations"]["agents.medplum.com/node-drain"]
     assert "kubectl -n clinic rollout restart deployment/lab" in note
+
+
+def test_only_when_nothing_is_under_way_is_a_pod_moved() -> None:
+    """Neither in the middle of a change nor of a restart by hand: a pod that starts avoids the node anyway."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    cluster.reconcile()
+    cluster.tick()
+    seen = cluster.cordon("node-1").observe()
+    assert on_cordoned_node(seen) is not None
+    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    cluster = installed("5.1.15").restart_pods()
+    cluster.tick()
+    cluster.tick()
+    seen = cluster.cordon("node-1").observe()
+    assert (True, True) == (seen.settled, seen.deployment is not None and seen.deployment.replacing)
+    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+
+
+def test_a_pod_of_another_template_is_not_moved() -> None:
+    """Nor one that is not there."""
+    cluster = installed("5.1.15").cordon("node-1")
+    seen = cluster.observe()
+    assert seen.pods[0] == to_move(seen, spec_of("5.1.15"), nodes_watched=True)
+    other = replace(seen.pods[0], template_hash="another")
+    assert to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
+    assert to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
+
+
+def test_without_a_deployment_nothing_was_ever_moved() -> None:
+    """Its note is empty then."""
+    assert live_note(observed(agent())) == ""
