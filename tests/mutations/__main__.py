@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,11 @@ from rich.table import Table
 from tests.cluster.progress import say
 from tests.mutations import MODULES
 from tests.mutations.mutants import SURVIVED, UNDECIDED, Mutant, MutationError, explanations, found, prepare, run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.mutations.mutants import Explanation
 
 OUT: Final = Path("build") / "mutations"
 
@@ -46,11 +51,12 @@ def main(arguments: list[str]) -> int:
     except MutationError as error:
         say(str(error))
         return 1
-    return _judge(mutants, modules)
+    return judge(mutants, modules, explanations(), OUT)
 
 
-def _judge(mutants: list[Mutant], modules: list[str] | tuple[str, ...]) -> int:
-    known = [one for one in explanations() if one.where.partition(".")[0] in modules]
+def judge(mutants: Sequence[Mutant], modules: Sequence[str], explained: Sequence[Explanation], folder: Path) -> int:
+    """Show what came of them and write it down. Returns the exit code: 1 where one survives unexplained, or is explained and does not."""
+    known = [one for one in explained if one.where.partition(".")[0] in modules]
     survivors = [one for one in mutants if one.outcome == SURVIVED]
     unexplained = [one for one in survivors if not any(each.fits(one) for each in known)]
     stale = [each for each in known if not any(each.fits(one) for one in survivors)]
@@ -62,7 +68,7 @@ def _judge(mutants: list[Mutant], modules: list[str] | tuple[str, ...]) -> int:
         say(f"Explained, but there is no such survivor any more: {each.where}: {each.becomes}")
     for one in undecided:
         say(f"Not decided ({one.outcome}): {one.name}")
-    path = OUT / "results.json"
+    path = folder / "results.json"
     path.write_text(
         json.dumps(
             {"modules": list(modules), "survivors": [asdict(one) for one in survivors]}, indent=1, ensure_ascii=False
@@ -72,7 +78,7 @@ def _judge(mutants: list[Mutant], modules: list[str] | tuple[str, ...]) -> int:
     return 1 if unexplained or stale or undecided or not mutants else 0
 
 
-def _show(mutants: list[Mutant], unexplained: list[Mutant], modules: list[str] | tuple[str, ...]) -> None:
+def _show(mutants: Sequence[Mutant], unexplained: Sequence[Mutant], modules: Sequence[str]) -> None:
     table = Table(title="Mutants of the core's decisions")
     for heading in ("module", "mutants", "killed", "explained", "unexplained", "score"):
         table.add_column(heading, justify="left" if heading == "module" else "right")
