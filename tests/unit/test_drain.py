@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from medplum_agent_operator.api.annotations import MOVED_OFF
+from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drain import live_note, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.drain import live_note, noted, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import make_plan
 from tests.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
@@ -257,3 +258,14 @@ def test_a_pod_of_another_template_is_not_moved() -> None:
 def test_without_a_deployment_nothing_was_ever_moved() -> None:
     """Its note is empty then."""
     assert live_note(observed(agent())) == ""
+
+
+def test_a_note_makes_it_another_template() -> None:
+    """All else stays, and the fingerprint is one of everything but itself."""
+    metadata = {"labels": {"app": "lab"}, "annotations": {"of": "somebody", TEMPLATE_HASH: "before"}}
+    template = {"metadata": metadata, "spec": {"containers": []}}
+    annotations = {"of": "somebody", MOVED_OFF: "node-1 (pod lab-1)"}
+    sealed = fingerprint({**template, "metadata": {**metadata, "annotations": annotations}})
+    found = noted(template, "node-1 (pod lab-1)")
+    assert {**template, "metadata": {**metadata, "annotations": {**annotations, TEMPLATE_HASH: sealed}}} == found
+    assert template == noted(template, "")
