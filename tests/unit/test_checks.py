@@ -7,11 +7,13 @@ import pytest
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.checks import first_blocker
+from medplum_agent_operator.core.findings import Severity
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.resources import name_of
 from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, stranger
 from tests.simulated_cluster import installed
 
+PAUSED = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]
 
 
@@ -27,9 +29,11 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
     seen = observed(agent(), **live(kind, raw))  # type: ignore[arg-type]
     plan = make_plan(seen, config=CONFIG, now=NOW)
     assert (Phase.FAILED, Reason.NAME_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert f"a {kind} {name_of(kind, 'lab')} that this MedplumAgent does not own" in plan.sentence
-    assert "nothing was changed" in plan.sentence
-    assert "Delete or rename it" in plan.sentence
+    assert (
+        f"In namespace clinic there is already a {kind} {name_of(kind, 'lab')} that this MedplumAgent does not own; it is left alone, and nothing "
+        "was changed. Delete or rename it, or create the MedplumAgent under another name."
+    ) == plan.sentence
+    assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
 
 
 def test_two_foreign_objects_are_told_together() -> None:
@@ -71,7 +75,17 @@ def test_waiting_for_garbage_collection_comes_before_everything_else() -> None:
     blocker = first_blocker(observed(agent(paused=True), children=children))
     assert blocker is not None
     assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION) == (blocker.phase, blocker.finding.reason)
-    assert "goes on by itself" in blocker.finding.message
+    assert Severity.NORMAL is blocker.finding.severity
+
+
+def test_leftovers_are_told_together() -> None:
+    """Which they are, and that there is nothing to do."""
+    children = {kind: owned_by(stranger(kind), "agent-0") for kind in ("Service", "ServiceAccount")}
+    blocker = first_blocker(observed(agent(), children=children))
+    assert blocker is not None
+    assert (
+        "Waiting for Kubernetes to remove the Service and ServiceAccount of an earlier MedplumAgent named lab; the installation goes on by itself."
+    ) == blocker.finding.message
 
 
 def test_paused_means_hands_off() -> None:
@@ -81,8 +95,18 @@ def test_paused_means_hands_off() -> None:
     cluster.deployment["metadata"]["resourceVersion"] = "999"
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert "Set spec.paused to false" in plan.sentence
+    assert PAUSED == plan.sentence
+    assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
     assert cluster.edit(paused=False).plan().actions
+
+
+def test_a_pause_says_that_a_drain_waits() -> None:
+    """On a cordoned node, and how the agent is moved by hand; after that it is a pause like any other."""
+    cluster = installed("5.1.15").cordon("node-1").edit(paused=True)
+    move = "To move it by hand: kubectl -n clinic rollout restart deployment/lab."
+    told = f"{PAUSED} Node node-1 is cordoned: the agent is not moved off it while it is paused, and a drain of the node waits. {move}"
+    assert told == cluster.plan().sentence
+    assert PAUSED == cluster.uncordon().plan().sentence
 
 
 def test_pausing_alone_changes_nothing_when_it_ends() -> None:

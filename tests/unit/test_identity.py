@@ -17,6 +17,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.actions import newly_claimed
+from medplum_agent_operator.core.findings import Severity
 from medplum_agent_operator.core.identity import (
     Claim,
     Identity,
@@ -201,6 +202,12 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
         "If this one is not needed, delete it.",
     ):
         assert words in plan.sentence
+
+
+def test_who_is_refused_gets_a_warning() -> None:
+    """Somebody has to do something."""
+    plan = contested(SimulatedCluster(agent()), Claim(*OLD, "agent-0", FIRST))
+    assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
 
 
 def test_the_holder_is_not_concerned() -> None:

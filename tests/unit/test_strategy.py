@@ -193,6 +193,15 @@ def test_retargeting_in_the_middle_of_a_rollout(
     assert how is mechanics.strategy
 
 
+def test_another_target_of_a_first_installation_that_never_came_up_is_an_upgrade() -> None:
+    """Up or down: nothing was ever active, and a Deployment is there already."""
+    cluster = SimulatedCluster(agent("5.1.15"))
+    cluster.never_ready.add("5.1.15")
+    cluster.reconcile()
+    cluster.tick()
+    assert [Change.UPGRADE, Change.UPGRADE] == [asked(cluster, target)[0] for target in ("5.1.16", "4.2.3")]
+
+
 def test_an_upgrade_after_a_recreate_whose_old_pod_is_gone_may_hand_over() -> None:
     """Once nothing before 4.2.4 is left, two newer ones may overlap."""
     cluster = changing("4.2.3", "5.1.15", seconds=10)
@@ -224,7 +233,7 @@ def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, Any], af
     seen = cluster.observe()
     mechanics = choose(seen, v("5.1.15"), host_ports=spec_of(**after).uses_host_ports)
     assert Strategy.RECREATE is mechanics.strategy
-    assert "hostNetwork or hostPort" in mechanics.why
+    assert "two agents cannot bind the same ports of a node (hostNetwork or hostPort)" == mechanics.why
 
 
 @pytest.mark.parametrize(
