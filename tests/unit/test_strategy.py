@@ -202,6 +202,12 @@ def test_another_target_of_a_first_installation_that_never_came_up_is_an_upgrade
     assert [Change.UPGRADE, Change.UPGRADE] == [asked(cluster, target)[0] for target in ("5.1.16", "4.2.3")]
 
 
+def test_a_deployment_that_was_deleted_is_installed_again() -> None:
+    """On the version that was active: there is nothing to give up."""
+    cluster = installed("5.1.15").delete("Deployment")
+    assert Change.INSTALL is asked(cluster, "5.1.15")[0]
+
+
 def test_an_upgrade_after_a_recreate_whose_old_pod_is_gone_may_hand_over() -> None:
     """Once nothing before 4.2.4 is left, two newer ones may overlap."""
     cluster = changing("4.2.3", "5.1.15", seconds=10)
