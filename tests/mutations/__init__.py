@@ -16,6 +16,8 @@ MODULES: Final = (
     "drain",
     "failure",
     "identity",
+    "model",
+    "plan",
     "rollback",
     "strategy",
     "takeover",

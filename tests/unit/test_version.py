@@ -109,6 +109,12 @@ def test_agents_hand_over_from_4_2_4_on(text: str, expected: bool) -> None:  # n
     assert "4.2.4" == ZERO_DOWNTIME.text
 
 
+def test_of_what_is_no_version_the_beginning_is_shown() -> None:
+    """60 characters."""
+    with pytest.raises(ValueError, match=f"^'{'x' * 60}' is not a version such as 5.1.15 or 5.1.15-abc1234$"):
+        AgentVersion.parse("x" * 61)
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
@@ -122,6 +128,7 @@ def test_agents_hand_over_from_4_2_4_on(text: str, expected: bool) -> None:  # n
         pytest.param("agent:5.1.15.", None, id="a trailing dot tells nothing"),
         pytest.param("agent@sha256:0123", None, id="a digest alone tells nothing"),
         pytest.param("agent:4.2.3@sha256:0123", "4.2.3", id="the tag counts beside a digest"),
+        pytest.param("registry/4.2.3", None, id="a name that looks like a version is no tag"),
         pytest.param("", None, id="no image"),
     ],
 )
