@@ -158,7 +158,7 @@ class Clinics:
             # Closed TLS connections are gone some turns of the loop later only.
             stack.push_async_callback(asyncio.sleep, 0.3)
             access = await stack.enter_async_context(administrator(cluster))
-            upstream = await stack.enter_async_context(upstream_session(access.context))
+            upstream = await stack.enter_async_context(upstream_session(access.anonymous))
             kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
             clinics = cls(cluster, folder, access, upstream, kubeconfig)
             begun = [asyncio.Event() for _ in WATCHED]
