@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.behaviour.audit import USER, resource
 from tests.behaviour.crash_points.digest import differences
 from tests.behaviour.crash_points.enumeration import enumerate_points, learned, quiet
 from tests.behaviour.crash_points.modes import Counting, Holding, Mode
@@ -52,6 +54,24 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
     assert [] == [
         f"{mode}, {run}" for mode, runs in found for run in runs if not run.reached and run.number <= undisturbed.fewest
     ]
+
+
+async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics) -> None:
+    """The API server takes it for its ServiceAccount, not for the administrator by whose way the proxy knows the API server."""
+    if clinics.cluster.audit_log is None:
+        pytest.skip("the audit log of a cluster that the tests did not start cannot be read")
+    since = datetime.now(UTC)
+    async with clinics.clinic() as clinic:
+        await clinic.start_operator()
+        await clinic.apply("5.1.14")
+        await clinic.until(lambda seen: seen.at_rest("5.1.14"), "5.1.14 installed")
+        writers = {
+            event["user"]["username"]
+            for event in clinics.cluster.audit_events(since)
+            if event.get("objectRef", {}).get("namespace") == clinic.namespace
+            and (event["verb"], resource(event)) == ("patch", "medplumagents/status")
+        }
+    assert {USER} == writers
 
 
 async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -> None:

@@ -32,6 +32,18 @@ def operator_pods(cluster: Cluster) -> list[str]:
     return [pod["metadata"]["name"] for pod in found]
 
 
+def end_operator(cluster: Cluster) -> None:
+    """Scale it to 0, and wait until it has ended."""
+    cluster.kubectl("scale", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--replicas=0")
+    wait_for(lambda: not operator_pods(cluster), what="no operator in the cluster")
+
+
+def begin_operator(cluster: Cluster) -> None:
+    """Scale it to 1, and wait until it is ready; nothing is done where it is."""
+    cluster.kubectl("scale", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--replicas=1")
+    cluster.kubectl("rollout", "status", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--timeout=90s")
+
+
 def kill_operator_process(cluster: Cluster) -> None:
     """SIGKILL, sent to the container by the runtime: no preStop, no grace, no goodbye."""
     [pod] = cluster.read("pods", "--namespace", NAMESPACE)["items"]

@@ -158,7 +158,7 @@ class Clinics:
             # Closed TLS connections are gone some turns of the loop later only.
             stack.push_async_callback(asyncio.sleep, 0.3)
             access = await stack.enter_async_context(administrator(cluster))
-            upstream = await stack.enter_async_context(upstream_session(access.context))
+            upstream = await stack.enter_async_context(upstream_session(access.anonymous))
             kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
             clinics = cls(cluster, folder, access, upstream, kubeconfig)
             begun = [asyncio.Event() for _ in WATCHED]
@@ -180,8 +180,21 @@ class Clinics:
     async def clinic(self, prefix: str = "crash") -> AsyncIterator[Clinic]:
         """A namespace; at the end its operators are killed and it is deleted, without waiting."""
         namespace = f"{prefix}-{secrets.token_hex(4)}"
-        self.witnesses[namespace] = Witness()
         await self.access.create(f"{CORE}/namespaces", {"metadata": {"name": namespace}})
+        nodes: list[str] = []
+        try:
+            async with self.within(namespace) as clinic:
+                nodes = clinic.nodes
+                yield clinic
+        finally:
+            await self.access.request("DELETE", f"{CORE}/namespaces/{namespace}", accept=(404, 409))
+            for node in nodes:
+                await self.access.request("DELETE", f"{CORE}/nodes/{node}", accept=(404,))
+
+    @asynccontextmanager
+    async def within(self, namespace: str) -> AsyncIterator[Clinic]:
+        """A namespace that is somebody else's, with no agent in it yet; at the end its operators are killed."""
+        self.witnesses[namespace] = Witness()
         async with AsyncExitStack() as stack:
             clinic = Clinic(self, namespace, self.witnesses[namespace], stack)
             try:
@@ -189,6 +202,3 @@ class Clinics:
             finally:
                 clinic.kill()
                 del self.witnesses[namespace]
-                await self.access.request("DELETE", f"{CORE}/namespaces/{namespace}", accept=(404, 409))
-                for node in clinic.nodes:
-                    await self.access.request("DELETE", f"{CORE}/nodes/{node}", accept=(404,))

@@ -56,11 +56,15 @@ class Counting(Meddler):
         self.last_write = time.monotonic()
         if self._armed:
             self.writes.append(call.label)
-            if len(self.writes) == self._number and not self.struck.is_set():
-                return await self.strike()
+            if self.is_due(call) and not self.struck.is_set():
+                return await self.strike(call)
         return None
 
-    async def strike(self) -> Answer | None:
+    def is_due(self, call: Call) -> bool:  # noqa: ARG002 - for those that go by what is written
+        """Whether this write, the latest one counted, is the one to strike at."""
+        return len(self.writes) == self._number
+
+    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - for those that do something
         """The write has come; nothing goes wrong."""
         self.struck.set()
         return None
@@ -69,24 +73,40 @@ class Counting(Meddler):
 class Killing(Counting):
     """`Mode.KILLED`."""
 
-    def __init__(self, number: int, kill: Callable[[], None]) -> None:
+    def __init__(self, number: int | None, kill: Callable[[], None]) -> None:
         super().__init__(number)
         self._kill = kill
-        self._due = False
+        self._due: Call | None = None
 
-    async def strike(self) -> Answer | None:
+    async def strike(self, call: Call) -> Answer | None:
         """Let the write through; what kills comes after it."""
-        self._due = True
+        self._due = call
         return None
 
     async def after(self, call: Call, answer: Answer) -> Answer:
         """Kill, and answer nobody."""
-        if not (self._due and call.writes):
+        if call is not self._due:
             return answer
-        self._due = False
+        self._due = None
         self._kill()
         self.struck.set()
         raise Cut
+
+
+class Aiming(Killing):
+    """`Mode.KILLED` at a write that is known by what it says, where nobody knows how many come before it. It has to be carried out."""
+
+    def __init__(self, aim: Callable[[Call], bool], kill: Callable[[], None]) -> None:
+        super().__init__(None, kill)
+        self._aim = aim
+
+    def is_due(self, call: Call) -> bool:
+        """Whether it says so."""
+        return self._aim(call)
+
+    async def after(self, call: Call, answer: Answer) -> Answer:
+        """Let one live on that was refused: it will try again."""
+        return answer if answer.status >= 300 else await super().after(call, answer)
 
 
 class Swallowing(Killing):
@@ -103,7 +123,7 @@ class Holding(Counting):
         super().__init__(number)
         self.release = asyncio.Event()
 
-    async def strike(self) -> Answer | None:
+    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - whatever it is
         """Keep the write back until told to let it go."""
         self.struck.set()
         await self.release.wait()
