@@ -38,8 +38,7 @@ def test_a_change_that_stops_first_fetches_its_image_first() -> None:
     """A Job, and nothing else, until the image is there; then the change; one Job in all."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
     plan = cluster.reconcile()
-    assert ["Job"] == [action.kind for action in plan.actions]
-    assert not plan.actions[0].disruptive
+    assert [("Job", "missing", False)] == [(each.kind, each.difference, each.disruptive) for each in plan.actions]
     assert (Phase.RECREATING, Reason.FETCHING_IMAGE) == (plan.phase, plan.reason)
     assert f"Before that, image {NEW} is fetched to node node-1" in plan.sentence
     assert ("True", "Serving") == cluster.condition("Available")
@@ -65,6 +64,16 @@ def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
     assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
     cluster.never_pulled.clear()
     assert ["4.2.3"] == cluster.settle().running
+
+
+def test_what_was_applied_is_needed_for_a_latch() -> None:
+    """Somebody broke the note of it: the agent serves on all the same, and the failure is told."""
+    cluster = forced().settle()
+    cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
+    cluster.tick(61)
+    cluster.settle()
+    assert (Phase.FAILED, ["5.1.15"]) == (cluster.status.phase, cluster.running)
+    assert None is cluster.record.failed
 
 
 def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_cannot_be_pulled() -> None:
