@@ -107,14 +107,16 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
-    def restart_pods(self) -> SimulatedCluster:
-        """`kubectl rollout restart`."""
+    def restart_pods(self, *, clock: timedelta = timedelta()) -> SimulatedCluster:
+        """`kubectl rollout restart`. `clock`: by how much that machine's is ahead."""
         record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
         self.books.in_doubt = record is None or (record.started_at, Outcome.COMPLETED) not in {
             (entry.started_at, entry.outcome) for entry in self.status.history
         }
         body = copied(self.deployment)
-        body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(self.now)
+        body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(
+            self.now + clock
+        )
         self._store("Deployment", body)
         return self
 

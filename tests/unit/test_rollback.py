@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -392,6 +393,18 @@ def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
     cluster.restart_pods().wait_for_deadline()
     assert "restarted by hand" in (cluster.status.plan or "")
     assert None is cluster.record.rolled_back_from
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_when_pods_were_restarted_is_told_without_a_clock(hours: int) -> None:
+    """Before the change, or since: whatever the clock of the machine shows on which it was asked for."""
+    clock = timedelta(hours=hours)
+    cluster = installed("4.2.3").restart_pods(clock=clock).settle()
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15").settle().wait_for_deadline()
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running), "restarted before it"
+    cluster = changing("4.2.3", "5.1.15").restart_pods(clock=clock).wait_for_deadline()
+    assert "restarted by hand" in (cluster.status.plan or ""), "restarted since"
 
 
 def test_a_handoff_that_was_restarted_by_hand_is_taken_back_while_the_old_agent_serves() -> None:

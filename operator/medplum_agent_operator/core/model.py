@@ -208,8 +208,7 @@ class Observed:
         The Deployment controller then tells of the new pods alone. A pod of a template before that is not on its way out shows that it
         has not: it would have been stopped.
         """
-        record = None if self.deployment is None else self.deployment.record
-        if self.deployment is None or record is None or not self.deployment.restarted_since(record.started_at):
+        if self.deployment is None or not self.deployment.restarted:
             return False
         return all(pod.terminating for pod in self.earlier_pods)
 

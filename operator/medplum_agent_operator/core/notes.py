@@ -75,6 +75,8 @@ class RolloutRecord(BaseModel):
         strategy: how it is made.
         why: why in that way.
         started_at: when it began. Also its name: no two rollouts of one agent begin in the same microsecond.
+        restart_mark: what `kubectl rollout restart` had left in the template by then; another mark now tells of a restart since, whatever
+            clocks say. None where there was none.
         previous_outcome: how the rollout before this one had ended by then.
         approval: the annotation that let it go ahead; None where none was needed.
         approved_by: the field manager that had set the annotation.
@@ -96,6 +98,7 @@ class RolloutRecord(BaseModel):
     strategy: Strategy
     why: str = ""
     started_at: datetime
+    restart_mark: str | None = None
     previous_outcome: Annotated[Outcome, _or(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
     approved_by: str | None = None

@@ -155,14 +155,17 @@ class Workload:
         deadline = timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
         return self.record is None or now >= self.record.started_at.replace(microsecond=0) + deadline
 
-    def restarted_since(self, moment: datetime) -> bool:
-        """Whether somebody asked for new pods of the live template since (`kubectl rollout restart`)."""
+    @property
+    def restart_mark(self) -> str | None:
+        """What the last `kubectl rollout restart` left in the live template; None where there was none."""
         marks = (self.template.get("metadata") or {}).get("annotations") or {}
-        try:
-            at = datetime.fromisoformat(str(marks.get(_RESTARTED_AT, "")))
-        except ValueError:
-            return False
-        return at.tzinfo is not None and at >= moment.replace(microsecond=0)
+        found: str | None = marks.get(_RESTARTED_AT)
+        return found
+
+    @property
+    def restarted(self) -> bool:
+        """Whether somebody asked for new pods of the live template since its rollout began (`kubectl rollout restart`)."""
+        return self.record is not None and self.restart_mark not in {None, self.record.restart_mark}
 
     @property
     def gives_up_creating_at(self) -> datetime | None:
