@@ -16,7 +16,6 @@ MODULES: Final = (
     "drain",
     "failure",
     "identity",
-    "model",
     "plan",
     "rollback",
     "strategy",
