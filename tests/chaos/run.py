@@ -110,6 +110,8 @@ class _Chaos:
             server={"credentialsSecretRef": {"name": AGENT}},
             # Another spec than any before: one that has failed is not tried again by itself.
             podTemplate={"annotations": {"chaos.test/number": "the end"}},
+            # On a busy machine a pod may take longer than a change may in the chaos; it would fail, and go back, as it should.
+            handoff={"progressDeadlineSeconds": int(CONVERGE_SECONDS)},
         )
         while time.monotonic() < began + CONVERGE_SECONDS:
             if self._look() == ("Running", self.plan.last):

@@ -58,16 +58,39 @@ def test_a_handoff_in_history() -> None:
     assert (0.0, 4.0) == (entry.gap_seconds, entry.overlap_seconds)
 
 
+BY_KUBECTL = [
+    {
+        "manager": "kubectl-annotate",
+        "time": "2026-09-01T12:00:00Z",
+        "fieldsV1": {"f:metadata": {"f:annotations": {"f:agents.medplum.com/force-downgrade": {}}}},
+    }
+]
+"""What the API server notes of who set the approval."""
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.ABORTED, Outcome.SUPERSEDED])
+def test_history_tells_who_approved_a_downgrade_that_was_given_up_too(outcome: Outcome) -> None:
+    """Taken back, given up, or given up for another one."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1042").edit(version="4.2.3")
+    cluster.agent["metadata"]["managedFields"] = BY_KUBECTL
+    cluster.never_ready.add("4.2.3")
+    while cluster.applied_version != "4.2.3":
+        cluster.reconcile()
+        cluster.tick()
+    cluster.reconcile()
+    if outcome is Outcome.FAILED:
+        cluster.settle().wait_for_deadline()
+    else:
+        cluster.edit(version="5.1.15" if outcome is Outcome.ABORTED else "5.1.16").settle()
+    [entry] = [entry for entry in cluster.status.history if entry.to == "4.2.3"]
+    assert entry.approval is not None
+    assert (outcome, "4.2.3 CHG-1042", "kubectl-annotate") == (entry.outcome, entry.approval.text, entry.approval.by)
+
+
 def test_a_recreate_in_history() -> None:
     """A gap from the old one's end to the new one's readiness: not its drain; no overlap; who approved what."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1042").edit(version="4.2.3")
-    cluster.agent["metadata"]["managedFields"] = [
-        {
-            "manager": "kubectl-annotate",
-            "time": "2026-09-01T12:00:00Z",
-            "fieldsV1": {"f:metadata": {"f:annotations": {"f:agents.medplum.com/force-downgrade": {}}}},
-        }
-    ]
+    cluster.agent["metadata"]["managedFields"] = BY_KUBECTL
     entry = cluster.settle().status.history[0]
     assert ("5.1.15", "4.2.3", "Recreate") == (entry.from_version, entry.to, entry.strategy)
     assert (2.0, 0.0) == (entry.gap_seconds, entry.overlap_seconds)

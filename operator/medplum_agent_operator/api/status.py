@@ -95,6 +95,9 @@ class Rollout(ApiModel):
     approval: str | None = Field(
         default=None, description="The approval that let it go ahead; absent where none was needed."
     )
+    approved_by: str | None = Field(
+        default=None, description="Field manager that had set that annotation, as the API server noted it."
+    )
     moved_off: str | None = Field(
         default=None,
         description="The cordoned node that the agent is moved off; absent where this is a change of another kind.",

@@ -47,10 +47,10 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
         rollout = _follow(previous.rollout, current, observed, plan, now=now)
         if settled:
             measured = figures(rollout, current, observed)
-            _close(history, rollout, Outcome.COMPLETED, now=now, approved_by=current.approved_by, measured=measured)
+            _close(history, rollout, Outcome.COMPLETED, now=now, measured=measured)
             rollout = None
         elif plan.begins is None and failure.is_over(observed, now=now):
-            _close(history, rollout, Outcome.FAILED, now=now, approved_by=current.approved_by)
+            _close(history, rollout, Outcome.FAILED, now=now)
     told = plan_conditions(plan, serving=bool(observed.open_pods))
     forwarding = traffic.forwarding(observed)
     if forwarding is not None:
@@ -112,7 +112,6 @@ def _close(
     outcome: Outcome,
     *,
     now: datetime,
-    approved_by: str | None = None,
     measured: tuple[float | None, float | None] = (None, None),
 ) -> None:
     """Put a rollout's end into history, newest first. One entry a rollout: a failed one that comes right is completed."""
@@ -121,8 +120,7 @@ def _close(
         if known.outcome is outcome or (known.outcome is Outcome.FAILED and outcome is not Outcome.COMPLETED):
             return
         history.remove(known)
-        approved_by = approved_by or (known.approval.by if known.approval else None)
-    approval = HistoryApproval(text=rollout.approval, by=approved_by) if rollout.approval else None
+    approval = HistoryApproval(text=rollout.approval, by=rollout.approved_by) if rollout.approval else None
     gap_seconds, overlap_seconds = measured
     history.insert(
         0,
@@ -161,6 +159,7 @@ def _follow(
         old_ended_at=seen.old_ended_at,
         new_ready_at=seen.new_ready_at,
         approval=current.approval,
+        approved_by=current.approved_by,
         moved_off=current.moved_off,
         rolled_back_from=current.rolled_back_from,
         backup=current.backup,
