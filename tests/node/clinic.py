@@ -7,11 +7,14 @@ The operator runs in the cluster, from its own image and manifests (conftest.py)
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.core.gate import HTTP_PORT
 from tests.behaviour.world import World
 from tests.cluster import wait_for
 from tests.node.lives import Life, violations
@@ -40,6 +43,13 @@ RESTRICTED: Final = {
     "runAsUser": 65532,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+CONNECTS: Final = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10):
+    print("connected", flush=True)
+    sys.stdin.read()
+"""
+"""A device that connects and says nothing, until its input ends."""
 SHAPES: Final = ("--reconnecting", "15", "--long-lived", "4:15", "--slow", "20:3", "--push", "2")
 """About 80 messages a second: what two cores carry beside a whole cluster."""
 
@@ -165,13 +175,45 @@ class Clinic(World):
         return self.wait_for_phase("Running", version, seconds=60)
 
     def wait_for_the_gate(self) -> None:
-        """Wait until the Service leads to the gate, and every gate takes connections."""
+        """Wait until the Service leads to the gate, every gate takes connections, and devices come by it.
+
+        A node's kube-proxy learns a moment later where a Service leads now; until then a device comes past the gate.
+        """
         self.wait(
             lambda: "gate-of" in str(self.read("service", AGENT)["spec"]["selector"]),
             "the Service leads to the gate",
             60,
         )
         self.kubectl("rollout", "status", f"deployment/{AGENT}-gate", "--timeout=60s")
+        self.wait(self._comes_by_a_gate, "a device comes by a gate", 60)
+
+    def _comes_by_a_gate(self) -> bool:
+        """Whether gates count a connection from where devices are."""
+        before, address = self.devices_at_gates(), self.read("service", AGENT)["spec"]["clusterIP"]
+        kubectl = [
+            str(self.cluster.kubectl_program),
+            f"--kubeconfig={self.cluster.kubeconfig}",
+            f"--namespace={self.namespace}",
+        ]
+        with subprocess.Popen(
+            [*kubectl, "exec", "--stdin", "devices", "--", "python3", "-c", CONNECTS, address, str(HL7_PORT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as device:
+            assert device.stdout is not None
+            return device.stdout.readline() == b"connected\n" and self.devices_at_gates() > before
+
+    def gates(self) -> list[dict[str, Any]]:
+        """The agent's gates."""
+        found: list[dict[str, Any]] = self.read("pods", "-l", f"{names.GATE_LABEL}={AGENT}")["items"]
+        return found
+
+    def devices_at_gates(self) -> int:
+        """How many connections of devices the gates count."""
+        place = f"/api/v1/namespaces/{self.namespace}/pods/{{}}:{HTTP_PORT}/proxy/metrics"
+        told = [self.kubectl("get", "--raw", place.format(pod["metadata"]["name"])) for pod in self.gates()]
+        found = re.findall(r"(?m)^medplum_agent_gate_devices{.*} (.+)$", "".join(told))
+        return int(sum(map(float, found)))
 
     def change(self, version: str, *, approval: str | None = None) -> dict[str, Any]:
         """Change the version, approve it where need be, and wait until it serves; returns the history's new entry."""

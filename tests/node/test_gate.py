@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from medplum_agent_operator.core.gate import HTTP_PORT
 from tests.node.behind_a_gate import install_behind_a_gate, unnoticed
 from tests.node.clinic import ADDRESS
 
@@ -94,7 +92,7 @@ def test_a_gate_that_ends_loses_nothing(clinic: Clinic) -> None:
     clinic.open()
     install_behind_a_gate(clinic, "5.1.15")
     with clinic.traffic() as traffic:
-        clinic.kubectl("delete", "pod", gates(clinic)[0]["metadata"]["name"], "--grace-period=0", "--force")
+        clinic.kubectl("delete", "pod", clinic.gates()[0]["metadata"]["name"], "--grace-period=0", "--force")
         time.sleep(5)
         clinic.kubectl("rollout", "status", "deployment/front-desk-gate", "--timeout=60s")
     overall = traffic.report["overall"]
@@ -125,7 +123,7 @@ def test_a_gate_that_is_switched_off_is_gone_past(clinic: Clinic) -> None:
     install_behind_a_gate(clinic, "5.1.15")
     with clinic.traffic() as traffic:
         clinic.kubectl("patch", "mpa", "front-desk", "--type=merge", "-p", '{"spec":{"gate":{"enabled":false}}}')
-        clinic.wait(lambda: not gates(clinic), "no gate", 90)
+        clinic.wait(lambda: not clinic.gates(), "no gate", 90)
         clinic.wait_for_phase("Running", "5.1.15", seconds=60)
         time.sleep(2)
     overall = traffic.report["overall"]
@@ -170,7 +168,7 @@ def test_a_device_outside_of_the_cluster_keeps_its_connection(clinic: Clinic, ki
         address = one.address.rpartition(".")[0] + ".250"
         announce(clinic, address)
         ways = [(one, address, port["port"]), (other, address, port["port"])]
-    assert {one.name, other.name} == {pod["spec"]["nodeName"] for pod in gates(clinic)}
+    assert {one.name, other.name} == {pod["spec"]["nodeName"] for pod in clinic.gates()}
     wait_until_led_to_gates(clinic, ways)
     with devices(ways) as [first, second]:
         assert ["AA M1", "AA M1"] == [ask(first, "M1"), ask(second, "M1")]
@@ -205,23 +203,10 @@ def wait_until_led_to_gates(clinic: Clinic, ways: list[tuple[Machine, str, int]]
 
     def led() -> bool:
         with devices(ways) as those:
-            return ["AA M0"] * len(ways) == [ask(one, "M0") for one in those] and connected(clinic) == len(ways)
+            return ["AA M0"] * len(ways) == [ask(one, "M0") for one in those] and clinic.devices_at_gates() == len(ways)
 
     clinic.wait(led, "all ways lead to a gate", 60)
-    clinic.wait(lambda: connected(clinic) == 0, "those have gone again")
-
-
-def gates(clinic: Clinic) -> list[dict[str, Any]]:
-    """The agent's gates."""
-    found: list[dict[str, Any]] = clinic.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
-    return found
-
-
-def connected(clinic: Clinic) -> int:
-    """How many connections of devices the gates count."""
-    place = f"/api/v1/namespaces/{clinic.namespace}/pods/{{}}:{HTTP_PORT}/proxy/metrics"
-    told = [clinic.kubectl("get", "--raw", place.format(pod["metadata"]["name"])) for pod in gates(clinic)]
-    return int(sum(float(number) for number in re.findall(r"(?m)^medplum_agent_gate_devices{.*} (.+)$", "".join(told))))
+    clinic.wait(lambda: clinic.devices_at_gates() == 0, "those have gone again")
 
 
 def announce(clinic: Clinic, address: str) -> None:
