@@ -1,4 +1,4 @@
-"""The recorder that watches every behaviour test: it must cry where I1 or I2 is broken, and only there."""
+"""The recorder that watches every behaviour test must cry where I1 or I2 is broken, and only there; the witness of a crash where nobody serves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.behaviour.crash_points.witness import Witness
 from tests.behaviour.recorder import AGENT, FORCE, VERSION, Recorder
 
 
@@ -100,3 +101,30 @@ def test_recorder_cries_where_an_invariant_is_broken(events: list[dict[str, Any]
     for event in events:
         recorder.see(event)
     assert violations == len(recorder.violations)
+
+
+def readiness(uid: str, *, ready: bool) -> dict[str, Any]:
+    """A watch event about a pod whose agent runs."""
+    event = pod(uid, "5.1.15")
+    event["object"]["metadata"]["name"] = uid
+    event["object"]["status"]["conditions"] = [{"type": "Ready", "status": str(ready)}]
+    return event
+
+
+@pytest.mark.parametrize(
+    ("events", "left_nobody"),
+    [
+        ([("a", True), ("b", True), ("a", False)], []),
+        ([("a", True), ("a", False), ("b", True)], ["a"]),
+        ([("a", True), ("a", False), ("a", True), ("a", False), ("b", True)], ["a"]),
+        ([("a", True), ("a", False), ("b", True), ("b", False), ("c", True)], ["a", "b"]),
+        ([("a", True), ("a", False), ("b", True), ("a", True), ("a", False)], ["a"]),
+    ],
+    ids=["handoff", "one gap", "one gap that is told twice", "two gaps", "what comes late of one that ended"],
+)
+def test_the_witness_tells_whose_end_left_nobody(events: list[tuple[str, bool]], left_nobody: list[str]) -> None:
+    """Each agent once, and none whose end another one bridged."""
+    witness = Witness()
+    for uid, ready in events:
+        witness.see(readiness(uid, ready=ready))
+    assert left_nobody == witness.left_nobody

@@ -196,8 +196,8 @@ def _faults(clinic: Clinic, scenario: Scenario, found: dict[str, Any]) -> list[s
     """What is wrong with a run, whatever an undisturbed one looks like."""
     seen = clinic.witness
     faults = list(seen.recorder.violations)
-    if scenario.serves_throughout and seen.moments_without:
-        faults.append(f"{seen.moments_without} moments without a serving agent")
+    if scenario.serves_throughout and seen.left_nobody:
+        faults.append(f"no agent served after {', '.join(seen.left_nobody)}")
     status = found["status"][0] if found["status"] else {}
     history = tuple(entry["outcome"] for entry in status.get("history", ()))
     if history != scenario.history:

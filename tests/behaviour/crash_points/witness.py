@@ -43,8 +43,8 @@ class Witness:
     pods_ever: dict[str, str] = field(default_factory=dict)
     """What each pod was for, by uid."""
     serving: set[str] = field(default_factory=set)
-    moments_without: int = 0
-    """How often the last serving agent went while no other served."""
+    left_nobody: list[str] = field(default_factory=list)
+    """The uid of each agent that stopped serving while no other served, once: a kubelet may tell of one that ends that it is ready once more."""
     latest: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def see(self, event: dict[str, Any]) -> None:
@@ -68,7 +68,8 @@ class Witness:
             self.serving.add(uid)
         elif uid in self.serving:
             self.serving.discard(uid)
-            self.moments_without += not self.serving
+            if not self.serving and uid not in self.left_nobody:
+                self.left_nobody.append(uid)
 
     @property
     def agent(self) -> dict[str, Any]:
