@@ -6,7 +6,6 @@ import argparse
 import os
 import secrets
 import sys
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,15 +18,12 @@ from tests.chaos.figures import bars
 from tests.chaos.plan import Plan, draw
 from tests.chaos.run import Run, run
 from tests.cluster import ClusterStartError, KubectlError
-from tests.cluster.images import ImageError, image
+from tests.cluster.images import ImageError
 from tests.cluster.local import EXISTING
 from tests.cluster.node import missing
 from tests.cluster.progress import say
-from tests.cluster.real import cluster_with_nodes
 from tests.cluster.toolchain import ToolchainError
-from tests.node.clinic import IMAGES, REPOSITORY
-from tests.node.lives import LifeRecorder
-from tests.node.operator_pod import install_operator
+from tests.node.nodes import archives, nodes_with_operator
 
 OUT: Final = Path("build") / "chaos"
 WIDTH: Final = 150
@@ -62,14 +58,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(plan: Plan) -> tuple[Run, report.Place]:
-    archives = [image(name).archive for name in IMAGES]
+    archives()  # what has to be built is not the machine's usual load
     here = machine.look_at_machine()
-    with ExitStack() as stack:
-        cluster = stack.enter_context(cluster_with_nodes(2, images=archives))
-        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
-        lives = LifeRecorder(cluster.machines)
-        lives.start()
-        stack.callback(lives.stop)
+    with nodes_with_operator() as (cluster, lives):
         found = run(cluster, lives, plan)
         return found, report.Place(datetime.now(UTC).isoformat(timespec="seconds"), here, machine.versions(cluster))
 

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.behaviour.recorder import Recorder
-from tests.cluster.images import image
-from tests.cluster.real import cluster_with_nodes
 from tests.cluster.toolchain import ensure_tools
 from tests.demo.devices import Devices
 from tests.demo.stage import CREDENTIAL, NAMESPACE
-from tests.node.clinic import IMAGES, REPOSITORY, Clinic
+from tests.node.clinic import REPOSITORY, Clinic
 from tests.node.lives import LifeRecorder, violations
-from tests.node.operator_pod import install_operator
+from tests.node.nodes import nodes_with_operator
 from tests.operator_process import NAMESPACE as OPERATOR_NAMESPACE
 
 if TYPE_CHECKING:
@@ -99,12 +97,7 @@ class RealNode:
 def real_node() -> Iterator[RealNode]:
     """Start the cluster and the operator for the block; the first time on a machine, its images are built before."""
     ensure_tools()
-    archives = [image(name).archive for name in IMAGES]
-    with cluster_with_nodes(1, images=archives) as cluster, ExitStack() as stack:
-        recorder = LifeRecorder(cluster.machines)
-        stack.callback(recorder.stop)
-        recorder.start()
-        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
+    with nodes_with_operator(1) as (cluster, recorder), ExitStack() as stack:
         # The API's recorder stays silent: here the pods' watch and the container runtime are the judges.
         clinic = Clinic(cluster, NAMESPACE, cluster.folder, Recorder(), lives_recorder=recorder)
         yield RealNode(cluster, clinic, recorder, stack)

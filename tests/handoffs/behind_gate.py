@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.bench import machine
 from tests.bench.figures import Bar
-from tests.cluster.images import image
 from tests.cluster.node import missing
 from tests.cluster.progress import Steps, say
-from tests.cluster.real import cluster_with_nodes
 from tests.handoffs.pictures import PodTimes, watched
 from tests.handoffs.report import Sheet, bar_table, publish
 from tests.handoffs.row import SHAPES, hand_over
-from tests.handoffs.run import ENHANCED, IMAGES, OUT, open_clinic
-from tests.node.clinic import REPOSITORY, Clinic
-from tests.node.lives import LifeRecorder, violations
-from tests.node.operator_pod import install_operator
+from tests.handoffs.run import ENHANCED, OUT, open_clinic
+from tests.node.clinic import Clinic
+from tests.node.lives import violations
+from tests.node.nodes import archives, nodes_with_operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +147,7 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
 
 def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine, dict[str, str]]:
     """Two nodes, the operator, and each phase in a clinic of its own."""
-    archives = [image(name).archive for name in IMAGES]
+    archives()  # what has to be built is not the machine's usual load
     here = machine.look_at_machine()
     gate: dict[str, Any] = {"gate": {"enabled": True}}
     with ExitStack() as stack:
@@ -162,11 +160,7 @@ def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine,
             }
         )
         steps.begin("cluster")
-        cluster = stack.enter_context(cluster_with_nodes(2, images=archives))
-        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
-        lives = LifeRecorder(cluster.machines)
-        lives.start()
-        stack.callback(lives.stop)
+        cluster, lives = stack.enter_context(nodes_with_operator())
         steps.end()
         rows = []
         for name, settings in (

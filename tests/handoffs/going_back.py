@@ -13,19 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 from tests.bench import machine
 from tests.bench.figures import Bar
-from tests.cluster.images import image
 from tests.cluster.node import missing
 from tests.cluster.progress import Steps, say
-from tests.cluster.real import cluster_with_nodes
 from tests.handoffs.behind_gate import HIGH, LOW, NOTICED
 from tests.handoffs.pictures import watched
 from tests.handoffs.report import Sheet, bar_table, publish
 from tests.handoffs.row import SHAPES
-from tests.handoffs.run import IMAGES, OUT, open_clinic
+from tests.handoffs.run import OUT, open_clinic
 from tests.node.behind_a_gate import broken, install_behind_a_gate
-from tests.node.clinic import REPOSITORY
-from tests.node.lives import LifeRecorder, violations
-from tests.node.operator_pod import install_operator
+from tests.node.lives import violations
+from tests.node.nodes import archives, nodes_with_operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -186,16 +183,12 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
 
 def measure(*, rounds: int) -> tuple[Figures, machine.Machine, dict[str, str]]:
     """Two nodes, the operator, and each phase in a clinic of its own."""
-    archives = [image(name).archive for name in IMAGES]
+    archives()  # what has to be built is not the machine's usual load
     here = machine.look_at_machine()
     with ExitStack() as stack:
         steps = Steps({"cluster": 45, "recreates": 60 + rounds * 60, "handoffs": 60 + rounds * 10})
         steps.begin("cluster")
-        cluster = stack.enter_context(cluster_with_nodes(2, images=archives))
-        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
-        lives = LifeRecorder(cluster.machines)
-        lives.start()
-        stack.callback(lives.stop)
+        cluster, lives = stack.enter_context(nodes_with_operator())
         steps.end()
         steps.begin("recreates")
         with open_clinic(cluster, lives) as clinic:

@@ -10,27 +10,25 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tests.behaviour.recorder import recording
 from tests.bench import machine
-from tests.cluster.images import image
 from tests.cluster.progress import Steps
-from tests.cluster.real import cluster_with_nodes
 from tests.handoffs.downgrades import downgrade
 from tests.handoffs.figures import Figures, OperatorStart, bars
 from tests.handoffs.operator_start import layers_mb, start_seconds
 from tests.handoffs.pictures import panels
 from tests.handoffs.row import drain, hand_over
-from tests.node.clinic import HL7_PORT, REPOSITORY, Clinic
-from tests.node.lives import LifeRecorder, violations
-from tests.node.operator_pod import install_operator
+from tests.node.clinic import HL7_PORT, Clinic
+from tests.node.lives import violations
+from tests.node.nodes import archives, nodes_with_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.bench.figures import Bar
     from tests.cluster import Cluster
+    from tests.node.lives import LifeRecorder
     from tests.traffic.picture import Panel
 
 OUT: Final = Path("build") / "bench"
-IMAGES: Final = ("pause", "operator", "agent", "medplum-server", "traffic")
 BLOB_SECONDS: Final = 2.0
 """What the run's registry holds each blob back: the line by which a clinic fetches an image is slow."""
 OPERATOR_STARTS: Final = 3
@@ -69,16 +67,12 @@ class Results:
 
 def run(options: Options) -> tuple[Results, tuple[Panel, ...]]:
     """Start two nodes and the operator, run every phase, and end both."""
-    archives = [image(name).archive for name in IMAGES]
+    archives()  # what has to be built is not the machine's usual load
     here = machine.look_at_machine()
     with ExitStack() as stack:
         steps = _steps(options)
         steps.begin("cluster")
-        cluster = stack.enter_context(cluster_with_nodes(2, images=archives, layer_seconds=BLOB_SECONDS))
-        install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
-        lives = LifeRecorder(cluster.machines)
-        lives.start()
-        stack.callback(lives.stop)
+        cluster, lives = stack.enter_context(nodes_with_operator(layer_seconds=BLOB_SECONDS))
         steps.end()
         figures, drawn = _Phases(cluster, lives, options, steps).measure()
         versions = machine.versions(cluster)

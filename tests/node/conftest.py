@@ -15,17 +15,28 @@ from tests.cluster.node import missing
 from tests.cluster.real import cluster_with_nodes
 from tests.cluster.toolchain import ensure_tools
 from tests.node.clinic import IMAGES, REPOSITORY, Clinic
+from tests.node.evidence import evidence
 from tests.node.lives import LifeRecorder
 from tests.node.operator_pod import install_operator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from tests.cluster import Cluster
 
 REQUIRED: Final = "E2E_REQUIRE_NODES"
 """Set by CI: then a machine that cannot run real nodes fails the tests instead of skipping them."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what a clinic looked like when its test failed."""
+    report = yield
+    clinic = getattr(item, "funcargs", {}).get("clinic")
+    if report.when == "call" and report.failed and clinic is not None:
+        report.sections += evidence(clinic)
+    return report
 
 
 def without_nodes(reason: str) -> None:
