@@ -28,8 +28,8 @@ class Books:
         rollouts: when each rollout began, in order.
         active_template: the pod template of the rollout that completed last.
         before: the one before it, of the same version; None where there is none.
-        in_doubt: somebody asked for new pods before the operator saw the last rollout complete. Nobody but these books knows then which
-            of the two templates was active; that none of another version comes back is asked for all the same.
+        in_doubt: somebody asked for new pods of this template before the operator saw its rollout complete. Nobody but these books may know
+            then whether it ever was active: coming back to it is no fault, nor to the one before it of the same version. None where there is no doubt.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class Books:
         self.rollouts: list[datetime] = []
         self.active_template: Raw | None = None
         self.before: Raw | None = None
-        self.in_doubt = False
+        self.in_doubt: Raw | None = None
 
     def completed(self, version: AgentVersion, template: Raw) -> None:
         """Note that a rollout has completed: again and again, for as long as it stands so."""
-        self.in_doubt = False
+        self.in_doubt = None
         if template != self.active_template:
             if self.active_template is not None and _differ(template, self.active_template):
                 self.before = self.active_template if version == self.active else None
@@ -68,9 +68,10 @@ class Books:
 
     def _other_than_active(self, template: Raw) -> str | None:
         assert self.active_template is not None
-        if self.in_doubt and self.before is not None and not _differ(template, self.before):
-            return None
-        return _differ(template, self.active_template)
+        known = [self.active_template]
+        if self.in_doubt is not None:
+            known += [each for each in (self.in_doubt, self.before) if each is not None]
+        return None if any(not _differ(template, each) for each in known) else _differ(template, self.active_template)
 
     def assert_backed_up(self, backup: Raw | None, record: RolloutRecord) -> None:
         """Before an approved downgrade changes anything, what was active before it is in a backup."""

@@ -110,9 +110,9 @@ class SimulatedCluster(Workloads):
     def restart_pods(self, *, clock: timedelta = timedelta()) -> SimulatedCluster:
         """`kubectl rollout restart`. `clock`: by how much that machine's is ahead."""
         record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
-        self.books.in_doubt = record is None or (record.started_at, Outcome.COMPLETED) not in {
-            (entry.started_at, entry.outcome) for entry in self.status.history
-        }
+        completed = [entry.started_at for entry in self.status.history if entry.outcome is Outcome.COMPLETED]
+        if record is None or record.started_at not in completed:
+            self.books.in_doubt = copied(self.deployment["spec"]["template"])
         body = copied(self.deployment)
         body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(
             self.now + clock

@@ -10,7 +10,7 @@ from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.findings import Severity
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.resources import name_of
-from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, stranger
+from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
 from tests.simulated_cluster import installed
 
 PAUSED = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
@@ -86,6 +86,31 @@ def test_leftovers_are_told_together() -> None:
     assert (
         "Waiting for Kubernetes to remove the Service and ServiceAccount of an earlier MedplumAgent named lab; the installation goes on by itself."
     ) == blocker.finding.message
+
+
+def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
+    """It says which they are, and what to do about one that does not end; pods of its own version or before do not hold it up."""
+    pods = [pod(version, name=f"lab-{version}") for version in ("5.1.14", "5.1.15", "4.2.3", "4.2.2", None)]
+    plan = make_plan(observed(agent("4.2.3"), pods=pods), config=CONFIG, now=NOW)
+    assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION, ()) == (plan.phase, plan.reason, plan.actions)
+    assert (
+        "Waiting for pod lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of an earlier MedplumAgent named lab to end, before the older 4.2.3 starts; the "
+        "installation goes on by itself. If nothing else ends it: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15."
+    ) == plan.sentence
+    assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
+
+
+@pytest.mark.parametrize("version", ["5.1.15", "5.1.16"])
+def test_pods_that_are_not_newer_are_not_waited_for(version: str) -> None:
+    """For them the strategy is chosen."""
+    assert first_blocker(observed(agent(version), pods=[pod("5.1.15"), pod("5.1.16", phase="Failed")])) is None
+
+
+def test_pods_that_are_newer_than_an_agent_that_is_known_are_for_the_verdict() -> None:
+    """Where it is known what was active, or there is a Deployment, going below it is a downgrade."""
+    known = agent("4.2.3", status={"lastGoodVersion": "5.1.15"})
+    assert first_blocker(observed(known, pods=[pod("5.1.15")])) is None
+    assert first_blocker(installed("5.1.15").edit(version="4.2.3").observe()) is None
 
 
 def test_paused_means_hands_off() -> None:

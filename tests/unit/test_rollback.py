@@ -389,7 +389,8 @@ def _older(cluster: SimulatedCluster) -> Any:
 
 def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
     """It may have been active before: going back would be a downgrade that nobody approved."""
-    cluster = changing("4.2.3", "5.1.15")
+    cluster = changing("4.2.3", "5.1.15").settle()
+    assert () == cluster.observe().earlier_pods
     cluster.restart_pods().wait_for_deadline()
     assert "restarted by hand" in (cluster.status.plan or "")
     assert None is cluster.record.rolled_back_from
@@ -403,7 +404,7 @@ def test_when_pods_were_restarted_is_told_without_a_clock(hours: int) -> None:
     cluster.never_ready.add("5.1.15")
     cluster.edit(version="5.1.15").settle().wait_for_deadline()
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running), "restarted before it"
-    cluster = changing("4.2.3", "5.1.15").restart_pods(clock=clock).wait_for_deadline()
+    cluster = changing("4.2.3", "5.1.15").settle().restart_pods(clock=clock).wait_for_deadline()
     assert "restarted by hand" in (cluster.status.plan or ""), "restarted since"
 
 
@@ -412,6 +413,29 @@ def test_a_handoff_that_was_restarted_by_hand_is_taken_back_while_the_old_agent_
     cluster = changing("5.1.14", "5.1.15")
     cluster.restart_pods().wait_for_deadline()
     assert ("5.1.15", "5.1.14") == (cluster.record.rolled_back_from, cluster.record.to)
+
+
+def test_a_stop_that_was_restarted_by_hand_is_taken_back_if_the_old_agent_was_still_ending() -> None:
+    """No pod of the new version was made before that, so it cannot have been active."""
+    cluster = installed("4.2.3")
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15").fetched().reconcile()
+    cluster.tick()
+    assert [True] == [pod.terminating for pod in cluster.observe().earlier_pods]
+    cluster.restart_pods().reconcile()
+    cluster.settle().wait_for_deadline()
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
+
+
+def test_two_restarts_by_hand_and_two_edits_within_a_second_lead_nowhere_else() -> None:
+    """Found by the state machine: 4.2.3 was ending already when the change began, which then counted as having been active."""
+    cluster = installed("4.2.3").restart_pods().edit(version="5.1.15").fetched()
+    cluster.never_ready.add("5.1.15")
+    cluster.reconcile()
+    cluster.edit(version="5.1.15", handoff={**cluster.agent["spec"]["handoff"], "drainSeconds": 3}).restart_pods()
+    cluster.settle().wait_for_deadline()
+    assert "4.2.3" == cluster.record.from_version
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
 
 
 def test_a_change_goes_back_to_what_it_went_from_even_if_that_was_active_unseen() -> None:

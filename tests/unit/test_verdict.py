@@ -11,7 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.verdict import decide, spec_before
-from tests.builders import ABSENT, CONFIG, NOW, agent, approving, observed, pod
+from tests.builders import ABSENT, CONFIG, agent, approving, observed
 from tests.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
@@ -146,25 +146,6 @@ def test_a_broken_note_of_the_applied_spec_is_not_guessed_at() -> None:
     cluster = refused()
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     assert verdict(cluster).spec is None
-
-
-def test_a_refusal_because_of_an_orphan_pod_says_what_runs() -> None:
-    """Without Deployment and status, the refusal names the version of the pods that are still there."""
-    seen = observed(agent("4.2.3"), pods=[pod("5.1.15")])
-    found = decide(seen, CONFIG)
-    assert found.refusal is not None
-    assert "to go down from 5.1.15 to 4.2.3" in found.refusal.message
-    assert 'set spec.version back to "5.1.15"' in found.refusal.message
-    assert found.spec is None
-
-
-def test_a_refusal_because_of_orphan_pods_that_serve_names_the_newest() -> None:
-    """And says that it goes on serving."""
-    pods = [pod(version, name=f"lab-{version}", ready_since=NOW) for version in ("5.1.14", "5.1.15", "4.2.3")]
-    found = decide(observed(agent("4.2.3"), pods=pods), CONFIG).refusal
-    assert found is not None
-    assert "go down from 5.1.15 to 4.2.3" in found.message
-    assert "5.1.15 goes on serving" in found.message
 
 
 def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:

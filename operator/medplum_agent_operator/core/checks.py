@@ -14,6 +14,7 @@ from medplum_agent_operator.core import drain, messages
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Observed, Ownership, ownership
 from medplum_agent_operator.core.resources import ALWAYS, kind_of, name_of
+from medplum_agent_operator.core.version import AgentVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,27 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Severity.NORMAL,
             f"Waiting for Kubernetes to remove the {' and '.join(map(kind_of, kinds))} of an earlier MedplumAgent named {observed.agent.name}; "
             "the installation goes on by itself.",
+        ),
+    )
+
+
+def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
+    """Once they are gone, an older agent is an installation like any other; beside them it would be a downgrade."""
+    if observed.deployment is not None or observed.baseline is not None:
+        return None
+    agent = observed.agent
+    target = AgentVersion.parse(agent.spec.version)
+    newer = [pod for pod in observed.live_pods if pod.version is not None and pod.version > target]
+    if not newer:
+        return None
+    shown = " and ".join(f"{pod.name} ({pod.version})" for pod in newer)
+    return Blocker(
+        Phase.INSTALLING,
+        Finding(
+            Reason.AWAITING_GARBAGE_COLLECTION,
+            Severity.NORMAL,
+            f"Waiting for pod {shown} of an earlier MedplumAgent named {agent.name} to end, before the older {target} starts; the installation goes on "
+            f"by itself. If nothing else ends it: kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}.",
         ),
     )
 
@@ -96,6 +118,7 @@ def identity_held_by_another(observed: Observed) -> Blocker | None:
 
 CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     leftovers_of_a_deleted_namesake,
+    newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
     identity_held_by_another,

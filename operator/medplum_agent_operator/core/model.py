@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
-from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.identity import Claim, foremost_other
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.nodes import Node
@@ -205,12 +205,21 @@ class Observed:
     def may_have_been_active(self) -> bool:
         """Whether the live template may have become active while nobody looked: somebody has asked for new pods of it since.
 
-        The Deployment controller then tells of the new pods alone. A pod of a template before that is not on its way out shows that it
-        has not: it would have been stopped.
+        The Deployment controller then tells of the new pods alone.
         """
-        if self.deployment is None or not self.deployment.restarted:
-            return False
-        return all(pod.terminating for pod in self.earlier_pods)
+        return self.deployment is not None and self.deployment.restarted and not self.not_yet_active
+
+    @property
+    def not_yet_active(self) -> bool:
+        """Whether pods of templates before show that the live one cannot have become active.
+
+        In a handoff one that is not on its way out: it would have been told to go. Where the old pod is stopped first any that has not ended:
+        no new one is made before that.
+
+        Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#recreate-deployment
+        """
+        stops_first = self.deployment is not None and self.deployment.strategy is Strategy.RECREATE
+        return any(stops_first or not pod.terminating for pod in self.earlier_pods)
 
     @property
     def counts_as_active(self) -> bool:

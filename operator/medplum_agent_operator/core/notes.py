@@ -75,8 +75,8 @@ class RolloutRecord(BaseModel):
         strategy: how it is made.
         why: why in that way.
         started_at: when it began. Also its name: no two rollouts of one agent begin in the same microsecond.
-        restart_mark: what `kubectl rollout restart` had left in the template by then; another mark now tells of a restart since, whatever
-            clocks say. None where there was none.
+        restart_mark: what `kubectl rollout restart` had left in the template by then, or when it was last seen that the template cannot have
+            been active yet; another mark now tells of a restart since, whatever clocks say. None where there was none.
         previous_outcome: how the rollout before this one had ended by then.
         approval: the annotation that let it go ahead; None where none was needed.
         approved_by: the field manager that had set the annotation.

@@ -108,11 +108,17 @@ def last_good(observed: Observed, *, begins: bool) -> str | None:
 
 
 def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:
-    """The live record with what does not belong to its rollout as it is now: the latch, open or not, and the last refresh."""
+    """The live record as it is now: the latch, open or not; the last refresh; a restart by hand before the template was active."""
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
     used = record.now if record.now == kept(text) else None
-    return record.model_copy(update={"failed": failed, "refresh": refresh_asked_for(observed.agent), "now": used})
+    mark = record.restart_mark
+    if observed.deployment is not None and observed.not_yet_active and not observed.became_active:
+        # The pods that show it will be gone, and then nothing would tell it from a restart of what was active.
+        mark = observed.deployment.restart_mark
+    return record.model_copy(
+        update={"failed": failed, "refresh": refresh_asked_for(observed.agent), "now": used, "restart_mark": mark}
+    )
 
 
 def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:

@@ -24,10 +24,6 @@ def classify(observed: Observed, target: AgentVersion) -> Change:
     if applied is not None and applied.same_release(target):
         return Change.NONE
     if baseline is None:
-        # Only without a Deployment can there be pods of an unknown past: whatever runs then is what may be gone back from.
-        orphaned = [pod.version for pod in observed.live_pods if pod.version is not None]
-        if deployment is None and any(version > target for version in orphaned):
-            return Change.DOWNGRADE
         return Change.INSTALL if deployment is None else Change.UPGRADE
     if target < baseline:
         return Change.DOWNGRADE

@@ -50,10 +50,11 @@ def decide(observed: Observed, config: Config) -> Verdict:
     change = classify(observed, target)
     approval = None
     refusal = taken = _identity_taken(observed)
-    if taken is None and needs_approval(change, target, spec):
+    baseline = observed.baseline
+    if taken is None and baseline is not None and needs_approval(change, target, spec):
         approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
         if not approval.granted:
-            refusal = _not_approved(observed, target, approval)
+            refusal = _not_approved(observed, baseline, target, approval)
     failed = latched(observed)
     if (
         failed is not None
@@ -87,9 +88,7 @@ def _identity_taken(observed: Observed) -> Finding | None:
     return Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence)
 
 
-def _not_approved(observed: Observed, target: AgentVersion, approval: Approval) -> Finding:
-    # Where nothing is known to have been active, pods of a deleted namesake are what `classify` goes down from.
-    baseline = observed.baseline or max(pod.version for pod in observed.live_pods if pod.version is not None)
+def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersion, approval: Approval) -> Finding:
     return Finding(
         approval.reason,
         Severity.WARNING,
