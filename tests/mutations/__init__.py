@@ -16,6 +16,7 @@ MODULES: Final = (
     "drain",
     "failure",
     "identity",
+    "model",
     "plan",
     "rollback",
     "strategy",
@@ -24,7 +25,7 @@ MODULES: Final = (
     "version",
     "windows",
 )
-"""Where it is decided what happens to an agent; the others read, render and tell."""
+"""Where it is decided what happens to an agent, and what is known of it (`model`); the others read, render and tell."""
 TESTS: Final = (
     "tests/unit",
     "tests/golden",
