@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, VERSION_LABEL
 from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.version import AgentVersion
 from tests.simulated_cluster.apply import copied
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from medplum_agent_operator.core.notes import RolloutRecord
-    from medplum_agent_operator.core.version import AgentVersion
     from tests.builders import Raw
     from tests.simulated_cluster.pods import SimulatedPod
 
@@ -27,9 +27,10 @@ class Books:
         used: approvals that have let a downgrade go ahead since the annotation was last taken off.
         rollouts: when each rollout began, in order.
         active_template: the pod template of the rollout that completed last.
-        before: the one before it, of the same version; None where there is none.
+        before: the one before it; None where there is none.
         in_doubt: somebody asked for new pods of this template before the operator saw its rollout complete. Nobody but these books may know
-            then whether it ever was active: coming back to it is no fault, nor to the one before it of the same version. None where there is no doubt.
+            then whether it ever was active: coming back to it is no fault, nor to what was active before unless that is older. None where there is
+            no doubt.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Books:
         self.in_doubt = None
         if template != self.active_template:
             if self.active_template is not None and _differ(template, self.active_template):
-                self.before = self.active_template if version == self.active else None
+                self.before = self.active_template
             self.active_template = copied(template)
         self.active = version
 
@@ -70,7 +71,9 @@ class Books:
         assert self.active_template is not None
         known = [self.active_template]
         if self.in_doubt is not None:
-            known += [each for each in (self.in_doubt, self.before) if each is not None]
+            known.append(self.in_doubt)
+            if self.before is not None and not _version(self.before) < _version(self.active_template):
+                known.append(self.before)
         return None if any(not _differ(template, each) for each in known) else _differ(template, self.active_template)
 
     def assert_backed_up(self, backup: Raw | None, record: RolloutRecord) -> None:
@@ -102,6 +105,10 @@ class Books:
 
 def _differ(template: Raw, active: Raw) -> str | None:
     return first_difference(template, active) or first_difference(template["metadata"], active["metadata"])
+
+
+def _version(template: Raw) -> AgentVersion:
+    return AgentVersion.parse(template["metadata"]["labels"][VERSION_LABEL])
 
 
 def approval_of(agent: Mapping[str, Raw]) -> str:

@@ -438,6 +438,16 @@ def test_two_restarts_by_hand_and_two_edits_within_a_second_lead_nowhere_else() 
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
 
 
+def test_what_serves_comes_back_although_what_was_active_before_is_newer() -> None:
+    """Found by the state machine: an allowed downgrade became active while the operator was away, and was restarted by hand."""
+    cluster = installed("5.1.15").edit(version="5.1.14", downgradePolicy={"approval": "BelowZeroDowntime"})
+    cluster.reconcile()
+    cluster.settle(operator=False).restart_pods().annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster.never_ready.add("4.2.3")
+    cluster.settle().wait_for_deadline()
+    assert ("4.2.3", "5.1.14") == (cluster.record.rolled_back_from, cluster.record.to)
+
+
 def test_a_change_goes_back_to_what_it_went_from_even_if_that_was_active_unseen() -> None:
     """5.1.15 became active while the operator was away and was restarted by hand: no failure of 5.1.16 leads below it."""
     cluster = installed("4.2.3").edit(version="5.1.15")

@@ -231,9 +231,18 @@ class Observed:
         applied, last_good = None if self.deployment is None else self.deployment.applied_version, self.last_good
         if applied is None or (last_good is not None and not applied > last_good):
             return False
+        return self.serves_alone or self.may_have_been_active
+
+    @property
+    def serves_alone(self) -> bool:
+        """Whether pods of the live template serve, and none of a template before."""
         serving = self.serving_pods
-        serves_alone = bool(serving) and all(pod in self.current_pods for pod in serving)
-        return serves_alone or self.may_have_been_active
+        return bool(serving) and all(pod in self.current_pods for pod in serving)
+
+    @property
+    def is_to_come_back_to(self) -> bool:
+        """Whether the live template is what the next change goes back to if it fails: an older one too that alone serves and may have been active."""
+        return self.became_active or self.counts_as_active or (self.may_have_been_active and self.serves_alone)
 
     @property
     def baseline(self) -> AgentVersion | None:

@@ -102,7 +102,7 @@ def last_good(observed: Observed, *, begins: bool) -> str | None:
     live = observed.deployment
     if live is None:
         return None
-    if begins and (observed.became_active or observed.counts_as_active):
+    if begins and observed.is_to_come_back_to:
         return live.as_last_good()
     return live.annotations.get(LAST_GOOD)
 
