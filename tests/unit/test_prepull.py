@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -74,6 +75,34 @@ def test_what_was_applied_is_needed_for_a_latch() -> None:
     cluster.settle()
     assert (Phase.FAILED, ["5.1.15"]) == (cluster.status.phase, cluster.running)
     assert None is cluster.record.failed
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the record", "the record and history"])
+@pytest.mark.parametrize("before", ["4.2.3", "5.1.15"])
+def test_a_latch_changes_the_record_and_nothing_else(before: str, lost: str) -> None:
+    """Strategy, template, and what was active before what serves now: all of it is still needed."""
+    cluster = installed("4.1.12").edit(version=before).settle()
+    cluster.annotate("4.2.2 CHG-1").edit(version="4.2.2", image={"tag": "4.2.2"})
+    cluster.never_pulled.add("4.2.2")
+    notes = cluster.settle().deployment["metadata"]["annotations"]
+    assert names.LAST_GOOD in notes
+    if "record" in lost:
+        del notes[names.ROLLOUT]
+    if "history" in lost:
+        cluster.agent["status"]["history"] = []
+    was = json.loads(json.dumps(cluster.deployment))
+    cluster.tick(61)
+    (latch,) = cluster.plan().actions
+    assert ("Deployment", f"metadata.annotations.{names.ROLLOUT}", False) == (
+        latch.kind,
+        latch.difference,
+        latch.disruptive,
+    )
+    cluster.reconcile()
+    assert cluster.record.failed is not None
+    assert was["spec"] == cluster.deployment["spec"]
+    before_it, after = was["metadata"]["annotations"], cluster.deployment["metadata"]["annotations"]
+    assert {names.ROLLOUT} == {name for name in {*before_it, *after} if before_it.get(name) != after.get(name)}
 
 
 def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_cannot_be_pulled() -> None:
