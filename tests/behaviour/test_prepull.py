@@ -46,6 +46,18 @@ def test_the_image_is_fetched_before_the_agent_is_stopped(world: World) -> None:
     assert world.events("FetchingImage")
 
 
+def test_a_secret_that_is_not_there_stops_nobody(world: World) -> None:
+    """Failed at once, long before the deadline; the old pod is the same, and the approval unspent."""
+    world.install("5.1.15", handoff={**DEADLINE, "progressDeadlineSeconds": 3600})
+    [old] = world.pods()
+    go_down(world, podTemplate={"annotations": simulate(Behaviour.CONFIG_ERROR)})
+    status = world.wait_for_phase("Failed", "5.1.15")
+    assert "The agent's container could not be made" in status["plan"]
+    assert "ContainerConfigError" == world.condition("Stalled")["reason"]
+    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
+    assert (1, []) == (len(status["history"]), status.get("spentApprovals", []))
+
+
 def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
     """Told in the kubelet's words, then Failed; the old pod is the same; going back is free and the approval unspent."""
     world.install("5.1.15", handoff=DEADLINE)

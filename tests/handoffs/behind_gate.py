@@ -16,10 +16,10 @@ from tests.bench import machine
 from tests.bench.figures import Bar
 from tests.cluster.node import missing
 from tests.cluster.progress import Steps, say
-from tests.handoffs.pictures import PodTimes, watched
 from tests.handoffs.report import Sheet, bar_table, publish
 from tests.handoffs.row import SHAPES, hand_over
 from tests.handoffs.run import ENHANCED, OUT, open_clinic
+from tests.handoffs.times import PodTimes, watched
 from tests.node.clinic import Clinic
 from tests.node.lives import violations
 from tests.node.nodes import archives, nodes_with_operator

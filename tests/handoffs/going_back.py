@@ -16,23 +16,29 @@ from tests.bench.figures import Bar
 from tests.cluster.node import missing
 from tests.cluster.progress import Steps, say
 from tests.handoffs.behind_gate import HIGH, LOW, NOTICED
-from tests.handoffs.pictures import watched
 from tests.handoffs.report import Sheet, bar_table, publish
 from tests.handoffs.row import SHAPES
 from tests.handoffs.run import OUT, open_clinic
+from tests.handoffs.times import watched, watched_for_its_deadline
 from tests.node.behind_a_gate import broken, install_behind_a_gate
+from tests.node.clinic import AGENT
 from tests.node.lives import violations
 from tests.node.nodes import archives, nodes_with_operator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.handoffs.pictures import PodTimes
+    from tests.handoffs.times import PodTimes
     from tests.node.clinic import Clinic
 
 OLD: Final = "5.1.14"
 RATIO_BOUND: Final = 1.2
 NAME: Final = "rollback"
+QUICK: Final = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 8}
+NEVER_READY: Final = ["/srv/medplum-agent", "--switches", '{"never_ready": true}']
+"""An agent that connects to the server and opens no port, ever: it fails when its deadline has passed."""
+PATIENT_DEVICES: Final = ("--ack-timeout", "30")
+"""They wait out that deadline, and so does a gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +48,8 @@ class Figures:
     Attributes:
         plain: how long recreates took that went well, by the version that they led to: from the old pod being told to go until a watch told
             that the new one is ready.
-        back: how long it took to come back from recreates that failed, by the version that came back: from a watch telling that the new
-            agent's container can never be made until one telling that the pod which came back is ready.
+        back: how long it took to come back from recreates that failed, by the version that came back: from a watch telling that the
+            Deployment controller waits no longer for the new agent until one telling that the pod which came back is ready.
         noticed: what devices noticed of all that, by its name.
         handoffs: handoffs that failed.
         handoffs_noticed: what devices noticed of these, a slow answer included.
@@ -74,7 +80,7 @@ class Stopwatch:
         self._before = self._known()
 
     def _known(self) -> set[str]:
-        return {*self._times.ready, *self._times.terminating, *self._times.hopeless}
+        return {*self._times.ready, *self._times.terminating}
 
     def plain(self) -> float:
         """From the old pod's end to the new one's beginning."""
@@ -82,35 +88,36 @@ class Stopwatch:
         [old] = [name for name in self._times.terminating if name != new and name in self._before]
         return round(self._times.ready[new] - self._times.terminating[old], 3)
 
-    def back(self) -> float:
+    def back(self, *, since: float) -> float:
         """From the moment when the failure is certain to the new beginning of what was active."""
-        [failed] = set(self._times.hopeless) - self._before
         [new] = set(self._times.ready) - self._before
-        return round(self._times.ready[new] - self._times.hopeless[failed], 3)
+        return round(self._times.ready[new] - since, 3)
 
 
 def recreates(
     clinic: Clinic, rounds: int, *, done: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, int]]:
     """By turns: a forced downgrade that fails, one that does not, an upgrade that fails, one that does not; all under one run of traffic."""
-    install_behind_a_gate(clinic, HIGH)
-    good = clinic.agent()["spec"]["server"]
+    install_behind_a_gate(clinic, HIGH, handoff=QUICK)
+    good = clinic.agent()["spec"]["image"]
+    bad = {**good, "command": NEVER_READY}
     plain: dict[str, list[float]] = {LOW: [], HIGH: []}
     back: dict[str, list[float]] = {LOW: [], HIGH: []}
-    with clinic.traffic(shapes=SHAPES) as traffic:
+    with clinic.traffic(*PATIENT_DEVICES, shapes=SHAPES) as traffic:
         for number in range(rounds):
             for here, there in ((HIGH, LOW), (LOW, HIGH)):
-                with watched(clinic) as times:
+                with watched(clinic) as times, watched_for_its_deadline(clinic, AGENT) as given_up:
                     wait_for_the_watch(clinic, times)
                     watch = Stopwatch(times)
                     if there == LOW:
                         clinic.approve(f"{LOW} to fail {number}")
-                    broken(clinic, there)
+                    broken(clinic, there, image=bad)
                     clinic.wait_for_phase("Failed", here, seconds=120)
                     clinic.wait(lambda: len(times.ready) == 2, "a watch tells of it")
-                    back[here].append(watch.back())
+                    assert given_up.at is not None
+                    back[here].append(watch.back(since=given_up.at))
                 done()
-                clinic.patch({"version": here, "server": good})
+                clinic.patch({"version": here, "image": good})
                 clinic.wait_for_phase("Running", here)
                 with watched(clinic) as times:
                     wait_for_the_watch(clinic, times)

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from tests.behaviour.recorder import AGENT as LABEL
-from tests.behaviour.recorder import documents
 from tests.handoffs.row import SHAPES
+from tests.handoffs.times import PodTimes, watched
 from tests.traffic.picture import Life, Panel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from tests.node.clinic import Clinic
 
 BEFORE_SECONDS: Final = 3.0
 AFTER_SECONDS: Final = 12.0
-HOPELESS: Final = "CreateContainerConfigError"
-"""What a container waits for whose Secret is not there."""
 
 
 class OpenClinic(Protocol):
@@ -31,55 +24,6 @@ class OpenClinic(Protocol):
 
     def __call__(self) -> AbstractContextManager[Clinic]:
         """A clinic in a namespace of its own, its server running."""
-
-
-@dataclass
-class PodTimes:
-    """When a watch first told that a pod is ready, on its way out, or cannot start: Kubernetes' own dates have whole seconds."""
-
-    ready: dict[str, float] = field(default_factory=dict)
-    terminating: dict[str, float] = field(default_factory=dict)
-    hopeless: dict[str, float] = field(default_factory=dict)
-
-    def read(self, stream: Any) -> None:
-        """Take every event of a watch, until it ends."""
-        for event in documents(stream):
-            pod, now = event["object"], time.time()
-            name = pod["metadata"]["name"]
-            if LABEL not in (pod["metadata"].get("labels") or {}):
-                continue
-            conditions = pod["status"].get("conditions", ())
-            if any(each["type"] == "Ready" and each["status"] == "True" for each in conditions):
-                self.ready.setdefault(name, now)
-            if pod["metadata"].get("deletionTimestamp"):
-                self.terminating.setdefault(name, now)
-            states = (each.get("state") or {} for each in pod["status"].get("containerStatuses", ()))
-            if any((state.get("waiting") or {}).get("reason") == HOPELESS for state in states):
-                self.hopeless.setdefault(name, now)
-
-
-@contextmanager
-def watched(clinic: Clinic) -> Iterator[PodTimes]:
-    """Note these times for the block."""
-    cluster, times = clinic.cluster, PodTimes()
-    watch = subprocess.Popen(
-        [
-            *(str(cluster.kubectl_program), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={clinic.namespace}"),
-            *("get", "pods", "--watch", "--output-watch-events", "--output=json"),
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    reader = threading.Thread(target=times.read, args=(watch.stdout,), daemon=True)
-    reader.start()
-    try:
-        yield times
-    finally:
-        watch.kill()
-        watch.wait()
-        reader.join(10)
-        if watch.stdout is not None:
-            watch.stdout.close()
 
 
 def panels(open_clinic: OpenClinic) -> tuple[Panel, ...]:

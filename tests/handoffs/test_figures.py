@@ -11,8 +11,8 @@ import pytest
 from tests.bench.machine import Machine
 from tests.handoffs import behind_gate, going_back, report
 from tests.handoffs.figures import Downgrades, Figures, Handoffs, OperatorStart, bars, overlaps
-from tests.handoffs.pictures import PodTimes
 from tests.handoffs.run import Results
+from tests.handoffs.times import GivenUp, PodTimes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -201,7 +201,19 @@ def test_a_change_is_timed_by_its_own_pods() -> None:
     times = PodTimes(ready={"old": 1.0})
     watch = going_back.Stopwatch(times)
     times.terminating["old"] = 10.0
-    times.hopeless["failed"] = 11.0
     times.terminating["failed"] = 11.5
     times.ready["new"] = 14.25
-    assert (4.25, 3.25) == (watch.plain(), watch.back())
+    assert (4.25, 3.25) == (watch.plain(), watch.back(since=11.0))
+
+
+def test_when_a_deployment_is_given_up_is_the_first_time_that_a_watch_tells_of_it() -> None:
+    """Its own, and no other one's."""
+    given_up = GivenUp("front-desk")
+    over = {"conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}
+    given_up.see({"metadata": {"name": "front-desk"}, "status": {}})
+    given_up.see({"metadata": {"name": "front-desk-gate"}, "status": over})
+    assert None is given_up.at
+    given_up.see({"metadata": {"name": "front-desk"}, "status": over})
+    first = given_up.at
+    given_up.see({"metadata": {"name": "front-desk"}, "status": over})
+    assert None is not first == given_up.at

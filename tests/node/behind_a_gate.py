@@ -19,9 +19,10 @@ def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
 
 
 def broken(clinic: Clinic, version: str, **spec: Any) -> None:
-    """Ask for a version whose agent never starts."""
+    """Ask for a version whose agent never starts: what would be found out before an old one is stopped is not looked for."""
     server = clinic.agent()["spec"]["server"]
-    clinic.patch({"version": version, **(spec or {"server": {**server, "credentialsSecretRef": NO_SECRET}})})
+    lacking = {"server": {**server, "credentialsSecretRef": NO_SECRET}, "handoff": {"prePull": False}}
+    clinic.patch({"version": version, **(spec or lacking)})
 
 
 def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:

@@ -149,7 +149,7 @@ POINTS: Final = (
         revision="3",
         next_strategy="RollingUpdate",
         lives=["5.1.15", "5.1.15"],
-        pods={"agent 5.1.15": 2, "agent 4.2.3": 1, "fetch": 1, **AROUND},
+        pods={"agent 5.1.15": 2, "agent 4.2.3": 1, **AROUND},
         left_nobody=["agent 5.1.15"],
     ),
 )

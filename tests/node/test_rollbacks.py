@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.behind_a_gate import broken, install_behind_a_gate, unnoticed
+from tests.node.behind_a_gate import NO_SECRET, broken, install_behind_a_gate, unnoticed
 
 if TYPE_CHECKING:
     from tests.node.clinic import Clinic
@@ -41,6 +41,26 @@ def test_nobody_notices_a_handoff_that_fails(clinic: Clinic, spec: dict[str, Any
     assert 0 == sum(container["restartCount"] for container in still["status"]["containerStatuses"])
     assert [("5.1.14", "Completed"), ("5.1.15", "Failed")] == outcomes(clinic)[:2]
     assert "5.1.14 goes on serving" in status["plan"]
+
+
+def test_nobody_is_stopped_for_an_agent_whose_secret_is_not_there(clinic: Clinic) -> None:
+    """The kubelet itself is asked before: the old agent is the same process all along, and nothing of the downgrade has begun."""
+    clinic.open()
+    install_behind_a_gate(clinic, "5.1.15")
+    [old] = clinic.pods()
+    server = clinic.agent()["spec"]["server"]
+    with clinic.traffic() as traffic:
+        broken(clinic, "4.2.3", server={**server, "credentialsSecretRef": NO_SECRET})
+        clinic.wait_for_phase("AwaitingApproval")
+        clinic.approve("4.2.3 CHG-8")
+        status = clinic.wait_for_phase("Failed", "5.1.15", seconds=120)
+        time.sleep(2)
+    unnoticed(traffic)
+    [still] = clinic.pods()
+    assert old["metadata"]["uid"] == still["metadata"]["uid"]
+    assert 0 == sum(container["restartCount"] for container in still["status"]["containerStatuses"])
+    assert 'secret "nowhere" not found' in status["plan"]
+    assert ([("5.1.15", "Completed")], []) == (outcomes(clinic), status.get("spentApprovals", []))
 
 
 def test_a_forced_downgrade_that_fails_is_one_slow_answer(clinic: Clinic) -> None:

@@ -46,10 +46,8 @@ class SimulatedPod:
 
     @property
     def never_starts(self) -> tuple[str, str] | None:
-        """What its container waits for in vain, if its template says so, as it does to kwok's stages (tests/cluster/stages)."""
-        if (self.template["metadata"].get("annotations") or {}).get("sim.medplum.com/behaviour") != "config-error":
-            return None
-        return ("CreateContainerConfigError", "secret not found")
+        """What its container waits for in vain, if its template says so."""
+        return ("CreateContainerConfigError", "secret not found") if _lacks_secret(self.template) else None
 
     def raw(self) -> Raw:
         """The pod as the API server gives it."""
@@ -97,7 +95,7 @@ class SimulatedFetch:
     Attributes:
         body: the Job as it was applied.
         created: when.
-        state: "" before its pod is looked at, "pulling" while its image cannot be pulled, "done".
+        state: "" before its pod is looked at, "pulling" while its image cannot be pulled, "reading" while its Secret is not there, "done".
         done_at: when it was done.
     """
 
@@ -116,6 +114,11 @@ class SimulatedFetch:
         """The version in the image's tag."""
         return self.image.rpartition(":")[2]
 
+    @property
+    def lacks_secret(self) -> bool:
+        """Whether its pod never starts, as its template says."""
+        return _lacks_secret(self.body["spec"]["template"])
+
     def raws(self) -> list[Raw]:
         """The Job and its pod as the API server gives them."""
         name = self.body["metadata"]["name"]
@@ -124,8 +127,11 @@ class SimulatedFetch:
         job = {**self.body, "metadata": metadata, "status": {"conditions": complete}}
         if not self.state:
             return [job]
-        waiting = {"waiting": {"reason": "ErrImagePull", "message": f"{self.image}: not found"}}
-        state = {"terminated": {"exitCode": 0}} if self.state == "done" else waiting
+        states = {
+            "pulling": {"waiting": {"reason": "ErrImagePull", "message": f"{self.image}: not found"}},
+            "reading": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "lab" not found'}},
+            "done": {"terminated": {"exitCode": 0}},
+        }
         pod = {
             "kind": "Pod",
             "metadata": {
@@ -135,7 +141,7 @@ class SimulatedFetch:
                 "ownerReferences": [{"kind": "Job", "name": name, "uid": metadata["uid"], "controller": True}],
             },
             "spec": self.body["spec"]["template"]["spec"],
-            "status": {"containerStatuses": [{"name": AGENT_CONTAINER, "state": state}]},
+            "status": {"containerStatuses": [{"name": AGENT_CONTAINER, "state": states[self.state]}]},
         }
         return [job, pod]
 
@@ -180,3 +186,9 @@ def host_ports(template: Raw) -> set[int]:
     if pod.get("hostNetwork"):
         return {port["containerPort"] for port in ports}
     return {port["hostPort"] for port in ports if "hostPort" in port}
+
+
+def _lacks_secret(template: Raw) -> bool:
+    """What a template says to kwok's stages too (tests/cluster/stages)."""
+    notes = template["metadata"].get("annotations") or {}
+    return bool(notes.get("sim.medplum.com/behaviour") == "config-error")

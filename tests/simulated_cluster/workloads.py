@@ -39,6 +39,7 @@ class Workloads:
         cordoned: nodes that take no new pods.
         lost: nodes whose kubelet is gone, and since when: nobody knows what their pods do.
         never_pulled: versions whose images cannot be pulled by a Job.
+        without_secret: versions whose Secret a Job does not find.
         fetching: Jobs that fetch an image, as applied, each with what its pod has come to; oldest first.
     """
 
@@ -52,6 +53,7 @@ class Workloads:
         self.cordoned: set[str] = set()
         self.lost: dict[str, datetime] = {}
         self.never_pulled: set[str] = set()
+        self.without_secret: set[str] = set()
         self.fetching: dict[str, SimulatedFetch] = {}
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
@@ -225,7 +227,10 @@ class Workloads:
                 del self.fetching[name]
                 self.count += 1
                 continue
-            fetch.state = "pulling" if fetch.version in self.never_pulled else "done"
+            lacks_secret = fetch.lacks_secret or fetch.version in self.without_secret
+            fetch.state = "reading" if lacks_secret else "done"
+            if fetch.version in self.never_pulled:
+                fetch.state = "pulling"
             if before == "done":
                 fetch.state = "done"
             elif fetch.state == "done":

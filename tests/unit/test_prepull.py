@@ -12,8 +12,8 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.jobs import FetchJob
-from medplum_agent_operator.core.pod_template import selector
-from medplum_agent_operator.core.prepull import render_job, wanted
+from medplum_agent_operator.core.pod_template import render_pod_template, selector
+from medplum_agent_operator.core.prepull import Fetch, hopeless, render_job, trouble, wanted
 from medplum_agent_operator.errors import RefusedError
 from tests.builders import NOW, REPOSITORY, agent, container_status, observed, parsed, pod, stamp
 from tests.simulated_cluster import SimulatedCluster, installed
@@ -67,6 +67,31 @@ def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
     assert ["4.2.3"] == cluster.settle().running
 
 
+def test_a_secret_that_is_not_there_stops_nobody() -> None:
+    """Known to be hopeless: it fails at once, in the kubelet's words, and nothing has been stopped or spent. Made, and tried again, it goes on."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster.without_secret.add("4.2.3")
+    status = cluster.settle().status
+    assert (Phase.FAILED, "5.1.15", ["5.1.15"]) == (status.phase, status.active_version, cluster.running)
+    assert ("True", "ContainerConfigError") == cluster.condition("Stalled")
+    assert ("True", "Serving") == cluster.condition("Available")
+    assert 'The agent\'s container could not be made: secret "lab" not found.' in (status.plan or "")
+    assert ((), 1) == (status.spent_approvals, len(status.history))
+    cluster.without_secret.clear()
+    cluster.mark(names.RETRY, "the Secret is there").settle()
+    assert (["4.2.3"], ("4.2.3 CHG-1",)) == (cluster.running, cluster.status.spent_approvals)
+
+
+def test_a_secret_that_the_kubelet_has_not_read_yet_is_waited_for() -> None:
+    """It says so for a moment after its own start."""
+    waits = {"reason": "CreateContainerConfigError", "message": "failed to sync secret cache: timed out"}
+    job = FetchJob.read({"metadata": {"name": "lab-fetch", "uid": "j-1"}}, [job_pod(waiting=waits)])
+    fetch = Fetch({}, "node-1", NEW, job)
+    assert not job.all_is_there
+    assert not hopeless(fetch)
+    assert None is trouble(fetch)
+
+
 def test_what_was_applied_is_needed_for_a_latch() -> None:
     """Somebody broke the note of it: the agent serves on all the same, and the failure is told."""
     cluster = forced().settle()
@@ -116,7 +141,7 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
 
     assert not waits()
     assert waits(FetchJob(name))
-    assert not waits(FetchJob(name, image_is_there=True))
+    assert not waits(FetchJob(name, all_is_there=True))
     assert not waits(FetchJob(name, ended=True))
 
 
@@ -231,8 +256,9 @@ def job_pod(**state: Any) -> dict[str, Any]:
             ["Failed"], [job_pod(terminated={"exitCode": 127})], True, id="it ended badly: there is no `true` in it"
         ),
         pytest.param(
-            [], [job_pod(waiting={"reason": "CreateContainerConfigError"})], True, id="it was pulled, and then"
+            [], [job_pod(waiting={"reason": "CreateContainerError"})], True, id="it was pulled, and has its Secret"
         ),
+        pytest.param([], [job_pod(waiting={"reason": "CreateContainerConfigError"})], False, id="there is no Secret"),
         pytest.param([], [job_pod(waiting={"reason": "ContainerCreating"})], False, id="it is being pulled"),
         pytest.param([], [job_pod(waiting={"reason": "ErrImagePull"})], False, id="it cannot be pulled"),
         pytest.param([], [job_pod(waiting={"reason": "ImagePullBackOff"})], False, id="it cannot be pulled, again"),
@@ -241,14 +267,14 @@ def job_pod(**state: Any) -> dict[str, Any]:
         pytest.param([], [], False, id="no pod yet"),
     ],
 )
-def test_when_an_image_counts_as_there(conditions: list[str], pods: list[dict[str, Any]], *, there: bool) -> None:
-    """Once the kubelet has pulled it, however its container then ended."""
+def test_when_all_counts_as_there(conditions: list[str], pods: list[dict[str, Any]], *, there: bool) -> None:
+    """Once the kubelet has pulled the image and found the Secret, however the container then ended."""
     raw = {
         "metadata": {"name": "lab-fetch", "uid": "j-1", "creationTimestamp": stamp(NOW)},
         "status": {"conditions": [{"type": kind, "status": "True"} for kind in conditions]},
     }
     job = FetchJob.read(raw, pods)
-    assert (there, NOW) == (job.image_is_there, job.created)
+    assert (there, NOW) == (job.all_is_there, job.created)
 
 
 def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> None:
@@ -271,6 +297,8 @@ def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> 
     )
     assert [{"name": "registry"}] == spec["imagePullSecrets"]
     [container] = spec["containers"]
+    agents = render_pod_template(found, found.spec, image=NEW)["spec"]["containers"][0]["env"]
+    assert [variable for variable in agents if "valueFrom" in variable] == container["env"], "what the agent reads"
     assert (NEW, "Always", ["true"]) == (container["image"], container["imagePullPolicy"], container["command"])
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert {"drop": ["ALL"]} == container["securityContext"]["capabilities"]

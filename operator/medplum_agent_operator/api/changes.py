@@ -88,8 +88,8 @@ class HandoffSpec(ApiModel):
     pre_pull: bool = Field(
         default=True,
         description="Whether the new image is fetched to the agent's node, by a short-lived Job, before a change stops the old agent (default true). If "
-        "it cannot be pulled, the old agent is not stopped. Without effect on a rolling handoff, which stops the old agent last. false: the old agent "
-        "is stopped at once, and downtime includes the pull.",
+        "it cannot be pulled, or the Secret that the new agent reads is not there, the old agent is not stopped. Without effect on a rolling handoff, "
+        "which stops the old agent last. false: the old agent is stopped at once, and downtime includes the pull.",
     )
     on_node_drain: OnNodeDrain = Field(
         default=OnNodeDrain.HANDOFF,

@@ -97,22 +97,21 @@ def hopeless(observed: Observed) -> bool:
     counts at its third end. A pod that no node takes is waited for: nodes come, and so does room.
     """
     return any(
-        _never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _ENDS - 1)
+        never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _ENDS - 1)
         for pod in observed.current_pods
         if not pod.ready and not pod.terminating
         for container in pod.all_containers()
     )
 
 
-def _never_starts(container: Container) -> bool:
+def never_starts(container: Container) -> bool:
+    """Whether a container cannot be made, or refuses to begin, and no waiting mends it."""
     if _refuses(container) and not container.running:
         return True
-    if container.waiting == "CreateContainerConfigError":
-        return _NOT_YET not in container.message
-    return no_such_image(container)
+    return lacks_what_it_reads(container) or _no_such_image(container)
 
 
-def no_such_image(container: Container) -> bool:
+def _no_such_image(container: Container) -> bool:
     """Whether a registry has said that it does not have the image, or does not give it to us, and the kubelet has given up a try."""
     words = container.message.lower()
     return container.waiting in _NEVER_PULLED or (
@@ -149,11 +148,11 @@ def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
 
 def _container_faults(pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:
     if container.waiting in _PULL:
-        yield _finding(Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {_said(container)}")
+        yield _finding(Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {said(container)}")
     elif container.waiting in _CONFIG:
         yield _finding(
             Reason.CONTAINER_CONFIG_ERROR,
-            f"Container {container.name} of pod {pod.name} cannot be started: {_said(container)}. If a Secret or a key is missing, "
+            f"Container {container.name} of pod {pod.name} cannot be started: {said(container)}. If a Secret or a key is missing, "
             f"create it: the pod reads Secret {spec.server.credentials_secret_ref.name}.",
         )
     elif container.exit_code is not None and not container.ready and _keeps_ending(container):
@@ -200,7 +199,12 @@ def pull_words(container: Container) -> str:
     return "the kubelet keeps trying" if cause.startswith("Back-off ") else cause or container.waiting
 
 
-def _said(container: Container) -> str:
+def lacks_what_it_reads(container: Container) -> bool:
+    """Whether a container waits because a Secret, or a key of one, is not there."""
+    return container.waiting == "CreateContainerConfigError" and _NOT_YET not in container.message
+
+
+def said(container: Container) -> str:
     """The kubelet's words; its back-off reads differently at each try, so only what stays is kept."""
     if container.message.startswith("Back-off "):
         return "the kubelet keeps trying"

@@ -7,13 +7,8 @@ from typing import Any, Final, Self
 
 from medplum_agent_operator.core.pods import Container, Pod
 
-AFTER_THE_PULL: Final = {
-    "CrashLoopBackOff",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-}
-"""What a container can wait for only when its image is there: the kubelet pulls first, then makes the container.
+MADE: Final = {"CrashLoopBackOff", "CreateContainerError", "RunContainerError"}
+"""What a container can wait for only when its image is there and so is what it reads: the kubelet pulls, then looks for Secrets, then makes it.
 
 Source: https://github.com/kubernetes/kubernetes/blob/master/pkg/kubelet/kuberuntime/kuberuntime_container.go (startContainer)
 """
@@ -25,14 +20,14 @@ class FetchJob:
 
     Attributes:
         created: when it was made (Kubernetes keeps whole seconds); None where that cannot be read.
-        image_is_there: whether its pod got past the pull, however its container ended.
+        all_is_there: whether its pod got past the pull and has its Secret, however its container ended.
         ended: whether the Job is over.
         pod: its pod; None where there is none (yet, or any more).
     """
 
     name: str
     created: datetime | None = None
-    image_is_there: bool = False
+    all_is_there: bool = False
     ended: bool = False
     pod: Pod | None = None
 
@@ -46,7 +41,7 @@ class FetchJob:
         return cls(
             name=metadata["name"],
             created=datetime.fromisoformat(since) if since else None,
-            image_is_there="Complete" in held or any(map(_past_the_pull, own)),
+            all_is_there="Complete" in held or any(map(_has_all, own)),
             ended=bool(held & {"Complete", "Failed"}),
             pod=Pod.read(own[0]) if own else None,
         )
@@ -56,10 +51,10 @@ def _made_by(pod: Mapping[str, Any], job: Mapping[str, Any]) -> bool:
     return any(owner.get("uid") == job.get("uid") for owner in pod["metadata"].get("ownerReferences") or ())
 
 
-def _past_the_pull(pod: Mapping[str, Any]) -> bool:
+def _has_all(pod: Mapping[str, Any]) -> bool:
     for raw in (pod.get("status") or {}).get("containerStatuses") or ():
         state = raw.get("state") or {}
         container = Container.read(raw)
-        if "running" in state or container.exit_code is not None or container.waiting in AFTER_THE_PULL:
+        if "running" in state or container.exit_code is not None or container.waiting in MADE:
             return True
     return False

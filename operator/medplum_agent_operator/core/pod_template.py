@@ -220,10 +220,9 @@ def _render_agent(
 ) -> dict[str, Any]:
     """The agent's container: its start script refuses credentials that the file form cannot carry."""
     secret = spec.server.credentials_secret_ref
-    id_key, secret_key = secret.client_id_key, secret.client_secret_key
     arguments = [
-        f"client id (key {id_key} of Secret {secret.name})",
-        f"client secret (key {secret_key} of Secret {secret.name})",
+        f"client id (key {secret.client_id_key} of Secret {secret.name})",
+        f"client secret (key {secret.client_secret_key} of Secret {secret.name})",
         CONFIG_DIR,
         "\n".join(_properties(spec, version)),
         *spec.image.command,
@@ -237,8 +236,7 @@ def _render_agent(
         "env": [
             {"name": "HOME", "value": WORK_DIR},
             {"name": "TMPDIR", "value": TEMP_DIR},
-            {"name": "CLIENT_ID", "valueFrom": {"secretKeyRef": {"name": secret.name, "key": id_key}}},
-            {"name": "CLIENT_SECRET", "valueFrom": {"secretKeyRef": {"name": secret.name, "key": secret_key}}},
+            *credentials(spec),
         ],
         "ports": [_render_port(channel) for channel in spec.channels],
         "readinessProbe": _probe(spec.channels[0]),
@@ -252,6 +250,15 @@ def _render_agent(
         ],
         **_drain(spec),
     }
+
+
+def credentials(spec: MedplumAgentSpec) -> list[dict[str, Any]]:
+    """The variables that are filled from the Secret: without it, or one of its keys, the kubelet does not make the container."""
+    secret = spec.server.credentials_secret_ref
+    keys = {"CLIENT_ID": secret.client_id_key, "CLIENT_SECRET": secret.client_secret_key}
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}} for name, key in keys.items()
+    ]
 
 
 def _literal(argument: str) -> str:

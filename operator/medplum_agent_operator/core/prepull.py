@@ -1,7 +1,7 @@
-"""The image is on the node before the old agent is stopped: whether it has to be fetched, the Job that does it, how it goes.
+"""The image is on the node, and the Secret is there, before the old agent is stopped: whether to see to it, the Job that does, how it goes.
 
-Called by `plan` when a change that stops first is about to begin. Nothing is stopped until the Job's pod has got past the pull;
-if the image cannot be pulled, the old agent serves on (docs/adr/0012). It decides on what is observed: a change that is taken
+Called by `plan` when a change that stops first is about to begin. Nothing is stopped until the kubelet has made the Job's container, for
+which it needs the new image and the new agent's Secret; if it cannot, the old agent serves on (docs/adr/0012). It decides on what is observed: a change that is taken
 back, or turned into another one, leaves a Job behind that nobody asks for any more and that ends by itself.
 """
 
@@ -20,6 +20,7 @@ from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.model import Observed
+from medplum_agent_operator.core.pod_template import credentials
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.resources import owner_reference
 
@@ -28,6 +29,7 @@ KEPT_SECONDS: Final = 120
 LONGEST_SECONDS: Final = 3600
 """A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
 _NAME_LENGTH: Final = 63
+_LOOK: Final = "Look at the image's name, spec.image.pullSecrets and the registry."
 _SMALL: Final[Mapping[str, Any]] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}}
 
 
@@ -68,7 +70,7 @@ def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch |
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
         under_way = job is not None and not job.ended
-        if (pod in observed.serving_pods or under_way) and (job is None or not job.image_is_there):
+        if (pod in observed.serving_pods or under_way) and (job is None or not job.all_is_there):
             return Fetch(body, pod.node, image, job)
     return None
 
@@ -124,6 +126,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "image": image,
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
+                "env": credentials(spec),
                 "resources": _SMALL,
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
@@ -151,19 +154,27 @@ def trouble(fetch: Fetch) -> Finding | None:
         )
     for container in () if job.pod is None else job.pod.containers:
         if diagnosis.pull_fails(container):
-            return _finding(Reason.IMAGE_PULL_FAILED, f"The image cannot be pulled: {diagnosis.pull_words(container)}.")
+            return _finding(
+                Reason.IMAGE_PULL_FAILED, f"The image cannot be pulled: {diagnosis.pull_words(container)}. {_LOOK}"
+            )
+        if diagnosis.lacks_what_it_reads(container):
+            return _finding(
+                Reason.CONTAINER_CONFIG_ERROR,
+                f"The agent's container could not be made: {diagnosis.said(container)}. Create what is missing, or correct "
+                "spec.server.credentialsSecretRef.",
+            )
     if job.ended:
-        return _finding(Reason.IMAGE_PULL_FAILED, f"Job {job.name} ended without it.")
+        return _finding(Reason.IMAGE_PULL_FAILED, f"Job {job.name} ended without it. {_LOOK}")
     return None
 
 
 def hopeless(fetch: Fetch) -> bool:
-    """Whether no waiting brings the image: the Job is over, or the registry does not have it or does not give it to us."""
+    """Whether no waiting helps: the Job is over, the registry does not have the image or does not give it to us, or there is no such Secret."""
     job = fetch.job
     if job is None:
         return False
-    pulling = () if job.pod is None else job.pod.containers
-    return job.ended or any(map(diagnosis.no_such_image, pulling))
+    containers = () if job.pod is None else job.pod.containers
+    return job.ended or any(map(diagnosis.never_starts, containers))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:

@@ -92,15 +92,15 @@ def fetching(record: RolloutRecord, *, image: str, node: str) -> str:
         what = f"{record.from_version or 'What runs'} is to give way to {record.to}"
     return (
         f"{what}{approved} by stopping first, because {record.why}. Before that, image {image} is fetched to node {node}; the old agent goes on serving "
-        "until it is there."
+        "until it is there, and so is the Secret."
     )
 
 
 def not_fetched(*, image: str, node: str, trouble: str) -> str:
     """Why a change that stops first was not begun."""
     return (
-        f"Image {image} could not be fetched to node {node}, so nothing was stopped. {trouble} Look at the image's name, spec.image.pullSecrets and the "
-        "registry. (With spec.handoff.prePull false the old agent would be stopped at once, whether the image can be pulled or not.)"
+        f"Image {image} could not be made ready on node {node}, so nothing was stopped. {trouble} (With spec.handoff.prePull false the old agent would "
+        "be stopped at once, whether the new one can start or not.)"
     )
 
 

@@ -130,7 +130,7 @@ async def _fail_to_hand_over(clinic: Clinic) -> None:
 
 
 async def _fail_to_go_down(clinic: Clinic) -> None:
-    broken = simulate(Behaviour.CONFIG_ERROR, terminate_after="700ms")
+    broken = simulate(Behaviour.CRASH_LOOP, terminate_after="700ms")
     await clinic.patch(version="4.2.3", podTemplate={"annotations": broken})
     await clinic.until(lambda seen: seen.told("AwaitingApproval"), "the downgrade refused")
     await clinic.approve(APPROVAL)
