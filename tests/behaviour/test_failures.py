@@ -106,6 +106,16 @@ def test_what_no_waiting_mends_is_taken_back_long_before_the_deadline(world: Wor
     assert "5.1.14" == world.wait_for_phase("Failed")["activeVersion"]
 
 
+def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(world: World) -> None:
+    """Its ReplicaSet is there from the first try: the real Deployment controller takes that for complete and never gives up."""
+    world.install("4.2.3", handoff=DEADLINE)
+    world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate(Behaviour.NEVER_READY)}})
+    world.wait_for_phase("Failed", "4.2.3")
+    world.kubectl("annotate", "mpa", "front-desk", f"{RETRY}=one")
+    world.wait(lambda: 2 == outcomes(world).count("Failed"), "the second try")
+    assert "does not listen on port 2575" in world.wait_for_phase("Failed", "4.2.3")["plan"]
+
+
 def test_what_failed_is_tried_again_when_somebody_asks_and_not_before(world: World) -> None:
     """Not by another operator; a new text in the annotation does it, and the same text does not do it again."""
     world.install(handoff=DEADLINE)

@@ -363,6 +363,31 @@ def test_an_image_that_does_not_come_is_not_waited_for_for_ever() -> None:
     assert ["4.2.3"] == retry(cluster, "the image is there").settle().running
 
 
+@pytest.mark.parametrize(("before", "after"), [("4.2.3", "5.1.15"), ("5.1.15", "4.2.3")])
+def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(before: str, after: str) -> None:
+    """Its ReplicaSet is there from the first try: the Deployment controller takes that for complete and never gives up."""
+    cluster = changing(before, after, approval=f"{after} CHG-1").wait_for_deadline()
+    assert [before] == cluster.running
+    retry(cluster.annotate(f"{after} CHG-2"), "once more").settle()
+    assert after == cluster.applied_version
+    assert Phase.RECREATING is cluster.status.phase
+    assert "NewReplicaSetAvailable" == cluster.deployment["status"]["conditions"][0]["reason"]
+    cluster.wait_for_deadline()
+    assert (Phase.FAILED, [before]) == (cluster.status.phase, cluster.running)
+    assert [after, after] == [entry.to for entry in cluster.status.history if entry.outcome is Outcome.FAILED]
+
+
+def test_a_way_back_that_never_gets_ready_is_said_to_have_failed() -> None:
+    """Its ReplicaSet was there before too."""
+    cluster = changing("4.2.3", "5.1.15")
+    cluster.never_ready.add("4.2.3")
+    cluster.wait_for_deadline()
+    assert (Phase.ROLLING_BACK, "4.2.3") == (cluster.status.phase, cluster.applied_version)
+    cluster.wait_for_deadline()
+    assert (Phase.FAILED, "4.2.3") == (cluster.status.phase, cluster.applied_version)
+    assert ("True", "PortNotReady") == cluster.condition("Stalled")
+
+
 def test_a_refresh_that_fails_opens_no_latch() -> None:
     """While a change is latched somebody asks for pods as this release renders them, and they fail: the change stays latched."""
     cluster = failed()

@@ -32,8 +32,8 @@ def is_over(observed: Observed, *, now: datetime) -> bool:
         return True
     if observed.became_active or deployment.record is None:
         return False
-    uncreated = deployment.gives_up_creating_at
-    if uncreated is not None and uncreated <= now:
+    overdue = observed.overdue_at
+    if overdue is not None and overdue <= now:
         return True
     return _told_before(observed, deployment.record) or diagnosis.hopeless(observed)
 

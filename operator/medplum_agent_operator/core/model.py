@@ -6,6 +6,7 @@ somebody else broke reads as absent, and what is absent is taken for the less sa
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
@@ -220,6 +221,21 @@ class Observed:
         """
         stops_first = self.deployment is not None and self.deployment.strategy is Strategy.RECREATE
         return any(stops_first or not pod.terminating for pod in self.earlier_pods)
+
+    @property
+    def overdue_at(self) -> datetime | None:
+        """When the live template's pod is not waited for any longer, where the Deployment controller never says so. None where it does.
+
+        It has not even been created for as long as a rollout may take, or nothing more has become of it for as long.
+        """
+        deployment = self.deployment
+        if deployment is None or self.became_active:
+            return None
+        made = [pod.ready_since or pod.created for pod in self.current_pods if not pod.terminating]
+        got_on = [at for at in made if at is not None]
+        if deployment.tells_of_the_one_before and got_on:
+            return max(got_on) + deployment.deadline
+        return deployment.gives_up_creating_at
 
     @property
     def counts_as_active(self) -> bool:

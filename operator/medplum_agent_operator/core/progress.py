@@ -149,10 +149,10 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     if found is not None:
         findings = (*findings, found)
         sentence = f"{sentence} Not so far: {found.message}"
-    uncreated = None if observed.deployment is None else observed.deployment.gives_up_creating_at
+    overdue = observed.overdue_at
     look_again_at = _after_deadline(record, spec)
-    if uncreated is not None and (look_again_at <= now or uncreated < look_again_at):
-        look_again_at = uncreated + timedelta(seconds=1)
+    if overdue is not None and (look_again_at <= now or overdue < look_again_at):
+        look_again_at = overdue + timedelta(seconds=1)
     old_serves = any(pod.open for pod in observed.earlier_pods)
     silent = (
         record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE

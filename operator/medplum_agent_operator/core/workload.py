@@ -152,8 +152,7 @@ class Workload:
         """
         if not self._seen or self._condition("Progressing").get("reason") != "ProgressDeadlineExceeded":
             return False
-        deadline = timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
-        return self.record is None or now >= self.record.started_at.replace(microsecond=0) + deadline
+        return self.record is None or now >= self.record.started_at.replace(microsecond=0) + self.deadline
 
     @property
     def restart_mark(self) -> str | None:
@@ -168,6 +167,20 @@ class Workload:
         return self.record is not None and self.restart_mark not in {None, self.record.restart_mark}
 
     @property
+    def deadline(self) -> timedelta:
+        """How long a rollout may go without getting on."""
+        return timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
+
+    @property
+    def tells_of_the_one_before(self) -> bool:
+        """Whether the Deployment controller's condition says of a template that is not active what was true of one before, and will go on saying it.
+
+        So it is where the old pod was stopped first and the ReplicaSet was there before: a change that is tried again, or the way back. As no
+        replica of another template is counted, it takes the rollout for complete (pkg/controller/deployment/progress.go), and never gives up.
+        """
+        return self._seen and self._condition("Progressing").get("reason") == "NewReplicaSetAvailable"
+
+    @property
     def gives_up_creating_at(self) -> datetime | None:
         """When the live template's pod has not even been created for as long as a rollout may take; None where it could be.
 
@@ -180,7 +193,7 @@ class Workload:
         began = datetime.fromisoformat(since)
         if self.record is not None:
             began = max(began, self.record.started_at.replace(microsecond=0))
-        return began + timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
+        return began + self.deadline
 
     @property
     def creation_failure(self) -> str:
