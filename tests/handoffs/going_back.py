@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from contextlib import ExitStack
@@ -35,8 +36,6 @@ OLD: Final = "5.1.14"
 RATIO_BOUND: Final = 1.2
 NAME: Final = "rollback"
 QUICK: Final = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 8}
-NEVER_READY: Final = ["/srv/medplum-agent", "--switches", '{"never_ready": true}']
-"""An agent that connects to the server and opens no port, ever: it fails when its deadline has passed."""
 PATIENT_DEVICES: Final = ("--ack-timeout", "30")
 """They wait out that deadline, and so does a gate."""
 
@@ -100,7 +99,6 @@ def recreates(
     """By turns: a forced downgrade that fails, one that does not, an upgrade that fails, one that does not; all under one run of traffic."""
     install_behind_a_gate(clinic, HIGH, handoff=QUICK)
     good = clinic.agent()["spec"]["image"]
-    bad = {**good, "command": NEVER_READY}
     plain: dict[str, list[float]] = {LOW: [], HIGH: []}
     back: dict[str, list[float]] = {LOW: [], HIGH: []}
     with clinic.traffic(*PATIENT_DEVICES, shapes=SHAPES) as traffic:
@@ -111,7 +109,7 @@ def recreates(
                     watch = Stopwatch(times)
                     if there == LOW:
                         clinic.approve(f"{LOW} to fail {number}")
-                    broken(clinic, there, image=bad)
+                    broken(clinic, there, image={**good, "command": never_ready(number)})
                     clinic.wait_for_phase("Failed", here, seconds=120)
                     clinic.wait(lambda: len(times.ready) == 2, "a watch tells of it")
                     assert given_up.at is not None
@@ -127,6 +125,16 @@ def recreates(
                 done()
         time.sleep(1)
     return plain, back, {what: traffic.report["overall"][what] for what in NOTICED}
+
+
+def never_ready(number: int) -> list[str]:
+    """An agent that connects to the server and opens no port, ever: it fails when its deadline has passed.
+
+    `number` makes its pod template another one: of one that has been there before no watch tells that it is given up
+    (Observed.overdue_at).
+    """
+    switches = {"never_ready": True, "exit_after_ms": 3_600_000 + number}
+    return ["/srv/medplum-agent", "--switches", json.dumps(switches)]
 
 
 def wait_for_the_watch(clinic: Clinic, times: PodTimes) -> None:
