@@ -41,7 +41,7 @@ demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
-	@$(BIN)/python -m pytest -n 3 --dist worksteal --ignore=tests/node
+	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore=tests/node
 	@$(BIN)/python -m pytest $(if $(E2E_KUBECONFIG),-n 0,-n 2 --dist worksteal) tests/node
 
 lint: $(STAMP) ## ruff, mypy --strict, the import contract
