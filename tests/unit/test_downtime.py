@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,13 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
-from tests.builders import NOW
+from medplum_agent_operator.core.downtime import is_bound
+from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.notes import Change
+from medplum_agent_operator.core.verdict import decide
+from tests.builders import CONFIG, NOW, agent
 from tests.simulated_cluster import SimulatedCluster, installed
-from tests.simulated_cluster.situations import QUICK
+from tests.simulated_cluster.situations import HOLD, QUICK
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -187,6 +192,76 @@ def test_a_window_that_cannot_be_read_is_told_and_lets_nothing_through() -> None
     assert (Phase.AWAITING_WINDOW, ["4.2.3"]) == (cluster.status.phase, cluster.running)
     assert "none ever opens" in (cluster.status.plan or "")
     assert ["5.1.15"] == cluster.edit(maintenanceWindows=[faulty, WINDOW]).settle().running
+
+
+def test_what_binds_a_change_to_windows() -> None:
+    """Each question by itself, asked of a change that waits: any other answer lets it go."""
+    cluster = waiting()
+    seen, at = cluster.observe(), cluster.now
+    verdict, spec = decide(seen, CONFIG), seen.agent.spec
+    other: dict[str, Any] = {"metadata": {}}
+    assert is_bound(seen, verdict, spec, other, now=at)
+    assert not is_bound(seen, verdict, spec.model_copy(update={"maintenance_windows": ()}), other, now=at)
+    assert not is_bound(replace(seen, deployment=None), verdict, spec, other, now=at)
+    assert not is_bound(seen, replace(verdict, change=Change.ABORT), spec, other, now=at)
+    refused = Finding(Reason.DOWNGRADE_NOT_APPROVED, Severity.WARNING, "Refused.")
+    assert not is_bound(seen, replace(verdict, refusal=refused), spec, other, now=at)
+    live = seen.deployment
+    assert live is not None
+    assert live.applied_template is not None
+    assert not is_bound(seen, verdict, spec, live.applied_template.template, now=at)
+    del cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE]
+    assert is_bound(cluster.observe(), verdict, spec, other, now=at), "an older release made it"
+
+
+def test_where_nothing_was_ever_active_nothing_waits() -> None:
+    """The first agent never gets ready: another one takes nothing away."""
+    cluster = SimulatedCluster(agent("4.2.3", handoff=HOLD, maintenanceWindows=[WINDOW]))
+    cluster.never_ready.add("4.2.3")
+    cluster.settle()
+    assert ["5.1.15"] == cluster.edit(version="5.1.15").settle().running
+
+
+@pytest.mark.parametrize(("before", "waits"), [("4.2.3", False), ("5.1.14", True)])
+def test_where_what_was_tried_has_failed_it_counts_whether_anybody_serves(before: str, *, waits: bool) -> None:
+    """Held after its deadline: stopped first, nobody serves, and the next try need not wait; handed over, the old agent would be stopped."""
+    cluster = installed(before, handoff=HOLD, maintenanceWindows=[{**WINDOW, "duration": "2h"}])
+    cluster.never_ready.add("5.1.15")
+    now(cluster.edit(version="5.1.15"), "5.1.15 now").wait_for_deadline()
+    assert "Failed" == cluster.status.phase
+    cluster.edit(version="5.1.16", channels=HOST_PORT).settle()
+    assert (waits, waits) == (cluster.status.phase == "AwaitingWindow", "5.1.16" not in cluster.running)
+
+
+def test_what_somebody_changed_by_hand_is_put_back_at_once() -> None:
+    """Nobody planned that. It stops the agent, as any change does before 4.2.4."""
+    cluster = installed("4.2.3", maintenanceWindows=[WINDOW])
+    before = [pod.name for pod in cluster.pods]
+    cluster.deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 99
+    cluster._touch(cluster.deployment)
+    cluster.settle()
+    assert 99 != cluster.deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert (Phase.RUNNING, 1) == (cluster.status.phase, len(cluster.running))
+    assert before != [pod.name for pod in cluster.pods]
+
+
+def test_what_waits_is_told_quietly_and_what_waits_for_ever_is_not() -> None:
+    """A window to come is in order; one that never opens is a fault."""
+    assert {Severity.NORMAL} == {found.severity for found in waiting().told if found.reason is Reason.AWAITING_WINDOW}
+    never = {**WINDOW, "timeZone": "Europe/Berlim"}
+    cluster = installed("4.2.3", maintenanceWindows=[never]).edit(version="5.1.15").settle()
+    assert {Severity.WARNING} == {found.severity for found in cluster.told if found.reason is Reason.AWAITING_WINDOW}
+
+
+def test_while_one_change_waits_the_one_that_is_under_way_is_looked_at_in_time() -> None:
+    """Its deadline comes before the window."""
+    cluster = installed("5.1.14", maintenanceWindows=[WINDOW]).edit(version="5.1.15")
+    cluster.reconcile()
+    cluster.tick()
+    cluster.annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    looks = cluster.plan().look_again_at
+    assert looks is not None
+    assert looks < cluster.now + timedelta(seconds=70) < OPENS
 
 
 def test_windows_taken_out_of_the_spec_hold_nothing_any_more() -> None:

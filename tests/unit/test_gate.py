@@ -132,6 +132,18 @@ def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 
+@pytest.mark.parametrize(("enabled", "told"), [(True, True), (False, False)])
+def test_a_gate_of_another_image_is_left_and_told_of(enabled: bool, told: bool) -> None:  # noqa: FBT001
+    """An operator of another release interrupts no device for it; of a gate that is switched off nothing waits."""
+    raw = agent("5.1.15", gate={"enabled": enabled})
+    cluster = SimulatedCluster(raw).settle()
+    children = {**cluster.observe().children, "GateDeployment": _owned(serving(), raw)}
+    newer = replace(CONFIG, gate_image="registry.example.org/operator:2")
+    waits = make_plan(replace(cluster.observe(), children=children), config=newer, now=cluster.now).waits
+    assert told is ("its gate's pods (spec.containers[name=gate].image)" in waits)
+    assert told or not waits
+
+
 def test_a_gate_that_takes_no_connections_is_gone_past() -> None:
     """It costs what it would have given, and no device the way to its agent."""
     made = plan({"enabled": True}, GateDeployment={**serving(), "status": {}})

@@ -117,7 +117,9 @@ def test_a_latch_changes_the_record_and_nothing_else(before: str, lost: str) -> 
         cluster.agent["status"]["history"] = []
     was = json.loads(json.dumps(cluster.deployment))
     cluster.tick(61)
-    (latch,) = cluster.plan().actions
+    plan = cluster.plan()
+    assert ((), True, cluster.now) == (plan.findings, plan.silent, plan.look_again_at), "the next pass tells of it"
+    (latch,) = plan.actions
     assert ("Deployment", f"metadata.annotations.{names.ROLLOUT}", False) == (
         latch.kind,
         latch.difference,

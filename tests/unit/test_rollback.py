@@ -14,10 +14,10 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.drift import first_difference
-from medplum_agent_operator.core.failure import note
+from medplum_agent_operator.core.failure import is_to_be_taken_back, note
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.notes import RolloutRecord
-from tests.builders import parsed, spec_of
+from tests.builders import NOW, agent, observed, parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster
 from tests.simulated_cluster.situations import HOLD, changing, installed
 
@@ -375,6 +375,40 @@ def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(before: str, a
     cluster.wait_for_deadline()
     assert (Phase.FAILED, [before]) == (cluster.status.phase, cluster.running)
     assert [after, after] == [entry.to for entry in cluster.status.history if entry.outcome is Outcome.FAILED]
+
+
+def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> None:
+    """The operator died after its first write, and the next one comes when the deadline has passed."""
+    cluster = installed("5.1.14")
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15").dies_at_each_pass(after=1, passes=1)
+    cluster.settle(operator=False).tick(61)
+    assert not cluster.observe().noted
+    first = cluster.reconcile()
+    assert ((), False, cluster.now) == (first.actions, first.silent, first.look_again_at)
+    assert (Phase.FAILED, ["5.1.14"]) == (cluster.settle().status.phase, cluster.running)
+    assert [("5.1.15", Outcome.FAILED), ("5.1.14", Outcome.COMPLETED)] == [
+        (entry.to, entry.outcome) for entry in cluster.status.history[1:]
+    ]
+
+
+def test_without_a_deployment_nothing_is_taken_back() -> None:
+    """Somebody deleted it: it is made again."""
+    seen = observed(agent())
+    assert not is_to_be_taken_back(seen, seen.agent.spec, now=NOW)
+
+
+def test_what_was_told_to_have_failed_stays_so_until_it_serves() -> None:
+    """An agent that ended three times runs for a moment once more, long before the deadline."""
+    cluster = installed("5.1.14", handoff={**HOLD, "progressDeadlineSeconds": 3600})
+    cluster.troubles["5.1.15"] = ("CreateContainerConfigError", "secret not found")
+    cluster.edit(version="5.1.15").settle()
+    assert Phase.FAILED is cluster.status.phase
+    cluster.troubles.clear()
+    cluster.never_ready.add("5.1.15")
+    cluster.count += 1
+    assert Phase.FAILED is cluster.settle().status.phase
+    assert Phase.RUNNING is cluster.mend().settle().status.phase
 
 
 def test_a_way_back_that_never_gets_ready_is_said_to_have_failed() -> None:

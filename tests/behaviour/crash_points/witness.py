@@ -21,10 +21,19 @@ NAME = "front-desk"
 
 def serves(pod: Mapping[str, Any]) -> bool:
     """Whether its agent runs and is ready."""
-    status = pod.get("status") or {}
-    agent: dict[str, Any] = next((c for c in status.get("containerStatuses") or () if c["name"] == "agent"), {})
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-    return ready and "running" in agent.get("state", {})
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return _runs(pod) and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def ends(pod: Mapping[str, Any]) -> bool:
+    """Whether its agent has ended or is about to. A kubelet may tell of one that has just begun, for a moment, that it is not ready after all."""
+    return "deletionTimestamp" in pod["metadata"] or not _runs(pod)
+
+
+def _runs(pod: Mapping[str, Any]) -> bool:
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    agent: dict[str, Any] = next((c for c in containers if c["name"] == "agent"), {})
+    return "running" in agent.get("state", {})
 
 
 def role(pod: Mapping[str, Any]) -> str:
@@ -44,7 +53,7 @@ class Witness:
     """What each pod was for, by uid."""
     serving: set[str] = field(default_factory=set)
     left_nobody: list[str] = field(default_factory=list)
-    """The uid of each agent that stopped serving while no other served, once: a kubelet may tell of one that ends that it is ready once more."""
+    """The uid of each agent whose end left nobody who serves, once: a kubelet may tell of one that ends that it is ready once more."""
     latest: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def see(self, event: dict[str, Any]) -> None:
@@ -66,7 +75,7 @@ class Witness:
             return
         if kind != "DELETED" and serves(raw):
             self.serving.add(uid)
-        elif uid in self.serving:
+        elif uid in self.serving and (kind == "DELETED" or ends(raw)):
             self.serving.discard(uid)
             if not self.serving and uid not in self.left_nobody:
                 self.left_nobody.append(uid)
