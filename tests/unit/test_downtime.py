@@ -243,6 +243,7 @@ def test_what_somebody_changed_by_hand_is_put_back_at_once() -> None:
     assert 99 != cluster.deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert (Phase.RUNNING, 1) == (cluster.status.phase, len(cluster.running))
     assert before != [pod.name for pod in cluster.pods]
+    assert Reason.AWAITING_WINDOW not in {found.reason for found in cluster.told}
 
 
 def test_what_waits_is_told_quietly_and_what_waits_for_ever_is_not() -> None:

@@ -40,6 +40,27 @@ def _pod(version: str, template: str, *, name: str | None = None, sleepers: bool
     return pod(version, name=name or template, template_hash=template, phase=phase, **fields)
 
 
+ROLLED_OUT: Raw = {
+    "metadata": {},
+    "spec": {"template": {"metadata": {"annotations": {names.TEMPLATE_HASH: "new"}}}},
+    "status": {
+        "conditions": [{"type": "Progressing", "reason": "NewReplicaSetAvailable"}],
+        **dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1),
+    },
+}
+
+
+@pytest.mark.parametrize("since", [5, 8])
+def test_that_the_new_pod_is_not_ready_is_no_end_of_the_old_one(since: float) -> None:
+    """The old pod went unseen: then it was gone when the new one was made."""
+    record = RolloutRecord(
+        change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.RECREATE, started_at=at(BEGAN)
+    )
+    seen = observed(agent(), deployment=ROLLED_OUT, pods=[new(created=5, unready_since=since)])
+    ended = notice(Moments(), record, seen, begins=False, now=at(9)).old_ended_at
+    assert moment(at(5), seen_at=at(9)) == ended
+
+
 def told(
     strategy: Strategy, *passes: Pass, begins_with: list[Raw] | None = None, came_from: str | None = "5.1.14"
 ) -> tuple[float | None, float | None]:
@@ -47,19 +68,11 @@ def told(
     record = RolloutRecord(
         change=Change.UPGRADE, from_version=came_from, to="5.1.15", strategy=strategy, started_at=at(BEGAN)
     )
-    deployment = {
-        "metadata": {},
-        "spec": {"template": {"metadata": {"annotations": {names.TEMPLATE_HASH: "new"}}}},
-        "status": {
-            "conditions": [{"type": "Progressing", "reason": "NewReplicaSetAvailable"}],
-            **dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1),
-        },
-    }
     known = Moments()
     if begins_with is not None:
         known = notice(known, record, observed(agent(), pods=begins_with), begins=True, now=at(BEGAN))
     for now, pods in passes:
-        seen = observed(agent(), deployment=deployment, pods=pods)
+        seen = observed(agent(), deployment=ROLLED_OUT, pods=pods)
         known = notice(known, record, seen, begins=False, now=at(now))
     noted = Rollout(to="5.1.15", old_ended_at=known.old_ended_at, new_ready_at=known.new_ready_at)
     return figures(noted, record, seen)
