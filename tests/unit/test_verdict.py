@@ -8,11 +8,13 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.findings import Severity
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.notes import Change
 from medplum_agent_operator.core.verdict import decide, spec_before
 from tests.builders import ABSENT, CONFIG, agent, approving, observed
 from tests.simulated_cluster import SimulatedCluster, installed
+from tests.simulated_cluster.situations import changing
 
 if TYPE_CHECKING:
     from medplum_agent_operator.core.verdict import Verdict
@@ -48,6 +50,23 @@ def test_while_a_downgrade_is_refused_the_spec_that_was_applied_last_is_in_force
         found.spec.service.type,
         found.spec.channels[0].port,
     )
+
+
+def test_without_an_image_repository_what_was_applied_cannot_be_made_either() -> None:
+    """The operator was given a default before, and is not any more: refused, and nothing is guessed. What was asked for is still told."""
+    found = decide(installed("5.1.14").edit(version="5.1.15").observe(), Config())
+    assert found.refusal is not None
+    assert (Change.UPGRADE, None, "") == (found.change, found.spec, found.repository)
+
+
+def test_a_change_that_has_failed_is_refused_as_what_it_is() -> None:
+    """A Warning, with what it was; what serves is in force."""
+    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    found = verdict(cluster)
+    assert found.refusal is not None
+    assert (Severity.WARNING, True, Change.UPGRADE) == (found.refusal.severity, found.latched, found.change)
+    assert found.spec is not None
+    assert "5.1.14" == found.spec.version
 
 
 @pytest.mark.parametrize(
@@ -87,7 +106,11 @@ def test_without_an_image_repository_nothing_can_be_installed() -> None:
     """The finding names the field and the setting."""
     found = decide(observed(agent()), Config())
     assert found.refusal is not None
-    assert Reason.IMAGE_REPOSITORY_MISSING is found.refusal.reason
+    assert (Reason.IMAGE_REPOSITORY_MISSING, Severity.WARNING) == (found.refusal.reason, found.refusal.severity)
+    assert found.refusal.message == (
+        "There is no image to run: set spec.image.repository, or give the operator a default by MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
+        "Nothing was changed. (Upstream publishes no image; docs/user-guide.md shows how to build one.)"
+    )
     assert "spec.image.repository" in found.refusal.message
     assert "MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY" in found.refusal.message
     assert found.spec is None
