@@ -251,7 +251,8 @@ def test_a_taken_identity_is_told_before_an_approval_is_asked_for() -> None:
     claims = (Claim("ward", "front-desk", "0", FIRST, runs=True), Claim("clinic", "lab", "agent-1", LATER))
     verdict = decide(replace(cluster.observe(), claims=claims), CONFIG)
     assert verdict.refusal is not None
-    assert (Reason.IDENTITY_TAKEN, None) == (verdict.refusal.reason, verdict.approval)
+    assert (Reason.IDENTITY_TAKEN, Severity.WARNING) == (verdict.refusal.reason, verdict.refusal.severity)
+    assert None is verdict.approval
 
 
 def test_a_deployment_that_was_deleted_is_not_made_again_where_another_has_become_the_agent() -> None:
