@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     modules = options.modules or MODULES
     OUT.mkdir(parents=True, exist_ok=True)
     log = OUT / "mutmut.log"
-    say(f"Mutating {', '.join(modules)}: about two seconds a mutant on one core. mutmut's own words: {log}")
+    say(f"Mutating {', '.join(modules)}: two to ten seconds a mutant on one core. mutmut's own words: {log}")
     try:
         with tempfile.TemporaryDirectory(prefix="medplum-mutants-") as folder:
             prepare(Path(folder), modules)
