@@ -412,7 +412,7 @@ def test_what_was_told_to_have_failed_stays_so_until_it_serves() -> None:
 
 
 def test_a_way_back_that_never_gets_ready_is_said_to_have_failed() -> None:
-    """Its ReplicaSet was there before too."""
+    """There is no third rollout; status says what is wrong."""
     cluster = changing("4.2.3", "5.1.15")
     cluster.never_ready.add("4.2.3")
     cluster.wait_for_deadline()
