@@ -50,8 +50,8 @@ async def test_sigterm(tmp_path: Path, version: str) -> None:
         started = time.monotonic()
         agent.process.send_signal(signal.SIGTERM)
         code, said = await agent.end()
-        # 5 to 45 ms with upstream; the rest is for a busy machine.
-        assert time.monotonic() - started < 0.5
+        # 5 to 45 ms with upstream; on any machine it is gone before the answer would have come.
+        assert time.monotonic() - started < 5
         assert 0 == code
         assert b"" == await one.reader.read()
         assert not agent.pid_file.exists()

@@ -67,13 +67,15 @@ async def test_the_application_answer_of_the_old_agent_arrives_after_the_move() 
 
 async def test_with_no_agent_a_device_gets_one_slow_answer() -> None:
     """A recreate: it connects, it is heard, and it waits."""
+    now = asyncio.get_running_loop().time
     async with agent() as new, gate() as running, device(running.port) as sender:
+        began = now()
         sender.send(A)
         await asyncio.sleep(0.2)
         running.ready(new.port)
         assert ("AA", "A") == await sender.answer()
         [held] = running.counted.numbers[Kind.HELD]
-        assert 0.2 <= held < 3
+        assert 0 < held <= now() - began
 
 
 async def test_each_takeover_is_counted_by_the_agent_that_took_over() -> None:
@@ -94,7 +96,7 @@ async def test_each_takeover_is_counted_by_the_agent_that_took_over() -> None:
         assert {"moved": 1, "held": 0, "longestHoldSeconds": 0, "repeated": 0} == told[f"agent-{mute.port}"]
         last = told[f"agent-{new.port}"]
         assert (1, 1, 1) == (last["moved"], last["held"], last["repeated"])
-        assert 0.2 <= last["longestHoldSeconds"] < 3
+        assert round(running.counted.numbers[Kind.HELD][-1], 3) == last["longestHoldSeconds"] > 0
         assert f"agent-{old.port}" not in told
 
 

@@ -183,7 +183,7 @@ async def test_a_server_that_never_answers_is_given_up_at_the_end() -> None:
         async with run:
             await until(lambda: len(set(server.seen)) >= 3)
             began = time.monotonic()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 1.0 + late(run)
     overall = run.report.overall
     assert (0, 0, 0) == (overall.acknowledged, overall.arrived, overall.lost)
     assert overall.unacknowledged == overall.offered == len(run.report.unacknowledged)
