@@ -27,6 +27,8 @@ from medplum_agent_operator.core.approval import judge
 from medplum_agent_operator.core.messages import refusal
 from medplum_agent_operator.core.resources import APPLIED_HASH
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.gate.effects import Ending
+from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -179,6 +181,17 @@ def test_every_right_has_its_row() -> None:
         (resource.strip("` "), row[1]) for row in rows(section(REFERENCE, "Rights")) for resource in row[0].split(",")
     }
     assert granted == explained
+
+
+def test_every_metric_of_a_gate_has_its_row() -> None:
+    """What Prometheus gets from a gate, by type; of a counter of endings the reasons too."""
+    told = {
+        f"{family.name}_total" if family.type == "counter" else family.name: family.type
+        for family in Metrics(answer_seconds=60).registry.collect()
+    }
+    text = section(REFERENCE, "Metrics of a gate")
+    assert told == {f"{PREFIX}{name.strip('`')}": kind for name, kind, _ in rows(text)}
+    assert [] == [why for why in Ending if f"`{why.name.lower()}`" not in text]
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import yaml
 from medplum_agent_operator.adapters.kube import RESOURCES
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.crd import crd
-from medplum_agent_operator.core.gate import CLUSTER_ROLE
+from medplum_agent_operator.api.reasons import ConditionType, Reason
+from medplum_agent_operator.core.gate import CLUSTER_ROLE, HTTP_PORT
 from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
 ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
+MONITORING = ROOT / "manifests" / "monitoring"
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -239,12 +243,48 @@ def test_the_image_s_tag_is_the_project_s_version() -> None:
 
 
 def test_environment_variables_in_manifests_are_settings() -> None:
-    """A misspelt variable would be ignored: each one in the manifests is a setting of the operator."""
+    """A misspelt variable ends the program: each one in the manifests is a setting of the operator."""
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
     overlay = (ONE_NAMESPACE / "kustomization.yaml").read_text(encoding="utf-8")
     used = {variable["name"] for variable in container()["env"]}
     used |= {word for word in overlay.split() if word.startswith(ENV_PREFIX)}
     assert used <= known
+
+
+def test_no_service_gives_the_operator_a_variable_that_looks_like_a_setting() -> None:
+    """A Service medplum-agent-operator in its namespace would: MEDPLUM_AGENT_OPERATOR_PORT, which ends the program."""
+    assert pod()["enableServiceLinks"] is False
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    """Of gates, by their registry; of MedplumAgents, by the configuration of kube-state-metrics, conditions and reasons included."""
+    (found,) = read(MONITORING / "alerts.yaml")
+    asked = " ".join(rule["expr"] for group in found["spec"]["groups"] for rule in group["rules"])
+    gates = {f"{family.name}_total" for family in Metrics(answer_seconds=60).registry.collect()}
+    assert set(re.findall(rf"{PREFIX}\w+", asked)) <= gates
+    (told,) = read(MONITORING / "kube-state-metrics.yaml")
+    (resource,) = told["spec"]["resources"]
+    kinds = {f"{resource['metricNamePrefix']}_{metric['name']}" for metric in resource["metrics"]}
+    assert set(re.findall(r"medplum_agent_(?!gate_)\w+", asked)) <= kinds
+    group, _, version = API_VERSION.partition("/")
+    assert {"group": group, "version": version, "kind": KIND} == resource["groupVersionKind"]
+    assert set(re.findall(r'type="(\w+)"', asked)) <= set(ConditionType)
+    assert set(re.findall(r'reason="(\w+)"', asked)) <= set(Reason)
+
+
+def test_gates_are_scraped_where_they_tell() -> None:
+    """By their label, on their own port."""
+    (found,) = read(MONITORING / "gates.yaml")
+    (endpoint,) = found["spec"]["podMetricsEndpoints"]
+    assert (HTTP_PORT, "/metrics") == (endpoint["portNumber"], endpoint["path"])
+    golden = next(
+        item
+        for item in read(ROOT / "tests" / "golden" / "gate.yaml")
+        if item["metadata"]["name"] == "lab-gate" and item["kind"] == "Deployment"
+    )
+    labels = golden["spec"]["template"]["metadata"]["labels"]
+    assert found["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert set(found["spec"]["podTargetLabels"]) <= set(labels)
 
 
 def test_the_readme_sets_the_image_repository_by_its_place() -> None:

@@ -16,6 +16,8 @@ from medplum_agent_operator.gate.reports import ChannelReport
 from medplum_agent_operator.gate.routes import Life
 from medplum_agent_operator.gate.takeovers import Takeovers
 
+PREFIX: Final = "medplum_agent_gate_"
+"""Of every metric's name."""
 _ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
 _COUNTED: Final = {
@@ -54,25 +56,23 @@ class Metrics:
         self._answered = self._histogram("answer", "From writing a message to its first answer.", _ANSWER_SECONDS)
         self._held = self._histogram("held", "How long messages waited for an agent.", _HELD_SECONDS)
         self._longest_held = Gauge(
-            "medplum_agent_gate_longest_held_seconds",
+            f"{PREFIX}longest_held_seconds",
             "The longest that a message has waited for an agent since the gate's start.",
             ["channel"],
             registry=self.registry,
         )
         self._last_answer = Gauge(
-            "medplum_agent_gate_last_answer_timestamp_seconds",
+            f"{PREFIX}last_answer_timestamp_seconds",
             "When a message was last answered.",
             ["channel"],
             registry=self.registry,
         )
-        self._devices = Gauge(
-            "medplum_agent_gate_devices", "Connections of devices.", ["channel"], registry=self.registry
-        )
+        self._devices = Gauge(f"{PREFIX}devices", "Connections of devices.", ["channel"], registry=self.registry)
         self._addresses = _Addresses()
         self.registry.register(self._addresses)
         self._refusals = self._counter("connections_refused", "Connections that were over a limit.")
         self._closed = Counter(
-            "medplum_agent_gate_connections_closed",
+            f"{PREFIX}connections_closed",
             "Connections of devices that the gate closed, and why.",
             ["channel", "reason"],
             registry=self.registry,
@@ -102,12 +102,10 @@ class Metrics:
         return {"channels": [report.as_json() for report in self._reports], "takeovers": self.takeovers.as_json()}
 
     def _counter(self, name: str, text: str) -> Counter:
-        return Counter(f"medplum_agent_gate_{name}", text, ["channel"], registry=self.registry)
+        return Counter(f"{PREFIX}{name}", text, ["channel"], registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(
-            f"medplum_agent_gate_{name}_seconds", text, ["channel"], buckets=buckets, registry=self.registry
-        )
+        return Histogram(f"{PREFIX}{name}_seconds", text, ["channel"], buckets=buckets, registry=self.registry)
 
 
 class _Addresses(Collector):
@@ -119,7 +117,7 @@ class _Addresses(Collector):
     def collect(self) -> Iterator[Metric]:
         """One sample for each channel and address."""
         family = GaugeMetricFamily(
-            "medplum_agent_gate_device_connections",
+            f"{PREFIX}device_connections",
             "Connections of devices, by address: the agent sees the gate's own.",
             labels=["channel", "address"],
         )
