@@ -12,7 +12,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Protocol(StrEnum):
-    """What a channel speaks. Medplum's Endpoint decides how the agent treats it; here it is documentation."""
+    """What a channel speaks. Medplum's Endpoint decides how the agent treats it; this decides how a gate relays it."""
 
     HL7 = "HL7"
     DICOM = "DICOM"
@@ -54,7 +54,9 @@ class Channel(ApiModel):
     )
     protocol: Protocol = Field(
         default=Protocol.HL7,
-        description="What devices speak: HL7 (v2 over MLLP, the default), DICOM, ASTM or TCP (any bytes). For information: the Endpoint's address decides.",
+        description="What devices speak: HL7 (v2 over MLLP, the default), DICOM, ASTM or TCP (any bytes). A gate relays HL7 message by message and drops "
+        "what is no MLLP frame, so nothing else gets through where it is wrong; the others it relays byte by byte. The agent itself goes by the Endpoint's "
+        "address.",
     )
     node_port: Port | None = Field(
         default=None,
@@ -117,6 +119,6 @@ class ServiceSpec(ApiModel):
     )
     external_traffic_policy: TrafficPolicy | None = Field(
         default=None,
-        description="Local keeps the device's own address visible and serves only on the node that runs the agent; Cluster serves on every node. Left "
-        "out: Cluster.",
+        description="Local keeps the device's own address visible (to the gate; without one, to the agent) and serves only on nodes that run a gate, or "
+        "without one the agent; Cluster serves on every node. Left out: Cluster.",
     )
