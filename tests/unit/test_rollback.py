@@ -12,12 +12,14 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.api.status import Outcome, Phase
+from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.failure import is_to_be_taken_back, note
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.notes import RolloutRecord
-from tests.builders import NOW, agent, observed, parsed, spec_of
+from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.progress import SILENCE
+from tests.builders import CONFIG, NOW, agent, observed, parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster
 from tests.simulated_cluster.situations import HOLD, changing, installed
 
@@ -102,6 +104,42 @@ def test_a_failed_recreate_brings_back_what_was_active_by_recreate(
         (before, before, Outcome.COMPLETED, after),
         (before, after, Outcome.FAILED, None),
     ] == history(cluster)[:2]
+
+
+def test_what_bound_a_port_of_its_node_comes_back_by_stopping_first() -> None:
+    """The failed one binds none; what comes back does, as it did when it served."""
+    bound = [{"name": "adt", "port": 2575, "hostPort": 2575}]
+    cluster = installed("5.1.14", channels=bound)
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15", channels=[{"name": "adt", "port": 2575}]).settle().wait_for_deadline()
+    assert ("5.1.15", Strategy.RECREATE) == (cluster.record.rolled_back_from, cluster.record.strategy)
+
+
+def test_the_way_back_is_one_change_of_the_pods_also_beside_one_whose_version_nobody_can_read() -> None:
+    """Such a pod may not be able to hand over: what comes back waits for its end. The agent that serves is of the template that comes back, and stays."""
+    cluster = changing("5.1.14", "5.1.15").settle()
+    cluster.tick(61)
+    seen = cluster.observe()
+    (broken,) = seen.current_pods
+    seen = replace(seen, pods=(*seen.earlier_pods, replace(broken, version=None)))
+    plan = make_plan(seen, config=CONFIG, now=cluster.now)
+    (change,) = (action for action in plan.actions if action.kind == "Deployment")
+    assert (True, "spec.strategy.type") == (change.disruptive, change.difference)
+    assert plan.begins is not None
+    assert ("5.1.15", Strategy.RECREATE) == (plan.begins.rolled_back_from, plan.begins.strategy)
+    assert (False, cluster.now + SILENCE) == (plan.silent, plan.look_again_at)
+
+
+def test_what_fails_while_the_way_back_is_under_way_leads_to_the_same() -> None:
+    """4.2.3 failed, 5.1.15 is on its way back and not there yet, 5.1.16 is asked for and fails as well."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    cluster.never_ready.add("5.1.16")
+    while cluster.record.rolled_back_from is None:
+        cluster.tick()
+        cluster.reconcile()
+    assert "5.1.15" not in cluster.running
+    cluster.edit(version="5.1.16").settle().wait_for_deadline()
+    assert ("5.1.16", "5.1.15", ["5.1.15"]) == (cluster.record.rolled_back_from, cluster.record.to, cluster.running)
 
 
 def test_an_approval_whose_downgrade_failed_is_spent() -> None:

@@ -45,13 +45,13 @@ class Apply:
         return str(self.body["metadata"]["name"])
 
 
-def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> Apply | None:
-    """The action that makes an object what it should be; None where it is."""
+def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
+    """The action that makes an object what it should be; none where it is."""
     if live is None:
         difference: str | None = "missing"
     else:  # what the object is about first, then its metadata
         difference = first_difference({"spec": body.get("spec", {}), **body}, live)
-    return None if difference is None else Apply(body, live, difference, disruptive)
+    return () if difference is None else (Apply(body, live, difference, disruptive),)
 
 
 def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
@@ -63,8 +63,7 @@ def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tu
         through_gate=gate.leads_to_gate(spec, observed.children.get("GateDeployment")),
     )
     bodies |= _gate(observed, spec, config)
-    found = (compared(body, observed.children.get(part)) for part, body in bodies.items())
-    return tuple(action for action in found if action is not None)
+    return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
 
 
 def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ def first(observed: Observed, record: RolloutRecord, *, begins: bool) -> tuple[R
     """
     if not begins or record.change is not Change.DOWNGRADE or record.approval is None:
         return record, ()
-    live = None if observed.deployment is None else observed.deployment.record
+    live = observed.record
     if live is not None and live.backup and not observed.became_active and live.from_version == record.from_version:
         return record.model_copy(update={"backup": live.backup}), ()
     good = _gone_down_from(observed)

@@ -84,7 +84,7 @@ def note(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure
 
 def latched(observed: Observed) -> Failure | None:
     """The failed change that the user's spec still asks for and that nobody has asked to try again; None where there is none."""
-    record = None if observed.deployment is None else observed.deployment.record
+    record = observed.record
     failed = None if record is None else record.failed
     if failed is None or failed.spec != _known_by(observed.agent.spec):
         return None

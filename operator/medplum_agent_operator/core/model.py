@@ -11,10 +11,12 @@ from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.identity import Claim, foremost_other
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.nodes import Node
+from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.reports import Traffic
 from medplum_agent_operator.core.version import AgentVersion
@@ -124,6 +126,25 @@ class Observed:
         return self.nodes.get(pod.node)
 
     @property
+    def record(self) -> RolloutRecord | None:
+        """How the live template came about; None where there is no Deployment, or no note of it there."""
+        return None if self.deployment is None else self.deployment.record
+
+    @property
+    def applied_spec(self) -> MedplumAgentSpec | None:
+        """The spec that was applied last; None where there is no Deployment, or somebody broke the note of it there."""
+        return None if self.deployment is None else self.deployment.applied_spec
+
+    @property
+    def restart_mark(self) -> str | None:
+        """What the last restart by hand left in the live template; None where there was none."""
+        return None if self.deployment is None else self.deployment.restart_mark
+
+    def is_current(self, pod: Pod) -> bool:
+        """Whether a pod, living or not, is one of the live template."""
+        return self.deployment is not None and pod.template_hash == self.deployment.template_hash
+
+    @property
     def live_pods(self) -> tuple[Pod, ...]:
         """Pods whose containers run or may run: terminating ones count until they are gone."""
         return tuple(pod for pod in self.pods if not pod.finished)
@@ -131,9 +152,7 @@ class Observed:
     @property
     def current_pods(self) -> tuple[Pod, ...]:
         """Live pods of the live template."""
-        if self.deployment is None:
-            return ()
-        return tuple(pod for pod in self.live_pods if pod.template_hash == self.deployment.template_hash)
+        return tuple(pod for pod in self.live_pods if self.is_current(pod))
 
     @property
     def earlier_pods(self) -> tuple[Pod, ...]:
@@ -153,7 +172,7 @@ class Observed:
     @property
     def noted(self) -> bool:
         """Whether `status` already tells of the rollout that the Deployment was last changed by."""
-        record = None if self.deployment is None else self.deployment.record
+        record = self.record
         if record is None:
             return True
         status = self.agent.status

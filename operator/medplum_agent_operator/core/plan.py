@@ -84,10 +84,8 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         record=record,
         last_good=last_good(observed, begins=begins),
     )
-    actions = (*saving, *supporting(observed, spec, config))
-    found = compared(body, None if deployment is None else deployment.raw, disruptive=begins)
-    if found is not None:
-        actions = (*actions, found)
+    change = compared(body, None if deployment is None else deployment.raw, disruptive=begins)
+    actions = (*saving, *supporting(observed, spec, config), *change)
     if begins:
         state = progress.beginning(observed, record, spec, now=now)
         return told(this, state, actions=actions, record=record, begins=True)
@@ -97,7 +95,7 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
 def _for_a_window(this: Pass, spec: MedplumAgentSpec, template: Template, mechanics: Mechanics) -> Plan | None:
     """Until a window opens what was applied stays in force, as while a change is refused; None where there is nothing to wait for."""
     observed, verdict = this.observed, this.verdict
-    before = None if observed.deployment is None else observed.deployment.applied_spec
+    before = observed.applied_spec
     if before is None or not downtime.is_bound(observed, verdict, spec, template.body, now=this.now):
         return None
     opening, closed = downtime.waits_for(spec, now=this.now)
@@ -128,7 +126,7 @@ def _before_it_begins(this: Pass, spec: MedplumAgentSpec, template: Template, re
 def _meanwhile(this: Pass, fetch: Fetch) -> tuple[Apply, ...]:
     """While the image is fetched, all that serves stays as the applied spec says; and the Job that fetches it."""
     observed = this.observed
-    before = None if observed.deployment is None else observed.deployment.applied_spec
+    before = observed.applied_spec
     actions = () if before is None else supporting(observed, before, this.config)
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 

@@ -34,7 +34,7 @@ def begin(
         approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
     # A refused change that has to be put back is no change of version, and neither is a move.
     change = verdict.change if verdict.refusal is None and moved is None else Change.NONE
-    live = None if observed.deployment is None else observed.deployment.record
+    live = observed.record
     if observed.deployment is None:
         previous = None
     elif observed.became_active:
@@ -51,7 +51,7 @@ def begin(
         strategy=mechanics.strategy,
         why=mechanics.why,
         started_at=now,
-        restart_mark=None if observed.deployment is None else observed.deployment.restart_mark,
+        restart_mark=observed.restart_mark,
         previous_outcome=previous,
         approval=approval,
         approved_by=approved_by,
@@ -65,7 +65,7 @@ def begin(
 def now_used(observed: Observed, spec: MedplumAgentSpec) -> str | None:
     """The text that asks for a change at once and has been used up: by this one, or before, for as long as it stands there."""
     text = observed.agent.annotations.get(NOW, "")
-    live = None if observed.deployment is None else observed.deployment.record
+    live = observed.record
     used = text.split(maxsplit=1)[:1] == [spec.version] or (live is not None and live.now == kept(text))
     return kept(text) if used else None
 
@@ -80,7 +80,7 @@ def roll_back(
     observed: Observed, good: LastGood, mechanics: Mechanics, failed: Failure, *, now: datetime
 ) -> RolloutRecord:
     """Return the record of the rollout that takes a failed change back."""
-    live = None if observed.deployment is None else observed.deployment.record
+    live = observed.record
     return RolloutRecord(
         change=Change.ROLLBACK,
         from_version=good.spec.version,
@@ -88,7 +88,7 @@ def roll_back(
         strategy=mechanics.strategy,
         why=mechanics.why,
         started_at=now,
-        restart_mark=None if observed.deployment is None else observed.deployment.restart_mark,
+        restart_mark=observed.restart_mark,
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
         failed=failed,
@@ -100,11 +100,14 @@ def roll_back(
 def last_good(observed: Observed, *, begins: bool) -> str | None:
     """What is noted on the Deployment as active before its template: what is active now if a rollout begins, else as it stands."""
     live = observed.deployment
-    if live is None:
-        return None
-    if begins and observed.is_to_come_back_to:
+    if live is not None and begins and observed.is_to_come_back_to:
         return live.as_last_good()
-    return live.annotations.get(LAST_GOOD)
+    return noted_last_good(observed)
+
+
+def noted_last_good(observed: Observed) -> str | None:
+    """What is noted on the Deployment as active before its template, as it stands; None where there is none."""
+    return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
 
 
 def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:

@@ -11,7 +11,7 @@ from medplum_agent_operator.core import failure, progress
 from medplum_agent_operator.core.actions import compared, supporting
 from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.progress import Progress
-from medplum_agent_operator.core.records import current, last_good, roll_back
+from medplum_agent_operator.core.records import current, noted_last_good, roll_back
 from medplum_agent_operator.core.resources import render_deployment
 from medplum_agent_operator.core.strategy import choose
 from medplum_agent_operator.core.telling import Pass, Plan, report, told
@@ -40,12 +40,10 @@ def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:
         template=good.applied,
         strategy=mechanics.strategy,
         record=record,
-        last_good=last_good(observed, begins=True),
+        last_good=noted_last_good(observed),
     )
-    found = compared(body, live.raw, disruptive=True)
-    actions = supporting(observed, good.spec, this.config)
+    actions = (*supporting(observed, good.spec, this.config), *compared(body, live.raw, disruptive=True))
     state = progress.beginning(observed, record, good.spec, now=now)
-    actions = actions if found is None else (*actions, found)
     return replace(told(this, state, actions=actions, record=record, begins=True), silent=False)
 
 
@@ -57,7 +55,7 @@ def noting_first(this: Pass, spec: MedplumAgentSpec) -> Plan:
 def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Plan | None:
     """The plan that latches a change which failed before anything of it was done; None where it is held."""
     observed = this.observed
-    live, before = observed.deployment, None if observed.deployment is None else observed.deployment.applied_spec
+    live, before = observed.deployment, observed.applied_spec
     if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:
         return None
     failed = failure.note(observed.agent, spec, state.failed)
@@ -67,10 +65,9 @@ def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: Rollou
         template=of_agent(observed, before, this.config).applied,
         strategy=live.strategy,
         record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
-        last_good=last_good(observed, begins=False),
+        last_good=noted_last_good(observed),
     )
-    found = compared(body, live.raw)
-    actions = supporting(observed, before, this.config)
+    actions = (*supporting(observed, before, this.config), *compared(body, live.raw))
     # The next pass finds the latch, and tells of it.
-    plan = told(this, state, actions=actions if found is None else (*actions, found), record=record)
+    plan = told(this, state, actions=actions, record=record)
     return replace(plan, findings=(), silent=True, look_again_at=this.now)

@@ -37,7 +37,7 @@ def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentSta
     """The status that goes with this observation and this plan."""
     observed = _without_somebody_else_s(observed)
     previous = observed.agent.status
-    current = plan.begins or (None if observed.deployment is None else observed.deployment.record)
+    current = plan.begins or observed.record
     settled = plan.begins is None and observed.settled
     rollout = None
     history = list(previous.history)
@@ -191,7 +191,7 @@ def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
     if FORCE_DOWNGRADE not in agent.annotations:
         return []
     spent = list(agent.status.spent_approvals)
-    noted = observed.noted and (observed.deployment is not None and current == observed.deployment.record)
+    noted = observed.noted and current == observed.record
     if current is not None and current.approval is not None and not noted and current.approval not in spent:
         spent.append(current.approval)
     return spent

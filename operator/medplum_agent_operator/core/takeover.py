@@ -85,8 +85,7 @@ def figures(rollout: Rollout, record: RolloutRecord, observed: Observed) -> tupl
 def _end_of_the_old(record: RolloutRecord, observed: Observed, *, now: datetime) -> datetime | None:
     began = record.started_at.replace(microsecond=0)
     # Pods that had ended before the rollout began tell nothing of it; one that did not serve any more ends with its beginning.
-    template = None if observed.deployment is None else observed.deployment.template_hash
-    old = [pod for pod in observed.pods if pod.template_hash != template and not _ended_before(pod, began)]
+    old = [pod for pod in observed.pods if not observed.is_current(pod) and not _ended_before(pod, began)]
     ends = [moment(pod.closed_since, seen_at=now) for pod in old if pod.closed_since is not None]
     if not ends and record.strategy is Strategy.RECREATE:
         ends = [moment(pod.created, seen_at=now) for pod in observed.current_pods if pod.created is not None]

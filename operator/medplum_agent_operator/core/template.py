@@ -88,7 +88,7 @@ def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Templ
         return gate.render_gate_pod(agent, wanted, image=image)
 
     ours = render(spec)
-    before = None if observed.deployment is None else observed.deployment.applied_spec
+    before = observed.applied_spec
     live_spec = (live or {}).get("spec") or {}
     if live is None or running is None or before is None or not live_spec.get("replicas"):
         return _fresh(ours)
@@ -119,7 +119,7 @@ def _kept(applied: AppliedTemplate, ours: Mapping[str, Any], observed: Observed)
 
 def _asked_for(observed: Observed) -> bool:
     asked = refresh_asked_for(observed.agent)
-    record = None if observed.deployment is None else observed.deployment.record
+    record = observed.record
     return asked is not None and (record is None or asked != record.refresh)
 
 
