@@ -12,6 +12,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.notes import Change
 from tests.builders import stamp
 from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
 from tests.simulated_cluster.situations import HOLD
@@ -99,6 +100,16 @@ def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
     (action,) = cluster.plan().actions
     assert before == action.body["metadata"]["annotations"][names.ROLLOUT]
     assert not action.disruptive
+
+
+def test_a_record_that_nobody_knows_any_more_begins_now() -> None:
+    """Somebody removed the annotation and status: what is there is written down anew, and no pod is replaced."""
+    cluster = installed()
+    del cluster.deployment["metadata"]["annotations"][names.ROLLOUT]
+    cluster.agent["status"] = {}
+    cluster.reconcile()
+    assert (Change.NONE, cluster.now) == (cluster.record.change, cluster.record.started_at)
+    assert not cluster.plans[-1].actions[0].disruptive
 
 
 def test_a_removed_record_is_put_back_from_status() -> None:

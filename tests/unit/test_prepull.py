@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.jobs import FetchJob
+from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.pod_template import render_pod_template, selector
 from medplum_agent_operator.core.prepull import Fetch, hopeless, render_job, trouble, wanted
 from medplum_agent_operator.errors import RefusedError
-from tests.builders import NOW, REPOSITORY, agent, container_status, observed, parsed, pod, stamp
+from tests.builders import NOW, REPOSITORY, agent, container_status, observed, owned_by, parsed, pod, stamp
 from tests.simulated_cluster import SimulatedCluster, installed
 from tests.simulated_cluster.situations import HOLD
 from tests.unit.ports import Stage
@@ -145,6 +147,19 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
     assert waits(FetchJob(name))
     assert not waits(FetchJob(name, all_is_there=True))
     assert not waits(FetchJob(name, ended=True))
+
+
+@pytest.mark.parametrize(("kind", "owner", "found"), [("Job", "agent", 1), ("Job", "other", 0), ("Pod", "agent", 0)])
+def test_what_fetches_is_a_job_of_ours(kind: str, owner: str, found: int) -> None:
+    """A Job that somebody else made with our label, and anything else with it, tells nothing."""
+    raw = agent()
+    job = owned_by(
+        {"kind": kind, "metadata": {"name": "lab-fetch-1", "uid": "1"}},
+        {"agent": raw["metadata"]["uid"]}.get(owner, owner),
+    )
+    assert found == len(
+        Observed.of(MedplumAgent.parse(raw), deployment=None, children={}, pods=(), fetching=[job]).fetches
+    )
 
 
 def test_the_approval_is_spent_only_when_the_agent_is_stopped() -> None:

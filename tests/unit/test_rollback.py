@@ -14,7 +14,7 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.drift import first_difference
-from medplum_agent_operator.core.failure import is_to_be_taken_back, note
+from medplum_agent_operator.core.failure import is_over, is_to_be_taken_back, note
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
@@ -410,6 +410,10 @@ def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(before: str, a
     assert after == cluster.applied_version
     assert Phase.RECREATING is cluster.status.phase
     assert "NewReplicaSetAvailable" == cluster.deployment["status"]["conditions"][0]["reason"]
+    seen = cluster.observe()
+    due = seen.overdue_at
+    assert due is not None
+    assert (False, True) == (is_over(seen, now=due - timedelta(microseconds=1)), is_over(seen, now=due))
     cluster.wait_for_deadline()
     assert (Phase.FAILED, [before]) == (cluster.status.phase, cluster.running)
     assert [after, after] == [entry.to for entry in cluster.status.history if entry.outcome is Outcome.FAILED]
@@ -433,7 +437,18 @@ def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> No
 def test_without_a_deployment_nothing_is_taken_back() -> None:
     """Somebody deleted it: it is made again."""
     seen = observed(agent())
+    assert not is_over(seen, now=NOW)
     assert not is_to_be_taken_back(seen, seen.agent.spec, now=NOW)
+
+
+def test_what_is_held_and_comes_right_has_not_failed_any_more() -> None:
+    """Whatever history still tells of it, in the pass that finds it active."""
+    cluster = failed(handoff=HOLD)
+    assert is_over(cluster.observe(), now=cluster.now)
+    cluster.never_ready.clear()
+    cluster.settle(operator=False)
+    assert Outcome.FAILED is cluster.status.history[0].outcome
+    assert not is_over(cluster.observe(), now=cluster.now)
 
 
 def test_what_was_told_to_have_failed_stays_so_until_it_serves() -> None:

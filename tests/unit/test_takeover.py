@@ -149,6 +149,25 @@ RECREATES = [
         (6.8, 0.0),
         id="the old one ended in the second in which the rollout began: that is its end",
     ),
+    pytest.param(
+        [(0.4, [old(ended_at=0, unready_since=0)]), (0.9, [new(created=0, ready_since=0)])],
+        (0.5, 0.0),
+        id="all of it happens in the second in which the rollout began",
+    ),
+    pytest.param(
+        [
+            (5.31, [old(ended_at=5, unready_since=5)]),
+            (7.6, [new(ready_since=6, ended_at=7, sleepers=True)]),
+            (9.81, [new(ready_since=9)]),
+        ],
+        (4.5, 0.0),
+        id="the new agent has ended before that is seen in its pod's readiness: it serves when it has started again",
+    ),
+    pytest.param(
+        [(0.5, [new(created=-200, ready_since=-100)]), (5.3, [new(created=3, ready_since=5)])],
+        (5.1, 0.0),
+        id="what comes back served already, and its pod is replaced before that is noted: its readiness of before tells nothing",
+    ),
 ]  # fmt: skip
 
 
