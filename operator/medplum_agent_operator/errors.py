@@ -1,5 +1,8 @@
 """Faults of I/O, as exceptions. A fault of the world (a missing image, a refused change) is never one: it is a finding."""
 
+LONGEST_MESSAGE = 2000
+"""Characters of an answer of the API server that are told: a condition takes 32 KiB, and a webhook may say anything."""
+
 
 class OperatorError(Exception):
     """Base of what this package raises itself. The text is a whole sentence that says what to do."""
@@ -18,7 +21,7 @@ class ClusterError(OperatorError):
     """
 
     def __init__(self, message: str, *, status: int = 0, reason: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= LONGEST_MESSAGE else f"{message[: LONGEST_MESSAGE - 1]}…")
         self.status = status
         self.reason = reason
 

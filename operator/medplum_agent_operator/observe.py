@@ -161,7 +161,7 @@ class Observer:
         own = await self._cluster.get(KIND, *key)
         if own is None:
             return None
-        if wanted(own) != identity:
+        if wanted(own) != wanted(live.agent):
             raise ConflictError(f"the server of MedplumAgent {key} was changed meanwhile", status=409)
         agents = {**agents, key: own}
         others = {Key(claim.namespace, claim.name) for claim in self._seen.claims(identity)}

@@ -21,7 +21,7 @@ from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_s
 from medplum_agent_operator.core import backup, messages
 from medplum_agent_operator.core.actions import Apply, newly_claimed
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.identity import Identity
+from medplum_agent_operator.core.identity import Identity, foremost_other, wanted
 from medplum_agent_operator.core.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project, unreadable
@@ -100,7 +100,22 @@ class Reconciler:
         lock = self._being_claimed.setdefault(identity, asyncio.Lock())
         async with lock:
             decisive = await self._observer.with_live_claims(key, live, identity)
-            return None if decisive is None else await self._carry_out(key, self._think(decisive))
+            if decisive is None:
+                return None
+            if wanted(decisive.agent) != identity:
+                return await self._become_again(key, live, decisive, identity)
+            return await self._carry_out(key, self._think(decisive))
+
+    async def _become_again(self, key: Key, live: Snapshot, decisive: Snapshot, identity: Identity) -> float | None:
+        """Become what the spec does not ask for: what was active before a change of server that failed, if nobody else is that by now."""
+        thought = self._think(replace(decisive, claims=live.claims))
+        if newly_claimed(thought.plan.actions) != identity:
+            raise ConflictError(f"MedplumAgent {key} would be another by now", status=409)
+        holder = foremost_other(decisive.claims, key)
+        if holder is not None:
+            words = messages.cannot_become_again(holder)
+            thought = self._held(thought, Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, words))
+        return await self._carry_out(key, thought)
 
     async def _carry_out(self, key: Key, thought: _Thought) -> float | None:
         if _going(thought.raw):
@@ -190,7 +205,10 @@ class Reconciler:
         )
         if action.kind == backup.KIND:
             words = messages.backup_refused(action.name, str(fault))
-        found = Finding(Reason.WRITE_REFUSED, Severity.WARNING, words)
+        return self._held(thought, Finding(Reason.WRITE_REFUSED, Severity.WARNING, words))
+
+    def _held(self, thought: _Thought, found: Finding) -> _Thought:
+        """Nothing (more) of the plan is done, for this reason."""
         now = self._clock()
         plan = replace(
             thought.plan,

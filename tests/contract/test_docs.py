@@ -308,4 +308,5 @@ def test_the_guide_quotes_the_refusal_word_for_word() -> None:
     target = AgentVersion.parse("4.2.3")
     approval = judge(None, target=target, spent=())
     quoted = re.findall(r"^> (.+)$", section(GUIDE, "Downgrades"), re.MULTILINE)
-    assert refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=True) == " ".join(quoted)
+    told = refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=["5.1.15"], under_way=None)
+    assert told == " ".join(quoted)

@@ -40,6 +40,7 @@ class SeveralAgents:
         objects: what is there, by kind, namespace and name.
         requests: every request: verb, kind, and whose.
         lose_answers_of: kinds whose next write is made but not answered.
+        now: the clock.
         held: a request that is to wait, the sign that it has come, and the one that lets it go on.
     """
 
@@ -51,8 +52,11 @@ class SeveralAgents:
         self.held: tuple[str, asyncio.Event, asyncio.Event] | None = None
         self.cache = Cache()
         self._count = 0
+        self.now = NOW
         config = Config(image_repository=REPOSITORY, namespaces=tuple(namespaces))
-        self.reconciler = Reconciler(self, self.cache, self, config=config, clock=lambda: NOW, identity="operator-1")
+        self.reconciler = Reconciler(
+            self, self.cache, self, config=config, clock=lambda: self.now, identity="operator-1"
+        )
         for raw in agents:
             self.store(raw, seen=seen)
 

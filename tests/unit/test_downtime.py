@@ -40,6 +40,12 @@ def until(cluster: SimulatedCluster, moment: datetime) -> SimulatedCluster:
     return cluster.settle()
 
 
+def applied_level(cluster: SimulatedCluster) -> str:
+    """What was applied last, of the setting that these tests change."""
+    spec = cluster.observe().applied_spec
+    return "" if spec is None else str(spec.logging.level)
+
+
 def now(cluster: SimulatedCluster, text: str) -> SimulatedCluster:
     """Somebody asks for a change at once."""
     cluster.agent["metadata"]["annotations"][names.NOW] = text
@@ -231,6 +237,21 @@ def test_where_what_was_tried_has_failed_it_counts_whether_anybody_serves(before
     assert "Failed" == cluster.status.phase
     cluster.edit(version="5.1.16", channels=HOST_PORT).settle()
     assert (waits, waits) == (cluster.status.phase == "AwaitingWindow", "5.1.16" not in cluster.running)
+
+
+def test_what_never_starts_by_itself_is_mended_at_once() -> None:
+    """At rest, and its container keeps ending: nobody serves, so nothing is won by waiting. A moment without readiness is not that."""
+    cluster = installed("4.2.3", maintenanceWindows=[WINDOW])
+    (pod,) = cluster.pods
+    pod.ready_since, pod.unready_since = None, cluster.now
+    cluster.count += 1
+    cluster.edit(logging={"level": "ERROR"}).reconcile()
+    assert Phase.AWAITING_WINDOW is cluster.status.phase
+    cluster.troubles["4.2.3"] = ("CrashLoopBackOff", "back-off restarting failed container")
+    for _ in range(3):
+        cluster.tick()
+        cluster.reconcile()
+    assert "ERROR" == applied_level(cluster)
 
 
 def test_what_somebody_changed_by_hand_is_put_back_at_once() -> None:

@@ -10,10 +10,11 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drain import live_note, noted, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.drain import live_note, on_cordoned_node, protected, to_move
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.pod_template import marked
 from tests.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
 from tests.simulated_cluster import SimulatedCluster, changing, installed
 
@@ -266,6 +267,6 @@ def test_a_note_makes_it_another_template() -> None:
     template = {"metadata": metadata, "spec": {"containers": []}}
     annotations = {"of": "somebody", MOVED_OFF: "node-1 (pod lab-1)"}
     sealed = fingerprint({**template, "metadata": {**metadata, "annotations": annotations}})
-    found = noted(template, "node-1 (pod lab-1)")
+    found = marked(template, MOVED_OFF, "node-1 (pod lab-1)")
     assert {**template, "metadata": {**metadata, "annotations": {**annotations, TEMPLATE_HASH: sealed}}} == found
-    assert template == noted(template, "")
+    assert template == marked(template, MOVED_OFF, "")

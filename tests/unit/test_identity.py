@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ from medplum_agent_operator.handlers import rivals
 from medplum_agent_operator.observe import LiveAgents
 from tests.builders import CONFIG, NOW, SERVER, Raw, agent, observed, parsed, spec_of
 from tests.simulated_cluster import SimulatedCluster, installed
+from tests.unit.ports import Stage
 from tests.unit.several import ELSEWHERE, SeveralAgents, named
 
 if TYPE_CHECKING:
@@ -544,6 +546,62 @@ async def test_an_edit_of_the_server_gives_the_other_one_free_when_the_rollout_i
     server.remove("Pod", "a", "old-1")
     await server.passes(YOUNG)
     assert {OLD, YOUNG} == set(server.deployments)
+
+
+@pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
+async def test_a_change_of_the_server_that_failed_is_taken_back(version: str) -> None:
+    """The new agent never opens its port; what comes back is another one than the spec asks for."""
+    stage = Stage(installed(version))
+    cluster = stage.simulated
+    cluster.edit(server={**SERVER, "baseUrl": ELSEWHERE})
+    cluster.troubles[version] = ("CreateContainerConfigError", 'secret "x" not found')
+    for _ in range(8):
+        cluster.tick()
+        stage.watch()
+        await stage.one_pass()
+    cluster.troubles.clear()
+    for _ in range(80):
+        cluster.tick()
+        stage.watch()
+        await stage.one_pass()
+    assert (Phase.FAILED, version, [version]) == (
+        cluster.status.phase,
+        cluster.record.rolled_back_from,
+        cluster.running,
+    )
+    assert HERE == applied(cluster.deployment)
+
+
+def told(server: SeveralAgents, reason: str, available: int) -> None:
+    """What the Deployment controller says of the older one's Deployment."""
+    deployment = copy.deepcopy(server.objects["Deployment", *OLD])
+    numbers = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), available)
+    condition = {"type": "Progressing", "status": "True", "reason": reason}
+    server.store({**deployment, "status": {"observedGeneration": 99, "conditions": [condition], **numbers}})
+
+
+async def test_what_failed_is_not_taken_back_to_an_identity_that_another_has_by_now() -> None:
+    """The older one left it for a server where it never starts, and the younger one got it meanwhile: that is said, and nothing is changed."""
+    server = SeveralAgents(named(*OLD), named(*YOUNG, created=1))
+    await server.passes(OLD)
+    told(server, "NewReplicaSetAvailable", 1)
+    await server.passes(OLD)
+    server.now += timedelta(hours=1)
+    server.edit(*OLD, url=ELSEWHERE)
+    await server.passes(OLD)
+    await server.passes(YOUNG)
+    assert {OLD, YOUNG} == set(server.deployments)
+    told(server, "ProgressDeadlineExceeded", 0)
+    server.now += timedelta(hours=1)
+    await server.passes(OLD)
+    assert THERE == applied(server.objects["Deployment", *OLD])
+    status = server.status(*OLD)
+    assert "Failed" == status["phase"]
+    assert "MedplumAgent b/young has that identity by now" in status["plan"]
+    server.remove("Deployment", *YOUNG)
+    server.remove(KIND, *YOUNG)
+    await server.passes(OLD)
+    assert HERE == applied(server.objects["Deployment", *OLD])
 
 
 async def test_only_watched_namespaces_are_listed() -> None:

@@ -13,10 +13,18 @@ from medplum_agent_operator.core.notes import Change, RolloutRecord
 from tests.builders import NOW, parsed, spec_of, v
 
 
-def refusal(target: str = "4.2.3", annotation: str | None = None, *, serving: bool = True) -> str:
+def refusal(
+    target: str = "4.2.3",
+    annotation: str | None = None,
+    *,
+    serving: tuple[str, ...] = ("5.1.15",),
+    under_way: str | None = None,
+) -> str:
     """The refusal of going down from 5.1.15."""
     approval = judge(annotation, target=v(target), spent=())
-    return messages.refusal(parsed(target), baseline="5.1.15", target=v(target), approval=approval, serving=serving)
+    return messages.refusal(
+        parsed(target), baseline="5.1.15", target=v(target), approval=approval, serving=serving, under_way=under_way
+    )
 
 
 BELOW = [
@@ -65,9 +73,22 @@ def test_the_command_that_is_shown_would_approve() -> None:
 
 def test_where_nothing_serves_the_refusal_does_not_say_that_something_does() -> None:
     """The truth at night."""
-    text = refusal(serving=False)
-    assert "; no agent was stopped." in text
+    text = refusal(serving=())
+    assert "; no agent was stopped for it." in text
     assert "goes on serving" not in text
+
+
+def test_the_refusal_says_what_goes_on_in_the_middle_of_another_change() -> None:
+    """What serves need not be what was active last, and what is under way is not stopped."""
+    assert "; 4.2.3 goes on serving, and the rollout of 4.2.3 that is under way goes on. Other" in refusal(
+        "5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3"
+    )
+    assert "; 5.1.15 and 5.1.16 go on serving, and the rollout of 5.1.16 that is under way goes on. Other" in refusal(
+        serving=("5.1.16", "5.1.15"), under_way="5.1.16"
+    )
+    assert "; no agent was stopped for it, and the rollout of 4.2.3 that is under way goes on. Other" in refusal(
+        "5.0.3", serving=(), under_way="4.2.3"
+    )
 
 
 def test_a_wrong_annotation_is_answered_within_the_refusal() -> None:
@@ -123,7 +144,8 @@ def test_what_becomes_of_messages_in_between(gate: dict[str, Any], words: str) -
         baseline="5.1.15",
         target=below,
         approval=judge(None, target=below, spent=()),
-        serving=True,
+        serving=(),
+        under_way=None,
     )
     assert words.partition("; ")[2].rstrip(".") in refused
 
@@ -171,15 +193,25 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     record = RolloutRecord(
         change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
     )
-    text = rollout_messages.failed(record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="")
+    text = rollout_messages.failed(
+        record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="", was_active=False
+    )
     for words in (
         "from 5.1.14 to 5.1.15 was not done within 300 seconds. No image. 5.1.14 goes on serving",
         "Mend the cause",
         'set spec.version back to "5.1.14", which needs no approval',
     ):
         assert words in text
+    active = rollout_messages.failed(
+        record, trouble="No image.", serving=[], deadline_seconds=None, held="It is held.", was_active=True
+    )
+    assert active.endswith(
+        'or set spec.version back to "5.1.14", which is judged as a change from 5.1.15: a downgrade needs an approval.'
+    )
     installing = record.model_copy(update={"from_version": None})
-    first = rollout_messages.failed(installing, trouble="No image.", serving=[], deadline_seconds=1, held="")
+    first = rollout_messages.failed(
+        installing, trouble="No image.", serving=[], deadline_seconds=1, held="", was_active=False
+    )
     assert "The installation of 5.1.15 was not done within 1 second. No image. No agent serves right now" in first
     assert "set spec.version back" not in first
 

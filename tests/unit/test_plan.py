@@ -102,6 +102,37 @@ def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
     assert not action.disruptive
 
 
+@pytest.mark.parametrize(
+    ("note", "text"),
+    [
+        pytest.param(
+            names.ROLLOUT,
+            '{"change":"None","to":"5.1.15","strategy":"Recreate","startedAt":"2026-09-01T12:00:00"}',
+            id="no zone",
+        ),
+        pytest.param(names.APPLIED_TEMPLATE, '{"revision":1,"template":{"spec":{"containers":[]}}}', id="no agent"),
+        pytest.param(
+            names.APPLIED_TEMPLATE,
+            '{"revision":1,"template":{"spec":{"containers":[{"name":"agent","image":"x"}]}}}',
+            id="no metadata",
+        ),
+        pytest.param(
+            names.APPLIED_TEMPLATE,
+            '{"revision":1,"template":{"metadata":{},"spec":{"containers":[{"name":"agent","image":"x"}]}}}',
+            id="no annotations",
+        ),
+    ],
+)
+def test_a_note_that_somebody_broke_reads_as_absent(note: str, text: str) -> None:
+    """Nothing fails by it, and no pod is replaced."""
+    cluster = installed()
+    before = [pod.name for pod in cluster.pods]
+    cluster.deployment["metadata"]["annotations"][note] = text
+    cluster.agent["status"] = {}
+    cluster.reconcile()
+    assert (Phase.RUNNING, before) == (cluster.settle().status.phase, [pod.name for pod in cluster.pods])
+
+
 def test_a_record_that_nobody_knows_any_more_begins_now() -> None:
     """Somebody removed the annotation and status: what is there is written down anew, and no pod is replaced."""
     cluster = installed()

@@ -17,7 +17,7 @@ from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.pod_template import render_pod_template, selector
 from medplum_agent_operator.core.prepull import Fetch, hopeless, render_job, trouble, wanted
 from medplum_agent_operator.errors import RefusedError
-from tests.builders import NOW, REPOSITORY, agent, container_status, observed, owned_by, parsed, pod, stamp
+from tests.builders import NOW, REPOSITORY, SERVER, agent, container_status, observed, owned_by, parsed, pod, stamp
 from tests.simulated_cluster import SimulatedCluster, installed
 from tests.simulated_cluster.situations import HOLD
 from tests.unit.ports import Stage
@@ -147,6 +147,31 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
     assert waits(FetchJob(name))
     assert not waits(FetchJob(name, all_is_there=True))
     assert not waits(FetchJob(name, ended=True))
+
+
+@pytest.mark.parametrize(
+    ("credentials", "asked_for"),
+    [
+        pytest.param({"name": "lab-credentials"}, False, id="the same"),
+        pytest.param({"name": "another"}, True, id="another Secret"),
+        pytest.param({"name": "lab-credentials", "clientSecretKey": "another"}, True, id="another key of it"),
+    ],
+)
+def test_the_secret_is_asked_for_also_where_the_image_is_there(credentials: dict[str, str], *, asked_for: bool) -> None:
+    """A rotation by name: an agent is stopped only for a Secret that is there."""
+    cluster = installed("4.2.3")
+    cluster.edit(server={**SERVER, "credentialsSecretRef": credentials}, logging={"level": "ERROR"}).reconcile()
+    assert asked_for is bool(cluster.fetching)
+    assert asked_for is ("Job" in [action.kind for action in cluster.plans[-1].actions])
+
+
+def test_a_job_whose_pod_was_taken_away_is_made_again() -> None:
+    """Evicted or deleted: that says nothing of the image. Nobody is stopped, and nothing has failed before its time."""
+    fetch = Fetch({"metadata": {"name": "lab-fetch-1"}}, "node-1", NEW, FetchJob("lab-fetch-1", ended=True))
+    found = trouble(fetch)
+    assert found is not None
+    assert "Another one is made when that has gone, 120 seconds after its end." in found.message
+    assert not hopeless(fetch)
 
 
 @pytest.mark.parametrize(("kind", "owner", "found"), [("Job", "agent", 1), ("Job", "other", 0), ("Pod", "agent", 0)])

@@ -14,7 +14,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.reports import Channel, Traffic
-from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
+from medplum_agent_operator.errors import LONGEST_MESSAGE, ClusterError, ConflictError, RefusedError
 from tests.builders import ABSENT, agent
 from tests.simulated_cluster import SimulatedCluster, installed
 from tests.unit.ports import KEY, Stage
@@ -187,6 +187,37 @@ async def test_what_the_api_server_refuses_is_told_and_nothing_after_it_is_done(
     assert "nodePort taken." in (status.plan or "")
     assert "5.1.14" == stage.simulated.applied_version
     assert ["WriteRefused"] == stage.reasons
+
+
+async def test_a_refusal_of_any_length_is_told() -> None:
+    """A webhook may answer a book; a condition takes 32 KiB."""
+    stage = Stage(installed("5.1.14"))
+    stage.simulated.edit(version="5.1.15")
+    stage.watch()
+    stage.cluster.faults["apply Deployment"] = [RefusedError("x" * 40_000, status=422)]
+    await stage.one_pass()
+    assert ("WriteRefused", LONGEST_MESSAGE - 1) == (
+        stage.simulated.condition("Stalled")[1],
+        (stage.simulated.status.plan or "").count("x"),
+    )
+
+
+async def test_what_comes_back_is_kept_from_it_by_nothing_beside_it() -> None:
+    """The Service's port is another's by now: the agent serves again, and then that is told."""
+    ports = [[{"name": "adt", "port": 2575, "nodePort": number}] for number in (30001, 30002)]
+    stage = Stage(installed("4.2.3", service={"type": "NodePort"}, channels=ports[0]))
+    cluster = stage.simulated
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15", channels=ports[1])
+    for second in range(200):
+        if second == 30:
+            stage.cluster.faults["apply Service"] = [RefusedError("nodePort taken.", status=422)] * 1000
+        cluster.tick()
+        stage.watch()
+        await stage.one_pass()
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
+    assert ("True", "WriteRefused") == cluster.condition("Stalled")
+    assert ("True", "Serving") == cluster.condition("Available")
 
 
 async def test_a_refused_write_begins_no_rollout_in_status() -> None:

@@ -403,20 +403,111 @@ def test_an_image_that_does_not_come_is_not_waited_for_for_ever() -> None:
 
 @pytest.mark.parametrize(("before", "after"), [("4.2.3", "5.1.15"), ("5.1.15", "4.2.3")])
 def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(before: str, after: str) -> None:
-    """Its ReplicaSet is there from the first try: the Deployment controller takes that for complete and never gives up."""
+    """Its ReplicaSet is another than that of the first try, of which the Deployment controller goes on saying what was true then."""
     cluster = changing(before, after, approval=f"{after} CHG-1").wait_for_deadline()
     assert [before] == cluster.running
     retry(cluster.annotate(f"{after} CHG-2"), "once more").settle()
     assert after == cluster.applied_version
     assert Phase.RECREATING is cluster.status.phase
-    assert "NewReplicaSetAvailable" == cluster.deployment["status"]["conditions"][0]["reason"]
+    assert "NewReplicaSetAvailable" != cluster.deployment["status"]["conditions"][0]["reason"]
+    assert "2" == cluster.deployment["spec"]["template"]["metadata"]["annotations"][names.STOPPED_FIRST]
+    cluster.wait_for_deadline()
+    assert (Phase.FAILED, [before]) == (cluster.status.phase, cluster.running)
+    assert [after, after] == [entry.to for entry in cluster.status.history if entry.outcome is Outcome.FAILED]
+
+
+def test_what_was_tried_by_a_release_that_numbered_no_stops_has_its_deadline_too() -> None:
+    """The ReplicaSet was there before, and the Deployment controller takes that for complete and never gives up."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).settle()
+    told = {"reason": "NewReplicaSetAvailable", "message": 'ReplicaSet "lab-1" has successfully progressed.'}
+    cluster.deployment["status"]["conditions"][0] |= told
     seen = cluster.observe()
     due = seen.overdue_at
     assert due is not None
     assert (False, True) == (is_over(seen, now=due - timedelta(microseconds=1)), is_over(seen, now=due))
+
+
+@pytest.mark.parametrize(
+    ("before", "edits"),
+    [
+        pytest.param("4.2.3", [{"version": "5.1.15"}, {"version": "4.2.3"}, {"version": "5.1.15"}], id="versions"),
+        pytest.param(
+            "5.1.15",
+            [{"logging": {"level": level}} for level in ("ERROR", "INFO", "ERROR")],
+            id="settings, with a port of the node",
+        ),
+    ],
+)
+def test_the_same_once_more_is_judged_by_this_time(before: str, edits: list[Any]) -> None:
+    """It was active before, and now it never opens its port: it has not become active, and is taken back."""
+    ports = [{"name": "adt", "port": 2575, "hostPort": 2575}]
+    cluster = installed(before, channels=ports).annotate("4.2.3 CHG-1")
+    for edit in edits[:-1]:
+        cluster.edit(**edit).settle()
+    (serving,) = cluster.running
+    cluster.never_ready.add(edits[-1].get("version", "5.1.15"))
+    cluster.edit(**edits[-1]).settle()
+    assert not cluster.observe().became_active
     cluster.wait_for_deadline()
-    assert (Phase.FAILED, [before]) == (cluster.status.phase, cluster.running)
-    assert [after, after] == [entry.to for entry in cluster.status.history if entry.outcome is Outcome.FAILED]
+    cluster.never_ready.clear()
+    assert ("Failed", [serving]) == (cluster.settle().status.phase, cluster.running)
+    assert [Outcome.COMPLETED, Outcome.FAILED, Outcome.COMPLETED] == [one.outcome for one in cluster.status.history[:3]]
+    assert None is not cluster.status.history[0].rolled_back_from
+
+
+def test_the_same_once_more_that_became_active_unseen_is_not_taken_back() -> None:
+    """5.1.15 again after a forced downgrade; the operator was away for an hour, and comes back in the second in which it is unready."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").settle()
+    cluster.edit(version="5.1.15").fetched().reconcile()
+    for _ in range(3600):
+        cluster.tick()
+    assert ["5.1.15"] == cluster.running
+    (pod,) = cluster.pods
+    pod.ready_since, pod.unready_since = None, cluster.now
+    cluster.never_ready.add("5.1.15")
+    cluster.tick()
+    cluster.reconcile()
+    cluster.reconcile()
+    assert None is cluster.record.rolled_back_from
+    cluster.never_ready.clear()
+    assert ["5.1.15"] == cluster.settle().running
+
+
+def test_each_change_that_stops_first_has_a_number_of_its_own() -> None:
+    """Kept through handoffs and the way back; what comes back is exactly as it was."""
+
+    def numbers() -> tuple[int | None, int]:
+        seen = cluster.observe()
+        return cluster.record.stops, 0 if seen.deployment is None else seen.deployment.stops
+
+    cluster = installed("4.2.3")
+    assert (None, 0) == numbers()
+    assert (1, 1) == (cluster.edit(version="5.1.14").settle() and numbers())
+    assert (1, 1) == (cluster.edit(version="5.1.15").settle() and numbers())
+    cluster.never_ready.add("4.2.3")
+    cluster.annotate("4.2.3 CHG-1").edit(version="4.2.3").settle()
+    assert (2, 2) == numbers()
+    cluster.wait_for_deadline()
+    assert (2, 1) == numbers()
+    cluster.never_ready.clear()
+    cluster.annotate("4.2.3 CHG-2").settle()
+    assert (["4.2.3"], (3, 3)) == (cluster.running, numbers())
+    cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
+    assert (4, 4) == (cluster.edit(version="5.1.15").settle() and numbers())
+
+
+@pytest.mark.parametrize("mark", [None, "2026-09-01"])
+def test_a_restart_that_stands_in_the_spec_is_none_by_hand(mark: str | None) -> None:
+    """The operator is away from its write until the old agent has ended: what it comes back to is taken back all the same."""
+    annotations = {} if mark is None else {names.RESTARTED_AT: mark}
+    cluster = installed("4.2.3")
+    cluster.never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15", podTemplate={"annotations": annotations}).fetched().reconcile()
+    assert mark == cluster.record.restart_mark
+    for _ in range(10):
+        cluster.tick()
+    cluster.settle().wait_for_deadline()
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
 
 
 def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -78,6 +79,45 @@ def test_who_asks_for_it_gets_it_once(cluster: SimulatedCluster, monkeypatch: py
     assert lasting + 1 == grace(cluster)
     monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
     assert lasting + 1 == grace(cluster.edit(paused=True).edit(paused=False).settle())
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_refresh_waits_with_what_waits(monkeypatch: pytest.MonkeyPatch, *, later: bool) -> None:
+    """An old agent is stopped for it in a maintenance window only, whatever else is asked for; then it is, once."""
+    found = installed("4.2.3", maintenanceWindows=[{"schedule": "0 3 * * *", "duration": "1h"}])
+    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    before, lasting = names_of_pods(found), grace(found)
+    if later:
+        found.edit(version="5.1.15").settle()
+    found.mark(names.REFRESH, "please").settle()
+    assert (Phase.AWAITING_WINDOW, before, lasting) == (found.status.phase, names_of_pods(found), grace(found))
+    assert not found.record.refresh
+    if later:
+        found.edit(version="4.2.3").settle()
+        assert (Phase.AWAITING_WINDOW, before) == (found.status.phase, names_of_pods(found))
+    found.now = found.now.replace(hour=3, minute=1) + timedelta(days=1)
+    found.settle()
+    assert ("Running", lasting + 1, "please") == (found.status.phase, grace(found), found.record.refresh)
+
+
+def test_a_refresh_that_has_been_acted_on_is_not_acted_on_again_where_something_else_waits(
+    cluster: SimulatedCluster,
+) -> None:
+    """What was used stays used while a downgrade is refused."""
+    cluster.mark(names.REFRESH, "please").settle()
+    cluster.annotate("nothing").edit(version="5.1.13").settle()
+    assert (Phase.AWAITING_APPROVAL, "please") == (cluster.status.phase, cluster.record.refresh)
+
+
+def test_a_refresh_stops_nobody_where_a_change_failed_before_anything_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its image cannot be had: the note of that replaces no pod."""
+    found = installed("4.2.3")
+    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    before = names_of_pods(found.settle())
+    found.never_pulled.add("5.1.15")
+    found.mark(names.REFRESH, "please").edit(version="5.1.15").settle().tick(61)
+    found.settle()
+    assert (Phase.FAILED, before) == (found.status.phase, names_of_pods(found))
 
 
 def test_who_asks_while_nothing_waits_has_not_asked_for_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:

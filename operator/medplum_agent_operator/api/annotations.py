@@ -29,6 +29,8 @@ TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"
 """Fingerprint of the pod template as rendered: tells pods of the current template from those before it."""
 MOVED_OFF: Final = f"{DOMAIN}/moved-off"
 """The cordoned node, and the pod on it, that the agent was moved off last. A new value is what moves it."""
+STOPPED_FIRST: Final = f"{DOMAIN}/stopped-first"
+"""Which change that stopped the agent first made the template: a number that no change before had. It gives each of them a ReplicaSet of its own."""
 AGENT_LABEL: Final = f"{DOMAIN}/agent"
 """The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
 FETCH_LABEL: Final = f"{DOMAIN}/fetches-for"
@@ -41,6 +43,9 @@ VERSION_LABEL: Final = f"{DOMAIN}/version"
 # Written by the operator, on the PodDisruptionBudget.
 NODE_DRAIN: Final = f"{DOMAIN}/node-drain"
 """How a drain that this budget holds back goes on, for whoever finds the budget's name in a refused eviction."""
+
+RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
+"""Written by `kubectl rollout restart`, on the pod template: another value is what replaces the pods."""
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 NAME_LABEL: Final = "app.kubernetes.io/name"

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from medplum_agent_operator.api.annotations import MANAGED_BY
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import gate, template
-from medplum_agent_operator.core.drift import first_difference
+from medplum_agent_operator.core.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.identity import Identity, applied
 from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
 from medplum_agent_operator.core.pod_template import selector
-from medplum_agent_operator.core.resources import render_gate, render_supporting
+from medplum_agent_operator.core.resources import APPLIED_HASH, render_gate, render_supporting
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,19 @@ class Apply:
 
 def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
     """The action that makes an object what it should be; none where it is."""
+    wanted = {"spec": body.get("spec", {}), **body}  # what the object is about first, then its metadata
     if live is None:
         difference: str | None = "missing"
-    else:  # what the object is about first, then its metadata
-        difference = first_difference({"spec": body.get("spec", {}), **body}, live)
+    elif _hash(body) == _hash(live):
+        difference = first_drift(wanted, live, applied_fields(live, MANAGED_BY))
+    else:
+        difference = first_difference(wanted, live)
     return () if difference is None else (Apply(body, live, difference, disruptive),)
+
+
+def _hash(raw: Mapping[str, Any]) -> str | None:
+    found: str | None = (raw["metadata"].get("annotations") or {}).get(APPLIED_HASH)
+    return found
 
 
 def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:

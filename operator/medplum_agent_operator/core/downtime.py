@@ -10,7 +10,7 @@ from typing import Any
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import NOW
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core import failure, messages, windows
+from medplum_agent_operator.core import diagnosis, failure, messages, windows
 from medplum_agent_operator.core.approval import kept
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.notes import Change, RolloutRecord
@@ -24,14 +24,15 @@ def is_bound(
 ) -> bool:
     """Whether a change that stops first is bound to windows: somebody planned it, and it takes something away that is there.
 
-    Not where nothing was ever active, or where what was tried has failed and nobody serves; not a way back from a target that never
+    Not where nothing was ever active; not where nobody serves and what was tried has failed or what runs never will by itself; not a way back from a target that never
     became active; not while the user's spec is refused; and not where the pod template only goes back to what was applied, because
     somebody changed it by hand.
     """
     live = observed.deployment
     if not spec.maintenance_windows or live is None or verdict.refusal is not None or verdict.change is Change.ABORT:
         return False
-    if observed.last_good is None or (failure.is_over(observed, now=now) and not observed.open_pods):
+    down = not observed.open_pods and (failure.is_over(observed, now=now) or diagnosis.hopeless(observed))
+    if down or observed.last_good is None:
         return False
     if live.applied_template is not None and live.applied_template.template == template:
         return False

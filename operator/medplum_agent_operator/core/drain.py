@@ -8,14 +8,12 @@ The note on the template names the pod that it moves off: so a pod is moved off 
 what is rendered later carries the live note on, because dropping it would replace the pod again.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
+from medplum_agent_operator.api.annotations import MOVED_OFF
 from medplum_agent_operator.api.changes import OnNodeDrain
 from medplum_agent_operator.api.scheduling import TaintEffect
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Observed
 from medplum_agent_operator.core.pods import Pod
 from medplum_agent_operator.core.version import AgentVersion
@@ -78,21 +76,4 @@ def note(pod: Pod) -> str:
 
 def live_note(observed: Observed) -> str:
     """What the live template says; empty where it was never moved."""
-    if observed.deployment is None:
-        return ""
-    metadata = observed.deployment.template.get("metadata") or {}
-    return str((metadata.get("annotations") or {}).get(MOVED_OFF, ""))
-
-
-def noted(template: Mapping[str, Any], text: str) -> Mapping[str, Any]:
-    """The template with such a note, and its fingerprint anew; as it is where there is none."""
-    if not text:
-        return template
-    metadata = template["metadata"]
-    annotations = {key: value for key, value in metadata["annotations"].items() if key != TEMPLATE_HASH}
-    annotations[MOVED_OFF] = text
-    unsealed = {**template, "metadata": {**metadata, "annotations": annotations}}
-    return {
-        **template,
-        "metadata": {**metadata, "annotations": {**annotations, TEMPLATE_HASH: fingerprint(unsealed)}},
-    }
+    return "" if observed.deployment is None else observed.deployment.mark(MOVED_OFF)

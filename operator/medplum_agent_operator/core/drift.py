@@ -6,7 +6,7 @@ A field that we no longer render shows in the fingerprint instead, which changes
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
@@ -21,7 +21,11 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
+_Step = str | int | tuple[str, Any]
+"""On the way to a field: a key, the number of an item, or the key and value by which an item is known."""
+
+
+def first_difference(desired: Any, live: Any) -> str | None:
     """The path of the first place where `live` is not what `desired` says; None where it is.
 
     >>> first_difference({"spec": {"replicas": 1}}, {"spec": {"replicas": 3, "paused": False}})
@@ -29,52 +33,112 @@ def first_difference(desired: Any, live: Any, path: str = "") -> str | None:
     >>> first_difference({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}) is None
     True
     """
+    return next(map(_written, _differences(desired, live, ())), None)
+
+
+def first_drift(applied: Any, live: Any, fields: Mapping[str, Any]) -> str | None:
+    """The first place where somebody has changed what was applied; None where only the API server itself keeps it otherwise than it was asked to.
+
+    That is what an admission policy does that rewrites images, say. The field goes on being ours then; whoever changes it later takes it away
+    from us. To apply it once more would lead to the same, for ever.
+
+    Args:
+        applied: what was applied last.
+        live: what is there.
+        fields: of `live`, what is ours, as `applied_fields` finds it.
+
+    Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+    """
+    return next((_written(path) for path in _differences(applied, live, ()) if not _is_held(path, fields)), None)
+
+
+def applied_fields(raw: Mapping[str, Any], manager: str) -> Mapping[str, Any]:
+    """Which fields of an object a manager holds by server-side apply; nothing where that is not told, as of what watches saw."""
+    for entry in raw["metadata"].get("managedFields") or ():
+        if (entry.get("manager"), entry.get("operation")) == (manager, "Apply") and not entry.get("subresource"):
+            found: Mapping[str, Any] = entry.get("fieldsV1") or {}
+            return found
+    return {}
+
+
+def _is_held(path: tuple[_Step, ...], fields: Mapping[str, Any]) -> bool:
+    """Whether a field is among these. What is held as a whole, such as a plain list, has nothing below it."""
+    for step in path:
+        found = _below(step, fields)
+        if found is None:
+            return False
+        if not found:
+            return True
+        fields = found
+    return True
+
+
+def _below(step: _Step, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if isinstance(step, tuple):
+        key, value = step
+        known = ((name, found) for name, found in fields.items() if name.startswith("k:"))
+        return next((found for name, found in known if json.loads(name[2:]).get(key) == value), None)
+    return fields.get(f"f:{step}")
+
+
+def _written(path: tuple[_Step, ...]) -> str:
+    text = ""
+    for step in path:
+        if isinstance(step, tuple):
+            text += f"[{step[0]}={step[1]}]"
+        else:
+            text += f"[{step}]" if isinstance(step, int) else f".{step}"
+    return text.removeprefix(".")
+
+
+def _differences(desired: Any, live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
     if isinstance(desired, dict):
         if not isinstance(live, dict):
-            return path if desired else None
+            if desired:
+                yield path
+            return
         for key, value in desired.items():
-            below = f"{path}.{key}" if path else str(key)
+            below = (*path, str(key))
             if key not in live:
-                if value in ({}, [], None):
-                    continue
-                return below
-            if key in {"requests", "limits"} and isinstance(value, dict):
-                found = _first_quantity(value, live[key], below)
+                if value not in ({}, [], None):
+                    yield below
+            elif key in {"requests", "limits"} and isinstance(value, dict):
+                yield from _quantities(value, live[key], below)
             else:
-                found = first_difference(value, live[key], below)
-            if found is not None:
-                return found
-        return None
-    if isinstance(desired, list | tuple):
-        return _first_item(desired, live, path)
-    return None if desired == live else path
+                yield from _differences(value, live[key], below)
+    elif isinstance(desired, list | tuple):
+        yield from _items(desired, live, path)
+    elif desired != live:
+        yield path
 
 
-def _first_item(desired: Sequence[Any], live: Any, path: str) -> str | None:
+def _items(desired: Sequence[Any], live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
     """Items are told apart by name where all have one of their own, else by place and number, as atomic lists are."""
     if not isinstance(live, list | tuple):
-        return path if desired else None
+        if desired:
+            yield path
+        return
     names = [_name(item) for item in desired]
     if None not in names and len(set(names)) == len(names):
         by_name = {_name(item): item for item in live}
-        pairs = [(f"{path}[{name}]", item, by_name.get(name)) for name, item in zip(names, desired, strict=True)]
+        for name, item in zip(names, desired, strict=True):
+            yield from _differences(item, by_name.get(name), (*path, name or 0))
     elif len(desired) == len(live):
-        pairs = [(f"{path}[{n}]", item, live[n]) for n, item in enumerate(desired)]
+        for number, (item, other) in enumerate(zip(desired, live, strict=True)):
+            yield from _differences(item, other, (*path, number))
     else:
-        return path
-    return next((found for where, item, other in pairs if (found := first_difference(item, other, where))), None)
+        yield path
 
 
-def _name(item: Any) -> str | None:
+def _name(item: Any) -> tuple[str, Any] | None:
     if not isinstance(item, dict):
         return None
-    return next((f"{key}={item[key]}" for key in _NAMED_BY if key in item), None)
+    return next(((key, item[key]) for key in _NAMED_BY if key in item), None)
 
 
-def _first_quantity(desired: Mapping[str, Any], live: Any, path: str) -> str | None:
+def _quantities(desired: Mapping[str, Any], live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
     """The API server writes quantities its own way (`0.5` becomes `500m`): compare amounts, not text."""
     for key, value in desired.items():
         other = live.get(key) if isinstance(live, dict) else None
         if other is None or parse_quantity(value) != parse_quantity(other):
-            return f"{path}.{key}"
-    return None
+            yield (*path, key)

@@ -3,7 +3,7 @@
 Called by `plan`. Each function says what is the case, why, and what to do now; none of them decides anything.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from medplum_agent_operator.api.agent import MedplumAgent
@@ -31,9 +31,33 @@ def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
     return f'kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite {FORCE_DOWNGRADE}="{value}"'
 
 
-def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approval: Approval, serving: bool) -> str:
-    """Why a downgrade is refused, what forcing it means, and how to do it."""
-    goes_on = f"{baseline} goes on serving" if serving else "no agent was stopped"
+def refusal(
+    agent: MedplumAgent,
+    *,
+    baseline: str,
+    target: AgentVersion,
+    approval: Approval,
+    serving: Collection[str],
+    under_way: str | None,
+) -> str:
+    """Why a downgrade is refused, what forcing it means, and how to do it.
+
+    Args:
+        agent: the agent.
+        baseline: the version that it is a downgrade from.
+        target: the version that was asked for.
+        approval: what the annotation says.
+        serving: versions that serve.
+        under_way: the version of a rollout that has not ended yet; None where there is none.
+    """
+    alive = sorted(set(serving))
+    goes_on = (
+        f"{' and '.join(alive)} {'goes' if len(alive) == 1 else 'go'} on serving"
+        if alive
+        else "no agent was stopped for it"
+    )
+    if under_way is not None:
+        goes_on += f", and the rollout of {under_way} that is under way goes on"
     parts = [approval.correction] if approval.correction else []
     parts.append(
         f"Refused: spec.version asks to go down from {baseline} to {target}, and that is not approved. Nothing was changed; {goes_on}. Other edits of the "
@@ -62,6 +86,16 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         f"To go ahead, a cluster admin runs (a change ticket may follow the version): {annotate_command(agent, target)}"
     )
     return " ".join(parts)
+
+
+def cannot_become_again(holder: Claim) -> str:
+    """Why a failed change of the server is not taken back."""
+    name = f"{holder.namespace}/{holder.name}"
+    return (
+        f"The change has failed, and what was active before it is not brought back: it ran with another server, and MedplumAgent {name} has that identity "
+        f"by now. The server would send each message for a device to both. Nothing was changed. It goes on by itself when {name} has been deleted and its "
+        "pods are gone; or mend the cause of the failure, or set spec.server to a server that can be reached."
+    )
 
 
 def identity_taken(agent: MedplumAgent, holder: Claim, *, made: bool, before: MedplumAgentSpec | None) -> str:

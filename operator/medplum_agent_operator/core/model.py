@@ -140,6 +140,13 @@ class Observed:
         """What the last restart by hand left in the live template; None where there was none."""
         return None if self.deployment is None else self.deployment.restart_mark
 
+    @property
+    def stops(self) -> int:
+        """How many changes have stopped the agent first so far, as far as that is noted: in the record, and in the live template."""
+        if self.deployment is None:
+            return 0
+        return max(self.deployment.stops, (self.record and self.record.stops) or 0)
+
     def is_current(self, pod: Pod) -> bool:
         """Whether a pod, living or not, is one of the live template."""
         return self.deployment is not None and pod.template_hash == self.deployment.template_hash

@@ -6,16 +6,16 @@ Read back by `workload`; made by `records` and `template`. A note that somebody 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.core.pods import AGENT_CONTAINER
 
 
 class Change(StrEnum):
@@ -85,6 +85,7 @@ class RolloutRecord(BaseModel):
         failed: the change that failed last and is not tried again by itself; None where there is none.
         refresh: the annotation `agents.medplum.com/refresh` that has been acted on.
         now: the annotation `agents.medplum.com/now` that has been used up.
+        stops: how many changes have stopped the agent first so far, this one included; None where none has.
         backup: the ControllerRevision with what was active before an approved downgrade; None where none was made.
     """
 
@@ -97,7 +98,7 @@ class RolloutRecord(BaseModel):
     to: str
     strategy: Strategy
     why: str = ""
-    started_at: datetime
+    started_at: AwareDatetime
     restart_mark: str | None = None
     previous_outcome: Annotated[Outcome, _or(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
@@ -107,6 +108,7 @@ class RolloutRecord(BaseModel):
     failed: Failure | None = None
     refresh: str | None = None
     now: str | None = None
+    stops: int | None = None
     backup: str | None = None
 
     def dump(self) -> str:
@@ -138,8 +140,10 @@ class AppliedTemplate:
         """What an annotation holds; None where there is none or somebody broke it."""
         try:
             raw = json.loads(text or "null")
-            if isinstance(raw["template"]["spec"]["containers"], list):
-                return cls(int(raw["revision"]), raw["template"])
+            template = raw["template"]
+            images = [one["image"] for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER]
+            if images and isinstance(template["metadata"]["annotations"], dict):
+                return cls(int(raw["revision"]), template)
         except (ValueError, TypeError, LookupError):
             return None
         return None

@@ -13,13 +13,12 @@ from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core import backup, downtime, drain, messages, prepull, progress
 from medplum_agent_operator.core.actions import Apply, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
-from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.pod_template import image_of
 from medplum_agent_operator.core.prepull import Fetch
-from medplum_agent_operator.core.records import begin, current, kept_up, last_good
+from medplum_agent_operator.core.records import begin, current, kept_up, last_good, restart_mark
 from medplum_agent_operator.core.resources import render_deployment
 from medplum_agent_operator.core.rollback import latching, noting_first, taking_back
 from medplum_agent_operator.core.strategy import Mechanics, choose
@@ -45,11 +44,11 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
 def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
     """Bring the cluster to a spec that is in force."""
     observed, config, now = this.observed, this.config, this.now
-    template = of_agent(observed, spec, config)
+    refused = this.verdict.refusal is not None
+    template = of_agent(observed, spec, config, refreshes=not refused)
     mechanics = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
     deployment = observed.deployment
-    # The fingerprint within the template tells of fields that are no longer rendered.
-    begins = deployment is None or first_difference(template.body, deployment.template) is not None
+    begins = deployment is None or deployment.differs_from(template.body)
     if not begins and (back := taking_back(this, spec)) is not None:
         return back
     moved = None
@@ -60,7 +59,7 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
     if begins:
         record = begin(observed, this.verdict, spec, mechanics, moved=moved, now=now)
     else:
-        record = kept_up(current(observed, spec, now=now), observed)
+        record = kept_up(current(observed, spec, now=now), observed, refreshes=not refused)
     # In the middle of a rollout its strategy is left alone; settled, it is made ready for the next one, be it ours
     # or a `kubectl rollout restart`.
     keep = deployment is not None and not begins and not observed.settled
@@ -75,6 +74,8 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         return noting_first(this, spec)
     if begins and (waiting := _before_it_begins(this, spec, template, record)) is not None:
         return waiting
+    if begins:
+        record, template = _as_it_begins(observed, record, template)
     record, saving = backup.first(observed, record, begins=begins)
     body = render_deployment(
         observed.agent,
@@ -90,6 +91,15 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         state = progress.beginning(observed, record, spec, now=now)
         return told(this, state, actions=actions, record=record, begins=True)
     return _with_what_waits(report(this, spec, actions=actions), this, spec, template)
+
+
+def _as_it_begins(observed: Observed, record: RolloutRecord, template: Template) -> tuple[RolloutRecord, Template]:
+    """Record and template as they are written: what tells this rollout from others is in both."""
+    record = record.model_copy(update={"restart_mark": restart_mark(observed, template.body)})
+    if observed.deployment is None or not template.anew or record.strategy is not Strategy.RECREATE:
+        return record, template
+    number = observed.stops + 1
+    return record.model_copy(update={"stops": number}), template.stopped_first(number)
 
 
 def _for_a_window(this: Pass, spec: MedplumAgentSpec, template: Template, mechanics: Mechanics) -> Plan | None:

@@ -122,6 +122,18 @@ def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: s
     return template
 
 
+def marked(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[str, Any]:
+    """The template with an annotation, and its fingerprint anew; as it is where there is nothing to say."""
+    if not text:
+        return template
+    metadata = template["metadata"]
+    annotations = {key: value for key, value in metadata["annotations"].items() if key != names.TEMPLATE_HASH}
+    annotations[annotation] = text
+    unsealed = {**template, "metadata": {**metadata, "annotations": annotations}}
+    sealed = {**annotations, names.TEMPLATE_HASH: fingerprint(unsealed)}
+    return {**template, "metadata": {**metadata, "annotations": sealed}}
+
+
 def _render_pod_spec(
     agent: MedplumAgent, spec: MedplumAgentSpec, wanted: dict[str, Any], *, image: str
 ) -> dict[str, Any]:

@@ -64,8 +64,10 @@ def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch |
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
+    before = observed.applied_spec
+    same_secret = before is not None and credentials(before) == credentials(spec)
     for pod in observed.live_pods:
-        if not pod.node or pod.terminating or pod.image == image:
+        if not pod.node or pod.terminating or (pod.image == image and same_secret):
             continue
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
@@ -164,17 +166,17 @@ def trouble(fetch: Fetch) -> Finding | None:
                 "spec.server.credentialsSecretRef.",
             )
     if job.ended:
-        return _finding(Reason.IMAGE_PULL_FAILED, f"Job {job.name} ended without it. {_LOOK}")
+        return _finding(
+            Reason.IMAGE_PULL_FAILED,
+            f"Job {job.name} ended without it, as when its pod is evicted or deleted. Another one is made when that has gone, {KEPT_SECONDS} seconds after its end.",
+        )
     return None
 
 
 def hopeless(fetch: Fetch) -> bool:
-    """Whether no waiting helps: the Job is over, the registry does not have the image or does not give it to us, or there is no such Secret."""
-    job = fetch.job
-    if job is None:
-        return False
-    containers = () if job.pod is None else job.pod.containers
-    return job.ended or any(map(diagnosis.never_starts, containers))
+    """Whether no waiting helps: the registry does not have the image or does not give it to us, or there is no such Secret."""
+    pod = None if fetch.job is None else fetch.job.pod
+    return pod is not None and any(map(diagnosis.never_starts, pod.containers))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:

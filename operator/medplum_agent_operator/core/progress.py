@@ -211,6 +211,7 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *
             serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
             deadline_seconds=deadline if late else None,
             held=_held(observed, spec),
+            was_active=observed.counts_as_active,
         )
     told = Finding(found.reason, Severity.WARNING, sentence)
     # A failure that was judged before the deadline is looked at again then: it may have come right.

@@ -3,10 +3,12 @@
 Called by `plan`. It reads no clock and writes nothing; its form on the Deployment is `notes`' affair.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH
+from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH, RESTARTED_AT
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.approval import kept
@@ -51,15 +53,20 @@ def begin(
         strategy=mechanics.strategy,
         why=mechanics.why,
         started_at=now,
-        restart_mark=observed.restart_mark,
         previous_outcome=previous,
         approval=approval,
         approved_by=approved_by,
         moved_off=None if moved is None else moved.node,
+        stops=observed.stops or None,
         failed=latched(observed) if verdict.latched else None,
-        refresh=refresh_asked_for(observed.agent),
+        refresh=refreshed(observed, counts=verdict.refusal is None),
         now=now_used(observed, spec),
     )
+
+
+def restart_mark(observed: Observed, template: Mapping[str, Any]) -> str | None:
+    """The mark that the live template will have once this one is written: one of its own, or what `kubectl` has left there, which stays."""
+    return (template["metadata"].get("annotations") or {}).get(RESTARTED_AT) or observed.restart_mark
 
 
 def now_used(observed: Observed, spec: MedplumAgentSpec) -> str | None:
@@ -76,6 +83,14 @@ def refresh_asked_for(agent: MedplumAgent) -> str | None:
     return kept(text) if text.strip() else None
 
 
+def refreshed(observed: Observed, *, counts: bool) -> str | None:
+    """The text that asks for such pods and has been acted on: the one that stands there or, where it does not count yet, the one before it."""
+    asked = refresh_asked_for(observed.agent)
+    if counts or asked is None:
+        return asked
+    return None if observed.record is None else observed.record.refresh
+
+
 def roll_back(
     observed: Observed, good: LastGood, mechanics: Mechanics, failed: Failure, *, now: datetime
 ) -> RolloutRecord:
@@ -88,9 +103,10 @@ def roll_back(
         strategy=mechanics.strategy,
         why=mechanics.why,
         started_at=now,
-        restart_mark=observed.restart_mark,
+        restart_mark=restart_mark(observed, good.applied.template),
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
+        stops=observed.stops or None,
         failed=failed,
         refresh=None if live is None else live.refresh,
         now=None if live is None else live.now,
@@ -110,7 +126,7 @@ def noted_last_good(observed: Observed) -> str | None:
     return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
 
 
-def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:
+def kept_up(record: RolloutRecord, observed: Observed, *, refreshes: bool) -> RolloutRecord:
     """The live record as it is now: the latch, open or not; the last refresh; a restart by hand before the template was active."""
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
@@ -120,7 +136,7 @@ def kept_up(record: RolloutRecord, observed: Observed) -> RolloutRecord:
         # The pods that show it will be gone, and then nothing would tell it from a restart of what was active.
         mark = observed.deployment.restart_mark
     return record.model_copy(
-        update={"failed": failed, "refresh": refresh_asked_for(observed.agent), "now": used, "restart_mark": mark}
+        update={"failed": failed, "refresh": refreshed(observed, counts=refreshes), "now": used, "restart_mark": mark}
     )
 
 
@@ -138,5 +154,8 @@ def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> Rol
                 to=entry.to,
                 strategy=entry.strategy,
                 started_at=entry.started_at,
+                stops=observed.stops or None,
             )
-    return RolloutRecord(change=Change.NONE, to=spec.version, strategy=strategy, started_at=now)
+    return RolloutRecord(
+        change=Change.NONE, to=spec.version, strategy=strategy, started_at=now, stops=observed.stops or None
+    )

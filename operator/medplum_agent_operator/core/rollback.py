@@ -42,7 +42,8 @@ def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:
         record=record,
         last_good=noted_last_good(observed),
     )
-    actions = (*supporting(observed, good.spec, this.config), *compared(body, live.raw, disruptive=True))
+    # The agent first: nothing beside it that is refused keeps it from coming back.
+    actions = (*compared(body, live.raw, disruptive=True), *supporting(observed, good.spec, this.config))
     state = progress.beginning(observed, record, good.spec, now=now)
     return replace(told(this, state, actions=actions, record=record, begins=True), silent=False)
 
@@ -62,7 +63,7 @@ def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: Rollou
     body = render_deployment(
         observed.agent,
         before,
-        template=of_agent(observed, before, this.config).applied,
+        template=of_agent(observed, before, this.config, refreshes=False).applied,
         strategy=live.strategy,
         record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
         last_good=noted_last_good(observed),

@@ -133,7 +133,13 @@ def move_failed(*, node: str, version: str, trouble: str, serving: bool, deadlin
 
 
 def failed(
-    record: RolloutRecord, *, trouble: str, serving: Iterable[str], deadline_seconds: int | None, held: str
+    record: RolloutRecord,
+    *,
+    trouble: str,
+    serving: Iterable[str],
+    deadline_seconds: int | None,
+    held: str,
+    was_active: bool,
 ) -> str:
     """A rollout that has failed: the cause in words, what serves now, and the ways out.
 
@@ -143,6 +149,7 @@ def failed(
         serving: versions that serve.
         deadline_seconds: the deadline that it missed; None where it was given up before.
         held: why it is not taken back, where it could be; empty where there is nothing to go back to.
+        was_active: whether it counts as having been active: going back from it by hand is a change like any other then.
     """
     alive = " and ".join(sorted(set(serving)))
     before, to = record.from_version, record.to
@@ -156,6 +163,8 @@ def failed(
         back = " or change the spec"
     elif before == to:
         back = " or undo the change of the spec"
+    elif was_active:
+        back = f' or set spec.version back to "{before}", which is judged as a change from {to}: a downgrade needs an approval'
     else:
         back = f' or set spec.version back to "{before}", which needs no approval'
     parts = [f"{what} {how}. {trouble} {state}.", held, f"Mend the cause, and it goes on by itself;{back}."]

@@ -5,16 +5,16 @@ change waits for the agent's next own change, or until somebody asks for it (doc
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core import drain, gate
+from medplum_agent_operator.core import gate
 from medplum_agent_operator.core.drift import first_difference
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.notes import AppliedTemplate
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
+from medplum_agent_operator.core.pod_template import image_reference, marked, render_pod_template
 from medplum_agent_operator.core.records import refresh_asked_for
 
 REVISION: Final = 1
@@ -30,10 +30,12 @@ class Template:
     Attributes:
         applied: the template, and which revision rendered it.
         waits: the first field that this release would render otherwise, and does not yet; empty where there is none.
+        anew: whether it is rendered anew, and not what was applied before.
     """
 
     applied: AppliedTemplate = field(repr=False)
     waits: str = ""
+    anew: bool = False
 
     @property
     def body(self) -> Mapping[str, Any]:
@@ -42,20 +44,36 @@ class Template:
 
     def moved_off(self, note: str) -> "Template":
         """The same with a note of the node that it moves the agent off."""
-        return Template(AppliedTemplate(self.applied.revision, drain.noted(self.body, note)), self.waits)
+        return self._marked(names.MOVED_OFF, note)
+
+    def stopped_first(self, number: int) -> "Template":
+        """The same as one that none before was: its ReplicaSet is new.
+
+        Else the Deployment controller goes on saying of it what was true the last time: its condition is not touched by a Recreate onto a
+        ReplicaSet that was there before (docs/adr/0017).
+
+        Source: https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
+        """
+        return self._marked(names.STOPPED_FIRST, str(number))
+
+    def _marked(self, annotation: str, text: str) -> "Template":
+        return replace(self, applied=AppliedTemplate(self.applied.revision, marked(self.body, annotation, text)))
 
 
 Render = Callable[[MedplumAgentSpec], Mapping[str, Any]]
 
 
-def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Template:
-    """The agent's template for a spec that is in force."""
+def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refreshes: bool) -> Template:
+    """The agent's template for a spec that is in force. `refreshes`: whether a refresh counts: it waits with what is refused."""
     agent, live = observed.agent, observed.deployment
 
     def render(wanted: MedplumAgentSpec) -> Mapping[str, Any]:
         image = image_reference(wanted, wanted.image.repository or config.image_repository or "")
-        # What the live template was moved off stays noted on it: without the note it would be another template.
-        return drain.noted(render_pod_template(agent, wanted, image=image), drain.live_note(observed))
+        # What is noted on the live template stays on it: without the notes it would be another template.
+        ours: Mapping[str, Any] = render_pod_template(agent, wanted, image=image)
+        for note in (names.MOVED_OFF, names.STOPPED_FIRST):
+            ours = marked(ours, note, "" if live is None else live.mark(note))
+        return ours
 
     ours = render(spec)
     if live is None or live.applied_spec is None:
@@ -66,13 +84,15 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Temp
     # What an older release wrote without a note of it is taken as the API server keeps it.
     applied = noted or AppliedTemplate(0, live.template)
     if _unchanged(spec, live.applied_spec, render, ours):
-        return _kept(applied, ours, observed)
+        return _kept(applied, ours, refreshed=refreshes and _asked_for(observed))
     if (
         not observed.became_active
         and (good := live.last_good) is not None
         and _unchanged(spec, good.spec, render, ours)
     ):
-        return _kept(good.applied, ours, observed)  # given up for what still runs: its pod is to stay
+        return _kept(
+            good.applied, ours, refreshed=refreshes and _asked_for(observed)
+        )  # given up for what still runs: its pod is to stay
     return _fresh(ours)
 
 
@@ -97,11 +117,13 @@ def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Templ
         as_it_runs = gate.render_gate_pod(agent, spec, image=running)
         same = first_difference(as_it_runs, live_spec["template"]) is None
         noted = AppliedTemplate(REVISION, as_it_runs) if same else AppliedTemplate(0, live_spec["template"])
-    return _kept(noted, ours, observed) if _unchanged(spec, before, render, ours) else _fresh(ours)
+    if not _unchanged(spec, before, render, ours):
+        return _fresh(ours)
+    return _kept(noted, ours, refreshed=_asked_for(observed))
 
 
 def _fresh(ours: Mapping[str, Any]) -> Template:
-    return Template(AppliedTemplate(REVISION, ours))
+    return Template(AppliedTemplate(REVISION, ours), anew=True)
 
 
 def _unchanged(spec: MedplumAgentSpec, before: MedplumAgentSpec, render: Render, ours: Mapping[str, Any]) -> bool:
@@ -109,10 +131,10 @@ def _unchanged(spec: MedplumAgentSpec, before: MedplumAgentSpec, render: Render,
     return spec == before or render(before) == ours
 
 
-def _kept(applied: AppliedTemplate, ours: Mapping[str, Any], observed: Observed) -> Template:
+def _kept(applied: AppliedTemplate, ours: Mapping[str, Any], *, refreshed: bool) -> Template:
     if applied.template == ours:
         return Template(applied)
-    if applied.revision < REQUIRED_REVISION or _asked_for(observed):
+    if applied.revision < REQUIRED_REVISION or refreshed:
         return _fresh(ours)
     return Template(applied, waits=_difference(ours, applied))
 

@@ -97,7 +97,8 @@ def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersi
             baseline=baseline.text,
             target=target,
             approval=approval,
-            serving=bool(observed.serving_pods),
+            serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
+            under_way=None if observed.settled or observed.record is None else observed.record.to,
         ),
     )
 

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.drift import applied_fields, first_drift
 from medplum_agent_operator.core.notes import AppliedTemplate, LastGood, RolloutRecord
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.version import AgentVersion, version_of
 
-_RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
+_LONGEST_NUMBER: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,30 @@ class Workload:
             return False
         return self.record is None or now >= self.record.started_at.replace(microsecond=0) + self.deadline
 
+    def differs_from(self, template: Mapping[str, Any]) -> bool:
+        """Whether the live template is another than this one, or somebody has changed it since it was applied.
+
+        The fingerprint within the template tells of fields that are no longer rendered, and of which template was applied last.
+        """
+        if (template["metadata"].get("annotations") or {}).get(names.TEMPLATE_HASH) != self.template_hash:
+            return True
+        spec = applied_fields(self.raw, names.MANAGED_BY).get("f:spec") or {}
+        return first_drift(template, self.template, spec.get("f:template") or {}) is not None
+
+    def mark(self, annotation: str) -> str:
+        """What an annotation of the live template says; empty where it is not there."""
+        return str(((self.template.get("metadata") or {}).get("annotations") or {}).get(annotation, ""))
+
+    @property
+    def stops(self) -> int:
+        """Which of the changes that stop the agent first made the live template; 0 where none did, or somebody broke the note of it."""
+        found = self.mark(names.STOPPED_FIRST)
+        return int(found) if found.isdecimal() and len(found) < _LONGEST_NUMBER else 0
+
     @property
     def restart_mark(self) -> str | None:
         """What the last `kubectl rollout restart` left in the live template; None where there was none."""
-        marks = (self.template.get("metadata") or {}).get("annotations") or {}
-        found: str | None = marks.get(_RESTARTED_AT)
-        return found
+        return self.mark(names.RESTARTED_AT) or None
 
     @property
     def restarted(self) -> bool:

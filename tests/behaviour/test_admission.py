@@ -1,0 +1,98 @@
+"""Admission policies that write otherwise than the operator asked: borne, without a write more."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.behaviour.audit import writes_of_the_operator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.behaviour.world import World
+
+API_VERSION = "admissionregistration.k8s.io/v1"
+FROM, TO = "registry.example.org", "mirror.example.org"
+
+
+def policy(name: str) -> list[dict[str, Any]]:
+    """Images in Deployments of the namespace of this name come from a mirror, as policies for pods that reach their controllers too do it."""
+    image = "/spec/template/spec/containers/0/image"
+    value = f'object.spec.template.spec.containers[0].image.replace("{FROM}", "{TO}")'
+    return [
+        {
+            "apiVersion": API_VERSION,
+            "kind": "MutatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "failurePolicy": "Fail",
+                "reinvocationPolicy": "Never",
+                "matchConstraints": {
+                    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+                    "resourceRules": [
+                        {
+                            "apiGroups": ["apps"],
+                            "apiVersions": ["v1"],
+                            "operations": ["CREATE", "UPDATE"],
+                            "resources": ["deployments"],
+                        }
+                    ],
+                },
+                "mutations": [
+                    {
+                        "patchType": "JSONPatch",
+                        "jsonPatch": {"expression": f'[JSONPatch{{op: "replace", path: "{image}", value: {value}}}]'},
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": API_VERSION,
+            "kind": "MutatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {"policyName": name},
+        },
+    ]
+
+
+@pytest.fixture
+def mirrored(world: World) -> Iterator[World]:
+    """A world in which the policy is in force."""
+    objects = yaml.safe_dump_all(policy(world.namespace))
+    world.cluster.kubectl("apply", "-f", "-", input=objects)
+
+    def in_force() -> bool:
+        tried = world.kubectl("create", "deployment", "try", f"--image={FROM}/x", "--dry-run=server", "-o", "yaml")
+        return f"{TO}/x" in tried
+
+    try:
+        world.wait(in_force, "the policy in force")
+        yield world
+    finally:
+        world.cluster.kubectl("delete", "-f", "-", input=objects)
+
+
+def image(world: World) -> str:
+    """Of the agent, as the API server keeps it."""
+    return str(world.deployment()["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def test_what_a_policy_writes_otherwise_is_not_put_back(mirrored: World) -> None:
+    """Install, change, and a while of rest: a rollout for each change, and then no write; what somebody changes is put back all the same."""
+    world = mirrored
+    world.install()
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    assert f"{TO}/medplum-agent:5.1.15" == image(world)
+    world.kubectl("set", "image", "deployment/front-desk", f"agent={FROM}/medplum-agent:5.1.16")
+    world.wait(lambda: f"{TO}/medplum-agent:5.1.15" == image(world), "what was applied, as the policy has it")
+    world.wait_for_phase("Running", "5.1.15")
+    history = world.agent()["status"]["history"]
+    assert ["5.1.15", "5.1.15", "5.1.14"] == [entry["to"] for entry in history]
+    since = datetime.now(UTC) + timedelta(seconds=2)
+    world.wait(lambda: datetime.now(UTC) > since + timedelta(seconds=8), "eight quiet seconds")
+    assert [] == writes_of_the_operator(world, since)
