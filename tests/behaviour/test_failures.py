@@ -67,6 +67,26 @@ def test_failed_upgrade_is_told_in_words_and_the_old_agent_serves(
     assert 1 == len(world.wait(lambda: world.events(reason), "the Event")[:1])
 
 
+def test_the_same_once_more_is_judged_by_this_time(world: World) -> None:
+    """Up, down and up again, and this time 5.1.15 never opens its port: the ReplicaSet of the first time tells nothing of it."""
+    never_ready = simulate(Behaviour.NEVER_READY)
+    up = {"version": "5.1.15", "podTemplate": {"annotations": never_ready}}
+    world.install("4.2.3", handoff=DEADLINE)
+    world.patch(up)
+    world.get_ready("agents.medplum.com/version=5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    world.approve("4.2.3 CHG-1")
+    world.patch({"version": "4.2.3", "podTemplate": {"annotations": dict.fromkeys(never_ready)}})
+    world.wait_for_phase("Running", "4.2.3")
+    world.patch(up)
+    status = world.wait_for_phase("Failed")
+    assert "4.2.3 goes on serving" in status["plan"]
+    outcomes = [(entry["to"], entry["outcome"]) for entry in status["history"]]
+    assert [("4.2.3", "Completed"), ("5.1.15", "Failed"), ("4.2.3", "Completed"), ("5.1.15", "Completed")] == outcomes[
+        :4
+    ]
+
+
 def test_pod_that_no_node_takes_is_told_in_the_schedulers_words(world: World) -> None:
     """Unschedulable: the reason and what the scheduler says."""
     world.install(handoff=DEADLINE)

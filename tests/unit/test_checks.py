@@ -143,6 +143,21 @@ def test_pausing_alone_changes_nothing_when_it_ends() -> None:
     assert Phase.RUNNING is cluster.status.phase
 
 
+def test_nothing_is_begun_while_somebody_has_paused_the_deployment() -> None:
+    """`kubectl rollout pause`: Kubernetes would replace no pod, and an approval would be used for nothing."""
+    cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
+    cluster.deployment["spec"]["paused"] = True
+    plan = cluster.plan()
+    assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
+    assert plan.sentence == (
+        "Deployment lab is paused (kubectl rollout pause), so Kubernetes replaces no pod of it. The operator changes nothing and repairs nothing "
+        "meanwhile; what runs, runs on. To go on: kubectl -n clinic rollout resume deployment/lab."
+    )
+    assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
+    cluster.deployment["spec"]["paused"] = False
+    assert cluster.plan().actions
+
+
 def test_nothing_stands_in_the_way_of_our_own() -> None:
     """Objects that we own block nothing."""
     assert first_blocker(installed().observe()) is None

@@ -7,10 +7,81 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.annotations import TEMPLATE_HASH
-from medplum_agent_operator.core.drift import fingerprint, first_difference
+from medplum_agent_operator.core.drift import applied_fields, fingerprint, first_difference, first_drift
 from medplum_agent_operator.core.pod_template import render_pod_template
 from medplum_agent_operator.core.resources import APPLIED_HASH, render_supporting
 from tests.builders import parsed
+
+HELD = {
+    "f:spec": {
+        "f:containers": {
+            'k:{"name":"agent"}': {
+                ".": {},
+                "f:args": {},
+                "f:env": {'k:{"name":"A"}': {".": {}, "f:valueFrom": {"f:ref": {}}}},
+                "f:image": {},
+            },
+        },
+        "f:limits": {"f:cpu": {}},
+    }
+}
+
+DRIFT = [
+    pytest.param({"image": "b"}, None, id="a field that is ours: the API server's own doing"),
+    pytest.param(
+        {"image": "b", "command": ["x"]}, "spec.containers[name=agent].command[0]", id="beside it one that is not"
+    ),
+    pytest.param({"args": ["b"]}, None, id="a plain list is held as a whole"),
+    pytest.param({"args": []}, None, id="its length too"),
+    pytest.param(
+        {"env": [{"name": "A", "valueFrom": {"ref": {"key": "b"}}}]},
+        None,
+        id="what is held as a whole has nothing below it",
+    ),
+    pytest.param({"env": []}, None, id="an item that is ours and is not there"),
+    pytest.param({"env": [{"name": "A", "value": "x"}]}, None, id="another way of filling it"),
+]
+
+
+@pytest.mark.parametrize(("changed", "found"), DRIFT)
+def test_drift_is_what_somebody_else_changed(changed: dict[str, Any], found: str | None) -> None:
+    """What is ours and is otherwise the API server keeps so: to apply it once more leads to the same."""
+    ours = {"name": "agent", "image": "a", "args": ["a"], "env": [{"name": "A", "valueFrom": {"ref": {"key": "a"}}}]}
+    applied = {**ours, **({"command": ["a"]} if "command" in changed else {})}
+    live = {**applied, **changed}
+    assert found == first_drift({"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}, HELD)
+    assert None is not first_drift({"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}, {})
+
+
+def test_an_amount_that_is_ours_may_be_kept_otherwise() -> None:
+    """500u of a CPU is kept as a whole milli."""
+    applied, live = {"spec": {"limits": {"cpu": "500u"}}}, {"spec": {"limits": {"cpu": "1m"}}}
+    assert None is first_drift(applied, live, HELD)
+    assert "spec.limits.cpu" == first_drift(applied, live, {"f:spec": {"f:limits": {"f:memory": {}}}})
+    assert "spec.limits.cpu" == first_difference(applied, live)
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        pytest.param({}, True, id="ours"),
+        pytest.param({"manager": "kubectl"}, False, id="somebody else's"),
+        pytest.param({"operation": "Update"}, False, id="by an update"),
+        pytest.param({"subresource": "status"}, False, id="of status"),
+        pytest.param({"fieldsV1": None}, False, id="without fields"),
+    ],
+)
+def test_what_is_ours_is_what_we_applied(entry: dict[str, Any], *, found: bool) -> None:
+    """Of all entries that one."""
+    ours = {"manager": "us", "operation": "Apply", "fieldsV1": {"f:spec": {}}}
+    raw = {
+        "metadata": {
+            "managedFields": [{"manager": "x", "operation": "Apply", "fieldsV1": {"f:x": {}}}, {**ours, **entry}]
+        }
+    }
+    assert ({"f:spec": {}} if found else {}) == applied_fields(raw, "us")
+    assert {} == applied_fields({"metadata": {"managedFields": None}}, "us")
+
 
 EQUAL = [
     pytest.param({"a": 1}, {"a": 1, "b": 2}, id="the live object may hold more"),

@@ -101,6 +101,21 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     return Blocker(Phase.PAUSED, Finding(Reason.PAUSED, Severity.NORMAL, sentence))
 
 
+def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
+    """`kubectl rollout pause`: Kubernetes replaces no pod, so a change would neither be made nor ever fail.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pausing-and-resuming-a-deployment
+    """
+    if observed.deployment is None or not observed.deployment.paused:
+        return None
+    agent = observed.agent
+    sentence = (
+        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces no pod of it. The operator changes nothing and repairs nothing "
+        f"meanwhile; what runs, runs on. To go on: kubectl -n {agent.namespace} rollout resume deployment/{agent.name}."
+    )
+    return Blocker(Phase.PAUSED, Finding(Reason.PAUSED, Severity.WARNING, sentence))
+
+
 def _holds_evictions_back(observed: Observed) -> bool:
     """What the live budget says: while an agent is paused, the spec may want another one."""
     budget = observed.children.get("PodDisruptionBudget") or {}
@@ -121,6 +136,7 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
+    deployment_paused_by_somebody,
     identity_held_by_another,
 )
 

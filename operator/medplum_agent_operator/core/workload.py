@@ -155,6 +155,11 @@ class Workload:
             return False
         return self.record is None or now >= self.record.started_at.replace(microsecond=0) + self.deadline
 
+    @property
+    def paused(self) -> bool:
+        """Whether somebody has paused it: then the Deployment controller replaces no pod."""
+        return self.spec.get("paused") is True
+
     def differs_from(self, template: Mapping[str, Any]) -> bool:
         """Whether the live template is another than this one, or somebody has changed it since it was applied.
 
