@@ -186,6 +186,21 @@ def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:
     assert "no agent was stopped" in found.message
 
 
+def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
+    """5.1.15 has been stopped for an approved 4.2.3, and 5.0.3 is asked for; where nothing is under way, nothing is said of it."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).edit(version="5.0.3")
+    found = verdict(cluster).refusal
+    assert found is not None
+    assert "no agent was stopped for it, and the rollout of 4.2.3 that is under way goes on." in found.message
+    settled = verdict(refused()).refusal
+    assert settled is not None
+    assert "; 5.1.15 goes on serving. Other edits" in settled.message
+    cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
+    unknown = verdict(cluster).refusal
+    assert unknown is not None
+    assert "no agent was stopped for it. Other edits" in unknown.message
+
+
 def test_an_approval_for_an_upgrade_is_neither_needed_nor_used() -> None:
     """An annotation that is there for no downgrade stays unspent."""
     cluster = installed("5.1.14").annotate("5.1.15 no need").edit(version="5.1.15").settle()
