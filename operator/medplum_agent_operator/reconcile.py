@@ -21,7 +21,7 @@ from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_s
 from medplum_agent_operator.core import backup, messages
 from medplum_agent_operator.core.actions import Apply, newly_claimed
 from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.identity import Identity, foremost_other, wanted
+from medplum_agent_operator.core.identity import Claim, Identity, foremost_other, wanted
 from medplum_agent_operator.core.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import project, unreadable
@@ -111,7 +111,11 @@ class Reconciler:
         thought = self._think(replace(decisive, claims=live.claims))
         if newly_claimed(thought.plan.actions) != identity:
             raise ConflictError(f"MedplumAgent {key} would be another by now", status=409)
-        holder = foremost_other(decisive.claims, key)
+        own = Claim(
+            *key, uid=live.agent["metadata"]["uid"], created=live.agent["metadata"].get("creationTimestamp", "")
+        )
+        known = any((claim.namespace, claim.name) == key for claim in decisive.claims)
+        holder = foremost_other(decisive.claims if known else (*decisive.claims, own), key)
         if holder is not None:
             words = messages.cannot_become_again(holder)
             thought = self._held(thought, Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, words))

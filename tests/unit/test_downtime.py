@@ -240,7 +240,7 @@ def test_where_what_was_tried_has_failed_it_counts_whether_anybody_serves(before
 
 
 def test_what_never_starts_by_itself_is_mended_at_once() -> None:
-    """At rest, and its container keeps ending: nobody serves, so nothing is won by waiting. A moment without readiness is not that."""
+    """At rest, and its container keeps ending, for as long as a rollout may take: nothing is won by waiting. A crash is not that, nor is a moment without readiness."""
     cluster = installed("4.2.3", maintenanceWindows=[WINDOW])
     (pod,) = cluster.pods
     pod.ready_since, pod.unready_since = None, cluster.now
@@ -251,6 +251,9 @@ def test_what_never_starts_by_itself_is_mended_at_once() -> None:
     for _ in range(3):
         cluster.tick()
         cluster.reconcile()
+    assert (Phase.AWAITING_WINDOW, "INFO") == (cluster.status.phase, applied_level(cluster))
+    cluster.tick(QUICK["progressDeadlineSeconds"])
+    cluster.reconcile()
     assert "ERROR" == applied_level(cluster)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.annotations import TEMPLATE_HASH
-from medplum_agent_operator.core.drift import applied_fields, fingerprint, first_difference, first_drift
+from medplum_agent_operator.core.drift import applied_fields, fingerprint, first_difference, first_drift, kept
 from medplum_agent_operator.core.pod_template import render_pod_template
 from medplum_agent_operator.core.resources import APPLIED_HASH, render_supporting
 from tests.builders import parsed
@@ -50,7 +50,44 @@ def test_drift_is_what_somebody_else_changed(changed: dict[str, Any], found: str
     applied = {**ours, **({"command": ["a"]} if "command" in changed else {})}
     live = {**applied, **changed}
     assert found == first_drift({"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}, HELD)
-    assert None is not first_drift({"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}, {})
+    before, now = {"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}
+    assert None is not first_drift(before, now, {})
+    assert before == kept(before, now, {})
+    as_kept = kept(before, now, HELD)
+    assert found == first_difference(as_kept, now)
+    assert before == {"spec": {"containers": [applied]}}, "nothing is changed in place"
+    assert applied.get("command") == as_kept["spec"]["containers"][0].get("command")
+
+
+@pytest.mark.parametrize(
+    ("key", "item", "other", "held"),
+    [
+        ("volumeMounts", {"name": "a", "mountPath": "/a", "readOnly": False}, {"readOnly": True}, '{"mountPath":"/a"}'),
+        ("ports", {"name": "a", "port": 1, "nodePort": 2}, {"nodePort": 3}, '{"port":1,"protocol":"TCP"}'),
+        (
+            "topologySpreadConstraints",
+            {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "x"},
+            {"maxSkew": 2},
+            '{"topologyKey":"zone","whenUnsatisfiable":"x"}',
+        ),
+    ],
+)
+def test_an_item_is_known_by_all_its_keys(key: str, item: dict[str, Any], other: dict[str, Any], held: str) -> None:
+    """By those of the list-map, which may be others than its name."""
+    (changed,) = other
+    fields: dict[str, Any] = {f"f:{key}": {f"k:{held}": {".": {}, f"f:{changed}": {}}}}
+    applied, live = {key: [item]}, {key: [{**item, **other}]}
+    assert None is first_drift(applied, live, fields)
+    assert live == kept(applied, live, fields)
+    assert None is not first_drift(applied, live, {f"f:{key}": {'k:{"name":"b"}': {f"f:{changed}": {}}}})
+
+
+def test_what_is_not_there_any_more_is_left_out() -> None:
+    """A policy may take a field or an item away."""
+    applied = {"a": 1, "b": 2, "c": [{"name": "x"}, {"name": "y"}]}
+    live = {"a": 1, "c": [{"name": "y"}]}
+    fields: dict[str, Any] = {"f:b": {}, "f:c": {'k:{"name":"x"}': {}}}
+    assert live == kept(applied, live, fields)
 
 
 def test_an_amount_that_is_ours_may_be_kept_otherwise() -> None:

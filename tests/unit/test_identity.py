@@ -597,7 +597,7 @@ async def test_what_failed_is_not_taken_back_to_an_identity_that_another_has_by_
     assert THERE == applied(server.objects["Deployment", *OLD])
     status = server.status(*OLD)
     assert "Failed" == status["phase"]
-    assert "MedplumAgent b/young has that identity by now" in status["plan"]
+    assert "MedplumAgent b/young holds that identity by now" in status["plan"]
     server.remove("Deployment", *YOUNG)
     server.remove(KIND, *YOUNG)
     await server.passes(OLD)

@@ -15,6 +15,7 @@ from medplum_agent_operator.core.identity import Identity, applied
 from medplum_agent_operator.core.model import Config, Observed, Ownership, ownership
 from medplum_agent_operator.core.pod_template import selector
 from medplum_agent_operator.core.resources import APPLIED_HASH, render_gate, render_supporting
+from medplum_agent_operator.core.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +49,21 @@ class Apply:
 
 def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
     """The action that makes an object what it should be; none where it is."""
-    wanted = {"spec": body.get("spec", {}), **body}  # what the object is about first, then its metadata
+    about, rest = {"spec": body.get("spec", {})}, {key: value for key, value in body.items() if key != "spec"}
     if live is None:
         difference: str | None = "missing"
-    elif _hash(body) == _hash(live):
-        difference = first_drift(wanted, live, applied_fields(live, MANAGED_BY))
+    elif _hash(body) == _hash(live):  # the rest is compared as it is: what is noted there is no policy's affair
+        difference = first_drift(about, live, applied_fields(live, MANAGED_BY)) or first_difference(rest, live)
     else:
-        difference = first_difference(wanted, live)
+        difference = first_difference(about, live) or first_difference(rest, live)
     return () if difference is None else (Apply(body, live, difference, disruptive),)
+
+
+def as_kept(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
+    """The Deployment with the pod template in the form in which the API server keeps it: to write it replaces no pod."""
+    if live is None:
+        return body
+    return {**body, "spec": {**body["spec"], "template": live.kept(body["spec"]["template"])}}
 
 
 def _hash(raw: Mapping[str, Any]) -> str | None:

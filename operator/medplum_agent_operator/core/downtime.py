@@ -24,19 +24,27 @@ def is_bound(
 ) -> bool:
     """Whether a change that stops first is bound to windows: somebody planned it, and it takes something away that is there.
 
-    Not where nothing was ever active; not where nobody serves and what was tried has failed or what runs never will by itself; not a way back from a target that never
+    Not where nothing was ever active; not where nobody serves and nobody will by itself; not a way back from a target that never
     became active; not while the user's spec is refused; and not where the pod template only goes back to what was applied, because
     somebody changed it by hand.
     """
     live = observed.deployment
     if not spec.maintenance_windows or live is None or verdict.refusal is not None or verdict.change is Change.ABORT:
         return False
-    down = not observed.open_pods and (failure.is_over(observed, now=now) or diagnosis.hopeless(observed))
-    if down or observed.last_good is None:
+    if observed.last_good is None or (not observed.open_pods and _is_down(observed, now=now)):
         return False
     if live.applied_template is not None and live.applied_template.template == template:
         return False
     return not asked_for_at_once(observed.agent, spec, live.record)
+
+
+def _is_down(observed: Observed, *, now: datetime) -> bool:
+    """Whether it will not serve again by itself: what was tried has failed, or what runs has been out of order for as long as a rollout may take."""
+    live = observed.deployment
+    if live is None or failure.is_over(observed, now=now):
+        return live is not None
+    since = [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None]
+    return diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
 
 
 def asked_for_at_once(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:

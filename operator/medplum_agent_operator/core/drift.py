@@ -4,9 +4,11 @@ The live object may hold more than we render (server defaults, fields of other m
 A field that we no longer render shows in the fingerprint instead, which changes with what is rendered.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
@@ -21,8 +23,15 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-_Step = str | int | tuple[str, Any]
-"""On the way to a field: a key, the number of an item, or the key and value by which an item is known."""
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A step into a list: how the item is called there, its own key and value or else its number, and what it is to be."""
+
+    name: tuple[str, Any] | int
+    wanted: Any
+
+
+_Path = tuple["str | _Item", ...]
 
 
 def first_difference(desired: Any, live: Any) -> str | None:
@@ -61,7 +70,44 @@ def applied_fields(raw: Mapping[str, Any], manager: str) -> Mapping[str, Any]:
     return {}
 
 
-def _is_held(path: tuple[_Step, ...], fields: Mapping[str, Any]) -> bool:
+def kept(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
+    """What was applied, in the form in which the API server keeps it: to write it so changes nothing, whatever has become of that policy.
+
+    Args: as of `first_drift`.
+    """
+    found = copy.deepcopy(applied)
+    for path in list(_differences(applied, live, ())):
+        if _is_held(path, fields):
+            _put(found, live, path)
+    return found
+
+
+def _put(target: Any, live: Any, path: _Path) -> None:
+    """Make a place what it is in `live`, or take it out where it is not there."""
+    *way, last = path
+    for step in way:
+        target, live = _at(target, step), _at(live, step)
+    there = _at(live, last)
+    if isinstance(last, str):
+        if there is None:
+            target.pop(last)
+        else:
+            target[last] = copy.deepcopy(there)
+        return
+    number = target.index(_at(target, last))
+    target[number : number + 1] = [] if there is None else [copy.deepcopy(there)]
+
+
+def _at(value: Any, step: "str | _Item") -> Any:
+    if isinstance(step, str):
+        return value.get(step)
+    if isinstance(step.name, int):
+        return value[step.name]
+    key, name = step.name
+    return next((item for item in value if item.get(key) == name), None)
+
+
+def _is_held(path: _Path, fields: Mapping[str, Any]) -> bool:
     """Whether a field is among these. What is held as a whole, such as a plain list, has nothing below it."""
     for step in path:
         found = _below(step, fields)
@@ -73,25 +119,33 @@ def _is_held(path: tuple[_Step, ...], fields: Mapping[str, Any]) -> bool:
     return True
 
 
-def _below(step: _Step, fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    if isinstance(step, tuple):
-        key, value = step
-        known = ((name, found) for name, found in fields.items() if name.startswith("k:"))
-        return next((found for name, found in known if json.loads(name[2:]).get(key) == value), None)
-    return fields.get(f"f:{step}")
+def _below(step: "str | _Item", fields: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if isinstance(step, str):
+        below: Mapping[str, Any] | None = fields.get(f"f:{step}")
+        return below
+    if not isinstance(step.wanted, dict):
+        return None
+    for name, found in fields.items():
+        # By all keys of the list-map, which may be others than the one by which people know the item. What is left out is a default.
+        keys = json.loads(name[2:]) if name.startswith("k:") else None
+        if keys is None or not keys.keys() & step.wanted.keys():
+            continue
+        if all(step.wanted.get(key, value) == value for key, value in keys.items()):
+            return dict(found)
+    return None
 
 
-def _written(path: tuple[_Step, ...]) -> str:
+def _written(path: _Path) -> str:
     text = ""
     for step in path:
-        if isinstance(step, tuple):
-            text += f"[{step[0]}={step[1]}]"
+        if isinstance(step, str):
+            text += f".{step}"
         else:
-            text += f"[{step}]" if isinstance(step, int) else f".{step}"
+            text += f"[{step.name}]" if isinstance(step.name, int) else f"[{step.name[0]}={step.name[1]}]"
     return text.removeprefix(".")
 
 
-def _differences(desired: Any, live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
+def _differences(desired: Any, live: Any, path: _Path) -> Iterator[_Path]:
     if isinstance(desired, dict):
         if not isinstance(live, dict):
             if desired:
@@ -112,7 +166,7 @@ def _differences(desired: Any, live: Any, path: tuple[_Step, ...]) -> Iterator[t
         yield path
 
 
-def _items(desired: Sequence[Any], live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
+def _items(desired: Sequence[Any], live: Any, path: _Path) -> Iterator[_Path]:
     """Items are told apart by name where all have one of their own, else by place and number, as atomic lists are."""
     if not isinstance(live, list | tuple):
         if desired:
@@ -122,10 +176,10 @@ def _items(desired: Sequence[Any], live: Any, path: tuple[_Step, ...]) -> Iterat
     if None not in names and len(set(names)) == len(names):
         by_name = {_name(item): item for item in live}
         for name, item in zip(names, desired, strict=True):
-            yield from _differences(item, by_name.get(name), (*path, name or 0))
+            yield from _differences(item, by_name.get(name), (*path, _Item(name or 0, item)))
     elif len(desired) == len(live):
         for number, (item, other) in enumerate(zip(desired, live, strict=True)):
-            yield from _differences(item, other, (*path, number))
+            yield from _differences(item, other, (*path, _Item(number, item)))
     else:
         yield path
 
@@ -136,7 +190,7 @@ def _name(item: Any) -> tuple[str, Any] | None:
     return next(((key, item[key]) for key in _NAMED_BY if key in item), None)
 
 
-def _quantities(desired: Mapping[str, Any], live: Any, path: tuple[_Step, ...]) -> Iterator[tuple[_Step, ...]]:
+def _quantities(desired: Mapping[str, Any], live: Any, path: _Path) -> Iterator[_Path]:
     """The API server writes quantities its own way (`0.5` becomes `500m`): compare amounts, not text."""
     for key, value in desired.items():
         other = live.get(key) if isinstance(live, dict) else None

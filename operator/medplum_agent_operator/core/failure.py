@@ -35,7 +35,7 @@ def is_over(observed: Observed, *, now: datetime) -> bool:
     overdue = observed.overdue_at
     if overdue is not None and overdue <= now:
         return True
-    return _told_before(observed, deployment.record) or diagnosis.hopeless(observed)
+    return told_before(observed, deployment.record) or diagnosis.hopeless(observed)
 
 
 def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
@@ -59,7 +59,7 @@ def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: date
     return is_over(observed, now=now)
 
 
-def _told_before(observed: Observed, record: RolloutRecord) -> bool:
+def told_before(observed: Observed, record: RolloutRecord) -> bool:
     """A failure stays one until the agent serves: a container that runs for a moment once more has not mended it."""
     return any(
         entry.started_at == record.started_at and entry.outcome is Outcome.FAILED

@@ -92,8 +92,8 @@ def cannot_become_again(holder: Claim) -> str:
     """Why a failed change of the server is not taken back."""
     name = f"{holder.namespace}/{holder.name}"
     return (
-        f"The change has failed, and what was active before it is not brought back: it ran with another server, and MedplumAgent {name} has that identity "
-        f"by now. The server would send each message for a device to both. Nothing was changed. It goes on by itself when {name} has been deleted and its "
+        f"The change has failed, and what was active before it is not brought back: it ran with another server, and MedplumAgent {name} holds that identity "
+        f"by now: the server would send each message for a device to both. Nothing was changed. It goes on by itself when {name} has been deleted and its "
         "pods are gone; or mend the cause of the failure, or set spec.server to a server that can be reached."
     )
 

@@ -11,7 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core import backup, downtime, drain, messages, prepull, progress
-from medplum_agent_operator.core.actions import Apply, compared, supporting
+from medplum_agent_operator.core.actions import Apply, as_kept, compared, supporting
 from medplum_agent_operator.core.checks import first_blocker
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
@@ -85,7 +85,8 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         record=record,
         last_good=last_good(observed, begins=begins),
     )
-    change = compared(body, None if deployment is None else deployment.raw, disruptive=begins)
+    written = body if begins else as_kept(body, deployment)
+    change = compared(written, None if deployment is None else deployment.raw, disruptive=begins)
     actions = (*saving, *supporting(observed, spec, config), *change)
     if begins:
         state = progress.beginning(observed, record, spec, now=now)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import failure, progress
-from medplum_agent_operator.core.actions import compared, supporting
+from medplum_agent_operator.core.actions import as_kept, compared, supporting
 from medplum_agent_operator.core.notes import RolloutRecord
 from medplum_agent_operator.core.progress import Progress
 from medplum_agent_operator.core.records import current, noted_last_good, roll_back
@@ -68,7 +68,7 @@ def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: Rollou
         record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
         last_good=noted_last_good(observed),
     )
-    actions = (*supporting(observed, before, this.config), *compared(body, live.raw))
+    actions = (*supporting(observed, before, this.config), *compared(as_kept(body, live), live.raw))
     # The next pass finds the latch, and tells of it.
     plan = told(this, state, actions=actions, record=record)
     return replace(plan, findings=(), silent=True, look_again_at=this.now)

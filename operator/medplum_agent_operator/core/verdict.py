@@ -11,7 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core import messages
 from medplum_agent_operator.core.approval import Approval, judge
-from medplum_agent_operator.core.failure import latched
+from medplum_agent_operator.core.failure import latched, told_before
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.model import Config, Observed
 from medplum_agent_operator.core.notes import Change
@@ -98,9 +98,15 @@ def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersi
             target=target,
             approval=approval,
             serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-            under_way=None if observed.settled or observed.record is None else observed.record.to,
+            under_way=_under_way(observed),
         ),
     )
+
+
+def _under_way(observed: Observed) -> str | None:
+    """The version of a rollout that has not ended yet, one way or the other; None where there is none."""
+    record = observed.record
+    return None if record is None or observed.settled or told_before(observed, record) else record.to
 
 
 def spec_before(observed: Observed) -> MedplumAgentSpec | None:

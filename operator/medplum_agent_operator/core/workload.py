@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.drift import applied_fields, first_drift
+from medplum_agent_operator.core.drift import applied_fields, first_drift, kept
 from medplum_agent_operator.core.notes import AppliedTemplate, LastGood, RolloutRecord
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.version import AgentVersion, version_of
@@ -167,8 +167,19 @@ class Workload:
         """
         if (template["metadata"].get("annotations") or {}).get(names.TEMPLATE_HASH) != self.template_hash:
             return True
+        return first_drift(template, self.template, self._held) is not None
+
+    def kept(self, template: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The template that was applied, as the API server keeps it: written so, it replaces no pod, whatever has become of that policy."""
+        found: Mapping[str, Any] = kept(template, self.template, self._held)
+        return found
+
+    @property
+    def _held(self) -> Mapping[str, Any]:
+        """Which fields of the live template are ours."""
         spec = applied_fields(self.raw, names.MANAGED_BY).get("f:spec") or {}
-        return first_drift(template, self.template, spec.get("f:template") or {}) is not None
+        found: Mapping[str, Any] = spec.get("f:template") or {}
+        return found
 
     def mark(self, annotation: str) -> str:
         """What an annotation of the live template says; empty where it is not there."""
