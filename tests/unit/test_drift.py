@@ -33,6 +33,7 @@ DRIFT = [
     ),
     pytest.param({"args": ["b"]}, None, id="a plain list is held as a whole"),
     pytest.param({"args": []}, None, id="its length too"),
+    pytest.param({"args": ["a", "b"]}, None, id="one more"),
     pytest.param(
         {"env": [{"name": "A", "valueFrom": {"ref": {"key": "b"}}}]},
         None,
@@ -80,6 +81,12 @@ def test_an_item_is_known_by_all_its_keys(key: str, item: dict[str, Any], other:
     assert None is first_drift(applied, live, fields)
     assert live == kept(applied, live, fields)
     assert None is not first_drift(applied, live, {f"f:{key}": {'k:{"name":"b"}': {f"f:{changed}": {}}}})
+
+
+def test_of_two_that_are_alike_the_right_one_is_kept() -> None:
+    """By its place."""
+    applied, live = {"args": ["a", "a", "b"]}, {"args": ["a", "x", "b"]}
+    assert live == kept(applied, live, {"f:args": {}})
 
 
 def test_what_is_not_there_any_more_is_left_out() -> None:

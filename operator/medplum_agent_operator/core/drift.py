@@ -94,7 +94,7 @@ def _put(target: Any, live: Any, path: _Path) -> None:
         else:
             target[last] = copy.deepcopy(there)
         return
-    number = target.index(_at(target, last))
+    number = last.name if isinstance(last.name, int) else target.index(_at(target, last))
     target[number : number + 1] = [] if there is None else [copy.deepcopy(there)]
 
 
