@@ -21,7 +21,7 @@ from tests.simulated_cluster.pods import SimulatedFetch, drain_seconds
 from tests.simulated_cluster.workloads import NODES, Workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from medplum_agent_operator.core.findings import Finding
@@ -326,6 +326,19 @@ class SimulatedCluster(Workloads):
         """https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#complete-deployment."""
         counts = [status[key] for key in ("replicas", "updatedReplicas", "availableReplicas")]
         return counts == [1, 1, 1] and status["conditions"][0]["reason"] == "NewReplicaSetAvailable"
+
+    def until(self, reached: Callable[[], bool], *, seconds: int = 300) -> SimulatedCluster:
+        """Let everybody work until something is so.
+
+        Raises:
+            AssertionError: when that does not happen within so many seconds.
+        """
+        for _ in range(seconds):
+            if reached():
+                return self
+            self.reconcile()
+            self.tick()
+        raise AssertionError(f"not within {seconds} s: {self.status.plan}")
 
     def settle(self, *, seconds: int = 120, operator: bool = True) -> SimulatedCluster:
         """Let everybody work until nothing changes any more.

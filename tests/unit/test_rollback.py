@@ -77,9 +77,7 @@ def test_while_it_goes_back_that_is_said() -> None:
     """RollingBack, with the cause; then the failure stays."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
     cluster.settle().tick(61)
-    while cluster.record.rolled_back_from is None or cluster.plans[-1].begins is not None:
-        cluster.reconcile()
-        cluster.tick()
+    cluster.until(lambda: cluster.record.rolled_back_from is not None and cluster.plans[-1].begins is None)
     assert Phase.ROLLING_BACK is cluster.status.phase
     assert (cluster.status.plan or "").startswith("The change to 4.2.3 has failed: ")
     assert "Going back to 5.1.15, exactly as it was by stopping first" in (cluster.status.plan or "")
@@ -134,9 +132,7 @@ def test_what_fails_while_the_way_back_is_under_way_leads_to_the_same() -> None:
     """4.2.3 failed, 5.1.15 is on its way back and not there yet, 5.1.16 is asked for and fails as well."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
     cluster.never_ready.add("5.1.16")
-    while cluster.record.rolled_back_from is None:
-        cluster.tick()
-        cluster.reconcile()
+    cluster.until(lambda: cluster.record.rolled_back_from is not None)
     assert "5.1.15" not in cluster.running
     cluster.edit(version="5.1.16").settle().wait_for_deadline()
     assert ("5.1.16", "5.1.15", ["5.1.15"]) == (cluster.record.rolled_back_from, cluster.record.to, cluster.running)
@@ -654,9 +650,7 @@ def test_what_serves_comes_back_although_what_was_active_before_is_newer() -> No
 def test_a_change_goes_back_to_what_it_went_from_even_if_that_was_active_unseen() -> None:
     """5.1.15 became active while the operator was away and was restarted by hand: no failure of 5.1.16 leads below it."""
     cluster = installed("4.2.3").edit(version="5.1.15")
-    while cluster.applied_version != "5.1.15":
-        cluster.reconcile()
-        cluster.tick()
+    cluster.until(lambda: cluster.applied_version == "5.1.15")
     cluster.settle(operator=False).restart_pods().tick()
     cluster.never_ready.add("5.1.16")
     cluster.edit(version="5.1.16").settle().wait_for_deadline()

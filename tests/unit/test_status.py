@@ -74,9 +74,7 @@ def test_history_tells_who_approved_a_downgrade_that_was_given_up_too(outcome: O
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1042").edit(version="4.2.3")
     cluster.agent["metadata"]["managedFields"] = BY_KUBECTL
     cluster.never_ready.add("4.2.3")
-    while cluster.applied_version != "4.2.3":
-        cluster.reconcile()
-        cluster.tick()
+    cluster.until(lambda: cluster.applied_version == "4.2.3")
     cluster.reconcile()
     if outcome is Outcome.FAILED:
         cluster.settle().wait_for_deadline()

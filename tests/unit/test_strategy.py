@@ -302,9 +302,7 @@ def test_a_version_that_serves_is_gone_down_from_although_nobody_noted_that_it_b
 def test_what_may_have_served_before_its_pods_were_restarted_by_hand_is_gone_down_from() -> None:
     """It became active while the operator was away, and its new pod is not up yet: the Deployment's conditions tell nothing of that."""
     cluster = installed("4.2.3").edit(version="5.1.15")
-    while cluster.applied_version != "5.1.15":
-        cluster.reconcile()
-        cluster.tick()
+    cluster.until(lambda: cluster.applied_version == "5.1.15")
     cluster.settle(operator=False).restart_pods().tick()
     assert () == cluster.observe().serving_pods
     change, _ = asked(cluster, "4.2.3")
@@ -324,8 +322,6 @@ def test_restarted_by_hand_a_handoff_is_aborted_freely_while_the_old_agent_serve
 def test_an_approved_downgrade_that_is_not_done_approves_no_other() -> None:
     """Its pod is ready, but has not been so for long enough: what was active last is still what one goes down from."""
     cluster = installed("4.2.4").annotate("4.1.12 CHG-1").edit(version="4.1.12")
-    while not cluster.observe().serving_pods or "4.1.12" not in cluster.running:
-        cluster.reconcile()
-        cluster.tick()
+    cluster.until(lambda: bool(cluster.observe().serving_pods) and "4.1.12" in cluster.running)
     change, _ = asked(cluster, "4.2.3")
     assert Change.DOWNGRADE is change
