@@ -370,11 +370,12 @@ async def test_a_busy_port_is_waited_for() -> None:
     async with medplum(f"mllp://0.0.0.0:{port}") as server:
         squatter = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", port)
         async with running_agent(server, "4.2.1"):
+            await until(lambda: 1 == len(server.book.connections))
             await asyncio.sleep(0.2)
             squatter.close()
             async with device(port) as one:
                 await one.send_message("M1")
-                await one.receive()
+                assert b"MSA|AA|M1" in await one.receive()
 
 
 async def test_never_ready() -> None:

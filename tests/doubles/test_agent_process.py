@@ -182,7 +182,7 @@ async def test_arguments_in_place_of_the_file(tmp_path: Path) -> None:
     async with medplum(f"mllp://0.0.0.0:{port}") as server:
         arguments = (f"http://127.0.0.1:{server.port}/", "client", "secret", "a1")
         async with agent_process(tmp_path, free_port(), "5.1.15", *arguments), device(port):
-            pass
+            assert 1 == len(server.book.connections)
 
 
 async def test_exit_after_the_start_and_late_start(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
             '{"change":"None","to":"5.1.15","strategy":"Recreate","startedAt":"2026-09-01T12:00:00"}',
             id="no zone",
         ),
+        pytest.param(
+            names.ROLLOUT,
+            '{"change":"None","to":"5.1.15","strategy":"Recreate","startedAt":"2026-09-01T12:00:00Z","stops":'
+            + "9" * 5000
+            + "}",
+            id="a number that no change has",
+        ),
         pytest.param(names.APPLIED_TEMPLATE, '{"revision":1,"template":{"spec":{"containers":[]}}}', id="no agent"),
         pytest.param(
             names.APPLIED_TEMPLATE,

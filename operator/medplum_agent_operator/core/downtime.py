@@ -40,11 +40,13 @@ def is_bound(
 
 def _is_down(observed: Observed, *, now: datetime) -> bool:
     """Whether it will not serve again by itself: what was tried has failed, or what runs has been out of order for as long as a rollout may take."""
-    live = observed.deployment
-    if live is None or failure.is_over(observed, now=now):
-        return live is not None
-    since = [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None]
-    return diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
+    if failure.is_over(observed, now=now):
+        return True
+    live, since = (
+        observed.deployment,
+        [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None],
+    )
+    return live is not None and diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
 
 
 def asked_for_at_once(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:

@@ -75,10 +75,12 @@ def kept(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
 
     Args: as of `first_drift`.
     """
+    paths = [path for path in _differences(applied, live, ()) if _is_held(path, fields)]
+    if not paths:
+        return applied
     found = copy.deepcopy(applied)
-    for path in list(_differences(applied, live, ())):
-        if _is_held(path, fields):
-            _put(found, live, path)
+    for path in paths:
+        _put(found, live, path)
     return found
 
 
@@ -172,11 +174,11 @@ def _items(desired: Sequence[Any], live: Any, path: _Path) -> Iterator[_Path]:
         if desired:
             yield path
         return
-    names = [_name(item) for item in desired]
-    if None not in names and len(set(names)) == len(names):
+    names = [name for item in desired if (name := _name(item)) is not None]
+    if len(set(names)) == len(desired):
         by_name = {_name(item): item for item in live}
         for name, item in zip(names, desired, strict=True):
-            yield from _differences(item, by_name.get(name), (*path, _Item(name or 0, item)))
+            yield from _differences(item, by_name.get(name), (*path, _Item(name, item)))
     elif len(desired) == len(live):
         for number, (item, other) in enumerate(zip(desired, live, strict=True)):
             yield from _differences(item, other, (*path, _Item(number, item)))

@@ -82,17 +82,15 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
     if noted is None and live.template_hash == _seal(ours):
         return _fresh(ours)
     # What an older release wrote without a note of it is taken as the API server keeps it.
-    applied = noted or AppliedTemplate(0, live.template)
+    applied, refreshed = noted or AppliedTemplate(0, live.template), refreshes and _asked_for(observed)
     if _unchanged(spec, live.applied_spec, render, ours):
-        return _kept(applied, ours, refreshed=refreshes and _asked_for(observed))
+        return _kept(applied, ours, refreshed=refreshed)
     if (
         not observed.became_active
         and (good := live.last_good) is not None
         and _unchanged(spec, good.spec, render, ours)
     ):
-        return _kept(
-            good.applied, ours, refreshed=refreshes and _asked_for(observed)
-        )  # given up for what still runs: its pod is to stay
+        return _kept(good.applied, ours, refreshed=refreshed)  # given up for what still runs: its pod is to stay
     return _fresh(ours)
 
 

@@ -17,6 +17,7 @@ from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.version import AgentVersion, version_of
 
 _LONGEST_NUMBER: Final = 10
+"""Digits; somebody wrote what is longer by hand."""
 
 
 @dataclass(frozen=True, slots=True)
