@@ -86,6 +86,7 @@ class Operator:
             # Before Kopf: it cancels, at its end, whatever was started after it.
             for name, work in (
                 ("resync", resync.forever(every_seconds=settings.resync_seconds)),
+                ("resync of changes", resync.of_changes_forever()),
                 ("gates", gates.forever(queue.add)),
             ):
                 stack.callback(asyncio.create_task(work, name=name).cancel)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every write in every mode. Without it some are left out where `EVERY` does not name the case."""
 MOST_TELLING = ("install", "handoff", "forced downgrade")
+UNREACHED = 5
+"""One in so many may have no such write: how often status is written depends on how quickly one thing follows another."""
 EVERY = {("handoff", Mode.KILLED), ("forced downgrade", Mode.KILLED)}
 
 pytestmark = pytest.mark.timeout(1800 if ALL else 900)
@@ -42,8 +44,9 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
     counted and ends compared. One test for all modes of a scenario, so that this is learned once.
     """
     undisturbed = await learned(clinics, SCENARIOS[name], known)
-    assert undisturbed.fewest > 0
     assert 1 == len(set(undisturbed.acts))
+    (acts,) = set(undisturbed.acts)
+    assert len(acts) > 0
     assert [[], []] == [differences(undisturbed.digests[0], other) for other in undisturbed.digests[1:]]
     played = cases(name, len(undisturbed.writes))
     found = [
@@ -51,9 +54,9 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
     ]
     assert [len(numbers) for _, numbers in played] == [len(runs) for _, runs in found]
     assert [] == [f"{mode}, {run}" for mode, runs in found for run in runs if run.faults]
-    assert [] == [
-        f"{mode}, {run}" for mode, runs in found for run in runs if not run.reached and run.number <= undisturbed.fewest
-    ]
+    unreached = [(mode, run) for mode, runs in found for run in runs if not run.reached]
+    assert [] == [f"{mode}, {run}" for mode, run in unreached if run.number <= len(acts)]
+    assert len(unreached) <= sum(len(runs) for _, runs in found) // UNREACHED
 
 
 async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics) -> None:

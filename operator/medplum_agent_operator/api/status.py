@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -21,6 +21,10 @@ class Phase(StrEnum):
     ROLLING_BACK = "RollingBack"
     FAILED = "Failed"
     PAUSED = "Paused"
+
+
+UNDER_WAY: Final = frozenset({Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phase.ROLLING_BACK})
+"""The phases in which a change is being made."""
 
 
 class Strategy(StrEnum):

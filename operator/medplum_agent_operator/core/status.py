@@ -12,6 +12,7 @@ from typing import Final
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import (
+    UNDER_WAY,
     Condition,
     ConditionStatus,
     HistoryApproval,
@@ -30,7 +31,6 @@ from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.core.traffic import Told
 
 LONGEST_HISTORY: Final = 10
-_UNDER_WAY: Final = {Phase.INSTALLING, Phase.HANDING_OFF, Phase.RECREATING, Phase.ROLLING_BACK}
 
 
 def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentStatus:
@@ -200,7 +200,7 @@ def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
 def plan_conditions(plan: Plan, *, serving: bool) -> dict[ConditionType, Told]:
     """What each condition says: whether it holds, the reason, the message."""
     ready = plan.phase is Phase.RUNNING and serving
-    under_way = plan.phase in _UNDER_WAY
+    under_way = plan.phase in UNDER_WAY
     stalled = plan.phase is Phase.FAILED
     waiting = plan.phase is Phase.AWAITING_APPROVAL
     # No pod names and no counts: what changes within a handoff must not cost a write.

@@ -39,13 +39,11 @@ class Learned:
 
     Attributes:
         writes: of the run that had most of them. How often status is written depends on how quickly one thing follows another.
-        fewest: how many there were in the run that had the fewest.
         acts: of each run, what it wrote besides status and Events.
         digests: how each ended.
     """
 
     writes: tuple[str, ...]
-    fewest: int
     acts: tuple[tuple[str, ...], ...]
     digests: tuple[dict[str, Any], ...] = field(repr=False)
 
@@ -72,7 +70,7 @@ async def learn(clinics: Clinics, scenario: Scenario) -> Learned:
     """Play the scenario undisturbed, some times."""
     runs = await asyncio.gather(*(_undisturbed(clinics, scenario) for _ in range(LEARNING_RUNS)))
     writes = sorted((writes for writes, _ in runs), key=len)
-    return Learned(writes[-1], len(writes[0]), tuple(map(_acts, writes)), tuple(found for _, found in runs))
+    return Learned(writes[-1], tuple(map(_acts, writes)), tuple(found for _, found in runs))
 
 
 async def learned(clinics: Clinics, scenario: Scenario, known: dict[str, Learned]) -> Learned:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tests.behaviour.faults.spell import Answer, Call, Cut, Spell, hit
 
@@ -147,11 +147,18 @@ async def _deafen(proxy: HttpProxy, spell: Spell) -> None:
     hit(spell)
 
 
-def _last_event(code: int, reason: str) -> Disturb:
+def _error(code: int, reason: str) -> dict[str, Any]:
+    """The event with which a watch ends."""
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": ""}
+    return {"type": "ERROR", "object": status}
 
+
+EXPIRED: Final = _error(410, "Expired")
+
+
+def _last_event(event: dict[str, Any]) -> Disturb:
     async def disturb(proxy: HttpProxy, spell: Spell) -> None:
-        spell.struck_calls += await proxy.end_watches({"type": "ERROR", "object": status})
+        spell.struck_calls += await proxy.end_watches(event)
 
     return disturb
 
@@ -182,10 +189,10 @@ KINDS: Final = (
     Kind("watches cut", disturb=_cut),
     Kind("watches cut, new ones never answered", _watch_never_answered, disturb=_cut, longest_pause=WATCH_SECONDS),
     Kind("watches silent", disturb=_deafen, share=0.0, resync_seconds=5),
-    Kind("watches ended by 410 Gone", disturb=_last_event(410, "Expired")),
-    Kind("watches ended by a 500", disturb=_last_event(500, "InternalError"), ends_operator=True),
+    Kind("watches ended by 410 Gone", disturb=_last_event(EXPIRED)),
+    Kind("watches ended by a 500", disturb=_last_event(_error(500, "InternalError")), ends_operator=True),
     Kind("stale LISTs", _stale, seconds=8.0, resync_seconds=5),
-    Kind("stale LISTs after 410 Gone", _stale, disturb=_last_event(410, "Expired")),
+    Kind("stale LISTs after 410 Gone", _stale, disturb=_last_event(EXPIRED)),
     *(
         Kind("a bit of everything", _anything, _any_answer, _cut, share=0.5, seed=seed, seconds=10.0, longest_pause=16)
         for seed in "123"

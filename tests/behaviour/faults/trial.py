@@ -78,7 +78,7 @@ async def attempt(clinics: Clinics, scenario: Scenario, kind: Kind, learned: Lea
         proxy = await clinic.start_operator(spell, *flags)
         await scenario.begin(clinic)
         await quiet(spell)
-        await _resynced(clinic)
+        await resynced(clinic)
         spells: list[asyncio.Task[None]] = []
 
         def begin_to_be_ill() -> None:
@@ -135,7 +135,7 @@ async def _restart(clinic: Clinic, kubeconfig: Path, *flags: str) -> None:
                 await asyncio.sleep(1)  # it ended at once, as where nothing can be read
 
 
-async def _resynced(clinic: Clinic) -> None:
+async def resynced(clinic: Clinic) -> None:
     """Wait until the two resyncs soon after an operator's start are over: nothing is to be found by them."""
     operator = clinic.operators[-1]
     await asyncio.sleep(max(0.0, clinic.started[operator.process.pid] + AFTER_START_SECONDS - time.monotonic()))
@@ -143,7 +143,7 @@ async def _resynced(clinic: Clinic) -> None:
 
 async def _rests(clinic: Clinic, spell: Spell, kind: Kind) -> tuple[str, ...]:
     """When all is over nothing is asked any more; with frequent resyncs only that."""
-    await _resynced(clinic)
+    await resynced(clinic)
     before = dict(spell.calls)
     await asyncio.sleep(QUIET_SECONDS)
     asked = {purpose: count - before.get(purpose, 0) for purpose, count in spell.calls.items()}
