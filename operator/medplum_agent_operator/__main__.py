@@ -22,7 +22,7 @@ from medplum_agent_operator.adapters.health import Probe, serve
 from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Config, Key
-from medplum_agent_operator.errors import ClusterError, ConflictError, StartupError
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
 from medplum_agent_operator.reconcile import Reconciler
 from medplum_agent_operator.resync import Resync
 from medplum_agent_operator.settings import Settings
@@ -165,14 +165,22 @@ async def _listen(probes: dict[str, Probe], settings: Settings) -> AsyncIterator
 
 
 async def _own_image(kube: Kube, settings: Settings) -> str | None:
-    """The image of the operator's own pod; None where it runs in none, or may not look."""
+    """The image of the operator's own pod; None where it runs in none, or may not look.
+
+    Raises:
+        StartupError: when the API server does not say, for now: to go on without an image would be to make no gate until the next start.
+    """
     if not settings.pod or not settings.pod_namespace:
         return None
     try:
         pod = await kube.get("Pod", settings.pod_namespace, settings.pod)
-    except ClusterError as fault:
+    except RefusedError as fault:
         log.warning("no gate can be made: the operator's own image is not known, set --gate-image: %s", fault)
         return None
+    except ClusterError as fault:
+        raise StartupError(
+            f"The operator cannot read its own pod: {fault} Is the API server there? Or set --gate-image."
+        ) from fault
     containers = ((pod or {}).get("spec") or {}).get("containers") or [{}]
     image = next((one for one in containers if one.get("name") == "operator"), containers[0]).get("image")
     return str(image) if image else None

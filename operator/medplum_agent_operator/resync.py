@@ -122,3 +122,5 @@ async def _repeated(work: Callable[[], Awaitable[None]], pauses: Iterable[float]
             await work()
         except ClusterError as fault:
             log.warning("resync failed and is tried again: %s", fault)
+        except Exception as fault:  # noqa: BLE001 - without it what watches lose would stay lost, and nobody would know
+            log.error("resync failed by a bug and is tried again", exc_info=fault)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,10 +19,22 @@ from tests.cluster import wait_for
 from tests.operator_process import NAMESPACE, PROGRAM, ROOT, SERVICE_ACCOUNT, start_operator
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tests.behaviour.world import World
     from tests.cluster import Cluster
+
+
+def refused_start(kubeconfig: Path, log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """Start an operator that ends soon by itself, with exit code 2. Returns what it said."""
+    operator = start_operator(kubeconfig, log, *arguments, environment=environment)
+    try:
+        assert 2 == operator.process.wait(20)
+    finally:
+        if operator.process.poll() is None:
+            operator.kill()
+    return operator.log.read_text()
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -77,9 +92,55 @@ def test_missing_crd_is_told_with_the_command_that_installs_it(cluster: Cluster,
     kubeconfig["clusters"][0]["cluster"]["server"] += "/nothing-here"
     path = tmp_path / "config"
     path.write_text(json.dumps(kubeconfig))
-    operator = start_operator(path, tmp_path / "log")
-    assert 2 == operator.process.wait(20)
-    assert "kubectl apply -f crds/medplumagents.yaml" in operator.log.read_text()
+    assert "kubectl apply -f crds/medplumagents.yaml" in refused_start(path, tmp_path / "log")
+
+
+@contextmanager
+def api_server(answer: Callable[[str], tuple[int, bytes]], folder: Path) -> Iterator[Path]:
+    """Something on loopback that gives each GET of a path this status and body; and a kubeconfig that takes it for an API server."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        answering = Thread(target=server.serve_forever)
+        answering.start()
+        try:
+            context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+            cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}
+            user = {"name": "u", "user": {"token": "t"}}
+            config = {"current-context": "c", "contexts": [context], "clusters": [cluster], "users": [user]}
+            kubeconfig = folder / "config"
+            kubeconfig.write_text(json.dumps(config))
+            yield kubeconfig
+        finally:
+            server.shutdown()
+            answering.join()
+
+
+def test_a_web_page_in_the_api_server_s_place_is_told(tmp_path: Path) -> None:
+    """A proxy's page for signing in, with the status of success: exit 2 and its words, no trace of a bug."""
+    with api_server(lambda _: (200, b"<html>Please sign in</html>"), tmp_path) as kubeconfig:
+        said = refused_start(kubeconfig, tmp_path / "log")
+    assert "Please sign in" in said
+    assert "is it the right one?" in said
+    assert "Traceback" not in said
+
+
+def test_an_operator_that_cannot_read_its_own_pod_for_now_does_not_start(tmp_path: Path) -> None:
+    """It would make no gate until somebody started it again, for one answer that did not come."""
+
+    def answer(path: str) -> tuple[int, bytes]:
+        return (503, b"") if path.endswith("/pods/me") else (200, b'{"items": []}')
+
+    own = {"MEDPLUM_AGENT_OPERATOR_POD": "me", "MEDPLUM_AGENT_OPERATOR_POD_NAMESPACE": "operators"}
+    with api_server(answer, tmp_path) as kubeconfig:
+        assert "cannot read its own pod" in refused_start(kubeconfig, tmp_path / "log", environment=own)
 
 
 def test_missing_rights_are_told_with_the_place_where_they_are_written(
@@ -87,10 +148,9 @@ def test_missing_rights_are_told_with_the_place_where_they_are_written(
 ) -> None:
     """A service account without rights: exit 2, what was forbidden, and where the rights are."""
     installed.kubectl("create", "serviceaccount", "nobody", "-n", namespace)
-    operator = start_operator(installed.service_account_kubeconfig(namespace, "nobody"), tmp_path / "log")
-    assert 2 == operator.process.wait(20)
-    assert "forbidden" in operator.log.read_text()
-    assert "manifests/base" in operator.log.read_text()
+    said = refused_start(installed.service_account_kubeconfig(namespace, "nobody"), tmp_path / "log")
+    assert "forbidden" in said
+    assert "manifests/base" in said
 
 
 def test_missing_right_on_nodes_is_told_with_both_ways_out(installed: Cluster, namespace: str, tmp_path: Path) -> None:
@@ -105,9 +165,7 @@ def test_missing_right_on_nodes_is_told_with_both_ways_out(installed: Cluster, n
     installed.kubectl("create", "serviceaccount", "no-nodes", "-n", namespace)
     installed.apply(role, namespace=namespace)
     kubeconfig = installed.service_account_kubeconfig(namespace, "no-nodes")
-    operator = start_operator(kubeconfig, tmp_path / "log", "--namespaces", namespace)
-    assert 2 == operator.process.wait(20)
-    said = operator.log.read_text()
+    said = refused_start(kubeconfig, tmp_path / "log", "--namespaces", namespace)
     assert "medplum-agent-operator-nodes" in said
     assert "--no-watch-nodes" in said
     without = start_operator(kubeconfig, tmp_path / "log-2", "--namespaces", namespace, "--no-watch-nodes")

@@ -119,8 +119,9 @@ async def test_a_whole_fleet_on_the_move_is_listed_at_once(number: int, asked: i
     assert (asked == 1) is (("Pod", None) in api.asked)
 
 
-async def test_a_list_that_fails_is_tried_again() -> None:
-    """Changes are not left alone because an API server was away for a moment."""
+@pytest.mark.parametrize("fault", [ClusterError("away", status=503), KeyError("items")])
+async def test_a_list_that_fails_is_tried_again(fault: Exception) -> None:
+    """Changes are not left alone because an API server was away for a moment, or said something that nobody expected."""
     again = asyncio.Event()
 
     class Away(Pods):
@@ -132,7 +133,7 @@ async def test_a_list_that_fails_is_tried_again() -> None:
             """Raise; then answer."""
             if not self.asked:
                 self.asked.append((kind, namespace))
-                raise ClusterError("away", status=503)
+                raise fault
             again.set()
             return await super().list(kind, namespace, selector=selector)
 

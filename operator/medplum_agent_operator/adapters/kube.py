@@ -193,7 +193,11 @@ class Kube:
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(f"{method} {path}", response.status, content)
-        result: dict[str, Any] = json.loads(content)
+        try:
+            result: dict[str, Any] = json.loads(content)
+        except ValueError as fault:
+            words = content[:300].decode(errors="replace")
+            raise ClusterError(f"{method} {path} was answered with {response.status} and no JSON: {words}") from fault
         return result
 
 

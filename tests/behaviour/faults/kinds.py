@@ -88,6 +88,12 @@ async def _plain_text(spell: Spell, call: Call) -> Answer:
     return Answer(502, b"<html>502 Bad Gateway</html>", {"Content-Type": "text/html"})
 
 
+async def _web_page(spell: Spell, call: Call) -> Answer:
+    del call
+    hit(spell)
+    return Answer(200, b"<html>Please sign in</html>", {"Content-Type": "text/html"})
+
+
 async def _no_answer(spell: Spell, call: Call) -> Answer | None:
     """The call is never carried out, and nothing is said until nobody listens any more."""
     del call
@@ -178,6 +184,7 @@ KINDS: Final = (
     Kind("503", _says(503, "ServiceUnavailable")),
     Kind("429 with Retry-After", _says(429, "TooManyRequests", **{"Retry-After": "1"})),
     Kind("502 of a load balancer, no JSON", _plain_text),
+    Kind("200 with a web page", _web_page),
     Kind("409 for every write", _conflict),
     Kind("403 for writes of Deployments", _forbid_deployments, longest_pause=REFUSED_SECONDS),
     Kind("403 for pods", _forbid_pods),
