@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
 # The operator's image. Build: docker build -t medplum-agent-operator:0.1.0 .
-# Both stages stand on the same base: any image with Python 3.11 or newer, its venv module and awk.
-ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim
+# Both stages stand on the same base: any image with Python 3.11 or newer, its venv module and awk. Not 3.13 unless you know your cluster's
+# CA: from there on Python refuses one without key identifiers, as clusters have that were made years ago (kubernetes-client/python#2394).
+ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ARG SOURCE_DATE_EPOCH=315532800

@@ -8,21 +8,23 @@ import asyncio
 import platform
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import kopf
 
 from medplum_agent_operator import handlers
 from medplum_agent_operator.adapters.gates import GateReports
-from medplum_agent_operator.adapters.health import Probe, serve
+from medplum_agent_operator.adapters.health import serve
 from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Config, Key
-from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
+from medplum_agent_operator.errors import ClusterError, ConflictError, StartupError
+from medplum_agent_operator.first_look import Surroundings, look_around, until_answered, until_readable
 from medplum_agent_operator.reconcile import Reconciler
 from medplum_agent_operator.resync import Resync
 from medplum_agent_operator.settings import Settings
@@ -35,6 +37,14 @@ STUCK_AFTER_SECONDS: Final = 300.0
 """An agent that waited that long for its turn means that the workers hang."""
 GRACE_SECONDS: Final = 1.2
 """What passes in hand get to finish after SIGTERM."""
+DEAF_AFTER_SECONDS: Final = 120.0
+"""A kind of which no watch has told by then is not watched, if there are objects of it: Kopf looks once at its start which kinds there are."""
+
+T = TypeVar("T")
+
+
+class _ToldToStopError(Exception):
+    """SIGTERM or SIGINT, before the watches began."""
 
 
 class Operator:
@@ -43,8 +53,12 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cache = Cache()
+        self._queue: WorkQueue | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._heard: set[str] = set()
+        """The kinds of which a watch has told something."""
+        self._watching_since: float | None = None
         self._stop = asyncio.Event()
-        self._watching = asyncio.Event()
 
     async def run(self) -> int:
         """Run until told to stop. Returns the exit code.
@@ -52,55 +66,88 @@ class Operator:
         Raises:
             StartupError: when something that it needs is not there.
         """
-        settings = self._settings
+        self._catch_signals()
         async with AsyncExitStack() as stack:
-            kube = await stack.enter_async_context(
-                Kube.connect(
-                    timeout_seconds=settings.request_timeout_seconds, user_agent=f"medplum-agent-operator/{_version()}"
-                )
-            )
-            gates = GateReports(self._cache)
-            reconciler = Reconciler(
-                kube,
-                self._cache,
-                gates,
-                config=Config(
-                    image_repository=settings.image_repository,
-                    nodes_watched=settings.watch_nodes,
-                    gate_image=settings.gate_image or await _own_image(kube, settings),
-                    namespaces=settings.namespaces,
-                ),
-                clock=lambda: datetime.now(UTC),
-                identity=platform.node(),
-            )
-            queue = WorkQueue(
-                reconciler, on_failure=_tell, workers=settings.workers, timeout_seconds=PASS_TIMEOUT_SECONDS
-            )
-            resync = Resync(kube, self._cache, queue.add, namespaces=settings.namespaces, nodes=settings.watch_nodes)
-            self._catch_signals()
-            await _first_look(resync)
-            probes = {"/healthz": lambda: _health(queue), "/readyz": lambda: self._readiness(queue)}
-            port = await stack.enter_async_context(_listen(probes, settings))
-            queue.start()
-            stack.push_async_callback(queue.stop, grace_seconds=GRACE_SECONDS)
-            # Before Kopf: it cancels, at its end, whatever was started after it.
-            for name, work in (
-                ("resync", resync.forever(every_seconds=settings.resync_seconds)),
-                ("resync of changes", resync.of_changes_forever()),
-                ("gates", gates.forever(queue.add)),
-            ):
-                stack.callback(asyncio.create_task(work, name=name).cancel)
-            where = ", ".join(settings.namespaces) or "all namespaces"
-            log.info("medplum-agent-operator %s watches %s; health on port %d", _version(), where, port)
-            return await self._watch(queue)
+            port = await stack.enter_async_context(self._listen())
+            log.info("medplum-agent-operator %s starts; health on port %d", _version(), port)
+            try:
+                return await self._run(stack)
+            except _ToldToStopError:
+                return 0
 
-    async def _watch(self, queue: WorkQueue) -> int:
+    async def _run(self, stack: AsyncExitStack) -> int:
+        settings = self._settings
+        agent, timeout_seconds = f"medplum-agent-operator/{_version()}", settings.request_timeout_seconds
+        kube = await stack.enter_async_context(Kube.connect(timeout_seconds=timeout_seconds, user_agent=agent))
+        where = await self._unless_stopped(until_answered(partial(look_around, kube, settings)))
+        gates = GateReports(self._cache)
+        queue = self._queue_of(kube, gates, where)
+        resync = Resync(kube, self._cache, queue.add, namespaces=where.namespaces, nodes=settings.watch_nodes)
+        # The cache is filled before anything is decided.
+        await self._unless_stopped(until_answered(resync.once))
+        queue.start()
+        self._queue = queue
+        stack.push_async_callback(queue.stop, grace_seconds=GRACE_SECONDS)
+        # Before Kopf: it cancels, at its end, whatever was started after it.
+        self._begin(stack, "resync", resync.forever(every_seconds=settings.resync_seconds))
+        self._begin(stack, "resync of changes", resync.of_changes_forever())
+        self._begin(stack, "gates", gates.forever(queue.add))
+        if where.left_out:
+            self._begin(stack, "left out", self._stop_when_readable(kube, where.left_out))
+        log.info("watching %s", ", ".join(where.namespaces) or "all namespaces")
+        return await self._watch(queue, where.namespaces)
+
+    def _queue_of(self, kube: Kube, gates: GateReports, where: Surroundings) -> WorkQueue:
+        settings = self._settings
+        reconciler = Reconciler(
+            kube,
+            self._cache,
+            gates,
+            config=Config(
+                image_repository=settings.image_repository,
+                nodes_watched=settings.watch_nodes,
+                gate_image=settings.gate_image or where.own_image,
+                namespaces=where.namespaces,
+            ),
+            clock=lambda: datetime.now(UTC),
+            identity=platform.node(),
+        )
+        return WorkQueue(reconciler, on_failure=_tell, workers=settings.workers, timeout_seconds=PASS_TIMEOUT_SECONDS)
+
+    def _begin(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background until the end of the block."""
+        task = asyncio.create_task(work, name=name)
+        self._background.append(task)
+        stack.callback(task.cancel)
+
+    async def _stop_when_readable(self, kube: Kube, left_out: tuple[str, ...]) -> None:
+        await until_readable(kube, left_out, every_seconds=self._settings.resync_seconds)
+        self._stop.set()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for it.
+
+        Raises:
+            _ToldToStopError: when told to stop before it is done.
+        """
+        task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _ToldToStopError
+            return await task
+        finally:
+            task.cancel()
+            stop.cancel()
+
+    async def _watch(self, queue: WorkQueue, namespaces: tuple[str, ...]) -> int:
         registry = kopf.OperatorRegistry()
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(registry, kopf_settings, request_timeout_seconds=self._settings.request_timeout_seconds)
-        handlers.register(registry, self._cache, queue.add, nodes=self._settings.watch_nodes)
+        handlers.register(registry, self._cache, queue.add, nodes=self._settings.watch_nodes, heard=self._heard)
+        begun = asyncio.Event()
         stop = asyncio.create_task(self._stop.wait(), name="stop")
-        ready = asyncio.create_task(self._watching.wait(), name="ready")
+        ready = asyncio.create_task(begun.wait(), name="ready")
         watching = asyncio.create_task(
             kopf.operator(
                 registry=registry,
@@ -108,15 +155,17 @@ class Operator:
                 standalone=True,
                 # Kopf would ask who the user is, and in an image a user has a number and no name. Its type is not exported.
                 identity=platform.node(),  # type: ignore[arg-type]
-                clusterwide=not self._settings.namespaces,
-                namespaces=self._settings.namespaces,
-                ready_flag=self._watching,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                ready_flag=begun,
                 stop_flag=self._stop,
             ),
             name="kopf",
         )
         await asyncio.wait({ready, stop, watching}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
+        if begun.is_set():
+            self._watching_since = asyncio.get_running_loop().time()
         # Kopf has put its own signal handlers in place; with them it would take 5 s to end.
         self._catch_signals()
         await asyncio.wait({stop, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -136,74 +185,42 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
 
-    def _readiness(self, queue: WorkQueue) -> list[str]:
-        return _health(queue) if self._watching.is_set() else ["The watches have not started yet."]
+    @asynccontextmanager
+    async def _listen(self) -> AsyncIterator[int]:
+        """Serve health; an address that cannot be bound is a reason not to start, with a sentence."""
+        settings, probes = self._settings, {"/healthz": self._liveness, "/readyz": self._readiness}
+        async with AsyncExitStack() as stack:
+            try:
+                port = await stack.enter_async_context(
+                    serve(probes, host=settings.health_host, port=settings.health_port)
+                )
+            except OSError as fault:
+                raise StartupError(
+                    f"The health address cannot be bound: {fault}. Set --health-host and --health-port."
+                ) from fault
+            yield port
+
+    def _readiness(self) -> list[str]:
+        return ["The watches have not started yet."] if self._watching_since is None else self._liveness()
+
+    def _liveness(self) -> list[str]:
+        """What is wrong and would be mended by starting again."""
+        faults = [] if self._queue is None else _health(self._queue)
+        faults += [f"The task {task.get_name()} has ended." for task in self._background if task.done()]
+        since, now = self._watching_since, asyncio.get_running_loop().time()
+        if since is not None and now - since > DEAF_AFTER_SECONDS:
+            deaf = handlers.unheard(self._cache, self._heard, nodes=self._settings.watch_nodes)
+            faults += [f"No watch has told of any {kind}, and there are some." for kind in deaf]
+        return faults
 
 
 def _health(queue: WorkQueue) -> list[str]:
-    faults = []
-    if not queue.alive:
-        faults.append("A worker has ended.")
+    faults = [] if queue.alive else ["A worker has ended."]
     if queue.oldest_wait_seconds > STUCK_AFTER_SECONDS:
         faults.append(
             f"An agent has been waiting for its turn for {queue.oldest_wait_seconds:.0f} s: the workers hang."
         )
     return faults
-
-
-@asynccontextmanager
-async def _listen(probes: dict[str, Probe], settings: Settings) -> AsyncIterator[int]:
-    """Serve health; an address that cannot be bound is a reason not to start, with a sentence."""
-    async with AsyncExitStack() as stack:
-        try:
-            port = await stack.enter_async_context(serve(probes, host=settings.health_host, port=settings.health_port))
-        except OSError as fault:
-            raise StartupError(
-                f"The health address cannot be bound: {fault}. Set --health-host and --health-port."
-            ) from fault
-        yield port
-
-
-async def _own_image(kube: Kube, settings: Settings) -> str | None:
-    """The image of the operator's own pod; None where it runs in none, or may not look.
-
-    Raises:
-        StartupError: when the API server does not say, for now: to go on without an image would be to make no gate until the next start.
-    """
-    if not settings.pod or not settings.pod_namespace:
-        return None
-    try:
-        pod = await kube.get("Pod", settings.pod_namespace, settings.pod)
-    except RefusedError as fault:
-        log.warning("no gate can be made: the operator's own image is not known, set --gate-image: %s", fault)
-        return None
-    except ClusterError as fault:
-        raise StartupError(
-            f"The operator cannot read its own pod: {fault} Is the API server there? Or set --gate-image."
-        ) from fault
-    containers = ((pod or {}).get("spec") or {}).get("containers") or [{}]
-    image = next((one for one in containers if one.get("name") == "operator"), containers[0]).get("image")
-    return str(image) if image else None
-
-
-async def _first_look(resync: Resync) -> None:
-    """Fill the cache before anything is decided. What cannot be read now is a reason not to start, with a sentence."""
-    try:
-        await resync.once()
-    except ClusterError as fault:
-        match fault.status:
-            case 403 if "/nodes" in str(fault):
-                hint = (
-                    "Nodes are read so that a node drain hands agents over. Bind the ClusterRole medplum-agent-operator-nodes (manifests/base/rbac.yaml) "
-                    "to the service account, or set --no-watch-nodes: then a drain stops an agent and starts it elsewhere."
-                )
-            case 404:
-                hint = "Is the CRD installed? kubectl apply -f crds/medplumagents.yaml"
-            case 401 | 403:
-                hint = "Does the service account have the rights in manifests/base? To watch some namespaces only, set --namespaces."
-            case _:
-                hint = "Is the API server there, and is it the right one?"
-        raise StartupError(f"The operator cannot read what it watches: {fault} {hint}") from fault
 
 
 def _tell(key: Key, fault: Exception, pause: float) -> None:

@@ -4,7 +4,7 @@ Registered by `__main__` on a registry of its own. Only `on.event` is used: it w
 annotation, no finalizer. What happened is forgotten here; the object's key goes on the queue (docs/adr/0002).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import kopf
@@ -82,12 +82,20 @@ def rivals(cache: Cache) -> set[Key]:
     return {Key(*name) for name in cache.take_rivals()}
 
 
-def register(registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, nodes: bool = True) -> None:
-    """Watch every kind: an event updates the cache and puts the agent's key on the queue."""
+def unheard(cache: Cache, heard: Collection[str], *, nodes: bool) -> list[str]:
+    """The kinds of which there are objects and no watch has told of any."""
+    return [kind for kind in watched(nodes=nodes) if kind not in heard and cache.names(kind)]
+
+
+def register(
+    registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, heard: set[str], nodes: bool = True
+) -> None:
+    """Watch every kind: an event updates the cache and puts the agent's key on the queue; its kind is added to those `heard` of."""
 
     def watch(kind: str) -> None:
         def seen(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
+            heard.add(kind)
             news = cache.drop(kind, raw) if event["type"] == "DELETED" else cache.put(kind, raw)
             # The echo of our own write is no news: its answer is in the cache already. For those who wait for an identity it may be.
             keys = keys_of(kind, raw, cache) if news else set()

@@ -65,7 +65,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."
     )
-    health_host: str = Field(default="0.0.0.0", description="Address that /healthz and /readyz listen on.")  # noqa: S104 - the kubelet comes from outside
+    health_host: str | None = Field(
+        default=None, description="Address that /healthz and /readyz listen on. Left out: all, IPv4 and IPv6."
+    )
     health_port: int = Field(
         default=8080, ge=0, le=65535, description="Port of /healthz and /readyz; 0 takes a free one and logs it."
     )

@@ -123,24 +123,70 @@ def api_server(answer: Callable[[str], tuple[int, bytes]], folder: Path) -> Iter
             answering.join()
 
 
-def test_a_web_page_in_the_api_server_s_place_is_told(tmp_path: Path) -> None:
-    """A proxy's page for signing in, with the status of success: exit 2 and its words, no trace of a bug."""
+def test_an_api_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """A proxy's page for signing in, with the status of success: told with its words, alive, not ready; SIGTERM ends the waiting."""
     with api_server(lambda _: (200, b"<html>Please sign in</html>"), tmp_path) as kubeconfig:
-        said = refused_start(kubeconfig, tmp_path / "log")
-    assert "Please sign in" in said
+        operator = start_operator(kubeconfig, tmp_path / "log")
+        try:
+            wait_for(lambda: "Please sign in" in operator.log.read_text(), what="the reason is told")
+            assert 200 == operator.get("/healthz")[0]
+            assert 503 == operator.get("/readyz")[0]
+            assert 0 == operator.stop()
+        finally:
+            operator.kill()
+    said = operator.log.read_text()
     assert "is it the right one?" in said
     assert "Traceback" not in said
 
 
-def test_an_operator_that_cannot_read_its_own_pod_for_now_does_not_start(tmp_path: Path) -> None:
+def test_an_operator_that_cannot_read_its_own_pod_for_now_waits(tmp_path: Path) -> None:
     """It would make no gate until somebody started it again, for one answer that did not come."""
+    asked: list[str] = []
 
     def answer(path: str) -> tuple[int, bytes]:
-        return (503, b"") if path.endswith("/pods/me") else (200, b'{"items": []}')
+        asked.append(path)
+        me = path.endswith("/pods/me")
+        return (503, b'"upstream connect error"') if me and asked.count(path) == 1 else (200, b'{"items": []}')
 
     own = {"MEDPLUM_AGENT_OPERATOR_POD": "me", "MEDPLUM_AGENT_OPERATOR_POD_NAMESPACE": "operators"}
     with api_server(answer, tmp_path) as kubeconfig:
-        assert "cannot read its own pod" in refused_start(kubeconfig, tmp_path / "log", environment=own)
+        operator = start_operator(kubeconfig, tmp_path / "log", environment=own)
+        try:
+            wait_for(lambda: "watching all namespaces" in operator.log.read_text(), what="it starts")
+        finally:
+            operator.kill()
+    assert 2 == len([path for path in asked if path.endswith("/pods/me")])
+
+
+def test_a_namespace_that_may_not_be_read_is_left_out_until_it_may(
+    installed: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """Of two the one without a RoleBinding, as after it was deleted: the other is looked after, and later both are."""
+    other = f"{namespace}-other"
+    installed.kubectl("create", "namespace", other)
+    installed.kubectl("create", "serviceaccount", "of-two", "-n", namespace)
+    kubeconfig = installed.service_account_kubeconfig(namespace, "of-two")
+    bind = ("create", "rolebinding", "of-two", f"--clusterrole={SERVICE_ACCOUNT}")
+    subject = f"--serviceaccount={namespace}:of-two"
+    installed.kubectl(*bind, subject, "-n", namespace)
+    flags = ("--namespaces", f"{other},{namespace}", "--no-watch-nodes", "--resync-seconds", "5")
+    operator = start_operator(kubeconfig, tmp_path / "log", *flags)
+    try:
+        operator.wait_until_ready()
+        said = operator.log.read_text()
+        assert f"namespace {other} is left out" in said
+        assert f"watching {namespace}" in said
+        installed.kubectl(*bind, subject, "-n", other)
+        assert 0 == operator.process.wait(60)
+        again = start_operator(kubeconfig, tmp_path / "log-2", *flags)
+        try:
+            again.wait_until_ready()
+            assert f"watching {other}, {namespace}" in again.log.read_text()
+        finally:
+            again.kill()
+    finally:
+        operator.kill()
+        installed.kubectl("delete", "namespace", other, "--wait=false")
 
 
 def test_missing_rights_are_told_with_the_place_where_they_are_written(

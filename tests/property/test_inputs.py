@@ -90,6 +90,13 @@ def test_any_annotation_of_people_is_read_or_ignored(marks: dict[str, str]) -> N
     assert len(json.dumps(cluster.deployment["metadata"])) < 60_000
 
 
+ABYSSES = (
+    pytest.param("[" * 100_000, id="a nest"),
+    pytest.param("[" * 900 + "]" * 900, id="a nest just below the limit"),
+    pytest.param("9" * 5_000, id="a number"),
+)
+
+
 @CHOSEN
 @given(
     st.dictionaries(st.sampled_from(WRITTEN_BY_US), st.one_of(texts, json_values.map(json.dumps)), min_size=1),
@@ -100,7 +107,18 @@ def test_any_note_on_the_deployment_is_read_or_taken_for_absent(
     marks: dict[str, str], start: Callable[[], SimulatedCluster], target: str
 ) -> None:
     """Somebody overwrote what the operator remembers: it goes on, and goes nowhere unapproved (I1 and I2 are asserted)."""
-    cluster = start()
+    overwritten(start(), marks, target)
+
+
+@pytest.mark.parametrize("text", ABYSSES)
+@pytest.mark.parametrize("name", WRITTEN_BY_US)
+def test_a_note_that_no_parser_gets_through_is_taken_for_absent(name: str, text: str) -> None:
+    """Valid JSON by its grammar: nested too deep for any stack, a number of too many digits."""
+    overwritten(changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1"), {name: text}, "4.2.3")
+
+
+def overwritten(cluster: SimulatedCluster, marks: dict[str, str], target: str) -> None:
+    """Play it."""
     cluster.deployment["metadata"]["annotations"] |= marks
     cluster.count += 1
     cluster.edit(version=target)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
-from medplum_agent_operator.handlers import keys_of
+from medplum_agent_operator.handlers import keys_of, unheard
 from tests.builders import NOW, container_status, pod
 
 KIND = "Deployment"
@@ -228,3 +229,24 @@ def test_an_event_of_a_node_is_about_the_agents_with_a_pod_on_it() -> None:
     assert {Key("clinic", "lab"), Key("other", "rad")} == keys_of("Node", node("10"), cache)
     assert {Key("clinic", "lab")} == keys_of("Pod", here, cache)
     assert set() == keys_of("Node", {"metadata": {"name": "node-3"}}, cache)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "{", "null", "[]"])
+def test_a_deployment_of_anybody_s_making_is_kept_and_claims_nothing(text: str) -> None:
+    """Whoever may edit Deployments may give one our label and any note: no LIST with it in it may fail."""
+    raw = one("1", name="evil", **{names.AGENT_LABEL: "evil"})
+    raw["metadata"]["annotations"] = {names.APPLIED_SPEC: text}
+    cache = Cache()
+    assert [] == cache.replace(KIND, None, [raw], as_of="1")
+    assert [("clinic", "evil")] == cache.names(KIND)
+    assert set() == cache.take_rivals()
+
+
+def test_a_kind_of_which_there_are_objects_and_no_watch_has_told_is_known() -> None:
+    """Kopf leaves out, for good, what the API server did not list among its kinds at the start."""
+    cache = Cache()
+    for kind, raw in (("Pod", pod()), (KIND, one("1")), ("Node", node("1"))):
+        cache.put(kind, raw)
+    assert [KIND, "Node"] == unheard(cache, {"Pod"}, nodes=True)
+    assert [KIND] == unheard(cache, {"Pod", "Service"}, nodes=False)
+    assert [] == unheard(cache, {"Pod", KIND, "Node"}, nodes=True)

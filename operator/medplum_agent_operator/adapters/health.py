@@ -29,8 +29,8 @@ def make_app(probes: Mapping[str, Probe]) -> web.Application:
 
 
 @asynccontextmanager
-async def serve(probes: Mapping[str, Probe], *, host: str, port: int) -> AsyncIterator[int]:
-    """Listen until the end of the block. Gives the port, which matters where 0 was asked for.
+async def serve(probes: Mapping[str, Probe], *, host: str | None, port: int) -> AsyncIterator[int]:
+    """Listen until the end of the block. Gives the port, which matters where 0 was asked for. `host`: None for all addresses, IPv6 included.
 
     Raises:
         OSError: when the address cannot be bound.

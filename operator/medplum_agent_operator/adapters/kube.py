@@ -175,36 +175,46 @@ class Kube:
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        _, url, headers, _, _ = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            auth_settings=["BearerToken"],
-        )
         try:
+            _, url, headers, _, _ = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                auth_settings=["BearerToken"],
+            )
             response = await self._client.call_api(method, url, headers, body=body, _request_timeout=self._timeout)
             content = await response.read()
         except TimeoutError as fault:
             raise ClusterError(
                 f"{method} {path}: the API server did not answer within {self._timeout.total:g} s."
             ) from fault
-        except aiohttp.ClientError as fault:
+        except (aiohttp.ClientError, OSError, ConfigException) as fault:  # the last two: of the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(f"{method} {path}", response.status, content)
-        try:
-            result: dict[str, Any] = json.loads(content)
-        except ValueError as fault:
-            words = content[:300].decode(errors="replace")
-            raise ClusterError(f"{method} {path} was answered with {response.status} and no JSON: {words}") from fault
-        return result
+        return _object(f"{method} {path}", response.status, content)
+
+
+def _object(what: str, status: int, content: bytes) -> dict[str, Any]:
+    """What a call was answered with; an answer that is no object is not the API server's."""
+    try:
+        found = json.loads(content)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ClusterError(
+            f"{what} was answered with {status} and no Kubernetes object: {content[:300].decode(errors='replace')}"
+        )
+    return found
 
 
 def _fault(what: str, status: int, content: bytes) -> ClusterError:
     try:
         answer = json.loads(content)
     except ValueError:
+        answer = None
+    if not isinstance(answer, dict):  # of whoever stands in between
         answer = {}
     reason, message = answer.get("reason", ""), answer.get("message") or content[:300].decode(errors="replace")
     text = f"{what} was answered with {status} {reason}: {message}"

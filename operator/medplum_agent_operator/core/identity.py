@@ -118,7 +118,7 @@ def applied(deployment: Mapping[str, Any]) -> Identity | None:
     text = (deployment["metadata"].get("annotations") or {}).get(names.APPLIED_SPEC)
     try:
         spec = json.loads(text) if text else None
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # anybody who may edit Deployments may have written it, in any depth
         return None
     return _of_server(spec.get("server")) if isinstance(spec, Mapping) else None
 

@@ -144,7 +144,7 @@ class AppliedTemplate:
             images = [one["image"] for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER]
             if images and isinstance(template["metadata"]["annotations"], dict):
                 return cls(int(raw["revision"]), template)
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             return None
         return None
 
@@ -163,5 +163,5 @@ class LastGood:
             raw = json.loads(text or "null")
             applied = AppliedTemplate.read(json.dumps(raw["applied"]))
             return None if applied is None else cls(MedplumAgentSpec.model_validate(raw["spec"]), applied)
-        except (ValueError, TypeError, LookupError):
+        except (ValueError, TypeError, LookupError, RecursionError):
             return None

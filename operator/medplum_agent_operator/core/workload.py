@@ -87,7 +87,7 @@ class Workload:
         text = self.annotations.get(names.APPLIED_SPEC)
         try:
             return MedplumAgentSpec.model_validate(json.loads(text)) if text else None
-        except (ValidationError, json.JSONDecodeError):
+        except (ValidationError, ValueError, RecursionError):
             return None
 
     @property

@@ -181,6 +181,13 @@ async def _any_answer(spell: Spell, call: Call, answer: Answer) -> Answer:
 
 KINDS: Final = (
     Kind("500", _says(500, "InternalError")),
+    Kind(
+        "500, for longer than Kopf tries",
+        _says(500, "InternalError"),
+        seconds=75.0,
+        longest_pause=16,
+        ends_operator=True,
+    ),
     Kind("503", _says(503, "ServiceUnavailable")),
     Kind("429 with Retry-After", _says(429, "TooManyRequests", **{"Retry-After": "1"})),
     Kind("502 of a load balancer, no JSON", _plain_text),
