@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from medplum_agent_operator.gate.effects import Ending, Kind, Rules
 from medplum_agent_operator.gate.knocking import Knocker
-from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.limits import Connections, tiers
 from medplum_agent_operator.gate.links import Link
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
@@ -62,7 +62,7 @@ class Gate:
 
 @asynccontextmanager
 async def gate(
-    *agents: int, most: int = 1000, most_of_one_address: int = 1000, places: int = 1, **rules: float
+    *agents: int, most: int = 1000, most_of_one_address: int = 1000, medium: int = 6, large: int = 1, **rules: float
 ) -> AsyncIterator[Gate]:
     """Run a gate in front of agents on these ports."""
     route, counted = Route(), Counted()
@@ -70,7 +70,7 @@ async def gate(
         route=route,
         rules=Rules(**rules),  # type: ignore[arg-type]
         connections=Connections(most=most, most_of_one_address=most_of_one_address),
-        places=Places(places),
+        tiers=tiers(medium=medium, large=large),
         counters=counted,
     )
     port = await relay.start("127.0.0.1", 0)

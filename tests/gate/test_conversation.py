@@ -377,3 +377,65 @@ def test_reading_stops_while_enough_lies_behind_the_message_in_hand() -> None:
         scene.answered(answer(str(number)))
     assert [str(number) for number in range(sent)] == [name for _, name in scene.got]
     assert scene.conversation.reads_device
+
+
+def test_behind_a_message_in_hand_what_one_read_brought_is_free() -> None:
+    """A sender that does not wait needs no place for messages of which each is small, and gets none that others need."""
+    scene = Scene(None).sends(message("A", text="x" * 2_000))
+    while scene.conversation.reads_device:
+        assert scene.conversation.charged_bytes <= 0, "another read would ask for a place"
+        scene.sends(message("B"))
+    large = message("B", text="x" * 3 * SMALL_BYTES)
+    assert Scene(None).sends(large[:-1]).conversation.charged_bytes == len(large) - 1
+    assert Scene(None).sends(large).conversation.charged_bytes == len(large) - SMALL_BYTES
+
+
+def test_a_device_that_is_not_read_is_not_too_slow() -> None:
+    """However long it waits for a place: its time begins when it is read again."""
+    scene = Scene(frame_seconds=60).sends(A[:5])
+    scene.conversation.unread()
+    assert scene.passes(3600).still_open
+    scene.conversation.resumed(scene.now)
+    assert scene.passes(59).still_open
+    assert Ending.TOO_SLOW is scene.passes(2).ending
+
+
+@pytest.mark.parametrize("named", ["", "somebody"])
+def test_applications_that_never_answer_are_remembered_for_a_while_only(named: str) -> None:
+    """An answer that is not there, or names nobody or somebody else, as of a bot that fails; a thousand of them cost no memory."""
+    scene = Scene(late_seconds=30)
+    for number in range(1000):
+        one = f"M{number}"
+        scene.sends(message(one)).answered(answer(one, "CA"))
+        if named:
+            scene.answered(answer(named, "AA"))
+        scene.passes(0.1)
+    [link] = scene.conversation._links
+    assert 256 == len(link.owed)
+    assert list(map(str.encode, map("M{}".format, range(744, 1000)))) == list(link.owed)
+
+
+def test_what_was_owed_for_long_holds_no_end_up() -> None:
+    """Neither the gate's, nor that of an agent that has to stop before the next one starts."""
+    committed = Scene(late_seconds=30, flush_seconds=0.2).sends(A).answered(answer("A", "CA"))
+    assert {} != committed.passes(29).ready(None).passes(0.9).links
+    assert {} == committed.passes(0.2).links
+    assert Ending.STOPPED is Scene(late_seconds=30).sends(A).answered(answer("A", "CA")).passes(31).stops().ending
+    recent = Scene(late_seconds=30).sends(A).answered(answer("A", "CA")).passes(20).stops()
+    assert recent.still_open
+    assert Ending.STOPPED is recent.passes(10.1).ending
+
+
+def test_a_message_of_an_agent_that_is_lost_with_its_node_is_given_back() -> None:
+    """Its answer's time is over while it is left: nothing tells whether it arrived, and a device that is not told waits for ever."""
+    scene = Scene(answer_seconds=60, move_seconds=30).sends(A).passes(45).ready(None).passes(5).ready("new")
+    assert scene.passes(9).still_open
+    assert Ending.MOVE_LATE is scene.passes(2).ending
+    assert [("old", "A")] == scene.got
+
+
+def test_half_a_message_before_a_close_wakes_nobody_for_nothing() -> None:
+    """An answer is owed, and what the device has not finished has a time that is over."""
+    scene = Scene(frame_seconds=60, late_seconds=300).sends(A).answered(answer("A", "CA")).sends(B[:9]).finishes()
+    assert scene.passes(200).still_open
+    assert Ending.DONE is scene.passes(101).ending

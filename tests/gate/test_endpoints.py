@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,8 +12,9 @@ from lightkube.models.discovery_v1 import Endpoint, EndpointConditions, Endpoint
 from lightkube.models.meta_v1 import ObjectMeta
 from lightkube.resources.discovery_v1 import EndpointSlice
 
+from medplum_agent_operator.gate import endpoints
 from medplum_agent_operator.gate.endpoints import Endpoints, pods_of
-from medplum_agent_operator.gate.routes import Pod, Pods
+from medplum_agent_operator.gate.routes import Life, Pod, Pods
 from tests.gate.actors import until
 
 if TYPE_CHECKING:
@@ -92,6 +94,9 @@ class Client:
         await asyncio.sleep(60)
         yield
 
+    async def close(self) -> None:
+        """Nothing is open."""
+
 
 async def test_devices_outlive_a_bug_in_what_follows_the_agent(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever goes wrong there is logged with its trace and tried again: a gate that ended of it would take all connections along."""
@@ -102,9 +107,64 @@ async def test_devices_outlive_a_bug_in_what_follows_the_agent(caplog: pytest.Lo
         if len(heard) == 1:
             raise KeyError("a bug")
 
-    endpoints = Endpoints(cast("AsyncClient", Client()), namespace="clinic", service="front-desk-agent", tell=tell)
+    endpoints = Endpoints(
+        lambda: cast("AsyncClient", Client()), namespace="clinic", service="front-desk-agent", tell=tell
+    )
     following = asyncio.create_task(endpoints.follow())
     await until(lambda: len(heard) == 2)
     assert not following.done()
     assert "Traceback" in caplog.text
     following.cancel()
+
+
+async def test_a_new_client_is_made_after_each_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cluster's CA may have been replaced since the last one was made; the old one is closed."""
+    monkeypatch.setattr(endpoints, "_FIRST_PAUSE_SECONDS", 0.001)
+    made, closed, heard = list[Client](), list[Client](), list[object]()
+
+    class Rotated(Client):
+        def list(self, *_: Any, **__: Any) -> Slices:
+            if self is made[0]:
+                raise OSError("certificate verify failed")
+            return super().list()
+
+        async def close(self) -> None:
+            closed.append(self)
+
+    def connect() -> AsyncClient:
+        made.append(Rotated())
+        return cast("AsyncClient", made[-1])
+
+    followed = Endpoints(connect, namespace="clinic", service="front-desk-agent", tell=heard.append)
+    never = followed.silent_seconds
+    following = asyncio.create_task(followed.follow())
+    await until(lambda: heard)
+    assert made[:1] == closed
+    assert 2 == len(made)
+    assert (None, True) == (never, isinstance(followed.silent_seconds, float))
+    following.cancel()
+    await asyncio.wait({following})
+    assert made == closed
+
+
+async def test_when_the_agent_has_gone_the_watch_is_not_believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have died without a word: everything is read again soon, and then ever less often."""
+    monkeypatch.setattr(endpoints, "LOOK_SOON_SECONDS", 0.02)
+    heard: list[float] = []
+    loop = asyncio.get_running_loop()
+    followed = Endpoints(
+        lambda: cast("AsyncClient", Client()),
+        namespace="clinic",
+        service="front-desk-agent",
+        tell=lambda _: heard.append(loop.time()),
+    )
+    following = asyncio.create_task(followed.follow())
+    await until(lambda: len(heard) == 1)
+    followed.agent_is(Life(Pod("a", "10.0.0.1", 2575)))
+    await asyncio.sleep(0.1)
+    assert 1 == len(heard)
+    followed.agent_is(None)
+    await until(lambda: len(heard) == 5)
+    following.cancel()
+    pauses = [after - before for before, after in pairwise(heard[1:])]
+    assert all(2 ** (n - 0.1) * 0.02 <= pause for n, pause in enumerate(pauses))

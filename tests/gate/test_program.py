@@ -5,8 +5,11 @@ Its agents are EndpointSlices without anybody behind them: what passes through a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
+import resource
 import subprocess
 import sys
 import time
@@ -14,20 +17,29 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 import pytest
 
+from medplum_agent_operator.gate import __main__ as main
+from medplum_agent_operator.gate.flags import parse
+from medplum_agent_operator.gate.routes import Pod, Pods
 from tests.cluster import wait_for
+from tests.gate.actors import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from lightkube import AsyncClient
 
     from tests.cluster import Cluster
 
 PROGRAM = Path(sys.executable).with_name("medplum-agent-gate")
 SERVICE = "front-desk-agent"
+OWN = ("--host", "127.0.0.1", "--http-port", "0")
 
 
 @dataclass
@@ -53,17 +65,19 @@ class Program:
 
 
 @contextmanager
-def program(kubeconfig: Path, namespace: str, log: Path, *flags: str, channel: str = "adt:TCP:0") -> Iterator[Program]:
-    """Start one with free ports on loopback; kill it at the end if it still runs.
+def program(
+    kubeconfig: Path, namespace: str, log: Path, *flags: str, channel: str = "adt:TCP:0", before: Sequence[str] = ()
+) -> Iterator[Program]:
+    """Start one with free ports on loopback, by way of `before`; kill it at the end if it still runs.
 
     On a channel of bytes it makes no connection by itself, and nobody is where the EndpointSlices here say.
     """
-    own = ["--host", "127.0.0.1", "--http-port", "0", "--namespace", namespace, "--service", SERVICE]
+    own = [*OWN, "--namespace", namespace, "--service", SERVICE]
     environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            [PROGRAM, *own, "--channel", channel, *flags],
+            [*before, PROGRAM, *own, "--channel", channel, *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             env=environment | {"KUBECONFIG": str(kubeconfig)},
@@ -205,3 +219,79 @@ def test_without_a_cluster_it_ends_with_a_sentence(tmp_path: Path) -> None:
     )
     assert 1 == ended.returncode
     assert "No cluster to ask" in ended.stderr
+
+
+def test_a_limit_of_descriptors_is_raised_and_told(namespace: str, rights: Path, tmp_path: Path) -> None:
+    """A container may start with 1,024, of which each device takes two or three: as far as it may it raises that, and says what is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, 1_000)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    try:
+        with program(rights, namespace, tmp_path / "log") as gate:
+            gate.says("listening: ")
+            limits = Path(f"/proc/{gate.process.pid}/limits").read_text()
+            assert str(hard) == re.split(r"\s{2,}", next(x for x in limits.splitlines() if "open files" in x))[1]
+        with program(rights, namespace, tmp_path / "log-2", before=("prlimit", f"--nofile={most}")) as gate:
+            gate.says(f"lets in {(most - 100) // 3} devices, and not 2000")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_gate_that_knows_no_agent_and_hears_nothing_is_not_ready(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody has to look: devices are led to it, and no message passes. While it knows an agent it goes on with that."""
+    monkeypatch.setattr(main, "DEAF_SECONDS", 0.2)
+    caplog.set_level("INFO")
+    flags = parse([*OWN, "--namespace", "clinic", "--service", SERVICE, "--channel", "adt:TCP:0"])
+    clients = count()
+
+    def connect() -> AsyncClient:
+        return cast("AsyncClient", Silent(answers=next(clients) == 0))
+
+    gate, end = main.Gate(flags), asyncio.Event()
+    running = asyncio.create_task(gate.run(connect, end))
+    await until(lambda: "listening: " in caplog.text)
+    port = re.findall(r"http on port (\d+)", caplog.text)[-1]
+    async with aiohttp.ClientSession() as session:
+
+        async def ready() -> tuple[int, str]:
+            async with session.get(f"http://127.0.0.1:{port}/readyz") as page:
+                return page.status, await page.text()
+
+        async with asyncio.timeout(10):
+            while (await ready())[0] != 503:  # noqa: ASYNC110 - what is asked of has no event to wait for
+                await asyncio.sleep(0.05)
+        assert "has not said for" in (await ready())[1]
+        gate.pods_are({"adt": Pods(frozenset({Pod("a", "127.0.0.1", 1)}))})
+        assert (200, "ok") == await ready()
+    end.set()
+    await running
+
+
+class Silent:
+    """A client that is answered with nothing, once, or not at all."""
+
+    resourceVersion = "1"  # noqa: N815 - the client's own name
+
+    def __init__(self, *, answers: bool) -> None:
+        self.answers = answers
+
+    def list(self, *_: Any, **__: Any) -> Silent:
+        """No slice, if anything."""
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        if not self.answers:
+            raise OSError("gone")
+        for nothing in tuple[Any]():
+            yield nothing
+
+    async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
+        """It breaks."""
+        self.answers = False
+        async for one in self:
+            yield one
+
+    async def close(self) -> None:
+        """Nothing is open."""

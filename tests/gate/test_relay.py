@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections import Counter
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,15 @@ import pytest
 
 from medplum_agent_operator.gate import relay
 from medplum_agent_operator.gate.effects import Ending, Kind
-from medplum_agent_operator.gate.limits import SMALL_BYTES
+from medplum_agent_operator.gate.limits import MEDIUM_BYTES, SMALL_BYTES
 from tests.doubles.stage import arrived, free_port, hl7, medplum, running_agent
 from tests.gate.actors import agent, device, until
 from tests.gate.conftest import gate
 from tests.gate.scene import answer, message
 
 if TYPE_CHECKING:
-    from tests.gate.actors import Agent
+    from tests.gate.actors import Agent, Device
+    from tests.gate.conftest import Gate
 
 A, B, C = message("A"), message("B"), message("C")
 
@@ -248,18 +250,118 @@ async def test_a_device_that_does_not_read_its_answers_costs_no_memory() -> None
         assert ("AA", "B") == await other.answer()
 
 
-async def test_many_devices_with_large_messages_hold_little_each() -> None:
-    """None of them has its message whole, and no agent is there: each holds what it may without a place, and one holds more."""
-    half = message("A", text="x" * 400_000)[:300_000]
+@pytest.mark.parametrize(
+    ("size", "whole", "other"),
+    [
+        pytest.param(300_000, 6, 2 * SMALL_BYTES, id="documents"),
+        pytest.param(2_000_000, 1, MEDIUM_BYTES + SMALL_BYTES, id="images"),
+    ],
+)
+async def test_many_devices_with_large_messages_hold_little_each(size: int, whole: int, other: int) -> None:
+    """None of them has its message whole, and no agent is there: each holds what it may without a place, and as many as there are places more."""
+    half = message("A", text="x" * size)[: size - 100]
     async with gate() as running, AsyncExitStack() as stack:
         for _ in range(30):
             sender = await stack.enter_async_context(device(running.port))
             sender.send(half)
         await until(lambda: len(running.relay.devices) == 30)
-        await asyncio.sleep(0.5)
-        held = sorted(one.conversation.held_bytes for one in running.relay.devices if one.conversation)
-        assert len(half) == held[-1]
-        assert max(held[:-1]) <= 2 * SMALL_BYTES
+        await until(lambda: whole == sum(held == len(half) for held in holding(running)))
+        await asyncio.sleep(0.2)
+        held = holding(running)
+        assert [len(half)] * whole == held[-whole:]
+        assert max(held[:-whole]) <= other
+        assert sum(each > 2 * SMALL_BYTES for each in held) <= 6
+
+
+def holding(running: Gate) -> list[int]:
+    """What is held for each device, least first."""
+    return sorted(one.conversation.held_bytes for one in running.relay.devices if one.conversation)
+
+
+async def test_a_sender_that_does_not_wait_keeps_no_place() -> None:
+    """Small messages, many at once and without an end: a large one of another device passes meanwhile."""
+    async with (
+        agent() as old,
+        gate(old.port, medium=1) as running,
+        device(running.port) as one,
+        device(running.port) as other,
+    ):
+        big = asyncio.Event()
+
+        async def stream() -> None:
+            for number in range(16):
+                one.send(message(f"S{number}", text="x" * 2_000))
+            while not big.is_set():
+                await one.answer()
+                one.send(message("S", text="x" * 2_000))
+
+        streaming = asyncio.create_task(stream())
+        await until(lambda: len(old.got) > 50)
+        other.send(message("BIG", text="y" * 100_000))
+        assert ("AA", "BIG") == await other.answer()
+        assert not streaming.done()
+        big.set()
+        await streaming
+
+
+async def test_who_waits_for_a_place_is_not_closed_as_too_slow() -> None:
+    """A bot that does not answer keeps the place for longer than a message may take to come."""
+    big = message("A", text="x" * 100_000)
+    async with agent("") as old, gate(old.port, medium=1, frame_seconds=0.3) as running, AsyncExitStack() as stack:
+        first, *others = [await stack.enter_async_context(device(running.port)) for _ in range(3)]
+        first.send(big)
+        await until(lambda: old.got)
+        for other in others:
+            other.send(message("B", text="y" * 100_000))
+        await asyncio.sleep(1)
+        assert Counter() == running.counted.endings
+        old.code = "AA"
+        old.writers[0].write(answer("A"))
+        assert [("AA", "B")] * 2 == [await other.answer() for other in others]
+
+
+async def test_a_device_that_resets_unread_gives_its_place_back() -> None:
+    """No agent is there: it sends a large message and more behind it, is not read any more, and resets."""
+    async with agent() as new, gate(medium=1, hold_seconds=0.5) as running:
+        async with device(running.port) as sender:
+            sender.send(message("A", text="x" * 100_000), *[message("B", text="y" * 5_000)] * 20)
+            await until(lambda: any(held > 100_000 for held in holding(running)))
+            reset(sender)
+        await until(lambda: not running.relay.devices)
+        running.ready(new.port)
+        async with device(running.port) as other:
+            other.send(message("C", text="z" * 100_000))
+            assert ("AA", "C") == await other.answer()
+
+
+async def test_a_device_that_resets_unread_keeps_nobody_else_from_a_good_end() -> None:
+    """The gate ends: the message that another device has in hand is answered all the same."""
+    async with agent("") as old, gate(old.port, hold_seconds=0.5) as running, device(running.port) as good:
+        good.send(A)
+        await until(lambda: old.got)
+        for _ in range(4):
+            async with device(running.port) as bad:
+                bad.send(B, message("C", text="y" * 60_000))
+                await until(lambda: len(old.got) > 1)
+                reset(bad)
+            old.got[1:] = []
+        await asyncio.sleep(0.1)
+        stopping = asyncio.create_task(running.relay.stop())
+        await asyncio.sleep(0.2)
+        assert not stopping.done()
+        for writer in old.writers:
+            writer.write(answer("A"))
+        assert ("AA", "A") == await good.answer()
+        good.writer.close()
+        old.die()
+        await asyncio.wait_for(stopping, 5)
+
+
+def reset(one: Device) -> None:
+    """RST."""
+    peer = one.writer.get_extra_info("socket")
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    one.writer.transport.abort()
 
 
 async def test_a_device_that_never_reads_its_answers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,7 +377,7 @@ async def test_a_device_that_never_reads_its_answers_is_dropped(monkeypatch: pyt
         sender.writer.transport.pause_reading()  # type: ignore[attr-defined]
         sender.send(A)
         await until(lambda: any(unread(one) > 2 * SMALL_BYTES for one in running.relay.devices))
-        other.send(message("B", text="y" * 100_000))
+        other.send(message("B", text="y" * 1_000_000))
         assert ("AA", "B") == await other.answer()
         assert 1 == len(running.relay.devices), "a large message was taken while a large answer was in memory"
 
@@ -352,3 +454,15 @@ async def test_what_an_agent_would_lose_or_choke_on(version: str, sent: list[byt
                     await asyncio.sleep(0)
             assert [("AA", name) for name in names] == await sender.answers(len(names))
             assert names == arrived(server)
+
+
+async def test_a_place_that_is_no_longer_waited_for_is_not_taken_for_another() -> None:
+    """It waited for one of the first kind, needed none after all, and waits for one of the second now."""
+    async with gate() as running, device(running.port) as sender:
+        sender.send(A)
+        await until(lambda: holding(running) == [len(A)])
+        [one] = running.relay.devices
+        first, second = (tier.places for tier in running.relay.tiers)
+        one._waits_for = second
+        assert not one._place_granted(first)
+        assert one._place_granted(second)

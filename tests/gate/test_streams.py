@@ -230,3 +230,15 @@ async def test_an_agent_that_does_not_close_is_not_waited_for_for_ever(monkeypat
     server.close()
     held[0].transport.abort()
     await asyncio.sleep(0)
+
+
+async def test_callers_that_reset_while_no_agent_is_there_leave_nothing_behind() -> None:
+    """A load balancer that looks whether the port is open, all night: each look costs a connection that is given back."""
+    async with gate(hold_seconds=0.2, most=100) as running:
+        for _ in range(5):
+            async with device(running.port) as caller:
+                await until(lambda: len(running.relay.connections))
+                linger = struct.pack("ii", 1, 0)
+                caller.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        await until(lambda: not running.relay.open and not len(running.relay.connections))
+        assert 5 == running.counted.endings[Ending.NO_AGENT]

@@ -10,7 +10,7 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drain import live_note, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.drain import live_note, note, on_cordoned_node, protected, to_move
 from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import make_plan
@@ -254,6 +254,17 @@ def test_a_pod_of_another_template_is_not_moved() -> None:
     other = replace(seen.pods[0], template_hash="another")
     assert to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
     assert to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
+
+
+def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
+    """Each once, whatever the cluster makes of it: a move that leads to itself would never end."""
+    cluster = installed("5.1.15").cordon("node-1")
+    [pod] = cluster.observe().pods
+    annotations = cluster.deployment["spec"]["template"]["metadata"]["annotations"]
+    annotations[MOVED_OFF] = note(pod)
+    assert to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
+    annotations[MOVED_OFF] = "node-2 (pod another)"
+    assert pod == to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
 
 
 def test_without_a_deployment_nothing_was_ever_moved() -> None:

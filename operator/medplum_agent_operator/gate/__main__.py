@@ -6,9 +6,10 @@ what is left after the grace period is dropped.
 
 import argparse
 import asyncio
+import resource
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -21,15 +22,20 @@ from medplum_agent_operator.gate.effects import Rules
 from medplum_agent_operator.gate.endpoints import Endpoints
 from medplum_agent_operator.gate.flags import Channel, parse
 from medplum_agent_operator.gate.knocking import Knocker
-from medplum_agent_operator.gate.limits import Connections, Places
+from medplum_agent_operator.gate.limits import Connections, tiers
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pods, Route
 from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.telemetry import log, set_up_logging
 
+DEAF_SECONDS: Final = 300.0
+"""After so long a silence of the API server a gate that knows no agent is not ready: somebody has to look."""
 CUT_SECONDS: Final = 3.0
 """What the other side gets to answer our FIN, when the grace is over."""
+
+OWN_DESCRIPTORS: Final = 100
+"""For listening, for pages, for the API server."""
 
 
 class Teller:
@@ -51,8 +57,11 @@ class Gate:
         self._flags = flags
         self._routes = {channel.name: Route() for channel in flags.channel}
         self.metrics = Metrics(answer_seconds=flags.answer_seconds)
-        connections = Connections(most=flags.max_connections, most_of_one_address=flags.max_connections_per_address)
-        places = Places(flags.large_messages)
+        connections = Connections(
+            most=min(flags.max_connections, _most_connections(flags.max_connections)),
+            most_of_one_address=flags.max_connections_per_address,
+        )
+        places = tiers(medium=flags.medium_messages, large=flags.large_messages)
         rules = Rules(
             frame_bytes=flags.max_message_bytes,
             hold_seconds=flags.hold_seconds,
@@ -66,7 +75,7 @@ class Gate:
             route = self._routes[channel.name]
             relay: Hl7Relay | StreamRelay
             if channel.hl7:
-                relay = Hl7Relay(route=route, rules=rules, connections=connections, places=places, counters=counters)
+                relay = Hl7Relay(route=route, rules=rules, connections=connections, tiers=places, counters=counters)
             else:
                 relay = StreamRelay(
                     route=route, hold_seconds=rules.hold_seconds, connections=connections, counters=counters
@@ -86,14 +95,16 @@ class Gate:
         for name, route in self._routes.items():
             route.pods_are(pods.get(name, Pods()))
 
-    async def run(self, client: AsyncClient, until: asyncio.Event) -> None:
-        """Serve until the event, then end in good order.
+    async def run(self, connect: Callable[[], AsyncClient], until: asyncio.Event) -> None:
+        """Serve until the event, then end in good order. `connect` makes a client of the API server.
 
         Raises:
             OSError: when a port cannot be listened on.
         """
         flags = self._flags
-        endpoints = Endpoints(client, namespace=flags.namespace, service=flags.service, tell=self.pods_are)
+        endpoints = Endpoints(connect, namespace=flags.namespace, service=flags.service, tell=self.pods_are)
+        for route in self._routes.values():
+            route.listen(endpoints)
         knockers = [Knocker(self._routes[c.name], stays=c.hl7) for c in self._relays]
         tasks = [asyncio.create_task(endpoints.follow()), *(asyncio.create_task(each.run()) for each in knockers)]
         runner = web.AppRunner(self._pages(endpoints), access_log=None, shutdown_timeout=0.5)
@@ -127,8 +138,12 @@ class Gate:
 
     def _pages(self, endpoints: Endpoints) -> web.Application:
         async def ready(_: web.Request) -> web.Response:
-            if not endpoints.known:
+            silent = endpoints.silent_seconds
+            if silent is None:
                 return web.Response(text="the API server has not said yet where the agent is", status=503)
+            if silent > DEAF_SECONDS and any(route.agent is None for route in self._routes.values()):
+                text = f"the API server has not said for {silent:.0f} s where the agent is, and it is not where it was; see this gate's log"
+                return web.Response(text=text, status=503)
             # Without a connection of the gate's own, which only channels of messages have, nothing is known of that.
             blocked = [c.name for c in self._relays if c.hl7 and self._routes[c.name].out_of_reach]
             if blocked:
@@ -153,23 +168,38 @@ class Gate:
         return app
 
 
+def _most_connections(wanted: int) -> int:
+    """How many devices the limit of descriptors lets in, once it is raised as far as it may be: a container may start with 1,024.
+
+    A device has its own connection, one to its agent and, while it moves, one more.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = wanted if hard == resource.RLIM_INFINITY else (hard - OWN_DESCRIPTORS) // 3
+    if most < wanted:
+        log.warning("the limit of %d descriptors lets in %d devices, and not %d; raise it (nofile)", hard, most, wanted)
+    return most
+
+
 async def _run(flags: argparse.Namespace) -> int:
     end = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end.set)
+
+    def connect() -> AsyncClient:
+        return AsyncClient(namespace=flags.namespace)
+
     try:
-        client = AsyncClient(namespace=flags.namespace)
+        await connect().close()
     except ConfigError as fault:
         log.error("No cluster to ask: %s Run it in a pod with a service account, or set KUBECONFIG.", fault)
         return 1
     try:
-        await Gate(flags).run(client, end)
+        await Gate(flags).run(connect, end)
     except OSError as fault:
         log.error("%s", fault)
         return 1
-    finally:
-        await client.close()
     return 0
 
 

@@ -43,6 +43,7 @@ class Conversation:
         self._last_sent_to: Agent | None = None
         self._heard_at = now
         self._frame_since: float | None = None
+        self._unread = False
         self._retry_at = now
         self._retry_seconds = _FIRST_RETRY_SECONDS
         self._no_more_since: float | None = None
@@ -67,13 +68,18 @@ class Conversation:
         """Whether to read more from the device: not while a message is in hand and enough lies behind it."""
         if self._over or self._no_more_since is not None:
             return False
-        return self._message is None or len(self._device) < SMALL_BYTES
+        return self._message is None or self.held_bytes < SMALL_BYTES
 
     @property
     def held_bytes(self) -> int:
-        """What is held in memory. Above `SMALL_BYTES` the shell asks for a place before it reads on."""
+        """What is held in memory."""
         in_hand = 0 if self._message is None else len(self._message.frame)
         return in_hand + len(self._device) + sum(len(link.answers) for link in self._links)
+
+    @property
+    def charged_bytes(self) -> int:
+        """What of it the shell asks for a place for: behind a message in hand what one read brought is free."""
+        return self.held_bytes - (0 if self._message is None else SMALL_BYTES)
 
     @property
     def deadline(self) -> float | None:
@@ -108,8 +114,13 @@ class Conversation:
         self._stopping = True
         self.device_finished(now)
 
+    def unread(self) -> None:
+        """The shell does not read for now, as it has no place for a large message: that time is not the device's."""
+        self._unread = True
+
     def resumed(self, now: float) -> None:
-        """The shell reads again after it had no place for a large message: that time was not the device's."""
+        """The shell reads again."""
+        self._unread = False
         if self._frame_since is not None:
             self._frame_since = now
 
@@ -195,16 +206,19 @@ class Conversation:
             return
         if message is not None and message.link is not None:
             left_at = message.link.left_at
-            if left_at is not None and self._agent is not None and now >= left_at + rules.move_seconds:
+            moved_late = left_at is not None and self._agent is not None and now >= left_at + rules.move_seconds
+            unanswered = now >= message.sent_at + rules.answer_seconds
+            if moved_late or (unanswered and left_at is not None):
+                # Of an agent that was left nothing more is to be hoped for: it may have gone with its node.
                 self._end(Ending.MOVE_LATE)
-            elif now >= message.sent_at + rules.answer_seconds:
+            elif unanswered:
                 self._note(Kind.UNANSWERED)
                 message.link.note(message.ids)
                 self._message = None
         elif message is not None and now >= message.waits_since + rules.hold_seconds:
             self._give_up()
         elif message is None and self._no_more_since is None:
-            if self._frame_since is not None and now >= self._frame_since + rules.frame_seconds:
+            if (due := self._frame_due) is not None and now >= due:
                 self._end(Ending.TOO_SLOW)
             elif now >= self._heard_at + rules.idle_seconds:
                 self._end(Ending.IDLE)
@@ -214,7 +228,7 @@ class Conversation:
         message, rules = self._message, self._rules
         late = list(self._links.deadlines(None if message is None else message.link))
         if self._no_more_since is not None and message is None:
-            late.append(self._no_more_since + rules.late_seconds)
+            return (self._no_more_since + rules.late_seconds, self._links.owe_until, *late)
         if message is not None and message.link is not None:
             left_at = message.link.left_at
             moved = None if left_at is None or self._agent is None else left_at + rules.move_seconds
@@ -222,8 +236,12 @@ class Conversation:
         if message is not None:
             retry = None if self._agent is None or self._links.to(self._agent) else self._retry_at
             return (message.waits_since + rules.hold_seconds, retry, *late)
-        frame = None if self._frame_since is None else self._frame_since + rules.frame_seconds
-        return (frame, self._heard_at + rules.idle_seconds, *late)
+        return (self._frame_due, self._heard_at + rules.idle_seconds, *late)
+
+    @property
+    def _frame_due(self) -> float | None:
+        """Until when the device may send the rest of what it has begun; None where it has begun nothing, or is not read."""
+        return None if self._frame_since is None or self._unread else self._frame_since + self._rules.frame_seconds
 
     # The way of a message.
 
@@ -296,13 +314,13 @@ class Conversation:
         if message is None or message.link is not link or not link.answers_to(message, answer):
             self._note(Kind.LATE)
             if answer.about is not None and not answer.commit:
-                link.owed.discard(answer.about)
+                link.owed.pop(answer.about, None)
             return
         self._note(Kind.ANSWERED, now - message.sent_at)
         link.note(message.ids)
         if answer.commit:
             link.commits = True
-            link.owed |= message.ids
+            link.owe(message.ids, now)
         self._message = None
         # The next one goes before the next answer is read: it may be that one's.
         self._go_on(now)
@@ -324,7 +342,9 @@ class Conversation:
     def _finish(self, now: float) -> None:
         """End once every answer that is owed has come, or has had its time."""
         since = now if self._no_more_since is None else self._no_more_since
-        if not self._links.owe or self._deaf or now >= since + self._rules.late_seconds:
+        owed_until = self._links.owe_until
+        owed = owed_until is not None and now < owed_until
+        if not owed or self._deaf or now >= since + self._rules.late_seconds:
             if self._device.in_frame and not self._stopping:
                 self._note(Kind.CUT)
             self._end(Ending.STOPPED if self._stopping else Ending.DONE)

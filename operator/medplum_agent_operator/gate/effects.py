@@ -100,7 +100,7 @@ class Rules:
         hold_seconds: how long a message waits for an agent.
         answer_seconds: how long the next message waits for the answer to the one before.
         move_seconds: how long a message may stay with the agent that was left; then the device is to send it again.
-        late_seconds: how long an application's answer is waited for where a connection ends or has moved on.
+        late_seconds: how long an application's answer is waited for where a connection ends or has moved on, since the acknowledgement too.
         flush_seconds: how long an agent is given, after its last answer, to pass on what it has acknowledged without saying so.
         frame_seconds: how long a message may take from its first byte to its last.
         idle_seconds: after how long of silence a device's connection is closed.

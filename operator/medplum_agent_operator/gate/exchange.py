@@ -35,7 +35,8 @@ class Link:
     commits: bool = False
     left_at: float | None = None
     answered_at: float = 0
-    owed: set[bytes] = field(default_factory=set)
+    owed: dict[bytes, float] = field(default_factory=dict)
+    """Of what was acknowledged and is still to be answered by the application: since when."""
     known: dict[bytes, None] = field(default_factory=dict)
 
     def note(self, ids: frozenset[bytes]) -> None:
@@ -43,6 +44,14 @@ class Link:
         self.known |= dict.fromkeys(ids)
         while len(self.known) > _REMEMBERED:
             del self.known[next(iter(self.known))]
+
+    def owe(self, ids: frozenset[bytes], now: float) -> None:
+        """An application's answer is to come to these. Some never come, and no more are remembered than of those that are answered."""
+        for one in ids:
+            self.owed.pop(one, None)
+            self.owed[one] = now
+        while len(self.owed) > _REMEMBERED:
+            del self.owed[next(iter(self.owed))]
 
     def answers_to(self, message: Message, answer: Answer) -> bool:
         """Whether an answer is the one to the message in hand: it names it, or names nothing that was heard of before.
@@ -100,9 +109,9 @@ class Links:
                 link.left_at = now
 
     @property
-    def owe(self) -> bool:
-        """Whether an application's answer is to come on any."""
-        return any(link.owed for link in self)
+    def owe_until(self) -> float | None:
+        """Until when an application's answer may come on any; None where none is to come."""
+        return max((until for link in self if (until := self._owes_until(link)) is not None), default=None)
 
     def deadlines(self, in_use: Link | None) -> Iterator[float]:
         """Until when those that were left may stay, but for the one that the message in hand is on."""
@@ -124,8 +133,14 @@ class Links:
 
         An agent that is about to end waits, within its drain, for its links to close. Where another one has taken over, nothing is to be
         gained by a hurry, and what it has acknowledged without a commit (`enhanced=aa`) is passed on meanwhile. Where none is
-        there, devices wait: then it is left as soon as it owes nothing that is known.
+        there, devices wait: then it is left as soon as it owes nothing that is known, or has owed it for long.
         """
-        if link.owed or self._agent is not None:
-            return (link.left_at or 0) + self._rules.late_seconds
-        return link.answered_at + self._rules.flush_seconds
+        late = (link.left_at or 0) + self._rules.late_seconds
+        if self._agent is not None:
+            return late
+        flushed, owes_until = link.answered_at + self._rules.flush_seconds, self._owes_until(link)
+        return flushed if owes_until is None else min(late, max(flushed, owes_until))
+
+    def _owes_until(self, link: Link) -> float | None:
+        """Until when the youngest answer that it owes is waited for."""
+        return None if not link.owed else next(reversed(link.owed.values())) + self._rules.late_seconds

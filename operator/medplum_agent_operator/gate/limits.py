@@ -1,15 +1,19 @@
 """What a gate takes at most: connections, in all and from one address, and messages that are large, at once.
 
 Asked by `relay` and `streams`. What is in memory is bounded by four times `SMALL_BYTES` for each connection of a device (a message, a read,
-and two of answers that the device does not read) and twice the longest message for each place (there, and its answer back).
+and two of answers that the device does not read) and for each place twice what it is for (there, and its answer back): `MEDIUM_BYTES`, or
+the longest message.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 SMALL_BYTES: Final = 16_384
-"""What a connection may hold without asking; for more it needs one of the few places for large messages."""
+"""What a connection may hold without asking; for more it needs a place."""
+MEDIUM_BYTES: Final = 524_288
+"""What it may hold with a place of the first kind, of which there are some: documents. For more it needs one of the second, too."""
 
 
 class Connections:
@@ -50,7 +54,10 @@ class Connections:
 
 
 class Places:
-    """Places for messages that are larger than what each connection may hold; who comes first is served first."""
+    """Places for messages that are larger than what each connection may hold; who comes first is served first.
+
+    A place is kept until the message has its answer, so an agent that is slow to answer keeps all who need one of its kind waiting.
+    """
 
     def __init__(self, number: int) -> None:
         self._free = number
@@ -70,3 +77,21 @@ class Places:
             if self._waiting.popleft()():
                 return
         self._free += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A kind of places. Who needs one of a later kind keeps those before it, so that nobody can wait in a circle.
+
+    Attributes:
+        above_bytes: from how many bytes on one is needed.
+        places: those that there are.
+    """
+
+    above_bytes: int
+    places: Places
+
+
+def tiers(*, medium: int, large: int) -> tuple[Tier, ...]:
+    """So many places for messages above `SMALL_BYTES`, and so many above `MEDIUM_BYTES`."""
+    return Tier(SMALL_BYTES, Places(medium)), Tier(MEDIUM_BYTES, Places(large))

@@ -7,6 +7,8 @@ conversation, and out what that asks for.
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Final, cast
 
 from medplum_agent_operator.gate.conversation import Conversation
@@ -22,10 +24,10 @@ from medplum_agent_operator.gate.effects import (
     ToDevice,
 )
 from medplum_agent_operator.gate.hl7 import describe
-from medplum_agent_operator.gate.limits import SMALL_BYTES, Connections, Places
+from medplum_agent_operator.gate.limits import SMALL_BYTES, Connections, Places, Tier
 from medplum_agent_operator.gate.links import Link
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, end
 from medplum_agent_operator.telemetry import log
 
 BLOCKED_SECONDS: Final = 60.0
@@ -36,11 +38,12 @@ class Hl7Relay(ChannelServer):
     """A channel of messages: each device has a conversation with the agent that the route names."""
 
     def __init__(
-        self, *, route: Route, rules: Rules, connections: Connections, places: Places, counters: Counters
+        self, *, route: Route, rules: Rules, connections: Connections, tiers: Sequence[Tier], counters: Counters
     ) -> None:
+        """`tiers`: the places that there are, for smaller messages first; all channels share them."""
         super().__init__(route=route, connections=connections, counters=counters)
         self.rules = rules
-        self.places = places
+        self.tiers = tiers
         self.devices: set[Device] = set()
 
     def device(self, loop: asyncio.AbstractEventLoop) -> Reader:
@@ -80,8 +83,8 @@ class Device(Reader):
         self._alarm: asyncio.TimerHandle | None = None
         self._reads = True
         self._blocked = False
-        self._has_place = False
-        self._waits_for_place = False
+        self._places: list[Places] = []
+        self._waits_for: Places | None = None
         self._closing = False
 
     # asyncio's side.
@@ -234,44 +237,61 @@ class Device(Reader):
             transport.close()
             return
         # No reset: the device reads its last answer and our FIN, and what it still sends is read and left out.
-        transport.write_eof()
+        end(transport)
         transport.resume_reading()
         self._linger = self.loop.call_later(LINGER_SECONDS, transport.abort)
 
     def _see_to_place(self) -> None:
-        conversation = self.conversation
-        unread = 0 if self.transport is None else self.transport.get_write_buffer_size()
-        large = unread > 2 * SMALL_BYTES
-        if conversation is not None and not conversation.over:
-            large = large or conversation.held_bytes > SMALL_BYTES
-        if large and not self._has_place and not self._waits_for_place:
-            self._has_place = self.relay.places.take(self._place_granted)
-            self._waits_for_place = not self._has_place
-        elif not large and self._has_place:
-            self._has_place = False
-            self.relay.places.give_back()
-        elif not large:
-            self._waits_for_place = False
+        """Have a place of each kind that what is held asks for, one after the other, and of no other kind."""
+        wanted, tiers = self._wanted_places, self.relay.tiers
+        while len(self._places) > wanted:
+            self._places.pop().give_back()
+        if self._waits_for is not None and len(self._places) >= wanted:
+            self._waits_for = None
+            self._resume()
+        while len(self._places) < wanted and self._waits_for is None:
+            places = tiers[len(self._places)].places
+            if places.take(partial(self._place_granted, places)):
+                self._places.append(places)
+            else:
+                self._waits_for = places
+                if self.conversation is not None:
+                    self.conversation.unread()
 
-    def _place_granted(self) -> bool:
+    @property
+    def _wanted_places(self) -> int:
         conversation = self.conversation
-        if not self._waits_for_place or conversation is None or conversation.over:
+        # Of answers that the device does not read two are free.
+        unread = 0 if self.transport is None else self.transport.get_write_buffer_size() - SMALL_BYTES
+        charged = 0 if conversation is None or conversation.over else conversation.charged_bytes
+        return sum(max(unread, charged) > tier.above_bytes for tier in self.relay.tiers)
+
+    def _place_granted(self, places: Places) -> bool:
+        conversation = self.conversation
+        if self._waits_for is not places or conversation is None or conversation.over:
             return False
-        self._waits_for_place, self._has_place = False, True
-        conversation.resumed(self.loop.time())
+        self._waits_for = None
+        self._places.append(places)
+        self._resume()
+        self._see_to_place()
         self._read_or_not()
         return True
+
+    def _resume(self) -> None:
+        if self.conversation is not None:
+            self.conversation.resumed(self.loop.time())
+            self._set_alarm()
 
     def _read_or_not(self) -> None:
         conversation, transport = self.conversation, self.transport
         if conversation is None or self._closing:
             return
-        reads = conversation.reads_device and not self._waits_for_place
+        reads = conversation.reads_device and self._waits_for is None
         if transport is not None and reads != self._reads:
             self._reads = reads
             (transport.resume_reading if reads else transport.pause_reading)()
         for link in self.links.values():
-            link.read(not self._blocked and not self._waits_for_place)
+            link.read(not self._blocked and self._waits_for is None)
 
     def _set_alarm(self) -> None:
         due = None if self.conversation is None else self.conversation.deadline
@@ -307,9 +327,8 @@ class Device(Reader):
         if self._alarm is not None:
             self._alarm.cancel()
         self._deafen()
-        if self._has_place:
-            self._has_place = False
-            self.relay.places.give_back()
+        while self._places:
+            self._places.pop().give_back()
         self.relay.connections.went(self.address)
         self.relay.devices.discard(self)
         self.relay.is_over(self)

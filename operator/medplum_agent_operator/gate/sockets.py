@@ -23,7 +23,7 @@ PROBES: Final = (15, 4)
 def prepare(transport: asyncio.Transport) -> None:
     """Let TCP find out that the other side is gone without a word, in two minutes: a device without power, a node that is lost.
 
-    And let no more wait to be written than a connection may hold.
+    While nothing is on its way, that is; who waits for an answer has times of its own. And let no more wait to be written than a connection may hold.
     """
     transport.set_write_buffer_limits(high=SMALL_BYTES)
     connection = transport.get_extra_info("socket")
@@ -31,6 +31,14 @@ def prepare(transport: asyncio.Transport) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBES[0])
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES[1])
+
+
+def end(transport: asyncio.WriteTransport) -> None:
+    """Send FIN after what was written. A connection that was reset while nobody read from it is dropped: that is seen only now."""
+    try:
+        transport.write_eof()
+    except OSError:
+        transport.abort()
 
 
 class Reader(asyncio.BufferedProtocol, ABC):

@@ -13,7 +13,7 @@ from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.links import CONNECT_SECONDS
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, prepare
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, end, prepare
 from medplum_agent_operator.telemetry import log
 
 RETRY_SECONDS = 0.25
@@ -110,7 +110,7 @@ class Side(Reader):
         if self._heard_end:
             self.transport.close()
         else:
-            self.transport.write_eof()
+            end(self.transport)
 
     def linger(self) -> None:
         """Read to its end, for so long and no longer."""

@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from medplum_agent_operator.gate.sockets import end
+
 ONE_SEGMENT: Final = 1_200
 """Bytes that any network carries in one piece."""
 ONE_FLIGHT: Final = 14_000
@@ -81,7 +83,7 @@ class FrameWriter:
                 self._timer = self._call_later(_tail_after(length), self._tail)
                 return
         if self._closing and not self._frames and not self._transport.is_closing():
-            self._transport.write_eof()
+            end(self._transport)
 
     def _tail(self) -> None:
         """The last bytes, once the others have left; if they have not, a little later."""
