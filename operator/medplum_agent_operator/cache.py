@@ -20,6 +20,8 @@ from medplum_agent_operator.core.identity import Claim, Identity, Name, claimant
 from medplum_agent_operator.core.pods import ENDED
 
 _NOISE = ("managedFields",)
+_DELETED = 1000
+"""How many of the deleted are remembered: those of the seconds that a LIST takes."""
 
 Object = Mapping[str, Any]
 
@@ -34,6 +36,8 @@ class Cache:
         self._claimants: dict[Identity, dict[Name, set[tuple[str, str, str]]]] = {}
         """The same by identity: who claims it, by which objects."""
         self._moved: set[tuple[Identity, Name]] = set()
+        self._deleted: dict[str, None] = {}
+        """Uids of objects that were deleted lately: a LIST that began before may still tell of them."""
 
     def put(self, kind: str, raw: Object) -> bool:
         """Keep an object, unless this state of it or a newer one is known already. Returns whether it was news."""
@@ -50,6 +54,9 @@ class Cache:
 
     def drop(self, kind: str, raw: Object) -> bool:
         """Forget an object that was deleted, unless a new one of that name has taken its place. Returns whether it was news."""
+        self._deleted[raw["metadata"].get("uid", "")] = None
+        while len(self._deleted) > _DELETED:
+            del self._deleted[next(iter(self._deleted))]
         known = self.get(kind, *_name(raw))
         if known is None or known["metadata"].get("uid") != raw["metadata"].get("uid"):
             return False
@@ -59,7 +66,9 @@ class Cache:
             self._forget(kind, _name(raw))
         return True
 
-    def replace(self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str) -> list[Object]:
+    def replace(
+        self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str, ended: bool = True
+    ) -> list[Object]:
         """Take a complete LIST of a kind (in one namespace, or in all) as the truth of its moment.
 
         Args:
@@ -67,15 +76,19 @@ class Cache:
             namespace: the namespace that was listed; None for all.
             found: everything in it.
             as_of: the LIST's resource version: what is known to be newer stays.
+            ended: whether pods that had ended before they were deleted, and are kept for their last words, are forgotten too.
 
         Returns:
             What is thereby known to have gone.
         """
-        fresh = {_name(raw): raw for raw in found}
+        fresh = {_name(raw): raw for raw in found if raw["metadata"].get("uid") not in self._deleted}
         gone = [
             raw
             for name, raw in self._objects.get(kind, {}).items()
-            if name not in fresh and namespace in {None, name[0]} and number(as_of) >= age(raw)
+            if name not in fresh
+            and namespace in {None, name[0]}
+            and number(as_of) >= age(raw)
+            and (ended or (raw.get("status") or {}).get("phase") not in ENDED)
         ]
         for raw in gone:
             self._forget(kind, _name(raw))

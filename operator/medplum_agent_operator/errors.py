@@ -26,6 +26,10 @@ class ClusterError(OperatorError):
         self.reason = reason
 
 
+class UntrustedError(ClusterError):
+    """The API server's certificate is not of the CA that is known here, which is read once: starting again reads it anew."""
+
+
 class ConflictError(ClusterError):
     """Somebody changed the object between our read and our write (409): observe again and decide anew."""
 

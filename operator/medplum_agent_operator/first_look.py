@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.api.agent import KIND
-from medplum_agent_operator.errors import ClusterError, RefusedError, StartupError
+from medplum_agent_operator.errors import ClusterError, RefusedError, StartupError, UntrustedError
 from medplum_agent_operator.settings import Settings
 from medplum_agent_operator.telemetry import log
 
@@ -49,7 +49,8 @@ async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except ClusterError as fault:
             words = f"The operator cannot read what it watches: {fault} {_hint(fault)}"
-            if fault.status not in {0, _TOO_MANY} and fault.status < 500:  # noqa: PLR2004 - HTTP's own numbers
+            passes = fault.status in {0, _TOO_MANY} or fault.status >= 500  # noqa: PLR2004 - HTTP's own numbers
+            if isinstance(fault, UntrustedError) or not passes:
                 raise StartupError(words) from fault
             log.warning("not started yet, trying again in %.0f s. %s", pause, words)
         await asyncio.sleep(pause)

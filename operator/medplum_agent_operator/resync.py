@@ -79,7 +79,7 @@ class Resync:
             places = (None,)
         for namespace in places:
             for kind in AWAITED:
-                gone, _ = await self._list(kind, namespace)
+                gone, _ = await self._list(kind, namespace, ended=False)
                 keys |= _keys(kind, gone)
         self._add_all(keys)
 
@@ -96,10 +96,12 @@ class Resync:
         """Do it `of_changes` from time to time: what a watch loses in the middle of a change delays it by no more than that."""
         await _repeated(self.of_changes, repeat(every_seconds))
 
-    async def _list(self, kind: str, namespace: str | None) -> tuple[list[Object], list[dict[str, Any]]]:
+    async def _list(
+        self, kind: str, namespace: str | None, *, ended: bool = True
+    ) -> tuple[list[Object], list[dict[str, Any]]]:
         """Tell the cache what there is of a kind. Returns what is thereby known to have gone, and what there is."""
         found, as_of = await self._cluster.list(kind, namespace, selector=selector_of(kind))
-        return self._cache.replace(kind, namespace, found, as_of=as_of), found
+        return self._cache.replace(kind, namespace, found, as_of=as_of, ended=ended), found
 
     def _under_way(self, namespace: str, name: str) -> bool:
         raw = self._cache.get(KIND, namespace, name) or {}

@@ -148,7 +148,7 @@ async def test_a_new_client_is_made_after_each_failure(monkeypatch: pytest.Monke
 
 
 async def test_when_the_agent_has_gone_the_watch_is_not_believed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may have died without a word: everything is read again soon, and then ever less often."""
+    """It may have died without a word: everything is read again soon, and then ever less often, also where it goes and comes all the time."""
     monkeypatch.setattr(endpoints, "LOOK_SOON_SECONDS", 0.02)
     heard: list[float] = []
     loop = asyncio.get_running_loop()
@@ -165,6 +165,8 @@ async def test_when_the_agent_has_gone_the_watch_is_not_believed_for_long(monkey
     assert 1 == len(heard)
     followed.agent_is(None)
     await until(lambda: len(heard) == 5)
+    followed.agent_is(None)
+    await until(lambda: len(heard) == 6)
     following.cancel()
     pauses = [after - before for before, after in pairwise(heard[1:])]
     assert all(2 ** (n - 0.1) * 0.02 <= pause for n, pause in enumerate(pauses))

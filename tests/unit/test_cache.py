@@ -250,3 +250,28 @@ def test_a_kind_of_which_there_are_objects_and_no_watch_has_told_is_known() -> N
     assert [KIND, "Node"] == unheard(cache, {"Pod"}, nodes=True)
     assert [KIND] == unheard(cache, {"Pod", "Service"}, nodes=False)
     assert [] == unheard(cache, {"Pod", KIND, "Node"}, nodes=True)
+
+
+def test_what_was_deleted_while_a_list_was_on_its_way_does_not_come_back() -> None:
+    """The LIST began before, and tells of it; nobody would ever take it out again."""
+    cache = Cache()
+    cache.put("Pod", versioned(pod(name="old"), "7"))
+    cache.drop("Pod", versioned(pod(name="old"), "101"))
+    cache.replace("Pod", None, [versioned(pod(name="old"), "7")], as_of="100")
+    assert [] == cache.names("Pod")
+    other = versioned(pod(name="old"), "102")
+    other["metadata"]["uid"] = "another of that name"
+    cache.replace("Pod", None, [other], as_of="102")
+    assert [("clinic", "old")] == cache.names("Pod")
+
+
+def test_last_words_outlive_a_list_of_what_changes_wait_for() -> None:
+    """Not the LIST of everything."""
+    ended = versioned(pod(name="old", phase="Failed"), "7")
+    cache = Cache()
+    cache.put("Pod", ended)
+    cache.drop("Pod", ended)
+    cache.replace("Pod", None, [], as_of="9", ended=False)
+    assert [("clinic", "old")] == cache.names("Pod")
+    cache.replace("Pod", None, [], as_of="9")
+    assert [] == cache.names("Pod")

@@ -149,6 +149,14 @@ def test_words_that_change_with_each_try_are_not_repeated() -> None:
     assert first == later
 
 
+def test_why_an_image_cannot_be_pulled_is_told_while_it_is_waited_too() -> None:
+    """The night shift needs the registry's words, and reads them in a whole sentence."""
+    cause = 'Back-off pulling image "a:1": ErrImagePull: rpc error: a:1: not found'
+    found = found_in(pod(containers=[waiting("ImagePullBackOff", cause)]))
+    assert found is not None
+    assert found.message.endswith("cannot be pulled: rpc error: a:1: not found.")
+
+
 @pytest.mark.parametrize(
     ("ready", "ports"),
     [

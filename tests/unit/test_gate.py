@@ -6,24 +6,28 @@ import os
 import socket
 import subprocess
 import time
+from copy import deepcopy
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.gate import drain_command, gate_selector, render_gate_pod
 from medplum_agent_operator.core.model import Config
+from medplum_agent_operator.core.notes import AppliedTemplate
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.pod_template import render_pod_template, selector
+from medplum_agent_operator.core.resources import render_gate, render_supporting
 from medplum_agent_operator.core.template import of_gate
 from tests.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
 from tests.simulated_cluster import SimulatedCluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from medplum_agent_operator.core.telling import Plan
@@ -123,12 +127,12 @@ def test_a_gate_that_is_not_there_for_long_is_told(seconds: float, told: bool) -
 
 
 def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
-    """The Service selects the gate's pods, by the names of its ports."""
+    """The Service selects the gate's pods, by names of ports that stay when a channel is renamed."""
     made = plan({"enabled": True}, GateDeployment=serving())
     service = body(made, "Service", NAME)
     assert service is not None
     assert gate_selector(parsed("5.1.15")) == service["spec"]["selector"]
-    assert ["adt"] == [port["targetPort"] for port in service["spec"]["ports"]]
+    assert ["p2575"] == [port["targetPort"] for port in service["spec"]["ports"]]
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 
@@ -199,6 +203,96 @@ def test_a_new_release_of_the_operator_leaves_a_gate_as_it_is() -> None:
     assert IMAGE == unknown.body["spec"]["containers"][0]["image"]
 
 
+@pytest.mark.parametrize(
+    "meddle",
+    [
+        pytest.param(lambda pod: pod["args"].append("--hold-seconds=1"), id="a flag"),
+        pytest.param(lambda pod: pod.update(image="registry.example.org/evil:9"), id="the image"),
+        pytest.param(lambda pod: pod.pop("securityContext"), id="its security"),
+    ],
+)
+def test_what_somebody_changes_at_a_gate_is_put_back(meddle: Callable[[dict[str, Any]], object]) -> None:
+    """By the note of what was applied: it is no change of the operator's release that would have to wait."""
+    first = body(plan({"enabled": True}), "Deployment", f"{NAME}-gate")
+    assert first is not None
+    live = {**deepcopy(first), "status": {"availableReplicas": 2}}
+    meddle(live["spec"]["template"]["spec"]["containers"][0])
+    raw = agent("5.1.15", gate={"enabled": True})
+    cluster = SimulatedCluster(raw).settle()
+    children = {**cluster.observe().children, "GateDeployment": _owned(live, raw)}
+    made = make_plan(replace(cluster.observe(), children=children), config=CONFIG, now=cluster.now)
+    again = body(made, "Deployment", f"{NAME}-gate")
+    assert again is not None
+    assert first["spec"]["template"] == again["spec"]["template"]
+    assert "" == made.waits
+
+
+def test_a_release_that_leaves_a_field_out_replaces_no_gate() -> None:
+    """What was applied stays in force, and what would be otherwise is told."""
+    seen = SimulatedCluster(agent("5.1.15", gate={"enabled": True, "replicas": 2})).settle().observe()
+    live = serving()
+    live["spec"]["template"]["spec"]["containers"][0]["startupProbe"] = {"tcpSocket": {"port": 1}}
+    noted = {names.APPLIED_TEMPLATE: AppliedTemplate(1, live["spec"]["template"]).dump()}
+    kept = of_gate(
+        replace(seen, children={"GateDeployment": {**live, "metadata": {"annotations": noted}}}),
+        seen.agent.spec,
+        CONFIG,
+    )
+    assert kept is not None
+    assert live["spec"]["template"] == kept.body
+    assert "spec.containers[name=gate].startupProbe" in kept.waits
+
+
+def test_a_channel_that_is_renamed_keeps_its_way() -> None:
+    """Gates that run know the port by its number; only what they call it in their metrics is new, with new gates."""
+    ports = []
+    for name in ("adt", "admit"):
+        one = parsed("5.1.15", channels=[{"name": name, "port": 2575}], gate={"enabled": True})
+        service = render_supporting(one, one.spec, through_gate=True)["Service"]["spec"]["ports"]
+        pods = render_gate_pod(one, one.spec, image=IMAGE)
+        gate = render_gate(one, one.spec, template=AppliedTemplate(1, pods), replicas=2)
+        [container] = pods["spec"]["containers"]
+        ports.append(
+            (
+                [port["targetPort"] for port in service],
+                container["ports"],
+                gate["AgentService"]["spec"]["ports"],
+                [flag.split(":")[1:] for flag in container["args"] if flag.startswith("--channel")],
+            )
+        )
+    assert ports[0] == ports[1]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "words"),
+    [
+        ([{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}], ""),
+        (
+            [{"type": "Progressing", "status": "False", "message": 'ReplicaSet "x" has timed out progressing.'}],
+            "has timed out progressing. See",
+        ),
+        (
+            [
+                {"type": "Progressing", "status": "False", "message": "late"},
+                {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: compute"},
+            ],
+            "says: exceeded quota: compute. See",
+        ),
+        ([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}], ""),
+    ],
+)
+def test_gates_that_cannot_be_changed_are_told_though_those_before_serve(
+    conditions: list[dict[str, str]], words: str
+) -> None:
+    """A new channel is not in force, and every condition is green."""
+    live = serving()
+    live["status"]["conditions"] = conditions
+    made = plan({"enabled": True}, GateDeployment=live)
+    assert bool(words) is (Reason.GATE_NOT_UPDATED in [finding.reason for finding in made.findings])
+    assert words in made.sentence
+    assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
+
+
 def test_without_a_known_image_there_is_no_gate() -> None:
     """And what to do about it is said."""
     made = plan({"enabled": True}, config=Config(image_repository=REPOSITORY))
@@ -256,7 +350,12 @@ def test_a_drain_where_nobody_is_connected(port: socket.socket, lab: str, looks:
     assert ["0.05"] * looks == slept.read_text().split()
 
 
-def test_a_drain_is_no_longer_than_it_may_be(port: socket.socket) -> None:
-    """Somebody stays connected."""
-    with socket.create_connection(port.getsockname()), drain(port, 1) as running:
+def test_a_drain_is_no_longer_than_it_may_be(port: socket.socket, tmp_path: Path) -> None:
+    """Somebody stays connected. It goes by the clock: however long each look takes."""
+    slept, sleep = tmp_path / "slept", tmp_path / "sleep"
+    sleep.write_text(f'#!/bin/sh\necho "$1" >> {slept}\nexec /bin/sleep 0.7\n')
+    sleep.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    with socket.create_connection(port.getsockname()), drain(port, 2, path=path) as running:
         assert 0 == running.wait(30)
+    assert 1 <= len(slept.read_text().split()) <= 3

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import json
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -113,6 +115,7 @@ def test_gates_are_added_up() -> None:
         {"channels": [7, {"name": "adt", "connectedDevices": "many", "lastMessageAt": "yesterday"}]},
         {"channels": [{"name": "adt", "silentSince": "2026-09-01T12:00:00", "connectedDevices": -3}]},
         {"takeovers": {"lab-1": {"held": float("nan"), "moved": True}, "lab-2": "x"}},
+        {"channels": [{"name": "adt", "connectedDevices": -(10**400)}]},
     ],
 )
 def test_nonsense_reads_as_absent(raw: object) -> None:
@@ -216,7 +219,12 @@ async def _long(_: web.Request) -> web.Response:
     return web.Response(body=b" " * (gates.LONGEST_ANSWER + 1) + b"{}")
 
 
-@pytest.mark.parametrize("answer", [_late, _wrong, _elsewhere, _no_json, _deep, _endless, _long])
+async def _packed(_: web.Request) -> web.Response:
+    packed = gzip.compress(json.dumps({"channels": []}).encode())
+    return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("answer", [_late, _wrong, _elsewhere, _no_json, _deep, _endless, _long, _packed])
 async def test_a_gate_that_answers_badly_is_one_that_was_not_heard(
     answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +233,12 @@ async def test_a_gate_that_answers_badly_is_one_that_was_not_heard(
     async with asked(Pods(gate_pod()), answer) as (reports, added):
         await until(lambda: added)
         assert Traffic() == reports.traffic(KEY)
+
+
+def test_a_number_beyond_all_bounds_is_bounded() -> None:
+    """JSON has integers that no float holds."""
+    read = Traffic.read([{"channels": [{"name": "adt", "connectedDevices": 10**400}]}])
+    assert 10**12 == read.channels["adt"].devices
 
 
 async def test_a_bug_does_not_end_the_asking(caplog: pytest.LogCaptureFixture) -> None:

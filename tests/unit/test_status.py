@@ -337,3 +337,10 @@ def test_a_deleted_namesake_s_rollouts_are_not_this_agent_s() -> None:
         status.rollout,
         status.last_good_version,
     )
+
+
+def test_a_message_beyond_what_a_condition_takes_is_cut() -> None:
+    """An admission webhook may say anything, and the pass that tells of it must not fail for that."""
+    told = {ConditionType.READY: (ConditionStatus.FALSE, "WriteRefused", "x" * 40_000)}
+    [ready] = conditions([], told, generation=1, now=NOW)
+    assert 32_768 == len(ready.message)

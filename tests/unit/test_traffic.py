@@ -15,7 +15,8 @@ from medplum_agent_operator.core.model import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.reports import Channel, Takeover, Traffic
 from medplum_agent_operator.core.status import project
-from tests.builders import NOW, REPOSITORY, stamp
+from medplum_agent_operator.core.traffic import channels
+from tests.builders import NOW, REPOSITORY, agent, observed, stamp
 from tests.simulated_cluster import installed
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:1")
 EARLIER = NOW - timedelta(hours=1)
+MANY = tuple(f"c{n}" for n in range(32))
 INSTALLED = installed("5.1.15", gate={"enabled": True}).observe()
 (POD,) = (pod.name for pod in INSTALLED.current_pods)
 STARTED = INSTALLED.deployment.record.started_at.isoformat()  # type: ignore[union-attr] # it was just installed
@@ -234,3 +236,23 @@ def test_a_transition_is_dated() -> None:
     status = told(one(silent_since=EARLIER), status={"conditions": [FORWARDS]})
     found: Condition = next(each for each in status.conditions if each.type == ConditionType.FORWARDING)
     assert (ConditionStatus.FALSE, NOW) == (found.status, found.last_transition_time)
+
+
+def test_many_channels_are_one_write_in_five_minutes() -> None:
+    """Each has a message now and then, at times of its own: none of them has a clock of its own."""
+    status: dict[str, Any] = {"channels": []}
+    writes = 0
+    for minute in range(60):
+        now = NOW + timedelta(minutes=minute)
+        told = {name: Channel(name, 1, now - timedelta(minutes=minute % (5 + n))) for n, name in enumerate(MANY)}
+        raw = agent(
+            "5.1.15",
+            channels=[{"name": name, "port": 3000 + n} for n, name in enumerate(MANY)],
+            gate={"enabled": True},
+            status=status,
+        )
+        found = replace(observed(raw), traffic=Traffic(1, told))
+        after = [one.model_dump(by_alias=True, mode="json") for one in channels(found, now=now)]
+        writes += after != status["channels"]
+        status = {"channels": after}
+    assert 1 < writes <= 12

@@ -48,7 +48,9 @@ class GateReports:
 
     async def forever(self, add: Callable[[Key], None], *, every_seconds: float = EVERY_SECONDS) -> None:
         """Ask all of them from time to time. `add`: asks for a look at an agent, after its gates were asked."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        # What is asked is whatever calls itself a gate: nothing that it sends is unpacked.
+        async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             while True:
                 await asyncio.sleep(every_seconds)
                 try:

@@ -20,7 +20,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.api.annotations import MANAGED_BY
-from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError, UntrustedError
 
 FIELD_MANAGER: Final = MANAGED_BY
 PAGE_SIZE: Final = 25
@@ -189,6 +189,8 @@ class Kube:
             raise ClusterError(
                 f"{method} {path}: the API server did not answer within {self._timeout.total:g} s."
             ) from fault
+        except aiohttp.ClientSSLError as fault:
+            raise UntrustedError(f"{method} {path}: {fault}.") from fault
         except (aiohttp.ClientError, OSError, ConfigException) as fault:  # the last two: of the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number

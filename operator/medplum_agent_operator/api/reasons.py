@@ -120,6 +120,8 @@ class Reason(StrEnum):
     """A maintenance window never opens: its time zone or its schedule is none."""
     GATE_NOT_SERVING = "GateNotServing"
     """A gate is asked for, and none takes connections: devices reach the agent directly."""
+    GATE_NOT_UPDATED = "GateNotUpdated"
+    """Gates take connections, and their Deployment has given up changing them to what the spec says."""
     FORWARDING = "Forwarding"
     """The gates tell of no message that an agent leaves unanswered for long."""
     AGENT_SILENT = "AgentSilent"

@@ -148,7 +148,9 @@ def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
 
 def _container_faults(pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:
     if container.waiting in _PULL:
-        yield _finding(Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {said(container)}")
+        yield _finding(
+            Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {pull_words(container)}."
+        )
     elif container.waiting in _CONFIG:
         yield _finding(
             Reason.CONTAINER_CONFIG_ERROR,

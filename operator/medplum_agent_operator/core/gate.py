@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.channels import Protocol
+from medplum_agent_operator.api.channels import Channel, Protocol
 from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.pods import GATE_CONTAINER
 
 PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
 HTTP_PORT: Final = 8081
@@ -46,11 +47,16 @@ connected() {
   done
   return 1
 }
-looks=$(($1 * 20))
+clock() {
+  read -r up _ < /proc/uptime
+  up=${up%.*}${up#*.}
+}
 ports=" $2 "
 passed=0
 seen=
-while [ "$passed" -lt "$looks" ]; do
+clock
+until=$((up + $1 * 100))
+while [ "$up" -lt "$until" ]; do
   if connected; then
     seen=1
   elif [ -n "$seen" ] || [ "$passed" -ge "$3" ]; then
@@ -58,6 +64,7 @@ while [ "$passed" -lt "$looks" ]; do
   fi
   sleep 0.05
   passed=$((passed + 1))
+  clock
 done
 """.lstrip()
 # Arguments: at most so many seconds; the channels' ports in hexadecimal, as /proc/net/tcp has them (01: established); how many looks where
@@ -65,6 +72,11 @@ done
 # everything: then there is nothing to wait for. On a channel of messages each gate that has not heard of the end yet has a connection
 # (`gate.knocking`); on others nothing shows that one has not, and a second passes.
 _LOOKS_WHERE_NOTHING_SHOWS: Final = 20
+
+
+def port_name(channel: Channel) -> str:
+    """What the port of a channel is called between Service, gate and agent: a channel that is renamed keeps its way."""
+    return f"p{channel.port}"
 
 
 def gate_name(agent: MedplumAgent) -> str:
@@ -103,6 +115,18 @@ def patience_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> da
     return (now if since is None else since) + PATIENCE
 
 
+def stuck(deployment: Mapping[str, Any] | None) -> str:
+    """Why a change of the gates does not get on, in their Deployment's words; empty where it does, or is none.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
+    """
+    conditions = ((deployment or {}).get("status") or {}).get("conditions") or ()
+    late = any(c.get("type") == "Progressing" and c.get("status") == "False" for c in conditions)
+    refused = [c for c in conditions if c.get("type") == "ReplicaFailure" and c.get("status") == "True"]
+    told = refused or [c for c in conditions if c.get("type") == "Progressing"]
+    return str(told[0].get("message") or told[0].get("reason") or "") if late and told else ""
+
+
 def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
     """Whether the Service leads devices to the gate: where one is wanted and takes connections; else to the agent itself.
 
@@ -118,7 +142,7 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
     flags = [
         f"--namespace={agent.namespace}",
         f"--service={agent.name}-agent",
-        *(f"--channel={channel.name}:{channel.protocol}:{port}" for port, channel in ports),
+        *(f"--channel={c.name}:{c.protocol}:{port}:{port_name(c)}" for port, c in ports),
         f"--hold-seconds={wanted.hold_seconds}",
         f"--answer-seconds={wanted.answer_seconds}",
         f"--move-seconds={wanted.move_seconds}",
@@ -141,7 +165,7 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
                 names.COMPONENT_LABEL: "gate",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
             },
-            "annotations": {"kubectl.kubernetes.io/default-container": "gate"},
+            "annotations": {"kubectl.kubernetes.io/default-container": GATE_CONTAINER},
         },
         "spec": {
             **_placed_as_the_agent(spec),
@@ -165,13 +189,13 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
             ],
             "containers": [
                 {
-                    "name": "gate",
+                    "name": GATE_CONTAINER,
                     "image": image,
                     "imagePullPolicy": "IfNotPresent",
                     "command": [PROGRAM],
                     "args": flags,
                     "ports": [
-                        *({"name": c.name, "containerPort": port, "protocol": "TCP"} for port, c in ports),
+                        *({"name": port_name(c), "containerPort": port, "protocol": "TCP"} for port, c in ports),
                         {"containerPort": HTTP_PORT, "protocol": "TCP"},
                     ],
                     "readinessProbe": {"httpGet": {"path": "/readyz", "port": HTTP_PORT}, "periodSeconds": 1},

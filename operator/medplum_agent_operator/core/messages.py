@@ -227,6 +227,14 @@ def gate_not_serving(agent: MedplumAgent, *, there: bool) -> str:
     )
 
 
+def gate_not_updated(agent: MedplumAgent, why: str) -> str:
+    """A change of the gates that does not get on: those before it go on serving."""
+    return (
+        f"Note: the gates are not what the spec says, and a channel or a setting that is new there is not in force; those before go on. Their Deployment "
+        f"says: {why.rstrip('.')}. See kubectl -n {agent.namespace} get pods -l {GATE_LABEL}={agent.name}."
+    )
+
+
 def gates_unreachable(agent: MedplumAgent) -> str:
     """Why nothing is known of the traffic."""
     return (

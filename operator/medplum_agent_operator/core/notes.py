@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
-from medplum_agent_operator.core.pods import AGENT_CONTAINER
+from medplum_agent_operator.core.pods import AGENT_CONTAINER, GATE_CONTAINER
 
 
 class Change(StrEnum):
@@ -141,10 +141,11 @@ class AppliedTemplate:
         try:
             raw = json.loads(text or "null")
             template = raw["template"]
-            images = [one["image"] for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER]
+            ours = (AGENT_CONTAINER, GATE_CONTAINER)
+            images = [one["image"] for one in template["spec"]["containers"] if one["name"] in ours]
             if images and isinstance(template["metadata"]["annotations"], dict):
                 return cls(int(raw["revision"]), template)
-        except (ValueError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             return None
         return None
 
@@ -163,5 +164,5 @@ class LastGood:
             raw = json.loads(text or "null")
             applied = AppliedTemplate.read(json.dumps(raw["applied"]))
             return None if applied is None else cls(MedplumAgentSpec.model_validate(raw["spec"]), applied)
-        except (ValueError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             return None

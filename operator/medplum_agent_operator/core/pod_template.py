@@ -79,7 +79,11 @@ _DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "250m", "memory": "512Mi"},
     "limits": {"memory": "2Gi"},
 }
-_SMALL: Final[Mapping[str, Any]] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}}
+SMALL: Final[Mapping[str, Any]] = {
+    # Of containers that only sleep. With a limit of CPU, as a quota may ask for one of each container.
+    "requests": {"cpu": "10m", "memory": "16Mi"},
+    "limits": {"cpu": "250m", "memory": "32Mi"},
+}
 
 
 def selector(agent: MedplumAgent) -> dict[str, str]:
@@ -314,7 +318,7 @@ def _render_ready(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> di
         **_pull(spec, image),
         "command": ["sh", "-c", _SLEEP],
         "readinessProbe": _probe(channel),
-        "resources": _SMALL,
+        "resources": SMALL,
         "securityContext": _CONTAINER_SECURITY,
         **_drain(spec),
     }

@@ -9,6 +9,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.core.version import AgentVersion, version_of
 
 AGENT_CONTAINER: Final = "agent"
+GATE_CONTAINER: Final = "gate"
 """The container that runs the agent itself."""
 READY_PREFIX: Final = "ready-"
 """Containers of this prefix carry the readiness probe of the channel whose name follows."""

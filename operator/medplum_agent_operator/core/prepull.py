@@ -20,7 +20,7 @@ from medplum_agent_operator.core.drift import fingerprint
 from medplum_agent_operator.core.findings import Finding, Severity
 from medplum_agent_operator.core.jobs import FetchJob
 from medplum_agent_operator.core.model import Observed
-from medplum_agent_operator.core.pod_template import credentials
+from medplum_agent_operator.core.pod_template import SMALL, credentials
 from medplum_agent_operator.core.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.resources import owner_reference
 
@@ -30,7 +30,6 @@ LONGEST_SECONDS: Final = 3600
 """A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
 _NAME_LENGTH: Final = 63
 _LOOK: Final = "Look at the image's name, spec.image.pullSecrets and the registry."
-_SMALL: Final[Mapping[str, Any]] = {"requests": {"cpu": "1m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
                 "env": credentials(spec),
-                "resources": _SMALL,
+                "resources": SMALL,
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "capabilities": {"drop": ["ALL"]},

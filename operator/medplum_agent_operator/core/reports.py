@@ -118,7 +118,9 @@ def _takeovers(raw: object) -> dict[str, Takeover]:
 
 def _number(raw: object) -> float:
     """A number that counts something; 0 for anything else."""
-    return max(0.0, min(float(raw), 1e12)) if isinstance(raw, int | float) and raw == raw else 0.0  # noqa: PLR0124 - not NaN
+    known = isinstance(raw, int | float) and raw == raw  # noqa: PLR0124 - not NaN
+    # Compared as it is: an integer may be larger than any float.
+    return float(max(0, min(raw, 1e12))) if known and isinstance(raw, int | float) else 0.0
 
 
 def _time(raw: object) -> datetime | None:

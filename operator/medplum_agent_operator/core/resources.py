@@ -100,7 +100,9 @@ def render_gate(
     own = gate.gate_selector(agent)
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": gate.CLUSTER_ROLE}
     account = {"kind": "ServiceAccount", "name": gate.gate_name(agent), "namespace": agent.namespace}
-    ports = [{"name": c.name, "port": c.port, "targetPort": c.port, "protocol": "TCP"} for c in spec.channels]
+    ports = [
+        {"name": gate.port_name(c), "port": c.port, "targetPort": c.port, "protocol": "TCP"} for c in spec.channels
+    ]
     bodies: dict[str, tuple[str, dict[str, Any]]] = {
         # Its endpoints are how the gate learns of the agent's pods; nobody connects to it.
         "AgentService": ("v1", {"spec": {"clusterIP": "None", "selector": selector(agent), "ports": ports}}),
@@ -141,7 +143,7 @@ def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate
         port: dict[str, Any] = {
             "name": channel.name,
             "port": channel.port,
-            "targetPort": channel.name if through_gate else channel.port,
+            "targetPort": gate.port_name(channel) if through_gate else channel.port,
             "protocol": "TCP",
         }
         if channel.node_port:

@@ -31,6 +31,8 @@ from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.core.traffic import Told
 
 LONGEST_HISTORY: Final = 10
+LONGEST_MESSAGE: Final = 32_768
+"""Characters of a condition's message (metav1.Condition)."""
 
 
 def project(observed: Observed, plan: Plan, *, now: datetime) -> MedplumAgentStatus:
@@ -243,7 +245,7 @@ def conditions(
                 type=str(kind),
                 status=status,
                 reason=reason,
-                message=message,
+                message=message[:LONGEST_MESSAGE],
                 last_transition_time=since,
                 observed_generation=generation,
             )

@@ -155,8 +155,11 @@ def with_traffic(plan: Plan, observed: Observed, config: Config, *, now: datetim
         plan, waits = replace(plan, look_again_at=again), False
     there = "GateDeployment" in observed.children
     since = traffic.silent(observed)
+    deployment = observed.children.get("GateDeployment")
+    why_stuck = gate.stuck(deployment) if observed.agent.spec.gated and gate.available(deployment) else ""
     for why, note in (
         (Reason.GATE_NOT_SERVING, messages.gate_not_serving(observed.agent, there=there) if waits else ""),
+        (Reason.GATE_NOT_UPDATED, messages.gate_not_updated(observed.agent, why_stuck) if why_stuck else ""),
         (Reason.AGENT_SILENT, messages.agent_silent(observed.agent, since) if since else ""),
     ):
         if note:

@@ -61,7 +61,7 @@ def silent(observed: Observed) -> Mapping[str, datetime]:
 
 
 def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
-    """`status.channels`: what is said there stays for some minutes, unless the channels themselves are others."""
+    """`status.channels`: what is said there stays for some minutes, of all of them, unless the channels themselves are others."""
     agent, traffic = observed.agent, observed.traffic
     if not agent.spec.gated:
         return ()
@@ -69,6 +69,8 @@ def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
     if traffic is None or not traffic.gates:
         return tuple(before[channel.name] for channel in agent.spec.channels if channel.name in before)
     found = []
+    told_at = max((known.observed_at for known in before.values() if known.observed_at), default=None)
+    waits = told_at is not None and now < told_at + CHANNELS_EVERY
     for channel in agent.spec.channels:
         told = traffic.channels.get(channel.name)
         known = before.get(channel.name)
@@ -80,12 +82,8 @@ def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
         new = ChannelStatus(
             name=channel.name, connected_devices=told.devices, last_message_at=last, observed_at=seconds
         )
-        stays = known is not None and (
-            known.observed_at is None
-            or now < known.observed_at + CHANNELS_EVERY
-            or known.model_copy(update={"observed_at": seconds}) == new
-        )
-        found.append(known if stays and known is not None else new)
+        same = known is not None and known.model_copy(update={"observed_at": seconds}) == new
+        found.append(known if known is not None and (waits or same) else new)
     return tuple(found)
 
 

@@ -92,8 +92,8 @@ class Gate:
 
     def pods_are(self, pods: Mapping[str, Pods]) -> None:
         """Take what the EndpointSlices say."""
-        for name, route in self._routes.items():
-            route.pods_are(pods.get(name, Pods()))
+        for channel in self._relays:
+            self._routes[channel.name].pods_are(pods.get(channel.endpoint, Pods()))
 
     async def run(self, connect: Callable[[], AsyncClient], until: asyncio.Event) -> None:
         """Serve until the event, then end in good order. `connect` makes a client of the API server.

@@ -66,6 +66,7 @@ class Endpoints:
         self._tell = tell
         self._heard_at: float | None = None
         self._looking: asyncio.Timeout | None = None
+        self._hurried_at = float("-inf")
         self._believed_seconds = LOOK_AGAIN_SECONDS
 
     @property
@@ -75,10 +76,13 @@ class Endpoints:
 
     def agent_is(self, agent: Life | None) -> None:
         """A listener of a route: where no agent takes connections any more, look again soon."""
-        if agent is not None:
+        now = asyncio.get_running_loop().time()
+        # One that is called ready and refuses goes and comes back with each look.
+        if agent is not None or now < self._hurried_at + LOOK_AGAIN_SECONDS:
             return
+        self._hurried_at = now
         self._believed_seconds = LOOK_SOON_SECONDS
-        soon = asyncio.get_running_loop().time() + LOOK_SOON_SECONDS
+        soon = now + LOOK_SOON_SECONDS
         looking = self._looking
         if looking is not None and not looking.expired() and soon < (looking.when() or 0):
             looking.reschedule(soon)

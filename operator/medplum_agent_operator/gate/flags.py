@@ -12,32 +12,38 @@ class Channel:
     """A port for devices.
 
     Attributes:
-        name: of the channel, and of the port of the agent's Service.
+        name: of the channel.
         hl7: whether it carries HL7 messages; else bytes.
         port: that devices connect to.
+        endpoint: the name of the port of the agent's Service; that of the channel where nothing else is said.
     """
 
     name: str
     hl7: bool
     port: int
+    endpoint: str
 
     @classmethod
     def parse(cls, text: str) -> "Channel":
-        """Read `adt:HL7:2575`.
+        """Read `adt:HL7:10000:p2575`.
 
-        >>> Channel.parse("adt:HL7:2575")
-        Channel(name='adt', hl7=True, port=2575)
+        >>> Channel.parse("adt:HL7:10000:p2575")
+        Channel(name='adt', hl7=True, port=10000, endpoint='p2575')
+        >>> Channel.parse("adt:HL7:2575").endpoint
+        'adt'
 
         Raises:
             argparse.ArgumentTypeError: where it does not look like that.
         """
         name, _, rest = text.partition(":")
-        protocol, _, port = rest.partition(":")
+        protocol, _, rest = rest.partition(":")
+        port, _, endpoint = rest.partition(":")
         if not (name and protocol in {"HL7", "DICOM", "ASTM", "TCP"} and port.isdecimal() and int(port) <= 65_535):  # noqa: PLR2004 - TCP's own number
             raise argparse.ArgumentTypeError(
-                f"{text!r} is no channel; write name:protocol:port, with HL7, DICOM, ASTM or TCP, such as adt:HL7:2575"
+                f"{text!r} is no channel; write name:protocol:port, with HL7, DICOM, ASTM or TCP, such as adt:HL7:2575, and, where it has "
+                "another name, :port-of-the-service"
             )
-        return cls(name, protocol == "HL7", int(port))
+        return cls(name, protocol == "HL7", int(port), endpoint or name)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -54,7 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         required=True,
         action="append",
         type=Channel.parse,
-        help="name:protocol:port, one for each; the name is that of the Service's port",
+        help="name:protocol:port, one for each, and :name of the Service's port where that is another",
     )
     parser.add_argument("--hold-seconds", type=float, default=rules.hold_seconds, help="a message waits for an agent")
     parser.add_argument(
