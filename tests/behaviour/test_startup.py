@@ -95,6 +95,16 @@ def test_missing_crd_is_told_with_the_command_that_installs_it(cluster: Cluster,
     assert "kubectl apply -f crds/medplumagents.yaml" in refused_start(path, tmp_path / "log")
 
 
+def test_an_api_server_that_is_not_trusted_is_not_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    """After a rotation of the CA the mounted one is replaced soon: a new start reads it, whoever waits does not."""
+    kubeconfig = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
+    another = kubeconfig["users"][0]["user"]["client-certificate-data"]
+    kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"] = another
+    path = tmp_path / "config"
+    path.write_text(json.dumps(kubeconfig))
+    assert "certificate" in refused_start(path, tmp_path / "log")
+
+
 @contextmanager
 def api_server(answer: Callable[[str], tuple[int, bytes]], folder: Path) -> Iterator[Path]:
     """Something on loopback that gives each GET of a path this status and body; and a kubeconfig that takes it for an API server."""
