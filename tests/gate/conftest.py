@@ -62,7 +62,7 @@ class Gate:
 
 @asynccontextmanager
 async def gate(
-    *agents: int, most: int = 1000, most_of_one_address: int = 1000, medium: int = 6, large: int = 1, **rules: float
+    *agents: int, most: int = 1000, most_of_one_address: int = 1000, medium: int = 4, large: int = 1, **rules: float
 ) -> AsyncIterator[Gate]:
     """Run a gate in front of agents on these ports."""
     route, counted = Route(), Counted()

@@ -17,4 +17,6 @@ def test_the_bench_measures_and_memory_is_bounded(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
     assert {"direct", "gate", "added"} == set(found["latency"])
     assert found["throughput"]["gate"]["messages_per_second"] > 0
-    assert found["memory"]["idle_mib"] <= found["memory"]["large_peak_mib"] < 80
+    memory = found["memory"]
+    assert memory["idle_mib"] <= memory["large_peak_mib"] < 80
+    assert memory["after_mib"] < memory["idle_mib"] + 8, "the large messages have gone, and their memory has not"

@@ -12,7 +12,7 @@ from typing import Final
 
 SMALL_BYTES: Final = 16_384
 """What a connection may hold without asking; for more it needs a place."""
-MEDIUM_BYTES: Final = 524_288
+MEDIUM_BYTES: Final = 262_144
 """What it may hold with a place of the first kind, of which there are some: documents. For more it needs one of the second, too."""
 
 
