@@ -184,6 +184,7 @@ KINDS: Final = (
     Kind(
         "500, for longer than Kopf tries",
         _says(500, "InternalError"),
+        disturb=_cut,
         seconds=75.0,
         longest_pause=16,
         ends_operator=True,

@@ -86,7 +86,7 @@ async def attempt(clinics: Clinics, scenario: Scenario, kind: Kind, learned: Lea
                 earlier.cancel()
             spells.append(asyncio.create_task(spell.run(proxy, kind.seconds, kind.disturb)))
 
-        clinic.patience_seconds += kind.longest_pause
+        clinic.patience_seconds += kind.seconds + kind.longest_pause
         clinic.on_step = begin_to_be_ill
         kubelet = asyncio.create_task(_restart(clinic, proxy.kubeconfig, *flags))
         faults: tuple[str, ...] = ()
