@@ -20,6 +20,8 @@ from medplum_agent_operator.core.identity import Claim, Identity, Name, claimant
 from medplum_agent_operator.core.pods import ENDED
 
 _NOISE = ("managedFields",)
+_SHORT, _MOST_STRINGS = 64, 8192
+"""Characters of a string that is worth looking up, and how many of those are remembered at most."""
 _DELETED = 1000
 """How many of the deleted are remembered: those of the seconds that a LIST takes."""
 
@@ -31,6 +33,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self._strings = Strings()
         self._claimed: dict[tuple[str, str, str], tuple[Name, Identity, str]] = {}
         """By kind, namespace and name of an object: whose it is, for which identity it stands, and its uid."""
         self._claimants: dict[Identity, dict[Name, set[tuple[str, str, str]]]] = {}
@@ -46,7 +49,7 @@ class Cache:
             newer = age(raw) > age(known) or age(raw) == 0
             if not newer:
                 return False
-        kept = slim(kind, raw)
+        kept = self._strings.once(slim(kind, raw))
         self._objects.setdefault(kind, {})[_name(raw)] = kept
         self._index(kind, raw, there=True)
         # A kubelet reports its node again and again: news is only what is kept of it.
@@ -162,10 +165,38 @@ class Cache:
             self._moved.add((identity, whose))
 
 
+class Strings:
+    """Equal short strings, kept once: most keys and values of one agent are those of the next as well.
+
+    What is told of a hundred agents takes 6 MiB with it, and 10 without (docs/benchmarks.md).
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        """How many are remembered."""
+        return len(self._known)
+
+    def once(self, value: Any) -> Any:
+        """The same, made of strings that are shared with what was seen before."""
+        match value:
+            case str() if len(value) <= _SHORT:
+                if len(self._known) >= _MOST_STRINGS:  # uids and times come and go
+                    self._known.clear()
+                return self._known.setdefault(value, value)
+            case dict():
+                return {self.once(key): self.once(item) for key, item in value.items()}
+            case list():
+                return [self.once(item) for item in value]
+            case _:
+                return value
+
+
 def slim(kind: str, raw: Object) -> Object:
     """An object without what nothing reads; managed fields are kept where they tell who set an approval."""
-    if kind == "MedplumAgent":
-        return raw
+    if kind == KIND:
+        return _slim_agent(raw)
     if kind == "Node":
         return _slim_node(raw)
     kept = {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key not in _NOISE}}
@@ -176,6 +207,15 @@ def slim(kind: str, raw: Object) -> Object:
         containers = [{key: c[key] for key in ("name", "image") if key in c} for c in spec.get("containers") or ()]
         kept["spec"] = {"nodeName": spec.get("nodeName", ""), "containers": containers}
     return kept
+
+
+def _slim_agent(raw: Object) -> Object:
+    """Of managed fields, what metadata tell: spec and status are named there field by field, and are larger so than they are."""
+    metadata = dict(raw["metadata"])
+    entries = metadata.pop("managedFields", None) or ()
+    told = [(entry, (entry.get("fieldsV1") or {}).get("f:metadata")) for entry in entries]
+    metadata["managedFields"] = [{**entry, "fieldsV1": {"f:metadata": fields}} for entry, fields in told if fields]
+    return {**raw, "metadata": metadata}
 
 
 def _slim_node(raw: Object) -> Object:

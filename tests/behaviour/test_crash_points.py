@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every write in every mode. Without it some are left out where `EVERY` does not name the case."""
 MOST_TELLING = ("install", "handoff", "forced downgrade")
-UNREACHED = 5
-"""One in so many may have no such write: how often status is written depends on how quickly one thing follows another."""
 EVERY = {("handoff", Mode.KILLED), ("forced downgrade", Mode.KILLED)}
 
 pytestmark = pytest.mark.timeout(1800 if ALL else 900)
@@ -41,7 +39,9 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
     """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice.
 
     First it is played undisturbed: the same objects are written in the same order each time, and the ends are the same, so writes can be
-    counted and ends compared. One test for all modes of a scenario, so that this is learned once.
+    counted and ends compared. One test for all modes of a scenario, so that this is learned once. As many writes as there are besides
+    status and Events are reached in every run; how often those are written depends on how quickly one thing follows another, so that a
+    run may have no last one to strike at.
     """
     undisturbed = await learned(clinics, SCENARIOS[name], known)
     assert 1 == len(set(undisturbed.acts))
@@ -56,7 +56,6 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
     assert [] == [f"{mode}, {run}" for mode, runs in found for run in runs if run.faults]
     unreached = [(mode, run) for mode, runs in found for run in runs if not run.reached]
     assert [] == [f"{mode}, {run}" for mode, run in unreached if run.number <= len(acts)]
-    assert len(unreached) <= sum(len(runs) for _, runs in found) // UNREACHED
 
 
 async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.cache import Cache, Strings
 from medplum_agent_operator.core.model import Key
 from medplum_agent_operator.core.nodes import Node
 from medplum_agent_operator.core.pods import Pod
@@ -168,17 +169,49 @@ def test_of_a_pod_only_what_decisions_read_is_kept() -> None:
 
 
 def test_managed_fields_are_kept_only_where_they_are_read() -> None:
-    """They are most of an object's size; only a MedplumAgent's tell something (who approved)."""
+    """They are most of an object's size; only a MedplumAgent's metadata tell something by them (who approved)."""
     raw = one("1")
-    raw["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    approved: dict[str, Any] = {"f:metadata": {"f:annotations": {"f:agents.medplum.com/force-downgrade": {}}}}
+    raw["metadata"]["managedFields"] = [
+        {"manager": "kubectl-annotate", "fieldsV1": {**approved, "f:spec": {"f:version": {}}}},
+        {"manager": "medplum-agent-operator", "subresource": "status", "fieldsV1": {"f:status": {"f:phase": {}}}},
+        {"manager": "somebody"},
+    ]
     cache = cached(raw)
     cache.put("MedplumAgent", raw)
     child, agent = cache.get(KIND, "clinic", "lab"), cache.get("MedplumAgent", "clinic", "lab")
     assert child is not None
     assert agent is not None
     assert "managedFields" not in child["metadata"]
-    assert "managedFields" in agent["metadata"]
-    assert "managedFields" in raw["metadata"]
+    assert [{"manager": "kubectl-annotate", "fieldsV1": approved}] == agent["metadata"]["managedFields"]
+    assert 3 == len(raw["metadata"]["managedFields"])
+
+
+def test_equal_short_strings_are_kept_once() -> None:
+    """Names of fields, labels and values are the same in a hundred agents; long ones are as good as never."""
+
+    def text(short: str) -> dict[str, Any]:
+        return json.loads(json.dumps({**one("1"), "spec": {"a field": [short, short * 50, 1, None]}}))  # type: ignore[no-any-return]
+
+    first, second = text("a value"), {**text("a value"), "metadata": one("1", name="ward", uid="2")["metadata"]}
+    cache = cached(first, second)
+    lab, ward = cache.get(KIND, "clinic", "lab"), cache.get(KIND, "clinic", "ward")
+    assert lab == first
+    assert ward == second
+    keys = [next(iter(raw["spec"])) for raw in (lab, ward)]
+    values = [raw["spec"]["a field"] for raw in (lab, ward)]
+    assert keys[0] is keys[1]
+    assert values[0][0] is values[1][0]
+    assert values[0][1] is not values[1][1]
+
+
+def test_not_every_string_there_ever_was_is_remembered() -> None:
+    """Uids and times come and go."""
+    strings = Strings()
+    kept = strings.once("kept")
+    assert strings.once(json.loads(json.dumps("kept"))) is kept
+    strings.once([str(number) for number in range(10_000)])
+    assert len(strings) < 10_000
 
 
 def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: Any) -> dict[str, Any]:

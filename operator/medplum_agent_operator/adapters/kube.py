@@ -25,7 +25,7 @@ from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedEr
 FIELD_MANAGER: Final = MANAGED_BY
 PAGE_SIZE: Final = 25
 """A page is held in memory as text and as objects at once: small ones keep the peak low."""
-MAX_CONNECTIONS: Final = 10
+MAX_CONNECTIONS: Final = 6
 
 NO_OBJECT: Final = "1"
 """A resource version that no object has. Server-side apply with it creates what is not there, and is refused (409) where something is: a first write

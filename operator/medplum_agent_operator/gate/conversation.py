@@ -21,8 +21,9 @@ from medplum_agent_operator.gate.effects import (
     ToDevice,
 )
 from medplum_agent_operator.gate.exchange import Link, Links, Message
-from medplum_agent_operator.gate.framing import Deframer, Frame, Junk, TooLong
+from medplum_agent_operator.gate.framing import Frame, Junk, TooLong
 from medplum_agent_operator.gate.hl7 import answer_of, control_ids, has_header
+from medplum_agent_operator.gate.inbox import Inbox
 from medplum_agent_operator.gate.limits import SMALL_BYTES
 
 _FIRST_RETRY_SECONDS, _LAST_RETRY_SECONDS = 0.05, 1.0
@@ -36,17 +37,13 @@ class Conversation:
         self._rules = rules
         self._agent = agent
         self._effects: list[Effect] = []
-        self._device = Deframer(limit=rules.frame_bytes)
+        self._device = Inbox(rules, now)
         self._message: Message | None = None
         self._links = Links(rules)
         self._links.agent_is(agent, now)
         self._last_sent_to: Agent | None = None
-        self._heard_at = now
-        self._frame_since: float | None = None
-        self._unread = False
         self._retry_at = now
         self._retry_seconds = _FIRST_RETRY_SECONDS
-        self._no_more_since: float | None = None
         self._stopping = False
         self._deaf = False
         self._over = False
@@ -66,7 +63,7 @@ class Conversation:
     @property
     def reads_device(self) -> bool:
         """Whether to read more from the device: not while a message is in hand and enough lies behind it."""
-        if self._over or self._no_more_since is not None:
+        if self._over or self._device.closed_at is not None:
             return False
         return self._message is None or self.held_bytes < SMALL_BYTES
 
@@ -92,16 +89,14 @@ class Conversation:
 
     def device_sent(self, data: bytes, now: float) -> None:
         """Bytes came."""
-        if self._over or self._no_more_since is not None:
+        if self._over or self._device.closed_at is not None:
             return
-        self._heard_at = now
-        self._device.feed(data)
+        self._device.feed(data, now)
         self._go_on(now)
 
     def device_finished(self, now: float) -> None:
         """The device has closed its side; it may still read. What it has sent whole is passed on, and answers go back."""
-        if self._no_more_since is None:
-            self._no_more_since = now
+        self._device.close(now)
         self._go_on(now)
 
     def device_gone(self, now: float) -> None:
@@ -116,13 +111,11 @@ class Conversation:
 
     def unread(self) -> None:
         """The shell does not read for now, as it has no place for a large message: that time is not the device's."""
-        self._unread = True
+        self._device.unread()
 
     def resumed(self, now: float) -> None:
         """The shell reads again."""
-        self._unread = False
-        if self._frame_since is not None:
-            self._frame_since = now
+        self._device.resumed(now)
 
     def cut(self) -> None:
         """The gate has no more time: close, whatever is in hand."""
@@ -217,18 +210,15 @@ class Conversation:
                 self._message = None
         elif message is not None and now >= message.waits_since + rules.hold_seconds:
             self._give_up()
-        elif message is None and self._no_more_since is None:
-            if (due := self._frame_due) is not None and now >= due:
-                self._end(Ending.TOO_SLOW)
-            elif now >= self._heard_at + rules.idle_seconds:
-                self._end(Ending.IDLE)
+        elif message is None and self._device.closed_at is None and (fault := self._device.fault(now)) is not None:
+            self._end(fault)
         self._go_on(now)
 
     def _deadlines(self) -> "tuple[float | None, ...]":
         message, rules = self._message, self._rules
         late = list(self._links.deadlines(None if message is None else message.link))
-        if self._no_more_since is not None and message is None:
-            return (self._no_more_since + rules.late_seconds, self._links.owe_until, *late)
+        if self._device.closed_at is not None and message is None:
+            return (self._device.closed_at + rules.late_seconds, self._links.owe_until, *late)
         if message is not None and message.link is not None:
             left_at = message.link.left_at
             moved = None if left_at is None or self._agent is None else left_at + rules.move_seconds
@@ -236,12 +226,7 @@ class Conversation:
         if message is not None:
             retry = None if self._agent is None or self._links.to(self._agent) else self._retry_at
             return (message.waits_since + rules.hold_seconds, retry, *late)
-        return (self._frame_due, self._heard_at + rules.idle_seconds, *late)
-
-    @property
-    def _frame_due(self) -> float | None:
-        """Until when the device may send the rest of what it has begun; None where it has begun nothing, or is not read."""
-        return None if self._frame_since is None or self._unread else self._frame_since + self._rules.frame_seconds
+        return (*self._device.deadlines, *late)
 
     # The way of a message.
 
@@ -255,27 +240,23 @@ class Conversation:
                 break
         if not self._over:
             self._leave_links(now)
-        if not self._over and self._message is None and self._no_more_since is not None:
-            self._finish(now)
+        if not self._over and self._message is None and self._device.closed_at is not None:
+            self._finish(self._device.closed_at, now)
 
     def _take_message(self, now: float) -> None:
         """Take the next message out of what the device sent, and leave out what would do an agent harm."""
         while not (self._stopping or self._over):
-            match self._device.next():
+            match self._device.next(now):
                 case None:
-                    begun = self._device.in_frame
-                    self._frame_since = None if not begun else now if self._frame_since is None else self._frame_since
                     return
                 case Junk(size):
                     self._note(Kind.JUNK, size)
                 case TooLong():
                     self._end(Ending.TOO_LONG)
                 case Frame(frame) if has_header(frame):
-                    self._frame_since = None
                     self._message = Message(frame, control_ids(frame), waits_since=now)
                     return
                 case Frame():
-                    self._frame_since = None
                     self._note(Kind.EMPTY)
 
     def _send(self, message: Message, now: float) -> bool:
@@ -327,9 +308,8 @@ class Conversation:
 
     def _give_up(self) -> None:
         """No agent came in time. A device that is still there sends again what got no answer; of one that is not, it is lost."""
-        if self._no_more_since is not None:
-            behind = iter(self._device.next, None)
-            self._note(Kind.UNDELIVERED, 1 + sum(isinstance(found, Frame) for found in behind))
+        if self._device.closed_at is not None:
+            self._note(Kind.UNDELIVERED, 1 + self._device.count_frames())
         self._end(Ending.NO_AGENT)
 
     def _leave_links(self, now: float) -> None:
@@ -339,9 +319,8 @@ class Conversation:
                 self._note(Kind.MISSED, len(link.owed))
             self._effects.append(CloseLink(link.number))
 
-    def _finish(self, now: float) -> None:
-        """End once every answer that is owed has come, or has had its time."""
-        since = now if self._no_more_since is None else self._no_more_since
+    def _finish(self, since: float, now: float) -> None:
+        """End once every answer that is owed has come, or has had its time. `since`: nothing more is taken."""
         owed_until = self._links.owe_until
         owed = owed_until is not None and now < owed_until
         if not owed or self._deaf or now >= since + self._rules.late_seconds:
