@@ -168,7 +168,7 @@ class Cache:
 class Strings:
     """Equal short strings, kept once: most keys and values of one agent are those of the next as well.
 
-    What is told of a hundred agents takes 6 MiB with it, and 10 without (docs/benchmarks.md).
+    docs/benchmarks.md has what a hundred agents take.
     """
 
     def __init__(self) -> None:

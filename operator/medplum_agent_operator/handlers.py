@@ -119,7 +119,8 @@ def configure(
     settings.posting.enabled = False
     settings.scanning.disabled = True  # the CRD's presence is checked at start; no right to list CRDs is needed
     settings.persistence.diffbase_storage = NoDiffs()
-    settings.queueing.idle_timeout = 1.0
+    # A worker for each object, kept after its last event: a hundred agents at once have five hundred objects, each with some KiB.
+    settings.queueing.idle_timeout = 0.2
     settings.networking.request_timeout = request_timeout_seconds
     settings.networking.connect_timeout = 5.0
     settings.watching.server_timeout = 600

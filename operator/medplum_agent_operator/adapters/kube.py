@@ -25,7 +25,8 @@ from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedEr
 FIELD_MANAGER: Final = MANAGED_BY
 PAGE_SIZE: Final = 25
 """A page is held in memory as text and as objects at once: small ones keep the peak low."""
-MAX_CONNECTIONS: Final = 6
+MAX_CONNECTIONS: Final = 8
+"""A pass reads about as many objects at once; each connection has a TLS buffer of 256 KiB."""
 
 NO_OBJECT: Final = "1"
 """A resource version that no object has. Server-side apply with it creates what is not there, and is refused (409) where something is: a first write
