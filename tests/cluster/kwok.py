@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -149,9 +148,7 @@ class ControlPlane:
         pid = processes.recorded(self.workdir)[API_SERVER]
         if pid not in processes.running(self.workdir):
             raise ClusterStartError(API_SERVER, "does not run", self._last_lines(API_SERVER))
-        os.kill(pid, signal.SIGKILL)
-        while pid in processes.running(self.workdir):
-            time.sleep(0.02)
+        processes.killed(pid)
         # kwokctl starts what has no live process on record, and takes a killed one for alive until its parent has noticed.
         (self.workdir / "pids" / f"{API_SERVER}.pid").unlink()
         time.sleep(away_seconds)

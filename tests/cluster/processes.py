@@ -7,6 +7,7 @@ A pid alone is never trusted, as it may belong to somebody else by now; kwokctl 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
@@ -61,6 +62,27 @@ def _end(find: Callable[[], dict[int, str]]) -> None:
             except ProcessLookupError:
                 continue
         time.sleep(0.02)
+
+
+def killed(pid: int) -> None:
+    """Kill a process, and return once all of it has ended.
+
+    A process that ends loses its command line first and its sockets last, thread by thread: who takes its port, or its place,
+    must not go by what `running` finds.
+    """
+    if not hasattr(os, "pidfd_open"):  # macOS
+        command = _all_commands().get(pid)
+        os.kill(pid, signal.SIGKILL)
+        while command is not None and _all_commands().get(pid) == command:
+            time.sleep(0.02)
+        return
+    handle = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    try:
+        if not select.select([handle], [], [], GRACE_SECONDS)[0]:
+            raise TimeoutError(f"process {pid} did not end within {GRACE_SECONDS:.0f} s")
+    finally:
+        os.close(handle)
 
 
 def end_group(leader: subprocess.Popen[bytes]) -> None:

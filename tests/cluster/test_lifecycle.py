@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -90,3 +91,24 @@ def test_what_a_killed_run_left_is_removed_at_the_next_start(tmp_path: Path, mon
     _remove_abandoned()
     assert [] == list(tmp_path.iterdir())
     assert not commands.items() & processes._all_commands().items()
+
+
+LISTENER = """
+import socket, threading, time
+server = socket.create_server(("127.0.0.1", 0))
+for _ in range(200):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+held = bytearray(200_000_000)
+print(server.getsockname()[1], flush=True)
+time.sleep(60)
+"""
+
+
+def test_of_what_was_killed_the_port_is_free() -> None:
+    """Of a large process with many threads the command line is gone long before its sockets are; an API server was started too early so."""
+    with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout
+        port = int(listener.stdout.readline())
+        processes.killed(listener.pid)
+        with socket.create_server(("127.0.0.1", port)) as successor:
+            assert port == successor.getsockname()[1]

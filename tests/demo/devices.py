@@ -52,6 +52,8 @@ class Tally:
     timeouts: int
     repeated: int
     longest_pause_seconds: float
+    given_up: tuple[str, ...] = ()
+    """What timed out: which device, from when to when after the beginning of the step."""
 
     def objection(self, notice: Notice) -> str:
         """Say what devices noticed that they may not; nothing where all is well.
@@ -68,6 +70,8 @@ class Tally:
         if notice is Notice.NOTHING:
             forbidden += ["broken", "repeated"]
         found = [f"{name} {getattr(self, name)}" for name in forbidden if getattr(self, name)]
+        if "timeouts" in forbidden:
+            found += self.given_up
         return f"{self.step}: {', '.join(found)}" if found else ""
 
 
@@ -75,12 +79,18 @@ def tallies(report: Mapping[str, Any]) -> list[Tally]:
     """Read the generator's report, step by step."""
     if report["overall"]["lost"] is None:
         raise StepFailedError("The Medplum server could not be asked what has arrived.")
-    return [_tally("Before any change" if s["name"] == "start" else s["name"], s["overall"]) for s in report["stages"]]
+    return [_tally(stage, report["timeouts"]) for stage in report["stages"]]
 
 
-def _tally(step: str, figures: Mapping[str, Any]) -> Tally:
+def _tally(stage: Mapping[str, Any], timeouts: Sequence[Mapping[str, Any]]) -> Tally:
+    step, figures, start = stage["name"], stage["overall"], stage["start"]
+    own = [one for one in timeouts if start <= one["from"] < start + stage["seconds"]]
     return Tally(
-        step=step,
+        given_up=tuple(
+            f"{one['shape']} {one['connection']} from {one['from'] - start:.1f} to {one['to'] - start:.1f} s"
+            for one in own
+        ),
+        step="Before any change" if step == "start" else step,
         messages=figures["acknowledged"],
         per_second=figures["acknowledged_per_second"],
         lost=figures["lost"],

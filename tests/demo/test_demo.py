@@ -197,9 +197,32 @@ def test_what_devices_see_is_shown_while_something_is_waited_for() -> None:
 def test_what_devices_may_notice(noticed: dict[str, int], notice: Notice, objection: str) -> None:
     """A handoff may cost a connection, a stop a pause, a refusal nothing; a message may never be lost."""
     names = ("lost", "unacknowledged", "refused", "broken", "timeouts", "repeated")
-    figures = dict.fromkeys(names, 0) | noticed
+    figures: dict[str, Any] = dict.fromkeys(names, 0) | noticed
     tally = Tally(step="A step", messages=900, per_second=80.0, longest_pause_seconds=0.04, **figures)
     assert objection == tally.objection(notice)
+
+
+def test_what_timed_out_is_told_with_the_moment() -> None:
+    """Who looks for the reason has to know which device waited, and from when on."""
+    counted = {
+        **dict.fromkeys(
+            ("acknowledged", "lost", "unacknowledged", "refused", "unreachable", "reset", "closed", "repeated"), 0
+        ),
+        "timeouts": 1,
+        "acknowledged_per_second": 80.0,
+        "longest_pause_seconds": 0.04,
+    }
+    report = {
+        "overall": {"lost": 0},
+        "stages": [
+            {"name": "start", "start": 0.0, "seconds": 9.0, "overall": counted | {"timeouts": 0}},
+            {"name": "A step", "start": 9.0, "seconds": 5.0, "overall": counted},
+        ],
+        "timeouts": [{"shape": "long-lived", "connection": 3, "from": 10.5, "to": 15.5}],
+    }
+    assert ["", "A step: timeouts 1, long-lived 3 from 1.5 to 6.5 s"] == [
+        tally.objection(Notice.NOTHING) for tally in devices.tallies(report)
+    ]
 
 
 @pytest.mark.parametrize("module", [devices, excerpts, pods, terminal_module], ids=lambda module: module.__name__)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.traffic import figures
-from tests.traffic.ledger import DEVICE_SHAPES, SHAPES, Ledger, Shape
+from tests.traffic.ledger import DEVICE_SHAPES, SHAPES, Ledger, Outcome, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,6 +77,8 @@ class Report:
     lost: list[str]
     repeated: dict[str, int]
     unacknowledged: list[str]
+    timeouts: list[dict[str, Any]]
+    """What was given up by devices as nothing came: where, when it began and when it was given up."""
     generator: Generator
 
     def as_json(self) -> dict[str, Any]:
@@ -134,6 +136,16 @@ def build(
         lost=[ledger.identifiers[n] for n in lost[:MOST_NAMED]],
         repeated=dict(list(repeated.items())[:MOST_NAMED]),
         unacknowledged=[ledger.identifiers[n] for n in unacknowledged[:MOST_NAMED]],
+        timeouts=[
+            {
+                "shape": f.shape.value,
+                "connection": f.connection,
+                "from": timeline.second(f.counts_at),
+                "to": timeline.second(f.at),
+            }
+            for f in ledger.failures
+            if f.outcome is Outcome.TIMEOUT and f.shape is not Shape.PUSH
+        ][:MOST_NAMED],
         generator=generator,
     )
 

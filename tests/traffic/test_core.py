@@ -224,6 +224,7 @@ def test_the_report_tells_stages_and_names() -> None:
     assert [("start", 0.0, 2.5), ("patch", 2.5, 7.5)] == [(s.name, s.start, s.seconds) for s in told.stages]
     assert [(3, 1, 0), (1, 0, 1)] == [(s.overall.offered, s.overall.lost, s.overall.reset) for s in told.stages]
     assert (["lost"], {"twice": 2, "push": 2}, ["mute"]) == (told.lost, told.repeated, told.unacknowledged)
+    assert [{"shape": "reconnecting", "connection": 0, "from": 5.0, "to": 6.0}] == told.timeouts
     push = told.shapes["push"]
     assert (1, 1, 0, 1, 0.25) == (push.sent, push.arrived, push.lost, push.repeated, push.longest_pause_seconds)
     assert "1970-01-01T00:16:50.000+00:00" == told.started_at
