@@ -72,8 +72,10 @@ class Machine:
             "ip link set eth0 up",
             f"ip route add default via {self.addresses.control_plane}",
             "sysctl -qw net.ipv4.ip_forward=1",
-            # A sender that opens many connections meets its old source ports again; conntrack must have forgotten them.
+            # A sender that opens many connections meets its old source ports again; conntrack must have forgotten them, above all
+            # those of attempts to connect to a pod that was gone: with its 120 s later ones with the same port would go there too.
             "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_time_wait=5",
+            "sysctl -qw net.netfilter.nf_conntrack_tcp_timeout_syn_sent=5",
         ):
             self.run(*command.split())
 
