@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.behaviour.audit import USER, resource
-from tests.behaviour.crash_points.digest import differences
+from tests.behaviour.crash_points.digest import differences, without_replica_sets
 from tests.behaviour.crash_points.enumeration import enumerate_points, learned, quiet
 from tests.behaviour.crash_points.modes import Counting, Holding, Mode
 from tests.behaviour.crash_points.scenarios import SCENARIOS
@@ -32,6 +32,14 @@ def cases(name: str, writes: int) -> list[tuple[Mode, range]]:
     modes = [mode for mode in Mode if ALL or mode is Mode.KILLED or name in MOST_TELLING]
     numbers = range(1, writes + 1)
     return [(mode, numbers if ALL or (name, mode) in EVERY else numbers[::3]) for mode in modes]
+
+
+@pytest.mark.parametrize("hashed", ["4", "55b68dd", "6949559fd4"])
+@pytest.mark.parametrize("workload", ["front-desk", "front-desk-gate"])
+def test_what_controllers_make_up_is_no_difference(workload: str, hashed: str) -> None:
+    """The hash in the name of a ReplicaSet has one to ten letters."""
+    named = [f"{workload}-{hashed}-", f"{workload}-{hashed}-gl9lz"]
+    assert [f"{workload}-RS-", f"{workload}-RS-"] == [without_replica_sets(name) for name in named]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
