@@ -400,6 +400,15 @@ def test_a_device_that_is_not_read_is_not_too_slow() -> None:
     assert Ending.TOO_SLOW is scene.passes(2).ending
 
 
+def test_each_message_has_its_own_time() -> None:
+    """What came behind the end of one message begins the next: its time is not that of the one before."""
+    scene = Scene(frame_seconds=60).sends(A[:5]).passes(50).sends(A[5:] + B[:5]).answered(answer("A"))
+    assert scene.passes(59).still_open
+    assert [A, B] == [frame for _, frame in scene.sends(B[5:]).received]
+    assert scene.answered(answer("B")).sends(C[:5]).passes(59).still_open
+    assert Ending.TOO_SLOW is scene.passes(2).ending
+
+
 @pytest.mark.parametrize("named", ["", "somebody"])
 def test_applications_that_never_answer_are_remembered_for_a_while_only(named: str) -> None:
     """An answer that is not there, or names nobody or somebody else, as of a bot that fails; a thousand of them cost no memory."""
