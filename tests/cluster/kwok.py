@@ -148,7 +148,7 @@ class ControlPlane:
         pid = processes.recorded(self.workdir)[API_SERVER]
         if pid not in processes.running(self.workdir):
             raise ClusterStartError(API_SERVER, "does not run", self._last_lines(API_SERVER))
-        processes.killed(pid)
+        processes.end(pid)
         # kwokctl starts what has no live process on record, and takes a killed one for alive until its parent has noticed.
         (self.workdir / "pids" / f"{API_SERVER}.pid").unlink()
         time.sleep(away_seconds)

@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,33 +57,38 @@ def _end(find: Callable[[], dict[int, str]]) -> None:
     while left := find():
         if time.monotonic() > deadline:
             raise TimeoutError(f"did not end within {GRACE_SECONDS:.0f} s: {left}")
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.02)
+        end(*left)
 
 
-def killed(pid: int) -> None:
-    """Kill a process, and return once all of it has ended.
+def end(*pids: int) -> None:
+    """Kill processes, and return once all of each has ended.
 
     A process that ends loses its command line first and its sockets last, thread by thread: who takes its port, or its place,
     must not go by what `running` finds.
     """
+    before = {} if hasattr(os, "pidfd_open") else _all_commands()
+    with ExitStack() as stack:
+        handles = [handle for pid in pids if (handle := _killed(pid)) is not None]
+        for handle in handles:
+            stack.callback(os.close, handle)
+        deadline = time.monotonic() + GRACE_SECONDS
+        for handle in handles:
+            if not select.select([handle], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError(f"not all of {pids} ended within {GRACE_SECONDS:.0f} s")
     if not hasattr(os, "pidfd_open"):  # macOS
-        command = _all_commands().get(pid)
-        os.kill(pid, signal.SIGKILL)
-        while command is not None and _all_commands().get(pid) == command:
+        while any(pid in before and _all_commands().get(pid) == before[pid] for pid in pids):
             time.sleep(0.02)
-        return
-    handle = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
+
+
+def _killed(pid: int) -> int | None:
+    """Kill a process. Returns what tells of its end; None where it is gone already, or where there is no such thing (macOS)."""
     try:
-        if not select.select([handle], [], [], GRACE_SECONDS)[0]:
-            raise TimeoutError(f"process {pid} did not end within {GRACE_SECONDS:.0f} s")
-    finally:
-        os.close(handle)
+        handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        return None
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return handle
 
 
 def end_group(leader: subprocess.Popen[bytes]) -> None:

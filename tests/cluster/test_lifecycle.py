@@ -109,6 +109,6 @@ def test_of_what_was_killed_the_port_is_free() -> None:
     with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout
         port = int(listener.stdout.readline())
-        processes.killed(listener.pid)
+        processes.end(listener.pid)
         with socket.create_server(("127.0.0.1", port)) as successor:
             assert port == successor.getsockname()[1]
