@@ -35,10 +35,10 @@ $(STAMP): requirements-dev.txt pyproject.toml
 # Built before the tests start, so that minutes of building are seen. Nothing to do once the cache has them.
 .PHONY: cluster-tools
 cluster-tools: $(STAMP)
-	@if [ -z "$$E2E_KUBECONFIG" ]; then $(BIN)/python -m tests.cluster.toolchain >/dev/null; fi
+	@if [ -z "$$E2E_KUBECONFIG" ]; then $(BIN)/python -m tests.support.cluster.toolchain >/dev/null; fi
 
 demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under traffic as root, else on simulated pods
-	@$(BIN)/python -m tests.demo
+	@$(BIN)/python -m tests.tools.demo
 
 test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
 	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore=tests/node
@@ -58,35 +58,35 @@ lock: ## Pin the dependencies again (needs uv)
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 
 cluster: $(STAMP) ## Leave a local cluster and the operator running until Ctrl-C
-	@$(BIN)/python -m tests.playground
+	@$(BIN)/python -m tests.tools.playground
 
 node-packages: ## Install the Debian packages that images and nodes of the tests need (as root)
 	@.ci/packages
 
 images: $(STAMP) ## Build the images of the tests, and show the size of their layers (as root)
-	@$(BIN)/python -m tests.cluster.images --sizes
+	@$(BIN)/python -m tests.support.cluster.images --sizes
 
 bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench/
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.tools.bench
 
 bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agents change (as root); figures and picture go to build/bench/
-	@$(BIN)/python -m tests.handoffs
+	@$(BIN)/python -m tests.tools.handoffs
 
 bench-gate-handoff: $(STAMP) ## Measure on real nodes what devices notice of changes behind a gate (as root); figures go to build/bench/
-	@$(BIN)/python -m tests.handoffs.behind_gate
+	@$(BIN)/python -m tests.tools.handoffs.behind_gate
 
 bench-rollback: $(STAMP) ## Measure on real nodes how soon an agent serves again after a change that failed (as root); figures go to build/bench/
-	@$(BIN)/python -m tests.handoffs.going_back
+	@$(BIN)/python -m tests.tools.handoffs.going_back
 
 bench-gate: $(STAMP) ## Measure what the gate costs: latency, throughput, CPU, memory; figures go to build/bench/
-	@$(BIN)/python -m tests.gate.bench
+	@$(BIN)/python -m tests.tools.gate_bench
 
 MINUTES ?= 10
 chaos: $(STAMP) ## Everything at random, under traffic, on real nodes, for MINUTES=10 (as root); SEED=N for the same again
-	@$(BIN)/python -m tests.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.tools.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 mutants: $(STAMP) ## Change each decision of the core in every small way: does a test notice? Figures go to build/mutations/
-	@$(BIN)/python -m tests.mutations $(MODULES)
+	@$(BIN)/python -m tests.tools.mutations $(MODULES)
 
 clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

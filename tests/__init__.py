@@ -1,1 +1,1 @@
-"""Tests, the local cluster that they run on, and what is made with it: demo, playground, bench."""
+"""Tests, and apart from them what they stand on (`support`) and the programs made with it (`tools`)."""

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medplum_agent_operator.api.agent import KIND
-from medplum_agent_operator.core.ages import age, number
-from medplum_agent_operator.core.identity import Claim, Identity, Name, claimant, claims_on
-from medplum_agent_operator.core.pods import ENDED
+from medplum_agent_operator.core.observed.identity import Claim, Identity, Name, claimant, claims_on
+from medplum_agent_operator.core.observed.pods import ENDED
+from medplum_agent_operator.core.observed.resource_version import age, number
 
 _NOISE = ("managedFields",)
 _SHORT, _MOST_STRINGS = 64, 8192

@@ -12,7 +12,7 @@ import kopf
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.observed.model import Key
 
 OWN_OBJECTS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"
 """Selects the operator's own children on the server's side. Pods carry the same label, from their template."""

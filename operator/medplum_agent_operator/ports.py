@@ -6,9 +6,9 @@ Implemented by `adapters.kube`, `cache` and `adapters.gates`, and by the tests' 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from medplum_agent_operator.core.identity import Claim, Identity
-from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.reports import Traffic
+from medplum_agent_operator.core.observed.gate_reports import Traffic
+from medplum_agent_operator.core.observed.identity import Claim, Identity
+from medplum_agent_operator.core.observed.model import Key
 
 Object = Mapping[str, Any]
 

@@ -18,14 +18,15 @@ from pydantic import ValidationError
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
-from medplum_agent_operator.core import backup, messages
-from medplum_agent_operator.core.actions import Apply, newly_claimed
-from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.identity import Claim, Identity, foremost_other, wanted
-from medplum_agent_operator.core.model import Config, Key, Observed
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.identity import Claim, Identity, foremost_other, wanted
+from medplum_agent_operator.core.observed.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.rollout import revisions
+from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
+from medplum_agent_operator.core.rollout.compose import Plan
 from medplum_agent_operator.core.status import project, unreadable
-from medplum_agent_operator.core.telling import Plan
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
@@ -207,7 +208,7 @@ class Reconciler:
             f"The API server refuses the {action.kind} that this spec leads to, and nothing after it was changed: {fault} Correct the spec (or the "
             f"operator's rights{way_around}); it is tried again every minute."
         )
-        if action.kind == backup.KIND:
+        if action.kind == revisions.KIND:
             words = messages.backup_refused(action.name, str(fault))
         return self._held(thought, Finding(Reason.WRITE_REFUSED, Severity.WARNING, words))
 

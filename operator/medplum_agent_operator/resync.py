@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import UNDER_WAY
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.handlers import NODE, key_of, rivals, selector_of, watched
 from medplum_agent_operator.ports import Object

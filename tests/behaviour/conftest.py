@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.crash_points.clinic import Clinics
-from tests.behaviour.recorder import recording
-from tests.behaviour.world import World
-from tests.operator_process import install
+from tests.support.crash_points.clinic import Clinics
+from tests.support.operator_process import install
+from tests.support.recorder import recording
+from tests.support.world import World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from tests.behaviour.crash_points.enumeration import Learned
-    from tests.cluster import Cluster
+    from tests.support.cluster import Cluster
+    from tests.support.crash_points.enumeration import Learned
 
 
 @pytest.fixture(scope="session")

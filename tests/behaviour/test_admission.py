@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.behaviour.audit import writes_of_the_operator
+from tests.support.audit import writes_of_the_operator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 API_VERSION = "admissionregistration.k8s.io/v1"
 FROM, TO = "registry.example.org", "mirror.example.org"

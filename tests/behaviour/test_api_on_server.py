@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     import subprocess
 
-    from tests.cluster import Cluster
+    from tests.support.cluster import Cluster
 
 DEFINITION = Path(__file__).parents[2] / "crds" / "medplumagents.yaml"
 

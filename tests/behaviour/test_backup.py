@@ -14,17 +14,17 @@ import yaml
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.core.backup import render_backup
-from medplum_agent_operator.core.notes import AppliedTemplate, LastGood
-from tests.behaviour.audit import writes_of_the_operator
-from tests.behaviour.world import FORCE, QUICK, agent_manifest
-from tests.cluster import Behaviour, simulate
-from tests.operator_process import ROOT
+from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood
+from medplum_agent_operator.core.rollout.revisions import render_backup
+from tests.support.audit import writes_of_the_operator
+from tests.support.cluster import Behaviour, simulate
+from tests.support.operator_process import ROOT
+from tests.support.world import FORCE, QUICK, agent_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 SHOWN = "front-desk-backup-0123456789"
 """The backup in the guide's examples."""

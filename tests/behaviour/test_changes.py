@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import FORCE, SEEN_LATE, agent_manifest, child
+from tests.support.world import FORCE, SEEN_LATE, agent_manifest, child
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 
 def strategy(world: World) -> str:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.world import FORCE, QUICK, REGISTRY_AWAY, agent_manifest
-from tests.cluster import Behaviour, simulate
+from tests.support.cluster import Behaviour, simulate
+from tests.support.world import FORCE, QUICK, REGISTRY_AWAY, agent_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 EVERYTHING = "mpa,deployment,rs,pods,service,pdb,serviceaccount,jobs,controllerrevisions"
 STUCK = {"annotations": simulate(Behaviour.NEVER_READY)}

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import agent_manifest, child
+from tests.support.world import agent_manifest, child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 CHILDREN = ("deployment", "service", "pdb", "serviceaccount")
 

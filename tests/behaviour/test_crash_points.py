@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.audit import USER, resource
-from tests.behaviour.crash_points.digest import differences, without_replica_sets
-from tests.behaviour.crash_points.enumeration import enumerate_points, learned, quiet
-from tests.behaviour.crash_points.modes import Counting, Holding, Mode
-from tests.behaviour.crash_points.scenarios import SCENARIOS
+from tests.support.audit import USER, resource
+from tests.support.crash_points.digest import differences, without_replica_sets
+from tests.support.crash_points.enumeration import enumerate_points, learned, quiet
+from tests.support.crash_points.modes import Counting, Holding, Mode
+from tests.support.crash_points.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from tests.behaviour.crash_points.clinic import Clinics
-    from tests.behaviour.crash_points.enumeration import Learned
+    from tests.support.crash_points.clinic import Clinics
+    from tests.support.crash_points.enumeration import Learned
 
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every write in every mode. Without it some are left out where `EVERY` does not name the case."""

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.behaviour.audit import calls_of_the_operator, resource, writes_of_the_operator
-from tests.behaviour.world import QUICK, agent_manifest
-from tests.cluster import simulate
-from tests.operator_process import ROOT
+from tests.support.audit import calls_of_the_operator, resource, writes_of_the_operator
+from tests.support.cluster import simulate
+from tests.support.operator_process import ROOT
+from tests.support.world import QUICK, agent_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 BUDGET = "front-desk-moves-by-handoff"
 
@@ -25,7 +25,7 @@ BUDGET = "front-desk-moves-by-handoff"
 @pytest.fixture
 def nodes(world: World) -> Iterator[list[str]]:
     """Two nodes for this test alone: what is cordoned here disturbs nobody else."""
-    template = next(iter(yaml.safe_load_all((ROOT / "tests/cluster/nodes.yaml").read_text())))
+    template = next(iter(yaml.safe_load_all((ROOT / "tests/support/cluster/nodes.yaml").read_text())))
     names = [f"{world.namespace}-{letter}" for letter in "ab"]
     for name in names:
         labels = {**template["metadata"]["labels"], "kubernetes.io/hostname": name, "pool": world.namespace}

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import agent_manifest
-from tests.cluster import Behaviour, simulate
+from tests.support.cluster import Behaviour, simulate
+from tests.support.world import agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
 HOLD = {**DEADLINE, "onFailure": "Hold"}

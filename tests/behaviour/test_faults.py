@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.crash_points.enumeration import LANES, learned
-from tests.behaviour.crash_points.modes import Counting
-from tests.behaviour.crash_points.scenarios import SCENARIOS
-from tests.behaviour.faults.kinds import EXPIRED, KINDS, REFUSED_SECONDS
-from tests.behaviour.faults.trial import Trial, attempt, resynced
+from tests.support.crash_points.enumeration import LANES, learned
+from tests.support.crash_points.modes import Counting
+from tests.support.crash_points.scenarios import SCENARIOS
+from tests.support.faults.kinds import EXPIRED, KINDS, REFUSED_SECONDS
+from tests.support.faults.trial import Trial, attempt, resynced
 
 if TYPE_CHECKING:
-    from tests.behaviour.crash_points.clinic import Clinics
-    from tests.behaviour.crash_points.enumeration import Learned
-    from tests.behaviour.faults.kinds import Kind
-    from tests.behaviour.http_proxy import Answer, Call, HttpProxy
+    from tests.support.crash_points.clinic import Clinics
+    from tests.support.crash_points.enumeration import Learned
+    from tests.support.faults.kinds import Kind
+    from tests.support.http_proxy import Answer, Call, HttpProxy
 
 ALL = os.environ.get("CRASH_POINTS") == "all"
 """Every kind. Without it those are left out that last, or after which an operator pauses, for a minute or more, and all but one seed."""

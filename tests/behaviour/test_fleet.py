@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from medplum_agent_operator.handlers import WATCHED
-from tests.behaviour.audit import calls_of_the_operator, resource, writes_of_the_operator
-from tests.behaviour.world import agent_manifest
+from tests.support.audit import calls_of_the_operator, resource, writes_of_the_operator
+from tests.support.world import agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 TEN = [f"agent-{number}" for number in range(10)]
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.behaviour.audit import writes_of_the_operator
-from tests.behaviour.world import GATE_IMAGE, agent_manifest
-from tests.operator_process import ROOT
+from tests.support.audit import writes_of_the_operator
+from tests.support.operator_process import ROOT
+from tests.support.world import GATE_IMAGE, agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 TO_GATE = {"agents.medplum.com/gate-of": "front-desk", "app.kubernetes.io/name": "medplum-agent-gate"}
 TO_AGENT = {"agents.medplum.com/agent": "front-desk", "app.kubernetes.io/name": "medplum-agent"}

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from medplum_agent_operator.api.annotations import AGENT_LABEL
-from tests.behaviour.crash_points.enumeration import quiet
-from tests.behaviour.crash_points.modes import Counting
+from tests.support.crash_points.enumeration import quiet
+from tests.support.crash_points.modes import Counting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.behaviour.crash_points.clinic import Clinics
-    from tests.behaviour.http_proxy import Answer, Call
+    from tests.support.crash_points.clinic import Clinics
+    from tests.support.http_proxy import Answer, Call
 
 EDITS = 300
 EVERY_SECONDS = 0.02

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.audit import READS, USER, resource, writes_of_the_operator
-from tests.behaviour.world import agent_manifest
+from tests.support.audit import READS, USER, resource, writes_of_the_operator
+from tests.support.world import agent_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 HERE, THERE = "https://api.medplum.com/", "https://other.example.org/"
 PAIRS = 10

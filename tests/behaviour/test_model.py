@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.behaviour.world import FORCE, agent_manifest
-from tests.builders import agent
-from tests.cluster import Behaviour, simulate, wait_for
-from tests.simulated_cluster import SimulatedCluster
+from tests.support.builders import agent
+from tests.support.cluster import Behaviour, simulate, wait_for
+from tests.support.simulated_cluster import SimulatedCluster
+from tests.support.world import FORCE, agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 STORIES = int(os.environ.get("MODEL_STORIES", "0"))
 VERSIONS = ("4.2.3", "5.1.14", "5.1.15")

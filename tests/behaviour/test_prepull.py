@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.audit import calls_of_the_operator, resource
-from tests.behaviour.world import QUICK, REGISTRY_AWAY
-from tests.cluster import Behaviour, simulate
+from tests.support.audit import calls_of_the_operator, resource
+from tests.support.cluster import Behaviour, simulate
+from tests.support.world import QUICK, REGISTRY_AWAY
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 DEADLINE = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
 UNPULLABLE = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS)}

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.crash_points.witness import Witness
-from tests.behaviour.recorder import AGENT, FORCE, VERSION, Recorder
+from tests.support.crash_points.witness import Witness
+from tests.support.recorder import AGENT, FORCE, VERSION, Recorder
 
 
 def pod(uid: str, version: str, *, running: bool = True, kind: str = "MODIFIED") -> dict[str, Any]:

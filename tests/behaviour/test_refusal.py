@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.behaviour.world import FORCE, child
+from tests.support.world import FORCE, child
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 COMMAND = '--overwrite agents.medplum.com/force-downgrade="4.2.3"'
 

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.world import GATE_IMAGE, agent_manifest
-from tests.cluster import Behaviour, simulate
+from tests.support.cluster import Behaviour, simulate
+from tests.support.world import GATE_IMAGE, agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "operator/medplum_agent_operator"
 REFRESH = "agents.medplum.com/refresh"
 OTHERWISE = {
-    "core/pod_template.py": ("GRACE_AFTER_DRAIN_SECONDS: Final = 10", "GRACE_AFTER_DRAIN_SECONDS: Final = 11"),
-    "core/gate.py": ("GRACE_SECONDS: Final = 25", "GRACE_SECONDS: Final = 26"),
-    "core/template.py": ("REVISION: Final = 1", "REVISION: Final = 2"),
+    "core/objects/agent_pod.py": ("GRACE_AFTER_DRAIN_SECONDS: Final = 10", "GRACE_AFTER_DRAIN_SECONDS: Final = 11"),
+    "core/objects/gate_pod.py": ("GRACE_SECONDS: Final = 25", "GRACE_SECONDS: Final = 26"),
+    "core/rollout/template_in_force.py": ("REVISION: Final = 1", "REVISION: Final = 2"),
 }
 """What the next release renders otherwise, of the agent's pods and of its gate's."""
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from medplum_agent_operator.__main__ import GRACE_SECONDS
-from tests.behaviour.audit import writes_of_the_operator
-from tests.behaviour.world import FORCE, SEEN_LATE, agent_manifest
-from tests.cluster import Behaviour, simulate
+from tests.support.audit import writes_of_the_operator
+from tests.support.cluster import Behaviour, simulate
+from tests.support.world import FORCE, SEEN_LATE, agent_manifest
 
 if TYPE_CHECKING:
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 VERSION = "agents.medplum.com/version"
 

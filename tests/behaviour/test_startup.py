@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from tests.behaviour.audit import USER, resource
-from tests.behaviour.world import agent_manifest, child
-from tests.cluster import wait_for
-from tests.operator_process import NAMESPACE, PROGRAM, ROOT, SERVICE_ACCOUNT, start_operator
+from tests.support.audit import USER, resource
+from tests.support.cluster import wait_for
+from tests.support.operator_process import NAMESPACE, PROGRAM, ROOT, SERVICE_ACCOUNT, start_operator
+from tests.support.world import agent_manifest, child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from tests.behaviour.world import World
-    from tests.cluster import Cluster
+    from tests.support.cluster import Cluster
+    from tests.support.world import World
 
 
 def refused_start(kubeconfig: Path, log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.behaviour.proxy import Proxy, through_proxy
-from tests.behaviour.world import agent_manifest
-from tests.operator_process import NAMESPACE, SERVICE_ACCOUNT
+from tests.support.operator_process import NAMESPACE, SERVICE_ACCOUNT
+from tests.support.proxy import Proxy, through_proxy
+from tests.support.world import agent_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.behaviour.world import World
+    from tests.support.world import World
 
 
 @pytest.fixture

@@ -23,10 +23,10 @@ from medplum_agent_operator.api.status import (
     Phase,
     Rollout,
 )
-from medplum_agent_operator.core.approval import judge
-from medplum_agent_operator.core.messages import refusal
-from medplum_agent_operator.core.resources import APPLIED_HASH
-from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.objects.children import APPLIED_HASH
+from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy.approval import judge
+from medplum_agent_operator.core.policy.messages import refusal
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings

@@ -14,8 +14,8 @@ from medplum_agent_operator.adapters.kube import RESOURCES
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.api.crd import crd
 from medplum_agent_operator.api.reasons import ConditionType, Reason
-from medplum_agent_operator.core.gate import CLUSTER_ROLE, HTTP_PORT
-from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.objects.gate_pod import CLUSTER_ROLE, HTTP_PORT
+from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings
 

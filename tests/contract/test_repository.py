@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = ROOT / "requirements.txt"
 DEVELOPMENT = ROOT / "requirements-dev.txt"
-LOCKS = [RUNTIME, DEVELOPMENT, ROOT / "tests" / "cluster" / "toolchain" / "requirements-go.txt"]
+LOCKS = [RUNTIME, DEVELOPMENT, ROOT / "tests" / "support" / "cluster" / "toolchain" / "requirements-go.txt"]
 
 
 @dataclass(frozen=True, slots=True)

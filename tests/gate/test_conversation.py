@@ -6,7 +6,7 @@ import pytest
 
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.limits import SMALL_BYTES
-from tests.gate.scene import Scene, answer, message
+from tests.support.gate.scene import Scene, answer, message
 
 A, B, C = message("A"), message("B"), message("C")
 

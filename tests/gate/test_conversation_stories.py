@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.limits import SMALL_BYTES
-from tests.gate.scene import Scene, answer, control_id, message
+from tests.support.gate.scene import Scene, answer, control_id, message
 
 EXPLORE = int(os.environ.get("STORIES", "0"))
 AGENTS = ["red", "green", "blue"]

@@ -15,7 +15,7 @@ from lightkube.resources.discovery_v1 import EndpointSlice
 from medplum_agent_operator.gate import endpoints
 from medplum_agent_operator.gate.endpoints import Endpoints, pods_of
 from medplum_agent_operator.gate.routes import Life, Pod, Pods
-from tests.gate.actors import until
+from tests.support.gate.actors import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medplum_agent_operator.gate import knocking
 from medplum_agent_operator.gate.knocking import Knocker
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
-from tests.gate.actors import until
+from tests.support.gate.actors import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

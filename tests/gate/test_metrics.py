@@ -10,9 +10,9 @@ from prometheus_client import generate_latest
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.takeovers import Takeovers
-from tests.gate.actors import agent, device
 from tests.gate.conftest import gate
-from tests.gate.scene import message
+from tests.support.gate.actors import agent, device
+from tests.support.gate.scene import message
 
 
 def test_whatever_happens_is_counted() -> None:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hl7apy.mllp import AbstractHandler, MLLPServer  # type: ignore[import-untyped]
 
-from tests.cluster.toolchain import cache_folder
-from tests.gate.actors import device, until
 from tests.gate.conftest import gate
-from tests.gate.scene import message
 from tests.node.conftest import REQUIRED
+from tests.support.cluster.toolchain import cache_folder
+from tests.support.gate.actors import device, until
+from tests.support.gate.scene import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -27,15 +27,15 @@ import pytest
 from medplum_agent_operator.gate import __main__ as main
 from medplum_agent_operator.gate.flags import parse
 from medplum_agent_operator.gate.routes import Pod, Pods
-from tests.cluster import wait_for
-from tests.gate.actors import until
+from tests.support.cluster import wait_for
+from tests.support.gate.actors import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from lightkube import AsyncClient
 
-    from tests.cluster import Cluster
+    from tests.support.cluster import Cluster
 
 PROGRAM = Path(sys.executable).with_name("medplum-agent-gate")
 SERVICE = "front-desk-agent"

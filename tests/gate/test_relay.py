@@ -14,14 +14,14 @@ import pytest
 from medplum_agent_operator.gate import relay
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.limits import MEDIUM_BYTES, SMALL_BYTES
-from tests.doubles.stage import arrived, free_port, hl7, medplum, running_agent
-from tests.gate.actors import agent, device, until
 from tests.gate.conftest import gate
-from tests.gate.scene import answer, message
+from tests.support.doubles.stage import arrived, free_port, hl7, medplum, running_agent
+from tests.support.gate.actors import agent, device, until
+from tests.support.gate.scene import answer, message
 
 if TYPE_CHECKING:
-    from tests.gate.actors import Agent, Device
     from tests.gate.conftest import Gate
+    from tests.support.gate.actors import Agent, Device
 
 A, B, C = message("A"), message("B"), message("C")
 

@@ -16,9 +16,9 @@ from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.routes import Pod, Pods, Route
 from medplum_agent_operator.gate.streams import Side, StreamRelay
-from tests.doubles.stage import arrived, free_port, medplum, running_agent
-from tests.gate.actors import device, until
 from tests.gate.conftest import Counted
+from tests.support.doubles.stage import arrived, free_port, medplum, running_agent
+from tests.support.gate.actors import device, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

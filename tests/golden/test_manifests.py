@@ -12,13 +12,14 @@ import pytest
 import yaml
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.backup import render_backup
-from medplum_agent_operator.core.gate import render_gate_pod
-from medplum_agent_operator.core.notes import AppliedTemplate, Change, LastGood, RolloutRecord
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
-from medplum_agent_operator.core.prepull import render_job
-from medplum_agent_operator.core.resources import render_deployment, render_gate, render_supporting
-from tests.builders import NOW, REPOSITORY, parsed
+from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template
+from medplum_agent_operator.core.objects.children import render_deployment, render_gate, render_supporting
+from medplum_agent_operator.core.objects.gate_pod import render_gate_pod
+from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, Change, LastGood, RolloutRecord
+from medplum_agent_operator.core.policy.drain import protected
+from medplum_agent_operator.core.policy.prepull import render_job
+from medplum_agent_operator.core.rollout.revisions import render_backup
+from tests.support.builders import NOW, REPOSITORY, parsed
 
 if TYPE_CHECKING:
     from pytest_regressions.file_regression import FileRegressionFixture
@@ -141,7 +142,9 @@ def test_all_children_of(
     deployment = render_deployment(
         agent, agent.spec, template=AppliedTemplate(1, template), strategy=strategy, record=record, last_good=None
     )
-    text = _written(*render_supporting(agent, agent.spec).values(), deployment)
+    text = _written(
+        *render_supporting(agent, agent.spec, protected=protected(agent.spec, nodes_watched=True)).values(), deployment
+    )
     file_regression.check(text, fullpath=FOLDER / f"{name}.yaml")
 
 
@@ -172,7 +175,7 @@ def test_what_belongs_to_a_gate(file_regression: FileRegressionFixture) -> None:
     agent = parsed(
         "5.1.15", channels=channels, service={"type": "LoadBalancer"}, gate=wanted, podTemplate=pod, image=image
     )
-    service = render_supporting(agent, agent.spec, through_gate=True)["Service"]
+    service = render_supporting(agent, agent.spec, protected=True, through_gate=True)["Service"]
     pods = render_gate_pod(agent, agent.spec, image="registry.example.org/medplum-agent-operator:1")
     gate = render_gate(agent, agent.spec, template=AppliedTemplate(1, pods), replicas=3)
     template = render_pod_template(agent, agent.spec, image=image_reference(agent.spec, REPOSITORY))

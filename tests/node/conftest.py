@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.behaviour.recorder import recording
-from tests.cluster.images import Image, image
-from tests.cluster.local import EXISTING, local_cluster
-from tests.cluster.node import missing
-from tests.cluster.real import cluster_with_nodes
-from tests.cluster.toolchain import ensure_tools
-from tests.node.clinic import IMAGES, REPOSITORY, Clinic
-from tests.node.evidence import evidence
-from tests.node.lives import LifeRecorder
-from tests.node.operator_pod import install_operator
+from tests.support.cluster.images import Image, image
+from tests.support.cluster.local import EXISTING, local_cluster
+from tests.support.cluster.node import missing
+from tests.support.cluster.real import cluster_with_nodes
+from tests.support.cluster.toolchain import ensure_tools
+from tests.support.real_nodes.clinic import IMAGES, REPOSITORY, Clinic
+from tests.support.real_nodes.evidence import evidence
+from tests.support.real_nodes.lives import LifeRecorder
+from tests.support.real_nodes.operator_pod import install_operator
+from tests.support.recorder import recording
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
-    from tests.cluster import Cluster
+    from tests.support.cluster import Cluster
 
 REQUIRED: Final = "E2E_REQUIRE_NODES"
 """Set by CI: then a machine that cannot run real nodes fails the tests instead of skipping them."""

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.clinic import HL7_PORT
-from tests.node.operator_pod import kill_operator_process, operator_pods
-from tests.operator_process import NAMESPACE as OPERATOR_NAMESPACE
+from tests.support.operator_process import NAMESPACE as OPERATOR_NAMESPACE
+from tests.support.real_nodes.clinic import HL7_PORT
+from tests.support.real_nodes.operator_pod import kill_operator_process, operator_pods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.cluster import Cluster
-    from tests.node.clinic import Clinic, TrafficRun
+    from tests.support.cluster import Cluster
+    from tests.support.real_nodes.clinic import Clinic, TrafficRun
 
 pytestmark = pytest.mark.timeout(300)
 

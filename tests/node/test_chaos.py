@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.chaos.figures import bars
-from tests.chaos.plan import Kind, draw
-from tests.chaos.run import run
+from tests.tools.chaos.figures import bars
+from tests.tools.chaos.plan import Kind, draw
+from tests.tools.chaos.run import run
 
 if TYPE_CHECKING:
-    from tests.cluster import Cluster
-    from tests.node.lives import LifeRecorder
+    from tests.support.cluster import Cluster
+    from tests.support.real_nodes.lives import LifeRecorder
 
 pytestmark = pytest.mark.timeout(600)
 

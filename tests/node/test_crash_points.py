@@ -1,6 +1,6 @@
 """The three crash points that matter most, on real nodes and under traffic. On simulated pods every write is one (tests/behaviour).
 
-The operator that dies runs beside the cluster, behind the proxy of `tests/behaviour/crash_points`, so that it can be killed at one write
+The operator that dies runs beside the cluster, behind the proxy of `tests/support/crash_points`, so that it can be killed at one write
 and at no other; the one in the cluster is scaled to 0 meanwhile, and is the new one that starts.
 """
 
@@ -17,24 +17,24 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from tests.behaviour.audit import READS, calls_of_the_operator, resource
-from tests.behaviour.crash_points.clinic import Clinics
-from tests.behaviour.crash_points.digest import ROLLOUT
-from tests.behaviour.crash_points.modes import Aiming
-from tests.behaviour.crash_points.scenarios import SCENARIOS
-from tests.cluster.images import image
-from tests.node.behind_a_gate import broken, install_behind_a_gate, unnoticed
-from tests.node.clinic import AGENT, REPOSITORY
-from tests.node.operator_pod import begin_operator, end_operator, operator_pods
+from tests.support.audit import READS, calls_of_the_operator, resource
+from tests.support.cluster.images import image
+from tests.support.crash_points.clinic import Clinics
+from tests.support.crash_points.digest import ROLLOUT
+from tests.support.crash_points.modes import Aiming
+from tests.support.crash_points.scenarios import SCENARIOS
+from tests.support.real_nodes.behind_a_gate import broken, install_behind_a_gate, unnoticed
+from tests.support.real_nodes.clinic import AGENT, REPOSITORY
+from tests.support.real_nodes.operator_pod import begin_operator, end_operator, operator_pods
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from tests.behaviour.crash_points.clinic import Clinic as Dying
-    from tests.behaviour.http_proxy import Call
-    from tests.cluster import Cluster
-    from tests.node.clinic import Clinic, TrafficRun
+    from tests.support.cluster import Cluster
+    from tests.support.crash_points.clinic import Clinic as Dying
+    from tests.support.http_proxy import Call
+    from tests.support.real_nodes.clinic import Clinic, TrafficRun
 
 pytestmark = pytest.mark.timeout(300)
 

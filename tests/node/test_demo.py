@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.images import image
-from tests.demo.story import CHAPTERS
-from tests.demo.test_demo import STORY, in_order, said, started
-from tests.node.clinic import IMAGES
+from tests.laboratory.test_demo import STORY, in_order, said, started
+from tests.support.cluster.images import image
+from tests.support.real_nodes.clinic import IMAGES
+from tests.tools.demo.story import CHAPTERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -
     """The same story as on simulated pods, with devices that send all the time: none of their messages is lost."""
     for name in IMAGES:
         image(name)
-    with started("tests.demo", "--svg", "demo.svg", folder=tmp_path) as demo:
+    with started("tests.tools.demo", "--svg", "demo.svg", folder=tmp_path) as demo:
         code = demo.wait(400)
     story = said(tmp_path)
     assert code == 0, story

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.node.clinic import AGENT
 from tests.node.test_changes import handed_over, nothing_lost
+from tests.support.real_nodes.clinic import AGENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.node.clinic import Clinic
+    from tests.support.real_nodes.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.images import image
-from tests.cluster.local import EXISTING
-from tests.node.clinic import IMAGES
+from tests.support.cluster.images import image
+from tests.support.cluster.local import EXISTING
+from tests.support.real_nodes.clinic import IMAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ SCENARIO = "tests/node/test_changes.py::test_a_handoff_loses_and_refuses_nothing
 def test_the_suite_runs_on_a_cluster_that_somebody_else_started(tmp_path: Path) -> None:
     """With E2E_KUBECONFIG, and the images on its nodes, a scenario passes there; nothing of the cluster is started or stopped."""
     archives = [argument for name in IMAGES for argument in ("--image", str(image(name).archive))]
-    command = [sys.executable, "-m", "tests.cluster", "--nodes", "2", *archives]
+    command = [sys.executable, "-m", "tests.support.cluster", "--nodes", "2", *archives]
     with (tmp_path / "cluster.log").open("w", encoding="utf-8") as log:
         cluster = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     try:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.behind_a_gate import install_behind_a_gate, unnoticed
-from tests.node.clinic import ADDRESS
+from tests.support.real_nodes.behind_a_gate import install_behind_a_gate, unnoticed
+from tests.support.real_nodes.clinic import ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.node import Machine
-    from tests.node.clinic import Clinic
+    from tests.support.cluster.node import Machine
+    from tests.support.real_nodes.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 

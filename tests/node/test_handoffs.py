@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.handoffs.figures import BREAKS_BOUND, OVERLAP_BOUND
-from tests.handoffs.row import hand_over
+from tests.tools.handoffs.figures import BREAKS_BOUND, OVERLAP_BOUND
+from tests.tools.handoffs.row import hand_over
 
 if TYPE_CHECKING:
-    from tests.node.clinic import Clinic
+    from tests.support.real_nodes.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 

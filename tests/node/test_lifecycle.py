@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster import ClusterStartError, processes
-from tests.cluster.local import _remove_abandoned
-from tests.cluster.node import cgroups
-from tests.cluster.node.wire import INTERFACES, interface_of
-from tests.cluster.real import cluster_with_nodes
+from tests.support.cluster import ClusterStartError, processes
+from tests.support.cluster.local import _remove_abandoned
+from tests.support.cluster.node import cgroups
+from tests.support.cluster.node.wire import INTERFACES, interface_of
+from tests.support.cluster.real import cluster_with_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.images import Image
+    from tests.support.cluster.images import Image
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.usefixtures("real_nodes")]
 
@@ -72,8 +72,8 @@ def _command(pid: int) -> str | None:
 
 @contextmanager
 def visitor(pause: Image) -> Iterator[tuple[subprocess.Popen[str], Traces]]:
-    """Run `python -m tests.cluster --nodes 1` as a person would; yield its process and its traces."""
-    command = [sys.executable, "-m", "tests.cluster", "--nodes", "1", "--image", str(pause.archive)]
+    """Run `python -m tests.support.cluster --nodes 1` as a person would; yield its process and its traces."""
+    command = [sys.executable, "-m", "tests.support.cluster", "--nodes", "1", "--image", str(pause.archive)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout
@@ -112,7 +112,7 @@ def test_a_failed_start_names_the_program_and_leaves_nothing(
 ) -> None:
     """When a node's program ends during the start, the error names program and node and shows its last words."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr("tests.cluster.node.settings.kubelet", lambda **_: {"kind": "Nonsense"})
+    monkeypatch.setattr("tests.support.cluster.node.settings.kubelet", lambda **_: {"kind": "Nonsense"})
     made: list[str] = []
     create = cgroups.create
 
@@ -120,7 +120,7 @@ def test_a_failed_start_names_the_program_and_leaves_nothing(
         made.append(name)
         create(name)
 
-    monkeypatch.setattr("tests.cluster.node.cgroups.create", create_and_note)
+    monkeypatch.setattr("tests.support.cluster.node.cgroups.create", create_and_note)
     with (
         pytest.raises(ClusterStartError, match="kubelet of node-1 ended") as failure,
         cluster_with_nodes(1, images=[pause.archive]),

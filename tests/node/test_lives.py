@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.node.lives import Life, parse_event, violations
+from tests.support.real_nodes.lives import Life, parse_event, violations
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

@@ -10,8 +10,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.cluster.node import Machine
-    from tests.node.clinic import Clinic
+    from tests.support.cluster.node import Machine
+    from tests.support.real_nodes.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.node import missing
 from tests.node.conftest import REQUIRED, without_nodes
+from tests.support.cluster.node import missing
 
 REASON = "root is needed, for the file systems of images and the namespaces of nodes"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.node.behind_a_gate import NO_SECRET, broken, install_behind_a_gate, unnoticed
+from tests.support.real_nodes.behind_a_gate import NO_SECRET, broken, install_behind_a_gate, unnoticed
 
 if TYPE_CHECKING:
-    from tests.node.clinic import Clinic
+    from tests.support.real_nodes.clinic import Clinic
 
 pytestmark = pytest.mark.timeout(300)
 

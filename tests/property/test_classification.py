@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core.drift import first_difference
-from medplum_agent_operator.core.notes import Change
-from medplum_agent_operator.core.strategy import choose, classify
-from tests.builders import v
-from tests.simulated_cluster import SimulatedCluster, installed
+from medplum_agent_operator.core.observed.drift import first_difference
+from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.policy.strategy import choose, classify
+from tests.support.builders import v
+from tests.support.simulated_cluster import SimulatedCluster, installed
 
 POOL: Final = (
     "3.2.26",

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.core.version import AgentVersion
-from tests.builders import agent
-from tests.property.inputs import json_values, specs, statuses, texts
-from tests.simulated_cluster import SimulatedCluster, changing, installed
+from medplum_agent_operator.core.observed.version import AgentVersion
+from tests.support.builders import agent
+from tests.support.inputs import json_values, specs, statuses, texts
+from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

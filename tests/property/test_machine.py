@@ -1,6 +1,6 @@
 """Anything that people, pods, nodes, time and dying operators may do to one agent, in any order: the invariants hold after each step.
 
-The simulated cluster asserts I1 and I2 at every turn and I3 at every rollback (`tests/simulated_cluster`). The same stories are told in
+The simulated cluster asserts I1 and I2 at every turn and I3 at every rollback (`tests/support/simulated_cluster`). The same stories are told in
 every run; `STEPS=1000000 python -m pytest --timeout 0 tests/property/test_machine.py` makes up new ones for about so many steps, and prints how
 many there were.
 """
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.approval import kept
+from medplum_agent_operator.core.policy.approval import kept
 from medplum_agent_operator.core.status import LONGEST_HISTORY
-from tests.property.stories import VERSIONS, Step, beginning, first_versions, orderly_steps, steps
+from tests.support.stories import VERSIONS, Step, beginning, first_versions, orderly_steps, steps
 
 if TYPE_CHECKING:
     from datetime import datetime

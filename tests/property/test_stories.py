@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 
 from medplum_agent_operator.api.status import Outcome
-from medplum_agent_operator.core.approval import kept
+from medplum_agent_operator.core.policy.approval import kept
 from medplum_agent_operator.core.status import LONGEST_HISTORY
-from tests.property.stories import Step, beginning, first_versions, orderly_stories, stories
+from tests.support.stories import Step, beginning, first_versions, orderly_stories, stories
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from tests.simulated_cluster import SimulatedCluster
+    from tests.support.simulated_cluster import SimulatedCluster
 
 EXPLORE = int(os.environ.get("STORIES", "0"))
 MAY_BECOME = {(Outcome.FAILED, Outcome.COMPLETED)}

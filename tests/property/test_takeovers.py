@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medplum_agent_operator.api.status import Rollout, Strategy
-from medplum_agent_operator.core.notes import Change, RolloutRecord
-from medplum_agent_operator.core.takeover import figures, moment
-from tests.builders import NOW, agent, observed
+from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
+from medplum_agent_operator.core.report.downtime_measurement import figures, moment
+from tests.support.builders import NOW, agent, observed
 
 milliseconds = st.integers(min_value=0, max_value=20_000)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion
+from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
 
 numbers = st.integers(0, 999_999_999)
 suffixes = st.from_regex(r"(-[0-9A-Za-z]{1,40})?", fullmatch=True)

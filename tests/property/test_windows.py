@@ -13,10 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medplum_agent_operator.api.changes import _CRON, MaintenanceWindow
-from medplum_agent_operator.core.windows import Window, next_opening, open_span, read
+from medplum_agent_operator.core.policy.windows import Window, next_opening, open_span, read
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.schedule import Schedule
+    from medplum_agent_operator.core.policy.schedule import Schedule
 
 MINUTE: Final = timedelta(minutes=1)
 ZONES: Final = (

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core import pod_template
-from tests.builders import agent
-from tests.simulated_cluster.admission import AdmittingCluster, from_a_mirror
-from tests.simulated_cluster.situations import QUICK
+from medplum_agent_operator.core.objects import agent_pod
+from tests.support.builders import agent
+from tests.support.simulated_cluster.admission import AdmittingCluster, from_a_mirror
+from tests.support.simulated_cluster.situations import QUICK
 
 if TYPE_CHECKING:
     import pytest
 
-    from tests.simulated_cluster import SimulatedCluster
+    from tests.support.simulated_cluster import SimulatedCluster
 
 CLOSED = [{"schedule": "0 3 29 2 *", "duration": "1m"}]
 
@@ -120,6 +120,6 @@ def test_a_refresh_that_was_asked_for_while_nothing_waited_is_used_up(monkeypatc
     cluster.mark(names.REFRESH, "2026-01").settle()
     assert "2026-01" == cluster.record.refresh
     before = pods(cluster)
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
     cluster.edit(paused=False).settle()
     assert before == pods(cluster)

@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.approval import LONGEST_KEPT, MOST_KEPT, Approval, judge, kept
-from tests.builders import v
+from medplum_agent_operator.core.policy.approval import LONGEST_KEPT, MOST_KEPT, Approval, judge, kept
+from tests.support.builders import v
 
 TARGET = v("4.2.3")
 LONG = "4.2.3 " + "x" * 200_000

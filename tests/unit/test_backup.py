@@ -11,12 +11,12 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome
-from medplum_agent_operator.core.backup import render_backup
-from medplum_agent_operator.core.model import ownership
-from medplum_agent_operator.core.notes import AppliedTemplate, LastGood
-from medplum_agent_operator.core.pod_template import properties_in, render_pod_template
-from tests.builders import NAME, NAMESPACE, agent, parsed, spec_of
-from tests.simulated_cluster import SimulatedCluster, changing, installed
+from medplum_agent_operator.core.objects.agent_pod import properties_in, render_pod_template
+from medplum_agent_operator.core.observed.model import ownership
+from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood
+from medplum_agent_operator.core.rollout.revisions import render_backup
+from tests.support.builders import NAME, NAMESPACE, agent, parsed, spec_of
+from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 APPROVAL = "4.2.3 CHG-1"
 

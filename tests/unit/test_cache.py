@@ -9,11 +9,11 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.cache import Cache, Strings
-from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.nodes import Node
-from medplum_agent_operator.core.pods import Pod
+from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.nodes import Node
+from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.handlers import keys_of, unheard
-from tests.builders import NOW, container_status, pod
+from tests.support.builders import NOW, container_status, pod
 
 KIND = "Deployment"
 

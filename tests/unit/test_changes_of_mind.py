@@ -14,7 +14,7 @@ import pytest
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
-from tests.unit.minds import (
+from tests.support.minds import (
     DOWN,
     FAILED_DOWNGRADE,
     FAILED_HANDOFF,
@@ -35,7 +35,7 @@ from tests.unit.minds import (
 )
 
 if TYPE_CHECKING:
-    from tests.simulated_cluster import SimulatedCluster
+    from tests.support.simulated_cluster import SimulatedCluster
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ import pytest
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core.checks import first_blocker
-from medplum_agent_operator.core.findings import Severity
+from medplum_agent_operator.core.objects.children import name_of
+from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.resources import name_of
-from tests.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
-from tests.simulated_cluster import installed
+from medplum_agent_operator.core.policy.checks import first_blocker
+from tests.support.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
+from tests.support.simulated_cluster import installed
 
 PAUSED = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]

@@ -8,13 +8,13 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.diagnosis import trouble, unready_ports
-from medplum_agent_operator.core.findings import Severity
-from tests.builders import NOW, Raw, agent, container_status, observed, pod
+from medplum_agent_operator.core.observed.findings import Severity
+from medplum_agent_operator.core.policy.diagnosis import trouble, unready_ports
+from tests.support.builders import NOW, Raw, agent, container_status, observed, pod
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.findings import Finding
-    from medplum_agent_operator.core.model import Observed
+    from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.observed.model import Observed
 
 CHANNELS = [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}, {"name": "rad", "port": 104}]
 BACK_OFF = "Back-off pulling image"

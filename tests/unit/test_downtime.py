@@ -11,13 +11,13 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.downtime import is_bound
-from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.notes import Change
-from medplum_agent_operator.core.verdict import decide
-from tests.builders import CONFIG, NOW, agent
-from tests.simulated_cluster import SimulatedCluster, installed
-from tests.simulated_cluster.situations import HOLD, QUICK
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.policy.downtime import is_bound
+from medplum_agent_operator.core.policy.verdict import decide
+from tests.support.builders import CONFIG, NOW, agent
+from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.situations import HOLD, QUICK
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -10,13 +10,13 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drain import live_note, note, on_cordoned_node, protected, to_move
-from medplum_agent_operator.core.drift import fingerprint
-from medplum_agent_operator.core.model import Config
+from medplum_agent_operator.core.objects.agent_pod import marked
+from medplum_agent_operator.core.observed.drift import fingerprint
+from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.pod_template import marked
-from tests.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
-from tests.simulated_cluster import SimulatedCluster, changing, installed
+from medplum_agent_operator.core.policy.drain import live_note, note, on_cordoned_node, protected, to_move
+from tests.support.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
+from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 HERE = [{"metadata": {"name": "node-1"}, "spec": {"unschedulable": True}}]
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.annotations import TEMPLATE_HASH
-from medplum_agent_operator.core.drift import applied_fields, fingerprint, first_difference, first_drift, kept
-from medplum_agent_operator.core.pod_template import render_pod_template
-from medplum_agent_operator.core.resources import APPLIED_HASH, render_supporting
-from tests.builders import parsed
+from medplum_agent_operator.core.objects.agent_pod import render_pod_template
+from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_supporting
+from medplum_agent_operator.core.observed.drift import applied_fields, fingerprint, first_difference, first_drift, kept
+from tests.support.builders import parsed
 
 HELD = {
     "f:spec": {
@@ -220,8 +220,8 @@ def test_one_of_two_items_with_the_same_key_changed() -> None:
 
 def test_a_field_that_is_no_longer_rendered_shows_in_the_fingerprint_of_the_object() -> None:
     """The live object may hold more, so what we have stopped rendering is noticed by the fingerprint alone."""
-    before = render_supporting(*_agent_and_spec(service={"annotations": {"lb": "internal"}}))["Service"]
-    after = render_supporting(*_agent_and_spec())["Service"]
+    before = render_supporting(*_agent_and_spec(service={"annotations": {"lb": "internal"}}), protected=True)["Service"]
+    after = render_supporting(*_agent_and_spec(), protected=True)["Service"]
     assert f"metadata.annotations.{APPLIED_HASH}" == first_difference(after, before)
 
 

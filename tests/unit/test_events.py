@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.events import render_event
-from medplum_agent_operator.core.findings import Finding, Severity
-from tests.builders import NOW, Raw, agent
+from medplum_agent_operator.core.objects.events import render_event
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from tests.support.builders import NOW, Raw, agent
 
 FINDING = Finding(Reason.HANDING_OFF, Severity.NORMAL, "Going from 5.1.14 to 5.1.15.")
 

@@ -16,21 +16,21 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.gate import drain_command, gate_selector, render_gate_pod
-from medplum_agent_operator.core.model import Config
-from medplum_agent_operator.core.notes import AppliedTemplate
+from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
+from medplum_agent_operator.core.objects.children import render_gate, render_supporting
+from medplum_agent_operator.core.objects.gate_pod import drain_command, gate_selector, render_gate_pod
+from medplum_agent_operator.core.observed.model import Config
+from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.pod_template import render_pod_template, selector
-from medplum_agent_operator.core.resources import render_gate, render_supporting
-from medplum_agent_operator.core.template import of_gate
-from tests.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
-from tests.simulated_cluster import SimulatedCluster
+from medplum_agent_operator.core.rollout.template_in_force import of_gate
+from tests.support.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
+from tests.support.simulated_cluster import SimulatedCluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from medplum_agent_operator.core.telling import Plan
+    from medplum_agent_operator.core.rollout.compose import Plan
 
 IMAGE = "registry.example.org/operator:1"
 CONFIG = Config(image_repository=REPOSITORY, gate_image=IMAGE)
@@ -248,7 +248,7 @@ def test_a_channel_that_is_renamed_keeps_its_way() -> None:
     ports = []
     for name in ("adt", "admit"):
         one = parsed("5.1.15", channels=[{"name": name, "port": 2575}], gate={"enabled": True})
-        service = render_supporting(one, one.spec, through_gate=True)["Service"]["spec"]["ports"]
+        service = render_supporting(one, one.spec, protected=True, through_gate=True)["Service"]["spec"]["ports"]
         pods = render_gate_pod(one, one.spec, image=IMAGE)
         gate = render_gate(one, one.spec, template=AppliedTemplate(1, pods), replicas=2)
         [container] = pods["spec"]["containers"]

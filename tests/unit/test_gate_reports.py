@@ -15,13 +15,13 @@ from aiohttp import web
 from medplum_agent_operator.adapters import gates
 from medplum_agent_operator.adapters.gates import GateReports
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.reports import Channel, Takeover, Traffic
+from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.gate.effects import Kind
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.reports import ChannelReport
 from medplum_agent_operator.gate.routes import Life, Pod
-from tests.gate.actors import until
+from tests.support.gate.actors import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -17,9 +17,8 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.actions import newly_claimed
-from medplum_agent_operator.core.findings import Severity
-from medplum_agent_operator.core.identity import (
+from medplum_agent_operator.core.observed.findings import Severity
+from medplum_agent_operator.core.observed.identity import (
     Claim,
     Identity,
     applied,
@@ -30,20 +29,21 @@ from medplum_agent_operator.core.identity import (
     running_as,
     wanted,
 )
-from medplum_agent_operator.core.messages import identity_taken
-from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.verdict import decide
+from medplum_agent_operator.core.policy.messages import identity_taken
+from medplum_agent_operator.core.policy.verdict import decide
+from medplum_agent_operator.core.rollout.actions import newly_claimed
 from medplum_agent_operator.errors import ClusterError, ConflictError
 from medplum_agent_operator.handlers import rivals
 from medplum_agent_operator.observe import LiveAgents
-from tests.builders import CONFIG, NOW, SERVER, Raw, agent, observed, parsed, spec_of
-from tests.simulated_cluster import SimulatedCluster, installed
-from tests.unit.ports import Stage
-from tests.unit.several import ELSEWHERE, SeveralAgents, named
+from tests.support.builders import CONFIG, NOW, SERVER, Raw, agent, observed, parsed, spec_of
+from tests.support.ports import Stage
+from tests.support.several import ELSEWHERE, SeveralAgents, named
+from tests.support.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.telling import Plan
+    from medplum_agent_operator.core.rollout.compose import Plan
 
 AGENT_ID = SERVER["agentId"]
 HERE = Identity("https://api.medplum.com", AGENT_ID)

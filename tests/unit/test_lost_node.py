@@ -7,9 +7,9 @@ import pytest
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.nodes import Node
-from tests.builders import NOW, stamp
-from tests.simulated_cluster import installed
+from medplum_agent_operator.core.observed.nodes import Node
+from tests.support.builders import NOW, stamp
+from tests.support.simulated_cluster import installed
 
 
 def test_from_4_2_4_on_the_agent_serves_from_another_node_as_soon_as_kubernetes_gives_it_up() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core import messages, rollout_messages
-from medplum_agent_operator.core.approval import judge
-from medplum_agent_operator.core.notes import Change, RolloutRecord
-from tests.builders import NOW, parsed, spec_of, v
+from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
+from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.policy.approval import judge
+from medplum_agent_operator.core.report import rollout_messages
+from tests.support.builders import NOW, parsed, spec_of, v
 
 
 def refusal(

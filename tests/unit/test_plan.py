@@ -11,11 +11,11 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drift import first_difference
-from medplum_agent_operator.core.notes import Change
-from tests.builders import stamp
-from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
-from tests.simulated_cluster.situations import HOLD
+from medplum_agent_operator.core.observed.drift import first_difference
+from medplum_agent_operator.core.observed.rollout_record import Change
+from tests.support.builders import stamp
+from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+from tests.support.simulated_cluster.situations import HOLD
 
 WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
 

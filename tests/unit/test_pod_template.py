@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.core.pod_template import image_reference, render_pod_template
-from tests.builders import Raw, parsed, spec_of
+from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template
+from tests.support.builders import Raw, parsed, spec_of
 
 DIGEST = "sha256:" + "0" * 64
 TWO = [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}]

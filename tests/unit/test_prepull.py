@@ -12,15 +12,26 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core.jobs import FetchJob
-from medplum_agent_operator.core.model import Observed
-from medplum_agent_operator.core.pod_template import render_pod_template, selector
-from medplum_agent_operator.core.prepull import Fetch, hopeless, render_job, trouble, wanted
+from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
+from medplum_agent_operator.core.observed.jobs import FetchJob
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, render_job, trouble, wanted
 from medplum_agent_operator.errors import RefusedError
-from tests.builders import NOW, REPOSITORY, SERVER, agent, container_status, observed, owned_by, parsed, pod, stamp
-from tests.simulated_cluster import SimulatedCluster, installed
-from tests.simulated_cluster.situations import HOLD
-from tests.unit.ports import Stage
+from tests.support.builders import (
+    NOW,
+    REPOSITORY,
+    SERVER,
+    agent,
+    container_status,
+    observed,
+    owned_by,
+    parsed,
+    pod,
+    stamp,
+)
+from tests.support.ports import Stage
+from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.situations import HOLD
 
 NEW = f"{REPOSITORY}:4.2.3"
 

@@ -12,12 +12,12 @@ import pytest
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.reports import Channel, Traffic
+from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import LONGEST_MESSAGE, ClusterError, ConflictError, RefusedError
-from tests.builders import ABSENT, agent
-from tests.simulated_cluster import SimulatedCluster, installed
-from tests.unit.ports import KEY, Stage
+from tests.support.builders import ABSENT, agent
+from tests.support.ports import KEY, Stage
+from tests.support.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,10 @@ import pytest
 
 from medplum_agent_operator.api.status import UNDER_WAY, Phase
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.model import Key
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.resync import AWAITED, MANY_NAMESPACES, Resync
-from tests.builders import NAME, NAMESPACE, SERVER, agent, pod
+from tests.support.builders import NAME, NAMESPACE, SERVER, agent, pod
 
 KEY = Key(NAMESPACE, NAME)
 

@@ -13,15 +13,15 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.drift import first_difference
-from medplum_agent_operator.core.failure import is_over, is_to_be_taken_back, note
-from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.notes import RolloutRecord
+from medplum_agent_operator.core.observed.drift import first_difference
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.progress import SILENCE
-from tests.builders import CONFIG, NOW, agent, observed, parsed, spec_of
-from tests.simulated_cluster import SimulatedCluster
-from tests.simulated_cluster.situations import HOLD, changing, installed
+from medplum_agent_operator.core.policy.failure import is_over, is_to_be_taken_back, note
+from medplum_agent_operator.core.report.progress import SILENCE
+from tests.support.builders import CONFIG, NOW, agent, observed, parsed, spec_of
+from tests.support.simulated_cluster import SimulatedCluster
+from tests.support.simulated_cluster.situations import HOLD, changing, installed
 
 NO_IMAGE = ("ImagePullBackOff", "Back-off pulling image: ErrImagePull: registry.example.org/x: not found")
 CRASHES = ("CrashLoopBackOff", "back-off restarting failed container")

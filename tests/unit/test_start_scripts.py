@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.core.pod_template import render_pod_template
-from tests.builders import Raw, parsed
+from medplum_agent_operator.core.objects.agent_pod import render_pod_template
+from tests.support.builders import Raw, parsed
 
 if TYPE_CHECKING:
     from pathlib import Path

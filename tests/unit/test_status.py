@@ -8,12 +8,12 @@ import pytest
 
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, Outcome, Phase, parse_status
-from medplum_agent_operator.core.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Finding, Severity
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.status import LONGEST_HISTORY, conditions, project, unreadable
-from tests.builders import CONFIG, NOW, SERVER, agent, observed, owned_by
-from tests.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
-from tests.simulated_cluster.situations import HOLD
+from tests.support.builders import CONFIG, NOW, SERVER, agent, observed, owned_by
+from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+from tests.support.simulated_cluster.situations import HOLD
 
 
 def told(cluster: SimulatedCluster) -> list[tuple[str | None, str, Outcome | None]]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core.notes import Change
-from medplum_agent_operator.core.strategy import choose, classify, needs_approval
-from tests.builders import agent, observed, pod, spec_of, v
-from tests.simulated_cluster import SimulatedCluster, changing, installed
+from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.policy.strategy import choose, classify, needs_approval
+from tests.support.builders import agent, observed, pod, spec_of, v
+from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.strategy import Mechanics
+    from medplum_agent_operator.core.policy.strategy import Mechanics
 
 ALWAYS = {"approval": "Always"}
 BELOW = {"approval": "BelowZeroDowntime"}

@@ -9,9 +9,9 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Rollout, Strategy
-from medplum_agent_operator.core.notes import Change, RolloutRecord
-from medplum_agent_operator.core.takeover import Moments, figures, moment, notice
-from tests.builders import NOW, Raw, agent, observed, pod
+from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
+from medplum_agent_operator.core.report.downtime_measurement import Moments, figures, moment, notice
+from tests.support.builders import NOW, Raw, agent, observed, pod
 
 HANDOFF, RECREATE = Strategy.ROLLING_HANDOFF, Strategy.RECREATE
 BEGAN = 0.2

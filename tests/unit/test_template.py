@@ -9,16 +9,17 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core import pod_template, template
-from tests.simulated_cluster import SimulatedCluster, installed
+from medplum_agent_operator.core.objects import agent_pod
+from medplum_agent_operator.core.rollout import template_in_force
+from tests.support.simulated_cluster import SimulatedCluster, installed
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> SimulatedCluster:
     """An agent of an earlier release, and this one, which gives its pods a second more to end."""
     found = installed("5.1.14")
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
-    monkeypatch.setattr(template, "REVISION", template.REVISION + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(template_in_force, "REVISION", template_in_force.REVISION + 1)
     return found
 
 
@@ -77,7 +78,7 @@ def test_who_asks_for_it_gets_it_once(cluster: SimulatedCluster, monkeypatch: py
     cluster.agent["metadata"]["annotations"][names.REFRESH] = "now"
     cluster.edit(paused=False).settle()
     assert lasting + 1 == grace(cluster)
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
     assert lasting + 1 == grace(cluster.edit(paused=True).edit(paused=False).settle())
 
 
@@ -85,7 +86,7 @@ def test_who_asks_for_it_gets_it_once(cluster: SimulatedCluster, monkeypatch: py
 def test_a_refresh_waits_with_what_waits(monkeypatch: pytest.MonkeyPatch, *, later: bool) -> None:
     """An old agent is stopped for it in a maintenance window only, whatever else is asked for; then it is, once."""
     found = installed("4.2.3", maintenanceWindows=[{"schedule": "0 3 * * *", "duration": "1h"}])
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
     before, lasting = names_of_pods(found), grace(found)
     if later:
         found.edit(version="5.1.15").settle()
@@ -112,7 +113,7 @@ def test_a_refresh_that_has_been_acted_on_is_not_acted_on_again_where_something_
 def test_a_refresh_stops_nobody_where_a_change_failed_before_anything_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its image cannot be had: the note of that replaces no pod."""
     found = installed("4.2.3")
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
     before = names_of_pods(found.settle())
     found.never_pulled.add("5.1.15")
     found.mark(names.REFRESH, "please").edit(version="5.1.15").settle().tick(61)
@@ -126,7 +127,7 @@ def test_who_asks_while_nothing_waits_has_not_asked_for_what_comes_later(monkeyp
     before = names_of_pods(cluster)
     cluster.agent["metadata"]["annotations"][names.REFRESH] = "now"
     cluster.edit(paused=False).settle()
-    monkeypatch.setattr(pod_template, "GRACE_AFTER_DRAIN_SECONDS", pod_template.GRACE_AFTER_DRAIN_SECONDS + 1)
+    monkeypatch.setattr(agent_pod, "GRACE_AFTER_DRAIN_SECONDS", agent_pod.GRACE_AFTER_DRAIN_SECONDS + 1)
     cluster.edit(service={"type": "NodePort"}).settle()
     assert ("now", before) == (cluster.record.refresh, names_of_pods(cluster))
 
@@ -134,7 +135,7 @@ def test_who_asks_while_nothing_waits_has_not_asked_for_what_comes_later(monkeyp
 def test_what_is_marked_as_required_does_not_wait(cluster: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where leaving a pod as it is would do harm."""
     lasting = grace(cluster)
-    monkeypatch.setattr(template, "REQUIRED_REVISION", template.REVISION)
+    monkeypatch.setattr(template_in_force, "REQUIRED_REVISION", template_in_force.REVISION)
     cluster.edit(paused=True).edit(paused=False).settle()
     assert lasting + 1 == grace(cluster)
 

@@ -11,19 +11,19 @@ import pytest
 from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
-from medplum_agent_operator.core.model import Config
+from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
+from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.reports import Channel, Takeover, Traffic
+from medplum_agent_operator.core.report.traffic import channels
 from medplum_agent_operator.core.status import project
-from medplum_agent_operator.core.traffic import channels
-from tests.builders import NOW, REPOSITORY, agent, observed, stamp
-from tests.simulated_cluster import installed
+from tests.support.builders import NOW, REPOSITORY, agent, observed, stamp
+from tests.support.simulated_cluster import installed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from medplum_agent_operator.core.model import Observed
-    from medplum_agent_operator.core.telling import Plan
+    from medplum_agent_operator.core.observed.model import Observed
+    from medplum_agent_operator.core.rollout.compose import Plan
 
 CONFIG = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:1")
 EARLIER = NOW - timedelta(hours=1)

@@ -8,16 +8,16 @@ import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.findings import Severity
-from medplum_agent_operator.core.model import Config
-from medplum_agent_operator.core.notes import Change
-from medplum_agent_operator.core.verdict import decide, spec_before
-from tests.builders import ABSENT, CONFIG, agent, approving, observed
-from tests.simulated_cluster import SimulatedCluster, installed
-from tests.simulated_cluster.situations import changing
+from medplum_agent_operator.core.observed.findings import Severity
+from medplum_agent_operator.core.observed.model import Config
+from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.policy.verdict import decide, spec_before
+from tests.support.builders import ABSENT, CONFIG, agent, approving, observed
+from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.situations import changing
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.verdict import Verdict
+    from medplum_agent_operator.core.policy.verdict import Verdict
 
 
 def refused(**spec: Any) -> SimulatedCluster:

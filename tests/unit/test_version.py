@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.core.version import ZERO_DOWNTIME, AgentVersion, version_of
-from tests.builders import v
+from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion, version_of
+from tests.support.builders import v
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from cronsim import CronSim
 
 from medplum_agent_operator.api.changes import MaintenanceWindow
-from medplum_agent_operator.core import schedule, windows
-from medplum_agent_operator.core.schedule import Schedule
-from medplum_agent_operator.core.windows import Moment, Window, next_opening, open_span, read
+from medplum_agent_operator.core.policy import schedule, windows
+from medplum_agent_operator.core.policy.schedule import Schedule
+from medplum_agent_operator.core.policy.windows import Moment, Window, next_opening, open_span, read
 
 BERLIN = "Europe/Berlin"
 NEW_YORK = "America/New_York"

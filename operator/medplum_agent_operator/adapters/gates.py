@@ -13,9 +13,9 @@ from typing import Final, Protocol
 import aiohttp
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.core.gate import HTTP_PORT
-from medplum_agent_operator.core.model import Key
-from medplum_agent_operator.core.reports import Traffic
+from medplum_agent_operator.core.objects.gate_pod import HTTP_PORT
+from medplum_agent_operator.core.observed.gate_reports import Traffic
+from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.ports import Object
 from medplum_agent_operator.telemetry import log
 

@@ -10,22 +10,24 @@ from datetime import datetime
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
-from medplum_agent_operator.core import backup, downtime, drain, messages, prepull, progress
-from medplum_agent_operator.core.actions import Apply, as_kept, compared, supporting
-from medplum_agent_operator.core.checks import first_blocker
-from medplum_agent_operator.core.findings import Finding, Severity
-from medplum_agent_operator.core.model import Config, Observed
-from medplum_agent_operator.core.notes import RolloutRecord
-from medplum_agent_operator.core.pod_template import image_of
-from medplum_agent_operator.core.prepull import Fetch
-from medplum_agent_operator.core.records import begin, current, kept_up, last_good, restart_mark
-from medplum_agent_operator.core.resources import render_deployment
-from medplum_agent_operator.core.rollback import latching, noting_first, taking_back
-from medplum_agent_operator.core.strategy import Mechanics, choose
-from medplum_agent_operator.core.telling import Pass, Plan, report, told, undecidable, with_traffic
-from medplum_agent_operator.core.template import Template, of_agent, of_gate
-from medplum_agent_operator.core.verdict import decide
-from medplum_agent_operator.core.version import AgentVersion
+from medplum_agent_operator.core.objects.agent_pod import image_of
+from medplum_agent_operator.core.objects.children import render_deployment
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy import downtime, drain, messages, prepull
+from medplum_agent_operator.core.policy.checks import first_blocker
+from medplum_agent_operator.core.policy.prepull import Fetch
+from medplum_agent_operator.core.policy.strategy import Mechanics, choose
+from medplum_agent_operator.core.policy.verdict import decide
+from medplum_agent_operator.core.report import progress
+from medplum_agent_operator.core.rollout import revisions
+from medplum_agent_operator.core.rollout.actions import Apply, as_kept, compared, supporting
+from medplum_agent_operator.core.rollout.compose import Pass, Plan, report, told, undecidable, with_traffic
+from medplum_agent_operator.core.rollout.records import begin, current, kept_up, last_good, restart_mark
+from medplum_agent_operator.core.rollout.rollback import latching, noting_first, taking_back
+from medplum_agent_operator.core.rollout.template_in_force import Template, of_agent, of_gate
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
@@ -76,7 +78,7 @@ def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
         return waiting
     if begins:
         record, template = _as_it_begins(observed, record, template)
-    record, saving = backup.first(observed, record, begins=begins)
+    record, saving = revisions.first(observed, record, begins=begins)
     body = render_deployment(
         observed.agent,
         spec,

@@ -22,13 +22,14 @@ from medplum_agent_operator.api.status import (
     Phase,
     Rollout,
 )
-from medplum_agent_operator.core import failure, traffic
-from medplum_agent_operator.core.findings import Finding
-from medplum_agent_operator.core.model import Observed, Ownership, ownership
-from medplum_agent_operator.core.notes import RolloutRecord
-from medplum_agent_operator.core.takeover import Moments, figures, notice
-from medplum_agent_operator.core.telling import Plan
-from medplum_agent_operator.core.traffic import Told
+from medplum_agent_operator.core.observed.findings import Finding
+from medplum_agent_operator.core.observed.model import Observed, Ownership, ownership
+from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.policy import failure
+from medplum_agent_operator.core.report import traffic
+from medplum_agent_operator.core.report.downtime_measurement import Moments, figures, notice
+from medplum_agent_operator.core.report.traffic import Told
+from medplum_agent_operator.core.rollout.compose import Plan
 
 LONGEST_HISTORY: Final = 10
 LONGEST_MESSAGE: Final = 32_768

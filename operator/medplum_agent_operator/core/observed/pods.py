@@ -1,0 +1,147 @@
+"""The live pod, as far as decisions need it. Built by `reconcile`; read by `model`, `strategy`, `diagnosis` and `status`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Self
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.core.observed.version import AgentVersion, version_of
+
+AGENT_CONTAINER: Final = "agent"
+GATE_CONTAINER: Final = "gate"
+"""The container that runs the agent itself."""
+READY_PREFIX: Final = "ready-"
+"""Containers of this prefix carry the readiness probe of the channel whose name follows."""
+ENDED: Final = frozenset({"Succeeded", "Failed"})
+"""Phases of a pod whose containers have all ended for good."""
+REFUSED_CREDENTIALS: Final = 64
+"""Exit code of the agent's start script when agent.properties cannot carry the credentials; it leaves a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One container's state in a pod.
+
+    Attributes:
+        running: it runs right now, whatever became of it before.
+        waiting: why it is not running (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty where it runs or has ended.
+        message: what the kubelet says to that.
+        exit_code: the exit code of its latest end, if it ended at all.
+        last_words: its termination message at that end.
+    """
+
+    name: str
+    ready: bool = False
+    restarts: int = 0
+    running: bool = False
+    waiting: str = ""
+    message: str = ""
+    exit_code: int | None = None
+    last_words: str = ""
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Read an entry of `status.containerStatuses` or `status.initContainerStatuses`."""
+        state = raw.get("state") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or (raw.get("lastState") or {}).get("terminated") or {}
+        return cls(
+            name=raw.get("name", ""),
+            ready=bool(raw.get("ready")),
+            restarts=int(raw.get("restartCount", 0)),
+            running=state.get("running") is not None,
+            waiting=waiting.get("reason", ""),
+            message=waiting.get("message", ""),
+            exit_code=ended.get("exitCode"),
+            last_words=(ended.get("message") or "").strip(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of the agent.
+
+    Attributes:
+        version: what it runs; None where that cannot be told.
+        image: what its agent's container was made from, as the spec names it.
+        node: the node that it was scheduled to; empty while none takes it.
+        template_hash: fingerprint of the template that it was made from.
+        replica_set: name of the ReplicaSet that made it.
+        terminating: it was told to go; its containers may still run.
+        finished: every container of it has ended for good.
+        ready_since: when it last became ready (Kubernetes keeps whole seconds); None while it is not.
+        closed_since: since when it cannot serve, in whole seconds too: its agent has ended, or it is not ready; None while it can.
+        created: when it was made.
+        unschedulable: the scheduler's words why no node takes it; empty where one did.
+    """
+
+    name: str
+    version: AgentVersion | None
+    image: str = ""
+    node: str = ""
+    template_hash: str | None = None
+    replica_set: str = ""
+    terminating: bool = False
+    finished: bool = False
+    ready: bool = False
+    ready_since: datetime | None = None
+    closed_since: datetime | None = None
+    created: datetime | None = None
+    unschedulable: str = ""
+    init_containers: tuple[Container, ...] = ()
+    containers: tuple[Container, ...] = ()
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Self:
+        """Read a pod as the API server gives it."""
+        metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+        conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+        ready = conditions.get("Ready", {})
+        is_ready = ready.get("status") == "True"
+        since = _time(ready.get("lastTransitionTime"))
+        created = _time(metadata.get("creationTimestamp"))
+        ended = _agent_ended_at(status)
+        closed = min((at for at in (ended, None if is_ready else since) if at is not None), default=None)
+        finished = status.get("phase") in ENDED
+        scheduled = conditions.get("PodScheduled", {})
+        image = next((c.get("image", "") for c in spec.get("containers") or () if c.get("name") == AGENT_CONTAINER), "")
+        return cls(
+            name=metadata["name"],
+            version=version_of(metadata.get("labels") or {}, image),
+            image=image,
+            node=spec.get("nodeName") or "",
+            template_hash=(metadata.get("annotations") or {}).get(names.TEMPLATE_HASH),
+            replica_set=next((o["name"] for o in metadata.get("ownerReferences") or () if o.get("controller")), ""),
+            terminating=bool(metadata.get("deletionTimestamp")),
+            finished=finished,
+            ready=is_ready,
+            ready_since=since if is_ready else None,
+            closed_since=None if is_ready and ended is None and not finished else closed or created,
+            created=created,
+            unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
+            init_containers=tuple(map(Container.read, status.get("initContainerStatuses") or ())),
+            containers=tuple(map(Container.read, status.get("containerStatuses") or ())),
+        )
+
+    @property
+    def open(self) -> bool:
+        """Whether its agent serves: its ports are open and it has not ended. It may be on its way out."""
+        return self.ready and self.closed_since is None and not self.finished
+
+    def all_containers(self) -> Iterator[Container]:
+        """Every container, in the order in which they start. Init containers are not ours: an admission webhook put them there."""
+        yield from self.init_containers
+        yield from self.containers
+
+
+def _agent_ended_at(status: Mapping[str, Any]) -> datetime | None:
+    """When the agent's container ended, unless it runs or is to run again."""
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == AGENT_CONTAINER:
+            return _time(((container.get("state") or {}).get("terminated") or {}).get("finishedAt"))
+    return None
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

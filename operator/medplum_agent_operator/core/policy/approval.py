@@ -1,0 +1,106 @@
+"""Whether a downgrade is approved. Called by `plan` for a downgrade that needs it; it never looks at how the change is made.
+
+The approval is one annotation, `agents.medplum.com/force-downgrade: "<target version>[ free text]"`. It counts for exactly
+that target, and one and the same string counts once: what has been used is listed in `status.spentApprovals` until somebody
+takes the annotation off.
+"""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.observed.version import AgentVersion
+
+LONGEST_KEPT: Final = 256
+"""Characters of an approval that are kept word for word; a longer one is cut and ends with its fingerprint."""
+
+MOST_KEPT: Final = 50
+"""Used approvals that are kept. None is ever forgotten while the annotation is there: when the list is full, nothing more is
+approved until somebody takes the annotation off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """What the annotation says about one target.
+
+    Attributes:
+        granted: whether the downgrade may go ahead.
+        reason: why it may, or why not.
+        text: the annotation as it is kept in history and among the spent ones; empty where there is none.
+        correction: for an annotation that does not count, a sentence that says why.
+    """
+
+    granted: bool
+    reason: Reason
+    text: str = ""
+    correction: str = ""
+
+
+def kept(annotation: str) -> str:
+    """The form in which an approval is remembered: itself, or cut and fingerprinted when it is very long.
+
+    >>> kept("4.2.3 CHG-1042")
+    '4.2.3 CHG-1042'
+    >>> len(kept("4.2.3 " + "x" * 200_000))
+    256
+    """
+    if len(annotation) <= LONGEST_KEPT:
+        return annotation
+    fingerprint = f"… sha256:{hashlib.sha256(annotation.encode()).hexdigest()[:32]}"
+    return annotation[: LONGEST_KEPT - len(fingerprint)] + fingerprint
+
+
+def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str]) -> Approval:
+    """Say whether `annotation` approves going down to `target`, given the approvals that were used before.
+
+    >>> judge("4.2.3 CHG-1042", target=AgentVersion.parse("4.2.3"), spent=()).granted
+    True
+    >>> judge("true", target=AgentVersion.parse("4.2.3"), spent=()).correction
+    "The annotation says 'true', which approves nothing: it must begin with the version to go down to, 4.2.3."
+    """
+    if annotation is None or not annotation.strip():
+        return Approval(granted=False, reason=Reason.DOWNGRADE_NOT_APPROVED)
+    text = kept(annotation)
+    named = annotation.split(maxsplit=1)[0]
+    shown = named if len(named) <= LONGEST_KEPT // 4 else named[: LONGEST_KEPT // 4] + "…"
+    if text in spent:
+        return Approval(
+            granted=False,
+            reason=Reason.APPROVAL_SPENT,
+            text=text,
+            correction=(
+                f"The annotation's text {text!r} has already approved a downgrade, and each text counts once: "
+                "approve this one with another text, such as a new change ticket."
+            ),
+        )
+    if len(spent) >= MOST_KEPT:
+        return Approval(
+            granted=False,
+            reason=Reason.APPROVAL_SPENT,
+            text=text,
+            correction=(
+                f"{len(spent)} approvals have been used since the annotation was last taken off, and no more can be told apart: "
+                f"take it off (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again."
+            ),
+        )
+    if named == target.text:
+        return Approval(granted=True, reason=Reason.DOWNGRADE_APPROVED, text=text)
+    if AgentVersion.read(named) is None:
+        return Approval(
+            granted=False,
+            reason=Reason.APPROVAL_MALFORMED,
+            text=text,
+            correction=(
+                f"The annotation says {shown!r}, which approves nothing: "
+                f"it must begin with the version to go down to, {target}."
+            ),
+        )
+    return Approval(
+        granted=False,
+        reason=Reason.APPROVAL_FOR_OTHER_TARGET,
+        text=text,
+        correction=f"The annotation approves {shown}, but spec.version asks for {target}; an approval counts for exactly its target.",
+    )

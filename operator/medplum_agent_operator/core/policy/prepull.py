@@ -1,0 +1,190 @@
+"""The image is on the node, and the Secret is there, before the old agent is stopped: whether to see to it, the Job that does, how it goes.
+
+Called by `plan` when a change that stops first is about to begin. Nothing is stopped until the kubelet has made the Job's container, for
+which it needs the new image and the new agent's Secret; if it cannot, the old agent serves on (docs/adr/0012). It decides on what is observed: a change that is taken
+back, or turned into another one, leaves a Job behind that nobody asks for any more and that ends by itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.objects.agent_pod import SMALL, credentials
+from medplum_agent_operator.core.objects.children import owner_reference
+from medplum_agent_operator.core.observed.drift import fingerprint
+from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.jobs import FetchJob
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
+from medplum_agent_operator.core.policy import diagnosis
+from medplum_agent_operator.core.policy.drain import CORDON_TAINT
+
+KEPT_SECONDS: Final = 120
+"""How long a finished Job is kept. Should it be gone before the change begins, the image is fetched again: it is there."""
+LONGEST_SECONDS: Final = 3600
+"""A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
+_NAME_LENGTH: Final = 63
+_LOOK: Final = "Look at the image's name, spec.image.pullSecrets and the registry."
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """An image that has to be on a node before the old agent may be stopped.
+
+    Attributes:
+        body: the Job that fetches it.
+        node: the node that the serving agent is on.
+        image: the image.
+        job: the live Job; None where it has still to be made.
+    """
+
+    body: Mapping[str, Any] = field(repr=False)
+    node: str
+    image: str
+    job: FetchJob | None
+
+    def deadline(self, spec: MedplumAgentSpec, *, now: datetime) -> datetime:
+        """When the change counts as failed for want of its image."""
+        began = now if self.job is None or self.job.created is None else self.job.created
+        return began + timedelta(seconds=spec.handoff.progress_deadline_seconds)
+
+
+def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
+    """What has to be fetched before an agent may be given up for this image; None where nothing has to, or it is there.
+
+    A fetch is begun only for an agent that serves: where none does, nothing is won by waiting. One that has begun is waited for
+    while the agent is down for a moment too, because a crash or a restart must not turn a change whose image cannot be pulled into
+    a stop. To a cordoned node too, although the new pod goes elsewhere: nobody is stopped for an image that cannot be pulled.
+    """
+    if not spec.handoff.pre_pull or observed.deployment is None:
+        return None
+    before = observed.applied_spec
+    same_secret = before is not None and credentials(before) == credentials(spec)
+    for pod in observed.live_pods:
+        if not pod.node or pod.terminating or (pod.image == image and same_secret):
+            continue
+        body = render_job(observed.agent, spec, image=image, node=pod.node)
+        job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
+        under_way = job is not None and not job.ended
+        if (pod in observed.serving_pods or under_way) and (job is None or not job.all_is_there):
+            return Fetch(body, pod.node, image, job)
+    return None
+
+
+def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
+    """The Job. Its name changes with the spec and with what is in it: a corrected pull secret is another try, and so is one that is asked for."""
+    labels = {
+        names.NAME_LABEL: "medplum-agent-fetch",
+        names.FETCH_LABEL: agent.name,
+        names.MANAGED_BY_LABEL: names.MANAGED_BY,
+    }
+    body = {
+        "backoffLimit": 0,
+        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "activeDeadlineSeconds": max(LONGEST_SECONDS, 2 * spec.handoff.progress_deadline_seconds),
+        "template": {
+            "metadata": {"labels": labels, "annotations": dict(spec.pod_template.annotations)},
+            "spec": _render_pod(agent, spec, image=image, node=node),
+        },
+    }
+    tail = f"-fetch-{fingerprint([agent.uid, agent.generation, agent.annotations.get(names.RETRY), body])[:10]}"
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": agent.name[: _NAME_LENGTH - len(tail)].rstrip("-") + tail,
+            "namespace": agent.namespace,
+            "labels": labels,
+            "ownerReferences": [owner_reference(agent)],
+        },
+        "spec": body,
+    }
+
+
+def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
+    chosen = spec.pod_template
+    # The kubelet pulls with the pull secrets of the account too: so it is the agent's own, without its token.
+    security = chosen.security_context.model_dump(by_alias=True)
+    tolerations = [t.model_dump(by_alias=True, exclude_none=True, mode="json") for t in chosen.tolerations]
+    here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": chosen.service_account_name or agent.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 0,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **security},
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}},
+        "tolerations": [*tolerations, {"key": CORDON_TAINT, "operator": "Exists", "effect": "NoSchedule"}],
+        "containers": [
+            {
+                "name": AGENT_CONTAINER,
+                "image": image,
+                "imagePullPolicy": str(spec.image.pull_policy),
+                "command": ["true"],
+                "env": credentials(spec),
+                "resources": SMALL,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"]},
+                    "readOnlyRootFilesystem": True,
+                },
+            }
+        ],
+    }
+    if spec.image.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image.pull_secrets]
+    if chosen.runtime_class_name:
+        pod["runtimeClassName"] = chosen.runtime_class_name
+    return pod
+
+
+def trouble(fetch: Fetch) -> Finding | None:
+    """Why the image is not there yet, in the kubelet's or the scheduler's words; None where nothing is known to be wrong."""
+    job = fetch.job
+    if job is None:
+        return None
+    if job.pod is not None and job.pod.unschedulable:
+        return _finding(
+            Reason.UNSCHEDULABLE, f"The pod that fetches it is not taken by {fetch.node}: {job.pod.unschedulable}"
+        )
+    for container in () if job.pod is None else job.pod.containers:
+        if diagnosis.pull_fails(container):
+            return _finding(
+                Reason.IMAGE_PULL_FAILED, f"The image cannot be pulled: {diagnosis.pull_words(container)}. {_LOOK}"
+            )
+        if diagnosis.lacks_what_it_reads(container):
+            return _finding(
+                Reason.CONTAINER_CONFIG_ERROR,
+                f"The agent's container could not be made: {diagnosis.said(container)}. Create what is missing, or correct "
+                "spec.server.credentialsSecretRef.",
+            )
+    if job.ended:
+        return _finding(
+            Reason.IMAGE_PULL_FAILED,
+            f"Job {job.name} ended without it, as when its pod is evicted or deleted. Another one is made when that has gone, {KEPT_SECONDS} seconds after its end.",
+        )
+    return None
+
+
+def hopeless(fetch: Fetch) -> bool:
+    """Whether no waiting helps: the registry does not have the image or does not give it to us, or there is no such Secret."""
+    pod = None if fetch.job is None else fetch.job.pod
+    return pod is not None and any(map(diagnosis.never_starts, pod.containers))
+
+
+def unknown_trouble(fetch: Fetch) -> Finding:
+    """What is said after the deadline where the cluster gives no cause."""
+    name = fetch.body["metadata"]["name"]
+    return _finding(
+        Reason.PROGRESS_DEADLINE_EXCEEDED, f"The cluster gives no reason; kubectl describe job {name} may tell."
+    )
+
+
+def _finding(reason: Reason, message: str) -> Finding:
+    return Finding(reason, Severity.WARNING, message)

@@ -1,0 +1,81 @@
+"""What kind of change is asked for, and by which mechanics it is made. Two separate questions, as approval is a third.
+
+Called by `plan`. Neither function looks at a diff or at what happened before: only at what is observed now.
+"""
+
+from dataclasses import dataclass
+
+from medplum_agent_operator.api.spec import DowngradeApproval, MedplumAgentSpec
+from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
+
+
+def classify(observed: Observed, target: AgentVersion) -> Change:
+    """Say what going to `target` means.
+
+    Worked rows, with 5.1.14 active and a rollout to 5.1.16 under way that is not available yet: 5.1.16 is None, 5.1.14 is
+    Abort, 5.1.15 is Upgrade (5.1.16 never became active), 5.1.13 is Downgrade.
+    """
+    baseline = observed.baseline
+    deployment = observed.deployment
+    applied = None if deployment is None else deployment.applied_version
+    if applied is not None and applied.same_release(target):
+        return Change.NONE
+    if baseline is None:
+        return Change.INSTALL if deployment is None else Change.UPGRADE
+    if target < baseline:
+        return Change.DOWNGRADE
+    if target.same_release(baseline):
+        return Change.ABORT if deployment is not None else Change.INSTALL
+    return Change.UPGRADE
+
+
+def needs_approval(change: Change, target: AgentVersion, spec: MedplumAgentSpec) -> bool:
+    """Whether a cluster admin has to agree: to every downgrade, or only to those below 4.2.4 if the policy says so."""
+    if change is not Change.DOWNGRADE:
+        return False
+    return spec.downgrade_policy.approval is DowngradeApproval.ALWAYS or not target.hands_over
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanics:
+    """How a change is made, and why that way: `why` completes a sentence that begins with "because"."""
+
+    strategy: Strategy
+    why: str
+
+
+def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Mechanics:
+    """Choose between handing over and stopping first.
+
+    Every side counts: the target, the live template (a pod of it may start at any moment) and each pod that may still run.
+    A version that cannot be read counts as one that cannot hand over.
+
+    Args:
+        observed: the cluster as it is.
+        target: the version to go to.
+        host_ports: whether a pod of the new template would bind ports of its node.
+    """
+    if not target.hands_over:
+        return Mechanics(
+            Strategy.RECREATE, f"{target} is older than {ZERO_DOWNTIME} and cannot run beside another agent"
+        )
+    deployment = observed.deployment
+    sides = [(pod.version, f"pod {pod.name}") for pod in observed.live_pods]
+    if deployment is not None:
+        sides.append((deployment.version, "the Deployment"))
+    for version, where in sides:
+        if version is None:
+            return Mechanics(
+                Strategy.RECREATE, f"the version of {where} cannot be read, so it may not be able to hand over"
+            )
+        if not version.hands_over:
+            return Mechanics(
+                Strategy.RECREATE,
+                f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent",
+            )
+    if host_ports or (deployment is not None and deployment.uses_host_ports):
+        return Mechanics(Strategy.RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
+    return Mechanics(Strategy.ROLLING_HANDOFF, f"both sides are {ZERO_DOWNTIME} or newer and can run side by side")

@@ -1,0 +1,111 @@
+"""What is to be applied, object by object: those beside the agent's Deployment, and how each is compared with the live one.
+
+Called by `plan`, which says when. Applying an action and observing again leads to no action.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from medplum_agent_operator.api.annotations import MANAGED_BY
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.objects import gate_pod
+from medplum_agent_operator.core.objects.agent_pod import selector
+from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_gate, render_supporting
+from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
+from medplum_agent_operator.core.observed.identity import Identity, applied
+from medplum_agent_operator.core.observed.model import Config, Observed, Ownership, ownership
+from medplum_agent_operator.core.policy.drain import protected
+from medplum_agent_operator.core.rollout import template_in_force
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """One idempotent effect: server-side apply of `body`; of what is immutable, its creation.
+
+    Attributes:
+        body: the object as it should be.
+        live: what it is now; None where it does not exist.
+        difference: the path of the first field that differs; `missing` where there is no object.
+        disruptive: whether pods are replaced by it.
+        immutable: whether it is only ever created: one of that name that is there already is the same one.
+    """
+
+    body: Mapping[str, Any] = field(repr=False)
+    live: Mapping[str, Any] | None = field(repr=False)
+    difference: str
+    disruptive: bool = False
+    immutable: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The object's kind."""
+        return str(self.body["kind"])
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return str(self.body["metadata"]["name"])
+
+
+def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
+    """The action that makes an object what it should be; none where it is."""
+    about, rest = {"spec": body.get("spec", {})}, {key: value for key, value in body.items() if key != "spec"}
+    if live is None:
+        difference: str | None = "missing"
+    elif _hash(body) == _hash(live):  # the rest is compared as it is: what is noted there is no policy's affair
+        difference = first_drift(about, live, applied_fields(live, MANAGED_BY)) or first_difference(rest, live)
+    else:
+        difference = first_difference(about, live) or first_difference(rest, live)
+    return () if difference is None else (Apply(body, live, difference, disruptive),)
+
+
+def as_kept(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
+    """The Deployment with the pod template in the form in which the API server keeps it: to write it replaces no pod."""
+    if live is None:
+        return body
+    return {**body, "spec": {**body["spec"], "template": live.kept(body["spec"]["template"])}}
+
+
+def _hash(raw: Mapping[str, Any]) -> str | None:
+    found: str | None = (raw["metadata"].get("annotations") or {}).get(APPLIED_HASH)
+    return found
+
+
+def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
+    """What has to be applied beside the agent's own Deployment; nothing where all is as it should be."""
+    bodies = render_supporting(
+        observed.agent,
+        spec,
+        protected=protected(spec, nodes_watched=config.nodes_watched),
+        through_gate=gate_pod.leads_to_gate(spec, observed.children.get("GateDeployment")),
+    )
+    bodies |= _gate(observed, spec, config)
+    return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
+
+
+def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
+    """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
+    agent, live = observed.agent, observed.children.get("GateDeployment")
+    found = template_in_force.of_gate(observed, spec, config)
+    if found is None:
+        return {}
+    if spec.gated:
+        return render_gate(agent, spec, template=found.applied, replicas=spec.gate.replicas)
+    if live is None or ownership(live, agent) is not Ownership.OURS:
+        return {}
+    service = observed.children.get("Service") or {}
+    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
+    if not past_it:
+        return {}
+    return {"GateDeployment": render_gate(agent, spec, template=found.applied, replicas=0)["GateDeployment"]}
+
+
+def newly_claimed(actions: Iterable[Apply]) -> Identity | None:
+    """The identity that a Deployment is to be made with, or changed to; None where nobody becomes another."""
+    for action in actions:
+        identity = applied(action.body) if action.kind == "Deployment" else None
+        if identity is not None and (action.live is None or applied(action.live) != identity):
+            return identity
+    return None

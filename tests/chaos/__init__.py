@@ -1,1 +1,0 @@
-"""Everything that may happen to an agent behind a gate, at random and under traffic: `make chaos`, `python -m tests.chaos`."""

@@ -1,9 +1,0 @@
-"""The images of the node tier: a pause program, a base, the operator, and what stands in for an agent and a server.
-
-`image("operator")` returns the archive and the reference; `python -m tests.cluster.images` builds all.
-"""
-
-from tests.cluster.images.build import Image, build, image
-from tests.cluster.images.errors import ImageError
-
-__all__ = ["Image", "ImageError", "build", "image"]

@@ -1,1 +1,0 @@
-"""The bench of handoffs on real nodes: what devices notice while agents change. `python -m tests.handoffs`, `make bench-handoff`."""

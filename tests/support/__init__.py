@@ -1,0 +1,1 @@
+"""What tests and tools stand on: clusters, stand-ins, traffic, builders of objects. It holds no test."""

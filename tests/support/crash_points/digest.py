@@ -1,0 +1,154 @@
+"""What must be the same in the end whatever happened on the way: status, children and pods, without times and chance.
+
+Called by `enumeration` with a finished run, disturbed or not; two digests are compared as they are, so a difference can be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.crash_points.access import AGENTS, APPS, CORE, of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tests.support.crash_points.clinic import Clinic
+
+CHILDREN: Final = (
+    f"{APPS}/deployments",
+    f"{CORE}/services",
+    f"{CORE}/pods",
+    "/apis/policy/v1/poddisruptionbudgets",
+    "/apis/batch/v1/jobs",
+    "/apis/rbac.authorization.k8s.io/v1/rolebindings",
+    f"{APPS}/controllerrevisions",
+)
+ROLLOUT: Final = "agents.medplum.com/rollout"
+_TIMES: Final = {
+    "startedAt",
+    "completedAt",
+    "deadline",
+    "oldEndedAt",
+    "newReadyAt",
+    "lastTransitionTime",
+    "observedAt",
+    # Measured: they differ from run to run, and are absent where the operator was away.
+    "gapSeconds",
+    "overlapSeconds",
+}
+_CHANCE: Final = {
+    "agents.medplum.com/applied-hash",  # of what is taken out here, too
+    "clusterIP",
+    "clusterIPs",
+    "creationTimestamp",
+    "generation",
+    "managedFields",
+    "ownerReferences",
+    "resourceVersion",
+    "uid",
+    "batch.kubernetes.io/controller-uid",
+    "controller-uid",
+}
+
+
+async def digest(clinic: Clinic) -> dict[str, Any]:
+    """Everything of a namespace that a user could tell apart."""
+    read = [clinic.access.items(of(clinic.namespace, path)) for path in CHILDREN]
+    found = await asyncio.gather(clinic.access.items(of(clinic.namespace, f"{AGENTS}/medplumagents")), *read)
+    agents, (deployments, services, pods, *others) = found[0], found[1:]
+    # The fingerprint of a template tells of what is in it, names made by chance included where it was moved off a node.
+    names = {pod["metadata"]["name"] for pod in pods}
+    plain = {
+        "status": [_status(agent.get("status") or {}) for agent in agents],
+        "deployments": [_object(raw) | {"replicas": _replicas(raw)} for raw in deployments],
+        "services": [_object(raw) for raw in services],
+        "others": [_object(raw) for part in others for raw in part],
+        "pods": sorted(f"{pod['metadata']['generateName']} {pod['status'].get('phase')}" for pod in pods),
+        "pods ever": dict(sorted(Counter(clinic.witness.pods_ever.values()).items())),
+    }
+    return _without_chance(plain, clinic.namespace, names)
+
+
+def _status(raw: dict[str, Any]) -> dict[str, Any]:
+    """Conditions by their names: which one was told first is no matter."""
+    found: dict[str, Any] = _tell(raw)
+    return found | {"conditions": {condition.pop("type"): condition for condition in found.get("conditions", ())}}
+
+
+def _object(raw: dict[str, Any]) -> dict[str, Any]:
+    metadata = dict(raw["metadata"])
+    annotations = dict(metadata.get("annotations") or {})
+    if ROLLOUT in annotations:
+        annotations[ROLLOUT] = json.loads(annotations[ROLLOUT])
+    owners = [f"{owner['kind']} {owner['name']}" for owner in metadata.get("ownerReferences") or ()]
+    tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects", "data"}}
+    found: dict[str, Any] = _tell({**tree, "metadata": {**metadata, "annotations": annotations}})
+    return {"kind": raw.get("kind", ""), "owners": owners, **found}
+
+
+def _replicas(raw: dict[str, Any]) -> list[int]:
+    status = raw.get("status") or {}
+    return [status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")]
+
+
+def _tell(value: Any) -> Any:
+    """A tree without times and without what the API server makes up."""
+    if isinstance(value, dict):
+        return {key: _tell(part) for key, part in value.items() if key not in _TIMES | _CHANCE}
+    return [_tell(part) for part in value] if isinstance(value, list) else value
+
+
+def _without_chance(plain: dict[str, Any], namespace: str, names: Iterable[str]) -> dict[str, Any]:
+    text = json.dumps(plain, sort_keys=True).replace(namespace, "NAMESPACE")
+    for name in names:
+        text = text.replace(name, "POD")
+    text = re.sub(r"front-desk-(fetch|backup)-[0-9a-f]+", r"front-desk-\1-HASH", text)
+    text = re.sub(r"\(pod front-desk-[0-9a-z-]+\)", "(pod POD)", text)
+    text = without_replica_sets(text)
+    text = re.sub(r"(NAMESPACE|node)-[ab]\b", "NODE", text)
+    if "moved-off" in text:  # also where a template stands as a text within a text
+        text = re.sub(r'(agents.medplum.com/template-hash\\*": ?\\*")[0-9a-f]+', r"\1HASH", text)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def without_replica_sets(text: str) -> str:
+    """A text without what the names of ReplicaSets and their pods end with.
+
+    Their hash is a number of 32 bits whose digits are written as 4 to 9, b, c, d and f: one in 400 has fewer than eight.
+
+    Source: `SafeEncodeString` in staging/src/k8s.io/apimachinery/pkg/util/rand/rand.go.
+
+    >>> without_replica_sets("front-desk-6949559fd4-gl9lz front-desk-gate-55b68dd-")
+    'front-desk-RS- front-desk-gate-RS-'
+    """
+    return re.sub(r"front-desk(-gate)?-[4-9bcdf]{1,10}-([a-z0-9]{5}\b)?", r"front-desk\1-RS-", text)
+
+
+def differences(expected: Any, actual: Any, where: str = "") -> list[str]:
+    """Where two digests differ, one line each.
+
+    >>> differences({"a": [1, 2], "b": 3}, {"a": [1, 4], "c": 5})
+    ['a[1]: expected 2, is 4', 'b: expected 3, is absent', 'c: expected absent, is 5']
+    """
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        lines = []
+        for key in sorted(expected.keys() | actual.keys()):
+            place = f"{where}.{key}" if where else key
+            if key not in actual or key not in expected:
+                there, here = (str(side.get(key, "absent"))[:300] for side in (expected, actual))
+                lines.append(f"{place}: expected {there}, is {here}")
+            else:
+                lines += differences(expected[key], actual[key], place)
+        return lines
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        return [
+            line
+            for number, (one, other) in enumerate(zip(expected, actual, strict=True))
+            for line in differences(one, other, f"{where}[{number}]")
+        ]
+    return [] if expected == actual else [f"{where}: expected {str(expected)[:300]}, is {str(actual)[:300]}"]

@@ -1,0 +1,166 @@
+"""A fake API server behind the Protocol of `reconcile`: the simulated cluster's objects, a log of requests, faults on demand."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.core.objects.children import name_of
+from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.errors import ConflictError
+from medplum_agent_operator.reconcile import Reconciler
+from tests.support.builders import CONFIG, NAME, NAMESPACE, Raw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from medplum_agent_operator.core.observed.gate_reports import Traffic
+    from tests.support.simulated_cluster import SimulatedCluster
+
+KEY = Key(NAMESPACE, NAME)
+
+
+class FakeCluster:
+    """What a pass asks of the API server, answered from a simulated cluster.
+
+    Attributes:
+        requests: every request: verb and kind.
+        faults: errors to answer with, by request; the first of a list first.
+        patches: bodies of merge patches, by kind.
+        events: Events that were created.
+        gone: whether the MedplumAgent was deleted meanwhile.
+    """
+
+    def __init__(self, simulated: SimulatedCluster) -> None:
+        self.simulated = simulated
+        self.requests: list[str] = []
+        self.faults: dict[str, list[Exception]] = {}
+        self.patches: list[tuple[str, Mapping[str, Any]]] = []
+        self.events: list[Mapping[str, Any]] = []
+        self.gone = False
+
+    def _ask(self, request: str) -> None:
+        self.requests.append(request)
+        if self.faults.get(request):
+            raise self.faults[request].pop(0)
+
+    async def get(self, kind: str, namespace: str | None, name: str) -> Raw | None:
+        """Read one object."""
+        self._ask(f"get {kind}")
+        if kind == "Node":
+            assert namespace is None
+            return next(node for node in copy.deepcopy(self.simulated.nodes) if node["metadata"]["name"] == name)
+        assert (NAMESPACE, name_of(kind, NAME)) == (namespace, name)
+        if kind == KIND:
+            return None if self.gone else copy.deepcopy(self.simulated.agent)
+        return copy.deepcopy(self.simulated.objects.get(kind))
+
+    async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[Raw], str]:
+        """Read the agents, or the agent's pods."""
+        self._ask(f"list {kind}")
+        if kind == KIND:
+            assert (None, "") == (namespace, selector)
+            return [] if self.gone else [copy.deepcopy(self.simulated.agent)], "1"
+        assert ("Pod", NAMESPACE, "agents.medplum.com/agent=lab") == (kind, namespace, selector)
+        return [pod.raw() for pod in self.simulated.pods], "1"
+
+    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
+        """Server-side apply, unless the object has changed since."""
+        kind = str(body["kind"])
+        self._ask(f"apply {kind}")
+        live = None if kind == "Job" else self.simulated.objects.get(kind)
+        if resource_version != (None if live is None else live["metadata"]["resourceVersion"]):
+            raise ConflictError(f"{kind} has changed", status=409)
+        return copy.deepcopy(self.simulated.apply(body))
+
+    async def merge_patch(
+        self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
+    ) -> Raw:
+        """JSON merge patch of the status, or of a child."""
+        assert KEY == (namespace, name)
+        self._ask(f"patch {kind}{'/' if subresource else ''}{subresource}")
+        self.patches.append((kind, patch))
+        raw = self.simulated.agent if kind == KIND else self.simulated.objects[kind]
+        assert raw["metadata"]["resourceVersion"] == patch["metadata"]["resourceVersion"]
+        merged = _merge_patched(raw, {key: value for key, value in patch.items() if key != "metadata"})
+        raw.clear()
+        raw.update(merged)
+        self.simulated._touch(raw)
+        return copy.deepcopy(raw)
+
+    async def create(self, body: Mapping[str, Any]) -> Raw:
+        """Create an Event or a backup."""
+        self._ask(f"create {body['kind']}")
+        if body["kind"] == "ControllerRevision":
+            if body["metadata"]["name"] in self.simulated.backups:
+                raise ConflictError("it exists", status=409, reason="AlreadyExists")
+            return copy.deepcopy(self.simulated.apply(body))
+        self.events.append(body)
+        return dict(body)
+
+
+class FakeGates:
+    """What gates told: nothing, until a test says otherwise."""
+
+    told: Traffic | None = None
+
+    def traffic(self, key: Key) -> Traffic | None:
+        """Of the agent."""
+        assert key == KEY
+        return self.told
+
+
+class Stage:
+    """A simulated cluster, a fake API server before it, what the watches have seen of it, and the reconciler between them."""
+
+    def __init__(self, simulated: SimulatedCluster) -> None:
+        self.simulated = simulated
+        self.cluster = FakeCluster(simulated)
+        self.seen = Cache()
+        self.gates = FakeGates()
+        self.reconciler = Reconciler(
+            self.cluster, self.seen, self.gates, config=CONFIG, clock=lambda: simulated.now, identity="operator-1"
+        )
+        self.watch()
+
+    def watch(self) -> None:
+        """Let the watches catch up."""
+        self.seen.replace(KIND, None, [copy.deepcopy(self.simulated.agent)], as_of="999999")
+        for kind in ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"):
+            found = [copy.deepcopy(raw) for name, raw in self.simulated.objects.items() if name == kind]
+            self.seen.replace(kind, None, found, as_of="999999")
+        self.seen.replace("Pod", None, [pod.raw() for pod in self.simulated.pods], as_of="999999")
+        for kind in ("Job", "Pod"):
+            for raw in self.simulated.jobs:
+                if raw["kind"] == kind:
+                    self.seen.put(kind, raw)
+        self.seen.replace("Node", None, copy.deepcopy(self.simulated.nodes), as_of="999999")
+
+    async def one_pass(self) -> float | None:
+        """One pass on what the watches have seen."""
+        return await self.reconciler(KEY)
+
+    @property
+    def writes(self) -> list[str]:
+        """Requests that change something."""
+        return [request for request in self.cluster.requests if not request.startswith(("get", "list"))]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Reasons of the Events that were written."""
+        return [event["reason"] for event in self.cluster.events]
+
+
+def _merge_patched(live: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(live) if isinstance(live, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merge_patched(result.get(key), value)
+    return result

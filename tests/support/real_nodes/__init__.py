@@ -1,0 +1,1 @@
+"""A clinic on real nodes: agents, devices, the operator's pod, and evidence of what ran when."""

@@ -1,0 +1,82 @@
+"""The model with what an API server does around a write: it notes whose each field is, and lets policies write otherwise than was asked."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from medplum_agent_operator.api.annotations import MANAGED_BY
+from tests.support.simulated_cluster.cluster import SimulatedCluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tests.support.builders import Raw
+
+_WHOLE: Final = {
+    "args",
+    "command",
+    "tolerations",
+    "nodeSelector",
+    "selector",
+    "matchLabels",
+    "drop",
+    "maintenanceWindows",
+}
+"""What is held as a whole."""
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "containers": ("name",),
+    "env": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "ownerReferences": ("uid",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+}
+
+
+def fields_v1(value: Any, key: str = "") -> Raw:
+    """Which fields there are, in the form of `metadata.managedFields`.
+
+    Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+    """
+    if isinstance(value, dict) and key not in _WHOLE:
+        return {f"f:{name}": fields_v1(below, name) for name, below in value.items()}
+    if not isinstance(value, list) or key in _WHOLE or not all(isinstance(item, dict) for item in value):
+        return {}
+    found: Raw = {}
+    for item in value:
+        keys = _KEYS.get(key) or ("containerPort" if "containerPort" in item else "port", "protocol")
+        known = {name: item.get(name) for name in keys if name in item}
+        found[f"k:{json.dumps(known, separators=(',', ':'))}"] = {".": {}, **fields_v1(item)}
+    return found
+
+
+class AdmittingCluster(SimulatedCluster):
+    """Nobody but the operator writes here, so every field that it applied is still its own.
+
+    Attributes:
+        policy: what is made of an object that is written; None where nothing is.
+    """
+
+    policy: Callable[[str, Raw], None] | None = None
+
+    def apply(self, body: Mapping[str, Any]) -> Raw:
+        """As before, and it is noted whose the fields are."""
+        answer = super().apply(body)
+        kind = str(body["kind"])
+        if kind in self.objects:
+            entry = {"manager": MANAGED_BY, "operation": "Apply", "fieldsV1": fields_v1(dict(body))}
+            self.objects[kind]["metadata"]["managedFields"] = [entry]
+        return answer
+
+    def _store(self, kind: str, wanted: Raw) -> None:
+        if self.policy is not None:
+            self.policy(kind, wanted)
+        super()._store(kind, wanted)
+
+
+def from_a_mirror(kind: str, raw: Raw) -> None:
+    """A policy: images of Deployments come from a mirror."""
+    if kind == "Deployment":
+        for container in raw["spec"]["template"]["spec"]["containers"]:
+            container["image"] = container["image"].replace("registry.example.org", "mirror.example.org")

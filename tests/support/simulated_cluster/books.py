@@ -1,0 +1,118 @@
+"""The invariants, asserted from books that the operator's code has no hand in. Kept by `cluster`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, VERSION_LABEL
+from medplum_agent_operator.core.observed.drift import first_difference
+from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy.approval import kept
+from tests.support.simulated_cluster.apply import copied
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+    from tests.support.builders import Raw
+    from tests.support.simulated_cluster.pods import SimulatedPod
+
+
+class Books:
+    """What became active and which approvals were used, as the cluster itself knows it.
+
+    Attributes:
+        active: the version of the rollout that completed last.
+        used: approvals that have let a downgrade go ahead since the annotation was last taken off.
+        rollouts: when each rollout began, in order.
+        active_template: the pod template of the rollout that completed last.
+        before: the one before it; None where there is none.
+        in_doubt: somebody asked for new pods of this template before the operator saw its rollout complete. Nobody but these books may know
+            then whether it ever was active: coming back to it is no fault, nor to what was active before unless that is older. None where there is
+            no doubt.
+    """
+
+    def __init__(self) -> None:
+        self.active: AgentVersion | None = None
+        self.used: set[str] = set()
+        self.rollouts: list[datetime] = []
+        self.active_template: Raw | None = None
+        self.before: Raw | None = None
+        self.in_doubt: Raw | None = None
+
+    def completed(self, version: AgentVersion, template: Raw) -> None:
+        """Note that a rollout has completed: again and again, for as long as it stands so."""
+        self.in_doubt = None
+        if template != self.active_template:
+            if self.active_template is not None and _differ(template, self.active_template):
+                self.before = self.active_template
+            self.active_template = copied(template)
+        self.active = version
+
+    def began(self, record: RolloutRecord) -> None:
+        """Note a write of the Deployment; several may tell of one rollout."""
+        if not self.rollouts or self.rollouts[-1] != record.started_at:
+            self.rollouts.append(record.started_at)
+
+    def assert_one_agent_at_a_time_where_it_must_be(self, pods: Iterable[SimulatedPod]) -> None:
+        """I1: no two running agents where one is before 4.2.4."""
+        running = [pod.version for pod in pods if pod.running]
+        apart = len(running) < 2 or all(version.hands_over for version in running)
+        assert apart, f"I1 is broken: {', '.join(map(str, running))}"
+
+    def assert_back_to_what_was_active(self, template: Raw) -> None:
+        """I3: a failed change goes back to exactly the pod template that was active last."""
+        if self.in_doubt is not None and not _differ(template, self.in_doubt):
+            return
+        assert self.active_template is not None, "I3 is broken: nothing was active"
+        found = self._other_than_active(template)
+        assert found is None, f"I3 is broken: {found} is not what was active"
+
+    def _other_than_active(self, template: Raw) -> str | None:
+        assert self.active_template is not None
+        known = [self.active_template]
+        if self.in_doubt is not None:
+            known.append(self.in_doubt)
+            if self.before is not None and not _version(self.before) < _version(self.active_template):
+                known.append(self.before)
+        return None if any(not _differ(template, each) for each in known) else _differ(template, self.active_template)
+
+    def assert_backed_up(self, backup: Raw | None, record: RolloutRecord) -> None:
+        """Before an approved downgrade changes anything, what was active before it is in a backup."""
+        assert backup is not None, f"no backup before {record.from_version} to {record.to}"
+        version = backup["data"]["agent"]["spec"]["version"]
+        assert record.from_version == version, f"{version} is in the backup: {record}"
+        # Something newer that alone serves is gone down from although its rollout has not completed.
+        if self.active is not None and self.active.text == version and self.active_template is not None:
+            found = self._other_than_active(backup["data"]["podTemplate"])
+            assert found is None, f"{found} of the backup is not what was active: {record}"
+
+    def assert_no_unapproved_downgrade(
+        self, agent: Raw, record: RolloutRecord, *, target: AgentVersion, applied: AgentVersion | None
+    ) -> None:
+        """I2: no write goes below the version that was active last without an approval that has not been used."""
+        same = applied is not None and applied.same_release(target)
+        if self.active is None or same or not target < self.active:
+            return
+        policy = (agent["spec"].get("downgradePolicy") or {}).get("approval", "Always")
+        if policy == "BelowZeroDowntime" and target.hands_over:
+            return
+        text = approval_of(agent)
+        assert text.split()[:1] == [target.text], f"I2 is broken: {self.active} to {target} with {text!r}"
+        assert text not in self.used, f"I2 is broken: {text!r} approves twice"
+        assert kept(text) == record.approval
+        self.used.add(text)
+
+
+def _differ(template: Raw, active: Raw) -> str | None:
+    return first_difference(template, active) or first_difference(template["metadata"], active["metadata"])
+
+
+def _version(template: Raw) -> AgentVersion:
+    return AgentVersion.parse(template["metadata"]["labels"][VERSION_LABEL])
+
+
+def approval_of(agent: Mapping[str, Raw]) -> str:
+    """The approval annotation; empty where there is none."""
+    return str(agent["metadata"]["annotations"].get(FORCE_DOWNGRADE, ""))

@@ -1,0 +1,1 @@
+"""Programs behind the make targets: demo, playground, benches, chaos, mutants. It holds no test."""

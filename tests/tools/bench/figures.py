@@ -1,0 +1,253 @@
+"""The figures and how they follow from calls: values in, values out. `phases` fills them, `report` shows them.
+
+`Figures` is also the shape of results.json; a field that is renamed here is renamed there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from tests.tools.bench.audit import Call, count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+LATENCY_BAR_MS: Final = 50.0
+STATUS_BAR: Final = 3
+MEMORY_BAR_MIB: Final = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a figure is spread over its samples."""
+
+    samples: int
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Self:
+        """Percentiles by nearest rank, so that each of them is a value that was measured.
+
+        >>> Spread.of([10.0, 30.0, 20.0, 40.0])
+        Spread(samples=4, p50=20.0, p90=40.0, p99=40.0, max=40.0)
+        """
+        ranked = sorted(values)
+        if not ranked:
+            raise ValueError("nothing was measured")
+
+        def rank(share: float) -> float:
+            return round(ranked[max(0, math.ceil(share * len(ranked)) - 1)], 2)
+
+        return cls(len(ranked), rank(0.5), rank(0.9), rank(0.99), rank(1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds from one write to the next one that follows from it.
+
+    Attributes:
+        received: until the API server received the following write: what the controller and the watch took.
+        written: until that write was answered: the API server's own work included.
+    """
+
+    received: Spread
+    written: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class AgentWrites:
+    """What the operator wrote about one agent. `refused` (mostly lost races, code 409) changed nothing."""
+
+    deployment: int
+    status: int
+    events: int
+    other: int
+    refused: int
+
+    @classmethod
+    def of(cls, calls: Iterable[Call], agent: str) -> Self:
+        """Count them."""
+        own = [call for call in calls if call.by_operator and call.writes and call.is_about(agent)]
+        done = [call.what.partition(" ")[2] for call in own if call.accepted]
+        known = {kind: done.count(kind) for kind in ("deployments", "medplumagents/status", "events")}
+        return cls(
+            deployment=known["deployments"],
+            status=known["medplumagents/status"],
+            events=known["events"],
+            other=len(done) - sum(known.values()),
+            refused=len(own) - len(done),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What a change cost, over several agents: the most of each kind that any of them took, and means."""
+
+    changes: int
+    most: AgentWrites
+    mean_status: float
+    mean_events: float
+    reads_per_change: float
+    reads: Mapping[str, int]
+    refused: Mapping[str, int]
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], agents: Sequence[str]) -> Self:
+        """Count the writes of each agent, and the reads of them all (a LIST names no agent)."""
+        each = [AgentWrites.of(calls, agent) for agent in agents]
+        own = [call for call in calls if call.by_operator]
+        reads = [call for call in own if not call.writes]
+        return cls(
+            changes=len(agents),
+            most=AgentWrites(
+                deployment=max(one.deployment for one in each),
+                status=max(one.status for one in each),
+                events=max(one.events for one in each),
+                other=max(one.other for one in each),
+                refused=max(one.refused for one in each),
+            ),
+            mean_status=round(sum(one.status for one in each) / len(each), 2),
+            mean_events=round(sum(one.events for one in each) / len(each), 2),
+            reads_per_change=round(len(reads) / len(agents), 2),
+            reads=count(reads),
+            refused=count(call for call in own if call.writes and not call.accepted),
+        )
+
+    @property
+    def within_bar(self) -> bool:
+        """One Deployment, at most three status, nothing else but Events."""
+        return self.most.deployment == 1 and self.most.status <= STATUS_BAR and self.most.other == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Creating every agent at once."""
+
+    seconds_until_all_run: float
+    writes: Writes
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Single version changes, one after the other, with nothing else going on."""
+
+    change_to_deployment_ms: Latency
+    deployment_to_replicaset_ms: Latency
+    """The Deployment controller's own figure in the same run: what such a step costs on this machine."""
+    p90_of_deployment_controller: float
+    """The operator's p90 as a multiple of the Deployment controller's."""
+    waited_for_a_core_ms: float
+    """For each change, how long the operator was ready to run and other programs had the cores, until it was settled."""
+    cpu_ms: float
+    """For each change, CPU time of the operator until it was settled."""
+    writes: Writes
+
+
+@dataclass(frozen=True, slots=True)
+class Downgrade:
+    """One forced downgrade below 4.2.4, and the upgrade back: both stop the old agent first."""
+
+    down: AgentWrites
+    up: AgentWrites
+    """Two Deployment writes by design: when it is over, the strategy is made rolling, for the next restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converged:
+    """The operator with nothing to do."""
+
+    seconds: float
+    writes: Mapping[str, int]
+    reads: Mapping[str, int]
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """The operator's process on the whole."""
+
+    start_mib: float
+    converged_mib: float
+    """With every agent installed and settled."""
+    end_mib: float
+    """After the burst."""
+    peak_mib: float
+    """The highest since it was started (VmHWM)."""
+    restarted_peak_mib: float
+    """The same of the second process, which began with every agent there."""
+    cpu_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Every agent changed at the same time."""
+
+    changes_per_second: float
+    """How fast the bench could write them."""
+    change_to_deployment_ms: Latency
+    seconds_until_last_deployment: float
+    seconds_until_all_run: float
+    writes: Writes
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Everything that was measured."""
+
+    install: Install
+    idle: Idle
+    downgrade: Downgrade
+    converged: Converged
+    restart: Converged
+    burst: Burst
+    process: Process
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One promise, and whether it was kept."""
+
+    promise: str
+    bar: str
+    measured: str
+    kept: bool
+
+
+def bars(figures: Figures) -> tuple[Bar, ...]:
+    """Hold the figures against what the operator promises."""
+    p90 = figures.idle.change_to_deployment_ms.written.p90
+    peak = max(figures.process.peak_mib, figures.process.restarted_peak_mib)
+    return (
+        Bar(
+            "change of a MedplumAgent → Deployment written, idle, p90",
+            f"< {LATENCY_BAR_MS:.0f} ms",
+            f"{p90:.1f} ms",
+            p90 < LATENCY_BAR_MS,
+        ),
+        _writes_bar("writes for a version change, one at a time", figures.idle.writes),
+        _writes_bar("writes for a version change, all at once", figures.burst.writes),
+        _quiet_bar(f"writes when converged, {figures.converged.seconds:.0f} s", figures.converged),
+        _quiet_bar("writes when converged, over a restart", figures.restart),
+        Bar(
+            "operator process, peak resident memory",
+            f"< {MEMORY_BAR_MIB:.0f} MiB",
+            f"{peak:.1f} MiB",
+            peak < MEMORY_BAR_MIB,
+        ),
+    )
+
+
+def _writes_bar(promise: str, writes: Writes) -> Bar:
+    most = writes.most
+    measured = f"{most.deployment} Deployment, {most.status} status, {most.other} other (most of {writes.changes})"
+    return Bar(promise, f"1 Deployment, ≤ {STATUS_BAR} status", measured, writes.within_bar)
+
+
+def _quiet_bar(promise: str, quiet: Converged) -> Bar:
+    written = sum(quiet.writes.values())
+    return Bar(promise, "0", str(written), written == 0)

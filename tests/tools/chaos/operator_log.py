@@ -1,0 +1,43 @@
+"""What operators logged, read from the nodes' own files: most of them are killed, and their pods are gone. `run` asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from tests.support.operator_process import NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tests.support.cluster.node import Machine
+
+BUG: Final = "a pass failed by a bug"
+
+
+@dataclass
+class OperatorLog:
+    """Every operator's words until the latest `read`."""
+
+    machines: Sequence[Machine]
+    _texts: dict[Path, str] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Read what is there now; kubelets remove it with the pod."""
+        for machine in self.machines:
+            for file in (machine.folder / "var-log" / "pods").glob(f"{NAMESPACE}_*/operator/*.log"):
+                try:
+                    self._texts[file] = file.read_text(encoding="utf-8", errors="replace")
+                except FileNotFoundError:
+                    continue
+
+    @property
+    def text(self) -> str:
+        """All of it, one operator after the other."""
+        return "".join(f"# {file.parent.parent.name} {file.name}\n{text}" for file, text in self._texts.items())
+
+    @property
+    def bugs(self) -> int:
+        """Passes that failed by a bug."""
+        return self.text.count(BUG)
