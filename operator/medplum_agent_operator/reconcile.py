@@ -18,14 +18,13 @@ from pydantic import ValidationError
 from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.identity import Claim, Identity, foremost_other, wanted
 from medplum_agent_operator.core.observed.model import Config, Key, Observed
-from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
-from medplum_agent_operator.core.rollout.compose import Plan
 from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
@@ -118,17 +117,16 @@ class Reconciler:
         known = any((claim.namespace, claim.name) == key for claim in decisive.claims)
         holder = foremost_other(decisive.claims if known else (*decisive.claims, own), key)
         if holder is not None:
-            words = messages.cannot_become_again(holder)
-            thought = self._held(thought, Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, words))
+            thought = self._held(thought, warning(Reason.IDENTITY_TAKEN, identity_messages.cannot_become_again(holder)))
         return await self._carry_out(key, thought)
 
     async def _carry_out(self, key: Key, thought: _Thought) -> float | None:
         if _going(thought.raw):
             return None
         thought = await self._apply(key, thought)
-        if not thought.plan.silent and (thought.new_status or thought.plan.actions):
+        if not thought.plan.defer_reporting and (thought.new_status or thought.plan.actions):
             await self._reporter.report(key, thought.raw, thought.plan.findings, status=thought.new_status)
-        again = thought.plan.look_again_at
+        again = thought.plan.requeue_at
         return None if again is None else (again - self._clock()).total_seconds()
 
     def _think(self, snapshot: Snapshot) -> _Thought:
@@ -136,12 +134,14 @@ class Reconciler:
         before = parse_status(raw.get("status") or {})
         now = self._clock()
         if _going(raw):
-            return _Thought(raw, Plan(Phase.RUNNING, Reason.SETTLED, ""), before, before, None)
+            return _Thought(
+                raw, Plan(phase=Phase.RUNNING, reason=Reason.SETTLED, message=Message("")), before, before, None
+            )
         try:
             agent = MedplumAgent.parse(raw)
         except ValidationError as fault:
-            found = Finding(Reason.INVALID_SPEC, Severity.WARNING, _invalid(fault))
-            plan = Plan(Phase.FAILED, found.reason, found.message, findings=(found,))
+            found = warning(Reason.INVALID_SPEC, _invalid(fault))
+            plan = Plan(phase=Phase.FAILED, reason=found.reason, message=found.message, findings=(found,))
             generation = raw["metadata"].get("generation", 0)
             return _Thought(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
         observed = Observed.of(
@@ -203,14 +203,11 @@ class Reconciler:
             return dict(action.body)  # of a pass that was ended before its next write
 
     def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
-        way_around = ", or set spec.handoff.prePull to false" if action.kind == "Job" else ""
-        words = (
-            f"The API server refuses the {action.kind} that this spec leads to, and nothing after it was changed: {fault} Correct the spec (or the "
-            f"operator's rights{way_around}); it is tried again every minute."
-        )
         if action.kind == revisions.KIND:
-            words = messages.backup_refused(action.name, str(fault))
-        return self._held(thought, Finding(Reason.WRITE_REFUSED, Severity.WARNING, words))
+            message = messages.backup_refused(action.name, str(fault))
+        else:
+            message = messages.write_refused(action.kind, action.name, str(fault))
+        return self._held(thought, warning(Reason.WRITE_REFUSED, message))
 
     def _held(self, thought: _Thought, found: Finding) -> _Thought:
         """Nothing (more) of the plan is done, for this reason."""
@@ -219,12 +216,13 @@ class Reconciler:
             thought.plan,
             phase=Phase.FAILED,
             reason=found.reason,
-            sentence=found.message,
+            message=found.message,
+            notices=(),
             findings=(found,),
             actions=(),
             begins=None,
-            silent=False,
-            look_again_at=now + LOOK_AGAIN_AFTER_REFUSED_WRITE,
+            defer_reporting=False,
+            requeue_at=now + LOOK_AGAIN_AFTER_REFUSED_WRITE,
         )
         if thought.observed is None:
             return replace(thought, plan=plan)
@@ -236,10 +234,7 @@ def _going(raw: Object) -> bool:
     return bool(raw["metadata"].get("deletionTimestamp"))
 
 
-def _invalid(fault: ValidationError) -> str:
+def _invalid(fault: ValidationError) -> Message:
     first = fault.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return (
-        f"This operator cannot read the object: {where}: {first['msg']}. Nothing was changed. Correct the field; if the API server accepted it, "
-        "the CRD in the cluster is not the one of this operator's release: apply crds/medplumagents.yaml of the same release."
-    )
+    return messages.invalid_spec(f"{where}: {first['msg']}")

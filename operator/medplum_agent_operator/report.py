@@ -41,7 +41,7 @@ class Reporter:
             self._seen.put(KIND, answer)
         for finding in findings:
             level = log.warning if finding.severity is Severity.WARNING else log.info
-            level("%s", finding.message, extra={"agent": str(key), "reason": str(finding.reason)})
+            level("%s", finding.message.summary, extra={"agent": str(key), "reason": str(finding.reason)})
             await self._record(key, raw, finding)
 
     async def _write_status(self, key: Key, raw: Object, status: MedplumAgentStatus) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medplum_agent_operator.api.changes import _CRON, MaintenanceWindow
-from medplum_agent_operator.core.policy.windows import Window, next_opening, open_span, read
+from medplum_agent_operator.core.policy.windows import Window, is_open, next_opening, read
 
 if TYPE_CHECKING:
     from medplum_agent_operator.core.policy.schedule import Schedule
@@ -166,7 +166,7 @@ def test_a_window_is_open_exactly_if_it_opened_within_its_duration(data: st.Data
     while minute + window.duration > now and not opened:
         opened = comes(window.schedule, minute)
         minute -= MINUTE
-    assert opened is (open_span([window], now) is not None)
+    assert opened is is_open([window], now)
 
 
 @given(st.data())
@@ -184,37 +184,6 @@ def test_nothing_opens_between_now_and_the_next_opening(data: st.DataObject) -> 
     while minute < min(opening.at, now + timedelta(days=3)):
         assert not any(comes(window.schedule, minute) for window in several), minute
         minute += MINUTE
-
-
-@given(st.data())
-@settings(max_examples=200, deadline=None)
-def test_what_is_open_is_open_without_a_break(data: st.DataObject) -> None:
-    """From `since` on and until right before `until` it is open, and it is closed at `until` if that is the end."""
-    zone = data.draw(st.sampled_from(ZONES))
-    several = data.draw(st.lists(windows(zone), min_size=1, max_size=4))
-    now = data.draw(moments(zone))
-    span = open_span(several, now)
-    assume(span is not None)
-    assert span is not None
-    assert span.since.at <= now < span.until.at
-    inside = span.since.at + (span.until.at - span.since.at) * data.draw(st.integers(0, 99)) // 100
-    for moment in (span.since.at, inside, span.until.at - timedelta(microseconds=1)):
-        assert open_span(several, moment) is not None
-    if span.ends:
-        assert open_span(several, span.until.at) is None
-
-
-@given(st.data())
-@settings(max_examples=150, deadline=None)
-def test_going_back_finds_what_going_on_found(data: st.DataObject) -> None:
-    """The last opening up to the next opening is that opening, and right before it, it is one that is not after now."""
-    zone = data.draw(st.sampled_from(ZONES))
-    schedule, now = data.draw(windows(zone)).schedule, data.draw(moments(zone))
-    following = schedule.after(now)
-    assert following is not None
-    before = schedule.up_to(following - timedelta(microseconds=1))
-    assert before is not None
-    assert (following, True, True) == (schedule.up_to(following), before <= now, comes(schedule, before))
 
 
 @given(st.data())

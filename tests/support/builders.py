@@ -12,11 +12,14 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.core.observed.model import Config, Observed
 from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy.verdict import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from medplum_agent_operator.api.spec import MedplumAgentSpec
+    from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.policy.verdict import Verdict
 
 Raw = dict[str, Any]
 
@@ -33,6 +36,11 @@ SERVER: Final[Mapping[str, Any]] = {
 CHANNELS: Final = ({"name": "adt", "port": 2575},)
 ABSENT: Final = object()
 """As a value of a spec's field: leave the field out."""
+
+
+def refusal_of(verdict: Verdict) -> Finding | None:
+    """Why the user's spec is not in force; None if it is."""
+    return verdict.refusal if isinstance(verdict, Refused) else None
 
 
 def v(text: str) -> AgentVersion:

@@ -117,7 +117,7 @@ def test_it_is_named_in_the_record_in_status_in_history_and_in_the_event() -> No
     plan = cluster.reconcile()
     (name,) = cluster.backups
     assert name == cluster.record.backup
-    assert f"with a backup in ControllerRevision {name}," in plan.sentence
+    assert f"with a backup in ControllerRevision {name}," in plan.text
     (event,) = [found for found in plan.findings if found.reason is Reason.DOWNGRADE_APPROVED]
     assert event.message.endswith(f"kept in ControllerRevision {name}.")
     cluster.tick(2)

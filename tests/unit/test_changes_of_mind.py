@@ -385,8 +385,8 @@ def test_a_namesake_of_an_older_version_waits_until_the_pods_of_the_first_one_ha
     MINDS[Mind.ANEW_AS_AFTER](cluster, REFUSED)
     told = cluster.settle().told
     assert Reason.DOWNGRADE_NOT_APPROVED not in {found.reason for found in told}
-    (sentence,) = {found.message for found in told if "before the older 4.2.3 starts" in found.message}
-    assert "(5.1.15) of an earlier MedplumAgent named lab to end" in sentence
+    (sentence,) = {found.message.summary for found in told if "before the older 4.2.3 starts" in str(found.message)}
+    assert "(5.1.15) of a deleted MedplumAgent lab to end" in sentence
     assert (Phase.RUNNING, ["4.2.3"]) == (cluster.status.phase, cluster.running)
 
 

@@ -32,7 +32,7 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
     assert (
         f"In namespace clinic there is already a {kind} {name_of(kind, 'lab')} that this MedplumAgent does not own; it is left alone, and nothing "
         "was changed. Delete or rename it, or create the MedplumAgent under another name."
-    ) == plan.sentence
+    ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
 
 
@@ -41,7 +41,7 @@ def test_two_foreign_objects_are_told_together() -> None:
     seen = observed(agent(), children={"Service": stranger("Service"), "ServiceAccount": stranger("ServiceAccount")})
     blocker = first_blocker(seen)
     assert blocker is not None
-    assert "Service lab and ServiceAccount lab" in blocker.finding.message
+    assert "Service lab and ServiceAccount lab" in str(blocker.finding.message)
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_leftovers_are_told_together() -> None:
     blocker = first_blocker(observed(agent(), children=children))
     assert blocker is not None
     assert (
-        "Waiting for Kubernetes to remove the Service and ServiceAccount of an earlier MedplumAgent named lab; the installation goes on by itself."
-    ) == blocker.finding.message
+        "Waiting for garbage collection of the Service and ServiceAccount of a deleted MedplumAgent lab."
+    ) == blocker.finding.message.summary
 
 
 def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
@@ -96,7 +96,7 @@ def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
     assert (
         "Waiting for pod lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of an earlier MedplumAgent named lab to end, before the older 4.2.3 starts; the "
         "installation goes on by itself. If nothing else ends it: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15."
-    ) == plan.sentence
+    ) == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
 
 
@@ -120,7 +120,7 @@ def test_paused_means_hands_off() -> None:
     cluster.deployment["metadata"]["resourceVersion"] = "999"
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert PAUSED == plan.sentence
+    assert PAUSED == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
     assert cluster.edit(paused=False).plan().actions
 
@@ -130,8 +130,8 @@ def test_a_pause_says_that_a_drain_waits() -> None:
     cluster = installed("5.1.15").cordon("node-1").edit(paused=True)
     move = "To move it by hand: kubectl -n clinic rollout restart deployment/lab."
     told = f"{PAUSED} Node node-1 is cordoned: the agent is not moved off it while it is paused, and a drain of the node waits. {move}"
-    assert told == cluster.plan().sentence
-    assert PAUSED == cluster.uncordon().plan().sentence
+    assert told == cluster.plan().text
+    assert PAUSED == cluster.uncordon().plan().text
 
 
 def test_pausing_alone_changes_nothing_when_it_ends() -> None:
@@ -149,7 +149,7 @@ def test_nothing_is_begun_while_somebody_has_paused_the_deployment() -> None:
     cluster.deployment["spec"]["paused"] = True
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert plan.sentence == (
+    assert plan.text == (
         "Deployment lab is paused (kubectl rollout pause), so Kubernetes replaces no pod of it. The operator changes nothing and repairs nothing "
         "meanwhile; what runs, runs on. To go on: kubectl -n clinic rollout resume deployment/lab."
     )

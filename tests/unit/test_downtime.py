@@ -11,10 +11,10 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.rollout_record import Change
 from medplum_agent_operator.core.policy.downtime import is_bound
-from medplum_agent_operator.core.policy.verdict import decide
+from medplum_agent_operator.core.policy.verdict import Allowed, decide
 from tests.support.builders import CONFIG, NOW, agent
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import HOLD, QUICK
@@ -75,7 +75,7 @@ def test_what_stops_first_waits_for_a_window(before: str, after: str, spec: dict
     plan = cluster.status.plan or ""
     assert f"which opens {OPENS:%A %Y-%m-%d %H:%M} UTC" in plan
     assert f'agents.medplum.com/now="{after} ' in plan
-    assert OPENS == cluster.plans[-1].look_again_at
+    assert OPENS == cluster.plans[-1].requeue_at
     assert "Recreate" == cluster.status.strategy
     until(cluster, OPENS)
     assert (Phase.RUNNING, [after]) == (cluster.status.phase, cluster.running)
@@ -204,20 +204,20 @@ def test_what_binds_a_change_to_windows() -> None:
     """Each question by itself, asked of a change that waits: any other answer lets it go."""
     cluster = waiting()
     seen, at = cluster.observe(), cluster.now
-    verdict, spec = decide(seen, CONFIG), seen.agent.spec
+    allowed = decide(seen, CONFIG)
+    assert isinstance(allowed, Allowed)
     other: dict[str, Any] = {"metadata": {}}
-    assert is_bound(seen, verdict, spec, other, now=at)
-    assert not is_bound(seen, verdict, spec.model_copy(update={"maintenance_windows": ()}), other, now=at)
-    assert not is_bound(replace(seen, deployment=None), verdict, spec, other, now=at)
-    assert not is_bound(seen, replace(verdict, change=Change.ABORT), spec, other, now=at)
-    refused = Finding(Reason.DOWNGRADE_NOT_APPROVED, Severity.WARNING, "Refused.")
-    assert not is_bound(seen, replace(verdict, refusal=refused), spec, other, now=at)
+    assert is_bound(seen, allowed, other, now=at)
+    without = allowed.spec.model_copy(update={"maintenance_windows": ()})
+    assert not is_bound(seen, replace(allowed, spec=without), other, now=at)
+    assert not is_bound(replace(seen, deployment=None), allowed, other, now=at)
+    assert not is_bound(seen, replace(allowed, change=Change.ABORT), other, now=at)
     live = seen.deployment
     assert live is not None
     assert live.applied_template is not None
-    assert not is_bound(seen, verdict, spec, live.applied_template.template, now=at)
+    assert not is_bound(seen, allowed, live.applied_template.template, now=at)
     del cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE]
-    assert is_bound(cluster.observe(), verdict, spec, other, now=at), "an older release made it"
+    assert is_bound(cluster.observe(), allowed, other, now=at), "an older release made it"
 
 
 def test_where_nothing_was_ever_active_nothing_waits() -> None:
@@ -287,7 +287,7 @@ def test_while_one_change_waits_the_one_that_is_under_way_is_looked_at_in_time()
     cluster.reconcile()
     cluster.tick()
     cluster.annotate("4.2.3 CHG-1").edit(version="4.2.3")
-    looks = cluster.plan().look_again_at
+    looks = cluster.plan().requeue_at
     assert looks is not None
     assert looks < cluster.now + timedelta(seconds=70) < OPENS
 

@@ -85,7 +85,7 @@ def test_a_cordoned_node_moves_its_agent_once_by_a_handoff() -> None:
     [before] = cluster.pods
     plan = cluster.cordon("node-1").reconcile()
     assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
-    assert "off node node-1, which is cordoned" in plan.sentence
+    assert "off node node-1, which is cordoned" in plan.text
     assert ["Deployment"] == [action.kind for action in plan.actions]
     cluster.tick()
     cluster.tick()
@@ -242,7 +242,7 @@ def test_only_when_nothing_is_under_way_is_a_pod_moved() -> None:
     cluster.tick()
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
-    assert (True, True) == (seen.settled, seen.deployment is not None and seen.deployment.replacing)
+    assert (True, True) == (seen.activation.settled, seen.deployment is not None and seen.deployment.replacing)
     assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
 
 

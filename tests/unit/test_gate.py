@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from medplum_agent_operator.core.rollout.compose import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 IMAGE = "registry.example.org/operator:1"
 CONFIG = Config(image_repository=REPOSITORY, gate_image=IMAGE)
@@ -122,8 +122,8 @@ def test_a_gate_that_is_not_there_for_long_is_told(seconds: float, told: bool) -
     waits = {"availableReplicas": 0, "conditions": [{"type": "Available", "lastTransitionTime": stamp(since)}]}
     made = plan({"enabled": True}, GateDeployment={**serving(), "status": waits})
     assert told == (Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings])
-    assert told == ("devices reach the agent directly" in made.sentence)
-    assert told or made.look_again_at == NOW + timedelta(seconds=1)
+    assert told == ("devices reach the agent directly" in made.text)
+    assert told or made.requeue_at == NOW + timedelta(seconds=1)
 
 
 def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
@@ -143,7 +143,7 @@ def test_a_gate_of_another_image_is_left_and_told_of(enabled: bool, told: bool) 
     cluster = SimulatedCluster(raw).settle()
     children = {**cluster.observe().children, "GateDeployment": _owned(serving(), raw)}
     newer = replace(CONFIG, gate_image="registry.example.org/operator:2")
-    waits = make_plan(replace(cluster.observe(), children=children), config=newer, now=cluster.now).waits
+    waits = make_plan(replace(cluster.observe(), children=children), config=newer, now=cluster.now).pending_update
     assert told is ("its gate's pods (spec.containers[name=gate].image)" in waits)
     assert told or not waits
 
@@ -175,7 +175,7 @@ def test_a_stranger_s_deployment_of_the_gate_s_name_is_left_alone() -> None:
     raw, stranger = agent("5.1.15", gate={"enabled": True}), {"metadata": {"name": f"{NAME}-gate"}, "spec": {}}
     wanted = make_plan(observed(raw, children={"GateDeployment": stranger}), config=CONFIG, now=NOW)
     assert (Reason.NAME_TAKEN, ()) == (wanted.reason, wanted.actions)
-    assert f"Deployment {NAME}-gate" in wanted.sentence
+    assert f"Deployment {NAME}-gate" in wanted.text
     unwanted = make_plan(observed(agent("5.1.15"), children={"GateDeployment": stranger}), config=CONFIG, now=NOW)
     assert unwanted.actions
     assert body(unwanted, "Deployment", f"{NAME}-gate") is None
@@ -224,7 +224,7 @@ def test_what_somebody_changes_at_a_gate_is_put_back(meddle: Callable[[dict[str,
     again = body(made, "Deployment", f"{NAME}-gate")
     assert again is not None
     assert first["spec"]["template"] == again["spec"]["template"]
-    assert "" == made.waits
+    assert "" == made.pending_update
 
 
 def test_a_release_that_leaves_a_field_out_replaces_no_gate() -> None:
@@ -289,7 +289,7 @@ def test_gates_that_cannot_be_changed_are_told_though_those_before_serve(
     live["status"]["conditions"] = conditions
     made = plan({"enabled": True}, GateDeployment=live)
     assert bool(words) is (Reason.GATE_NOT_UPDATED in [finding.reason for finding in made.findings])
-    assert words in made.sentence
+    assert words in made.text
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 
@@ -297,7 +297,7 @@ def test_without_a_known_image_there_is_no_gate() -> None:
     """And what to do about it is said."""
     made = plan({"enabled": True}, config=Config(image_repository=REPOSITORY))
     assert body(made, "Deployment", f"{NAME}-gate") is None
-    assert "--gate-image" in made.sentence
+    assert "--gate-image" in made.text
 
 
 def test_only_behind_a_gate_does_the_drain_end_early() -> None:

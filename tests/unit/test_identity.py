@@ -32,7 +32,7 @@ from medplum_agent_operator.core.observed.identity import (
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.messages import identity_taken
-from medplum_agent_operator.core.policy.verdict import decide
+from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.rollout.actions import newly_claimed
 from medplum_agent_operator.errors import ClusterError, ConflictError
 from medplum_agent_operator.handlers import rivals
@@ -43,7 +43,7 @@ from tests.support.several import ELSEWHERE, SeveralAgents, named
 from tests.support.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.rollout.compose import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 AGENT_ID = SERVER["agentId"]
 HERE = Identity("https://api.medplum.com", AGENT_ID)
@@ -203,7 +203,7 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
         "make another Agent on the Medplum server and a new MedplumAgent with its id",
         "If this one is not needed, delete it.",
     ):
-        assert words in plan.sentence
+        assert words in plan.text
 
 
 def test_who_is_refused_gets_a_warning() -> None:
@@ -222,8 +222,8 @@ def test_what_is_left_of_a_deleted_agent_is_waited_for() -> None:
     """Its pods may run: the message says so, and what to delete if they stay."""
     plan = contested(SimulatedCluster(), Claim("ward", "front-desk", runs=True))
     assert Reason.IDENTITY_TAKEN is plan.reason
-    assert "is still held by what is left of MedplumAgent ward/front-desk, which has been deleted" in plan.sentence
-    assert "kubectl -n ward delete deployment front-desk." in plan.sentence
+    assert "is still held by what is left of MedplumAgent ward/front-desk, which has been deleted" in plan.text
+    assert "kubectl -n ward delete deployment front-desk." in plan.text
 
 
 def test_an_edit_that_would_take_an_identity_over_changes_nothing() -> None:
@@ -232,8 +232,8 @@ def test_an_edit_that_would_take_an_identity_over_changes_nothing() -> None:
     holder = Claim("ward", "front-desk", "0", "2026-03-01T00:00:00Z", runs=True)
     plan = contested(cluster, holder)
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert "Nothing was changed; this agent goes on with https://api.medplum.com/." in plan.sentence
-    assert 'To stay, set spec.server.baseUrl back to "https://api.medplum.com/".' in plan.sentence
+    assert "Nothing was changed; this agent goes on with https://api.medplum.com/." in plan.text
+    assert 'To stay, set spec.server.baseUrl back to "https://api.medplum.com/".' in plan.text
     cluster.delete("Service")
     (action,) = contested(cluster, holder).actions
     assert ("Service", "ClusterIP") == (action.kind, action.body["spec"]["type"])
@@ -244,7 +244,7 @@ def test_where_two_run_already_the_younger_is_told_and_neither_is_stopped() -> N
     """As after an upgrade of an operator that allowed it: the younger's edits wait, its pod stays."""
     plan = contested(installed("5.1.14").edit(version="5.1.15"), Claim("ward", "old", "0", FIRST, runs=True), runs=True)
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert "Both run; neither was stopped, and edits of this one's spec wait." in plan.sentence
+    assert "Both run; neither was stopped, and edits of this one's spec wait." in plan.text
 
 
 def test_a_taken_identity_is_told_before_an_approval_is_asked_for() -> None:
@@ -252,7 +252,7 @@ def test_a_taken_identity_is_told_before_an_approval_is_asked_for() -> None:
     cluster = installed("5.1.15").edit(version="4.2.3", server={**SERVER, "baseUrl": ELSEWHERE})
     claims = (Claim("ward", "front-desk", "0", FIRST, runs=True), Claim("clinic", "lab", "agent-1", LATER))
     verdict = decide(replace(cluster.observe(), claims=claims), CONFIG)
-    assert verdict.refusal is not None
+    assert isinstance(verdict, Refused)
     assert (Reason.IDENTITY_TAKEN, Severity.WARNING) == (verdict.refusal.reason, verdict.refusal.severity)
     assert None is verdict.approval
 
@@ -270,7 +270,7 @@ def test_without_the_note_of_what_was_applied_nothing_is_touched() -> None:
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     plan = contested(cluster, Claim("ward", "front-desk", "0", FIRST))
     assert (Reason.IDENTITY_TAKEN, ()) == (plan.reason, plan.actions)
-    assert "Nothing was changed. Other edits" in plan.sentence
+    assert "Nothing was changed. Other edits" in plan.text
 
 
 def test_a_pause_speaks_before_a_taken_identity() -> None:
@@ -286,8 +286,8 @@ def test_every_message_is_about_both_servers_of_an_edit() -> None:
         made=True,
         before=spec_of(),
     )
-    assert f"agent {AGENT_ID} on {ELSEWHERE}, is held by MedplumAgent ward/x." in text
-    assert "goes on with https://api.medplum.com/" in text
+    assert f"agent {AGENT_ID} on {ELSEWHERE}, is held by MedplumAgent ward/x." in str(text)
+    assert "goes on with https://api.medplum.com/" in str(text)
 
 
 @pytest.mark.parametrize(

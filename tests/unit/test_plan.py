@@ -41,7 +41,7 @@ def test_an_installation_makes_what_a_pod_needs_before_the_pod() -> None:
 def test_a_settled_agent_needs_nothing() -> None:
     """No action, nothing to tell, no time to look again."""
     plan = installed().plan()
-    assert ((), (), None, Phase.RUNNING) == (plan.actions, plan.findings, plan.look_again_at, plan.phase)
+    assert ((), (), None, Phase.RUNNING) == (plan.actions, plan.findings, plan.requeue_at, plan.phase)
 
 
 def test_a_version_change_is_one_write_of_the_deployment() -> None:
@@ -63,7 +63,7 @@ def test_a_rollout_is_noted_before_the_next_one_begins() -> None:
     cluster.edit(version="5.1.16")
     plan = cluster.reconcile()
     assert () == plan.actions
-    assert plan.look_again_at == cluster.now
+    assert plan.requeue_at == cluster.now
     assert cluster.status.rollout is not None
     assert "5.1.15" == cluster.status.rollout.to
     assert ["Deployment"] == [action.kind for action in cluster.reconcile().actions]
@@ -81,7 +81,7 @@ def test_a_settled_deployment_is_made_ready_for_a_handoff() -> None:
     """After the recreate the strategy is switched, so that a `kubectl rollout restart` is a handoff; that is no news."""
     cluster = changing("4.2.3", "5.1.15", seconds=10)
     cluster.never_ready.clear()
-    while not cluster.observe().settled:
+    while not cluster.observe().activation.settled:
         cluster.tick()
     plan = cluster.plan()
     assert ["spec.strategy.type"] == [action.difference for action in plan.actions]
@@ -260,7 +260,7 @@ def test_a_rollout_fails_at_its_own_deadline() -> None:
     assert Phase.HANDING_OFF is cluster.plan().phase
     assert Phase.FAILED is cluster.wait_for_deadline().plan().phase
     assert Reason.PORT_NOT_READY is cluster.plan().reason
-    assert "5.1.14 goes on serving" in cluster.plan().sentence
+    assert "5.1.14 goes on serving" in cluster.plan().text
 
 
 def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
@@ -283,7 +283,7 @@ def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_don
     cluster.tick()
     status = cluster.deployment["status"]
     assert ("NewReplicaSetAvailable", 0) == (status["conditions"][0]["reason"], status["updatedReplicas"])
-    assert not cluster.observe().settled
+    assert not cluster.observe().activation.settled
     assert Phase.RECREATING is cluster.plan().phase
 
 
@@ -312,9 +312,9 @@ def test_while_a_rollout_is_under_way_the_next_look_is_at_its_deadline() -> None
     """A computed time, never a sleep; none any more once it has passed."""
     cluster = installed("5.1.14").edit(version="5.1.15")
     cluster.reconcile()
-    assert cluster.record.started_at + timedelta(seconds=61) == cluster.plan().look_again_at
+    assert cluster.record.started_at + timedelta(seconds=61) == cluster.plan().requeue_at
     cluster.now += timedelta(seconds=61)
-    assert cluster.plan().look_again_at is None
+    assert cluster.plan().requeue_at is None
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_the_command_in_a_refusal_approves_when_it_is_copied(used: str | None, a
         cluster.annotate(annotation)
     plan = cluster.edit(version="4.2.3").plan()
     assert Phase.AWAITING_APPROVAL is plan.phase
-    value = plan.sentence.rpartition(f'{names.FORCE_DOWNGRADE}="')[2].partition('"')[0]
+    value = plan.text.rpartition(f'{names.FORCE_DOWNGRADE}="')[2].partition('"')[0]
     cluster.annotate(value).settle()
     assert ["4.2.3"] == cluster.running
 
@@ -385,14 +385,14 @@ def test_what_ran_before_is_not_known_then_nothing_is_touched() -> None:
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "junk"
     plan = cluster.plan()
     assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
-    assert "What was applied before cannot be told from the cluster" in plan.sentence
+    assert "What was applied before cannot be told from the cluster" in plan.text
 
 
 def test_a_deployment_that_somebody_deleted_is_made_again() -> None:
     """The sentence says so, and the version that ran is the one that comes back."""
     cluster = installed("5.1.15").delete("Deployment")
     plan = cluster.plan()
-    assert plan.sentence.startswith("The Deployment was missing and is made again.")
+    assert plan.text.startswith("The Deployment was missing and is made again.")
     assert plan.begins is not None
     assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
     assert ["5.1.15"] == cluster.settle().running

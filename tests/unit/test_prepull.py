@@ -54,7 +54,7 @@ def test_a_change_that_stops_first_fetches_its_image_first() -> None:
     plan = cluster.reconcile()
     assert [("Job", "missing", False)] == [(each.kind, each.difference, each.disruptive) for each in plan.actions]
     assert (Phase.RECREATING, Reason.FETCHING_IMAGE) == (plan.phase, plan.reason)
-    assert f"Before that, image {NEW} is fetched to node node-1" in plan.sentence
+    assert f"Before that, image {NEW} is fetched to node node-1" in plan.text
     assert ("True", "Serving") == cluster.condition("Available")
     assert ["5.1.15"] == cluster.running
     cluster.settle()
@@ -131,7 +131,9 @@ def test_a_latch_changes_the_record_and_nothing_else(before: str, lost: str) -> 
     was = json.loads(json.dumps(cluster.deployment))
     cluster.tick(61)
     plan = cluster.plan()
-    assert ((), True, cluster.now) == (plan.findings, plan.silent, plan.look_again_at), "the next pass tells of it"
+    assert ((), True, cluster.now) == (plan.findings, plan.defer_reporting, plan.requeue_at), (
+        "the next pass tells of it"
+    )
     (latch,) = plan.actions
     assert ("Deployment", f"metadata.annotations.{names.ROLLOUT}", False) == (
         latch.kind,
@@ -181,7 +183,7 @@ def test_a_job_whose_pod_was_taken_away_is_made_again() -> None:
     fetch = Fetch({"metadata": {"name": "lab-fetch-1"}}, "node-1", NEW, FetchJob("lab-fetch-1", ended=True))
     found = trouble(fetch)
     assert found is not None
-    assert "Another one is made when that has gone, 120 seconds after its end." in found.message
+    assert "Another one is made when that has gone, 120 seconds after its end." in str(found.message)
     assert not hopeless(fetch)
 
 

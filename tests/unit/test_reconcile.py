@@ -333,7 +333,7 @@ async def test_what_is_no_longer_so_is_taken_out_of_status() -> None:
     stage = Stage(simulated)
     await stage.one_pass()
     assert "rollout" in simulated.agent["status"]
-    while not simulated.observe().settled:
+    while not simulated.observe().activation.settled:
         simulated.tick()
     stage.watch()
     await stage.one_pass()

@@ -14,11 +14,11 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.observed.drift import first_difference
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.failure import is_over, is_to_be_taken_back, note
-from medplum_agent_operator.core.report.progress import SILENCE
+from medplum_agent_operator.core.policy.failure import is_over, is_to_be_rolled_back, note
+from medplum_agent_operator.core.report.progress import DEFERRAL
 from tests.support.builders import CONFIG, NOW, agent, observed, parsed, spec_of
 from tests.support.simulated_cluster import SimulatedCluster
 from tests.support.simulated_cluster.situations import HOLD, changing, installed
@@ -125,7 +125,7 @@ def test_the_way_back_is_one_change_of_the_pods_also_beside_one_whose_version_no
     assert (True, "spec.strategy.type") == (change.disruptive, change.difference)
     assert plan.begins is not None
     assert ("5.1.15", Strategy.RECREATE) == (plan.begins.rolled_back_from, plan.begins.strategy)
-    assert (False, cluster.now + SILENCE) == (plan.silent, plan.look_again_at)
+    assert (False, cluster.now + DEFERRAL) == (plan.defer_reporting, plan.requeue_at)
 
 
 def test_what_fails_while_the_way_back_is_under_way_leads_to_the_same() -> None:
@@ -224,13 +224,13 @@ def test_an_annotation_that_says_nothing_is_none(text: str | None) -> None:
     assert (None, None) == (noted.retry, noted.approval)
 
 
-WHY = Finding(Reason.PORT_NOT_READY, Severity.WARNING, "It does not listen.")
+WHY = warning(Reason.PORT_NOT_READY, Message("It does not listen."))
 
 
 @pytest.mark.parametrize(("length", "kept"), [(1999, 1999), (2000, 2000), (2001, 2000), (9000, 2000)])
 def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: int) -> None:
     """And ends with an ellipsis then."""
-    message = note(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message="x" * length)).message
+    message = note(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message=Message("x" * length))).message
     assert (kept, "…" if length > kept else "x") == (len(message), message[-1])
     assert "x" * (kept - 1) == message[:-1]
 
@@ -443,7 +443,7 @@ def test_the_same_once_more_is_judged_by_this_time(before: str, edits: list[Any]
     (serving,) = cluster.running
     cluster.never_ready.add(edits[-1].get("version", "5.1.15"))
     cluster.edit(**edits[-1]).settle()
-    assert not cluster.observe().became_active
+    assert not cluster.observe().activation.became_active
     cluster.wait_for_deadline()
     cluster.never_ready.clear()
     assert ("Failed", [serving]) == (cluster.settle().status.phase, cluster.running)
@@ -512,9 +512,9 @@ def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> No
     cluster.never_ready.add("5.1.15")
     cluster.edit(version="5.1.15").dies_at_each_pass(after=1, passes=1)
     cluster.settle(operator=False).tick(61)
-    assert not cluster.observe().noted
+    assert not cluster.observe().rollout_in_status
     first = cluster.reconcile()
-    assert ((), False, cluster.now) == (first.actions, first.silent, first.look_again_at)
+    assert ((), False, cluster.now) == (first.actions, first.silent, first.requeue_at)
     assert (Phase.FAILED, ["5.1.14"]) == (cluster.settle().status.phase, cluster.running)
     assert [("5.1.15", Outcome.FAILED), ("5.1.14", Outcome.COMPLETED)] == [
         (entry.to, entry.outcome) for entry in cluster.status.history[1:]
@@ -525,7 +525,7 @@ def test_without_a_deployment_nothing_is_taken_back() -> None:
     """Somebody deleted it: it is made again."""
     seen = observed(agent())
     assert not is_over(seen, now=NOW)
-    assert not is_to_be_taken_back(seen, seen.agent.spec, now=NOW)
+    assert not is_to_be_rolled_back(seen, seen.agent.spec, now=NOW)
 
 
 def test_what_is_held_and_comes_right_has_not_failed_any_more() -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, Outcome, Phase, parse_status
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.status import LONGEST_HISTORY, conditions, project, unreadable
+from medplum_agent_operator.core.report.conditions import conditions
+from medplum_agent_operator.core.status import LONGEST_HISTORY, project, unreadable
 from tests.support.builders import CONFIG, NOW, SERVER, agent, observed, owned_by
 from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
 from tests.support.simulated_cluster.situations import HOLD
@@ -280,7 +281,7 @@ def test_nothing_within_a_handoff_that_people_do_not_need_costs_a_write() -> Non
 def test_an_unreadable_spec_leaves_everything_known_in_place() -> None:
     """Only phase, plan and conditions tell of the fault; whether an agent serves is as it was."""
     before = installed().status
-    fault = Finding(Reason.INVALID_SPEC, Severity.WARNING, "No.")
+    fault = warning(Reason.INVALID_SPEC, Message("No."))
     after = unreadable(before, fault, generation=7, now=NOW)
     assert (before.history, before.active_version) == (after.history, after.active_version)
     assert (Phase.FAILED, "No.", 7) == (after.phase, after.plan, after.observed_generation)

@@ -13,14 +13,14 @@ from tests.support.builders import agent, observed, pod, spec_of, v
 from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.policy.strategy import Mechanics
+    from medplum_agent_operator.core.policy.strategy import Choice
 
 ALWAYS = {"approval": "Always"}
 BELOW = {"approval": "BelowZeroDowntime"}
 HOST_PORT = [{"name": "adt", "port": 2575, "hostPort": 2575}]
 
 
-def asked(cluster: SimulatedCluster, target: str) -> tuple[Change, Mechanics]:
+def asked(cluster: SimulatedCluster, target: str) -> tuple[Change, Choice]:
     """What going to a version means now, and how it would be made."""
     seen = cluster.observe()
     return classify(seen, v(target)), choose(seen, v(target), host_ports=seen.agent.spec.uses_host_ports)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from medplum_agent_operator.core.observed.model import Observed
-    from medplum_agent_operator.core.rollout.compose import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 CONFIG = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:1")
 EARLIER = NOW - timedelta(hours=1)
@@ -130,9 +130,9 @@ def test_a_silent_agent_is_a_warning_that_says_what_to_do() -> None:
     """In `status.plan` and as an Event; nothing is done to the agent."""
     made = plan(one(silent_since=EARLIER))
     (found,) = [finding for finding in made.findings if finding.reason is Reason.AGENT_SILENT]
-    assert "answers none on adt (since 2026-09-01T11:00:00Z)" in found.message
-    assert "kubectl -n clinic rollout restart deployment lab" in found.message
-    assert made.sentence.endswith(found.message)
+    assert "channel adt since 2026-09-01T11:00:00Z." in str(found.message)
+    assert "kubectl -n clinic rollout restart deployment lab" in str(found.message)
+    assert made.text.endswith(str(found.message))
     assert [action.kind for action in plan(one()).actions] == [action.kind for action in made.actions]
 
 
@@ -140,7 +140,7 @@ def test_that_devices_are_led_to_a_gate_is_no_drift() -> None:
     """The gate takes connections now; nobody has changed anything."""
     made = plan(one(), status={"observedGeneration": INSTALLED.agent.generation})
     assert any(each.kind == "Service" and each.difference.startswith("spec.selector") for each in made.actions)
-    assert "Service (spec.selector" not in " ".join(finding.message for finding in made.findings)
+    assert "Service (spec.selector" not in " ".join(str(finding.message) for finding in made.findings)
 
 
 def test_channels_are_told_and_then_left_alone_for_five_minutes() -> None:

@@ -11,8 +11,9 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import Change
-from medplum_agent_operator.core.policy.verdict import decide, spec_before
-from tests.support.builders import ABSENT, CONFIG, agent, approving, observed
+from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, spec_before
+from tests.support.builders import ABSENT, CONFIG, NOW, agent, approving, observed, refusal_of
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import changing
 
@@ -33,16 +34,15 @@ def verdict(cluster: SimulatedCluster) -> Verdict:
 def test_a_change_that_needs_nobody_is_in_force() -> None:
     """The user's spec counts, with the operator's default repository."""
     found = verdict(installed("5.1.14").edit(version="5.1.15"))
-    assert (Change.UPGRADE, None, None) == (found.change, found.approval, found.refusal)
+    assert (Change.UPGRADE, None, None) == (found.change, found.approval, refusal_of(found))
     assert found.spec is not None
     assert "5.1.15" == found.spec.version
-    assert CONFIG.image_repository == found.repository
 
 
 def test_while_a_downgrade_is_refused_the_spec_that_was_applied_last_is_in_force() -> None:
     """All of it: nothing of the refused spec counts, not even what would be harmless alone."""
     found = verdict(refused(service={"type": "NodePort"}, channels=[{"name": "lab", "port": 7000}]))
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert Reason.DOWNGRADE_NOT_APPROVED is found.refusal.reason
     assert found.spec is not None
     assert ("5.1.15", "ClusterIP", 2575) == (
@@ -55,15 +55,15 @@ def test_while_a_downgrade_is_refused_the_spec_that_was_applied_last_is_in_force
 def test_without_an_image_repository_what_was_applied_cannot_be_made_either() -> None:
     """The operator was given a default before, and is not any more: refused, and nothing is guessed. What was asked for is still told."""
     found = decide(installed("5.1.14").edit(version="5.1.15").observe(), Config())
-    assert found.refusal is not None
-    assert (Change.UPGRADE, None, "") == (found.change, found.spec, found.repository)
+    assert isinstance(found, Refused)
+    assert (Change.UPGRADE, None) == (found.change, found.spec)
 
 
 def test_a_change_that_has_failed_is_refused_as_what_it_is() -> None:
     """A Warning, with what it was; what serves is in force."""
     cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
     found = verdict(cluster)
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert (Severity.WARNING, True, Change.UPGRADE) == (found.refusal.severity, found.latched, found.change)
     assert found.spec is not None
     assert "5.1.14" == found.spec.version
@@ -79,16 +79,16 @@ def test_a_change_that_has_failed_is_refused_as_what_it_is() -> None:
 def test_an_approval_that_does_not_count_says_why_in_the_refusal(text: str, reason: Reason) -> None:
     """The reason of the wrong approval becomes the reason of the refusal, and its correction stands in the message."""
     found = verdict(refused().annotate(text))
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert found.approval is not None
     assert reason is found.refusal.reason
-    assert found.approval.correction in found.refusal.message
+    assert found.approval.correction in str(found.refusal.message)
 
 
 def test_a_granted_approval_puts_the_users_spec_in_force() -> None:
     """The right text, and everything that the user wrote counts."""
     found = verdict(refused(service={"type": "NodePort"}).annotate("4.2.3 CHG-1042"))
-    assert found.refusal is None
+    assert isinstance(found, Allowed)
     assert found.spec is not None
     assert ("4.2.3", "NodePort") == (found.spec.version, found.spec.service.type)
     assert found.approval is not None
@@ -98,52 +98,55 @@ def test_a_granted_approval_puts_the_users_spec_in_force() -> None:
 def test_the_policy_of_the_refused_spec_itself_counts() -> None:
     """A policy is no part of the agent: whoever may write the spec may loosen it, except below 4.2.4."""
     loose = {"approval": "BelowZeroDowntime"}
-    assert verdict(installed("5.1.15").edit(version="5.1.14", downgradePolicy=loose)).refusal is None
-    assert verdict(installed("5.1.15").edit(version="4.2.3", downgradePolicy=loose)).refusal is not None
+    assert refusal_of(verdict(installed("5.1.15").edit(version="5.1.14", downgradePolicy=loose))) is None
+    assert refusal_of(verdict(installed("5.1.15").edit(version="4.2.3", downgradePolicy=loose))) is not None
 
 
 def test_without_an_image_repository_nothing_can_be_installed() -> None:
     """The finding names the field and the setting."""
     found = decide(observed(agent()), Config())
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert (Reason.IMAGE_REPOSITORY_MISSING, Severity.WARNING) == (found.refusal.reason, found.refusal.severity)
-    assert found.refusal.message == (
-        "There is no image to run: set spec.image.repository, or give the operator a default by MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
-        "Nothing was changed. (Upstream publishes no image; docs/user-guide.md shows how to build one.)"
-    )
-    assert "spec.image.repository" in found.refusal.message
-    assert "MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY" in found.refusal.message
+    assert "There is no image to run" in found.refusal.message.summary
+    assert "spec.image.repository" in str(found.refusal.message)
+    assert "MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY" in str(found.refusal.message)
     assert found.spec is None
 
 
 def test_a_repository_of_its_own_is_enough_and_wins() -> None:
     """`spec.image.repository` comes before the operator's default."""
     raw = agent(image={"repository": "mine/agent"})
-    assert "mine/agent" == decide(observed(raw), CONFIG).repository
-    assert "mine/agent" == decide(observed(raw), Config()).repository
+    for config in (CONFIG, Config()):
+        (deployment,) = (
+            action.body
+            for action in make_plan(observed(raw), config=config, now=NOW).actions
+            if action.kind == "Deployment"
+        )
+        assert "mine/agent:5.1.15" == deployment["spec"]["template"]["spec"]["containers"][0]["image"]
 
 
 def test_a_repository_that_is_taken_away_leaves_the_applied_spec_in_force() -> None:
     """A running agent is not touched: the spec before named its repository itself."""
     cluster = installed("5.1.15", image={"repository": "mine/agent"})
     found = decide(cluster.edit(version="5.1.16", image=ABSENT).observe(), Config())
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert found.spec is not None
-    assert ("5.1.15", "mine/agent") == (found.spec.version, found.repository)
+    assert ("5.1.15", "mine/agent") == (found.spec.version, found.spec.image.repository)
 
 
 def test_a_refused_downgrade_from_another_repository_keeps_the_repository_that_ran() -> None:
     """The refused spec's image settings do not leak into what is in force."""
     cluster = installed("5.1.15", image={"repository": "mine/agent"})
     found = verdict(cluster.edit(version="4.2.3", image={"repository": "other/agent"}))
-    assert "mine/agent" == found.repository
+    assert found.spec is not None
+    assert "mine/agent" == found.spec.image.repository
 
 
 def test_a_deployment_that_was_deleted_while_refused_comes_back_on_the_version_that_ran() -> None:
     """Status knows which version became active last; the rest of the user's spec serves with it."""
     cluster = refused(service={"type": "NodePort"}).settle().delete("Deployment")
     found = verdict(cluster)
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert found.spec is not None
     assert ("5.1.15", "NodePort") == (found.spec.version, found.spec.service.type)
 
@@ -160,7 +163,7 @@ def test_a_deleted_deployment_is_not_guessed_at_if_the_refused_spec_pins_an_imag
     cluster = refused(image=image).settle().delete("Deployment")
     assert spec_before(cluster.observe()) is None
     found = verdict(cluster)
-    assert found.refusal is not None
+    assert isinstance(found, Refused)
     assert found.spec is None
 
 
@@ -173,32 +176,32 @@ def test_a_broken_note_of_the_applied_spec_is_not_guessed_at() -> None:
 
 def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:
     """What was active counts, whatever serves at that moment."""
-    found = verdict(refused()).refusal
+    found = refusal_of(verdict(refused()))
     assert found is not None
-    assert "go down from 5.1.15 to 4.2.3" in found.message
-    assert "5.1.15 goes on serving" in found.message
+    assert "Downgrade from 5.1.15 to 4.2.3" in str(found.message)
+    assert "5.1.15 keeps serving" in str(found.message)
     cluster = installed("5.1.15")
     cluster.never_ready.add("5.1.15")
     cluster.evict().settle()
-    found = verdict(cluster.edit(version="4.2.3")).refusal
+    found = refusal_of(verdict(cluster.edit(version="4.2.3")))
     assert found is not None
-    assert "go down from 5.1.15 to 4.2.3" in found.message
-    assert "no agent was stopped" in found.message
+    assert "Downgrade from 5.1.15 to 4.2.3" in str(found.message)
+    assert "no agent was stopped" in str(found.message)
 
 
 def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
     """5.1.15 has been stopped for an approved 4.2.3, and 5.0.3 is asked for; where nothing is under way, nothing is said of it."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).edit(version="5.0.3")
-    found = verdict(cluster).refusal
+    found = refusal_of(verdict(cluster))
     assert found is not None
-    assert "no agent was stopped for it, and the rollout of 4.2.3 that is under way goes on." in found.message
-    settled = verdict(refused()).refusal
+    assert "no agent was stopped for it. The rollout of 4.2.3 continues." in str(found.message)
+    settled = refusal_of(verdict(refused()))
     assert settled is not None
-    assert "; 5.1.15 goes on serving. Other edits" in settled.message
+    assert "; 5.1.15 keeps serving. Other edits" in str(settled.message)
     cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
-    unknown = verdict(cluster).refusal
+    unknown = refusal_of(verdict(cluster))
     assert unknown is not None
-    assert "no agent was stopped for it. Other edits" in unknown.message
+    assert "no agent was stopped for it. Other edits" in str(unknown.message)
 
 
 def test_an_approval_for_an_upgrade_is_neither_needed_nor_used() -> None:

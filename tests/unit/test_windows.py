@@ -13,7 +13,7 @@ from cronsim import CronSim
 from medplum_agent_operator.api.changes import MaintenanceWindow
 from medplum_agent_operator.core.policy import schedule, windows
 from medplum_agent_operator.core.policy.schedule import Schedule
-from medplum_agent_operator.core.policy.windows import Moment, Window, next_opening, open_span, read
+from medplum_agent_operator.core.policy.windows import Moment, Window, is_open, next_opening, read
 
 BERLIN = "Europe/Berlin"
 NEW_YORK = "America/New_York"
@@ -61,7 +61,7 @@ def openings(when: str, zone: str, *, first: str, last: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("now", "is_open"),
+    ("now", "expected"),
     [
         pytest.param("2026-11-29 00:59:59.999999", False, id="a moment before it opens it is closed"),
         pytest.param("2026-11-29 01:00:00", True, id="it is open as soon as it opens"),
@@ -71,16 +71,17 @@ def openings(when: str, zone: str, *, first: str, last: str) -> list[str]:
         pytest.param("2026-11-30 01:30:00", False, id="it is closed on Mondays"),
     ],
 )
-def test_a_window_is_open_from_its_opening_for_its_duration(now: str, is_open: bool) -> None:  # noqa: FBT001  # a column
+def test_a_window_is_open_from_its_opening_for_its_duration(now: str, expected: bool) -> None:  # noqa: FBT001  # a column
     """Sundays at 02:00 in Berlin for two hours: that is from 01:00 to 03:00 UTC in winter, the end not included."""
-    span = open_span(usable(SUNDAY_NIGHT), utc(now))
-    assert is_open is (span is not None)
-    if span is not None:
-        assert ("2026-11-29 01:00", "2026-11-29 03:00", True) == (
-            shown(span.since.at),
-            shown(span.until.at),
-            span.ends,
-        )
+    assert expected is is_open(usable(SUNDAY_NIGHT), utc(now))
+
+
+def assert_open_exactly(several: list[Written], since: str, until: str) -> None:
+    """Windows are open from one moment on until right before another, and closed around that."""
+    windows, step = usable(*several), timedelta(microseconds=1)
+    assert [False, True, True, False] == [
+        is_open(windows, moment) for moment in (utc(since) - step, utc(since), utc(until) - step, utc(until))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,19 +145,8 @@ def test_a_window_is_open_from_its_opening_for_its_duration(now: str, is_open: b
 )
 def test_windows_that_overlap_or_adjoin_are_open_as_one(several: list[Written], since: str, until: str) -> None:
     """At 02:30 UTC: open since the first of them opened, until the last of them closes."""
-    span = open_span(usable(*several), utc("2026-11-29 02:30"))
-    assert span is not None
-    assert (since, until, True) == (shown(span.since.at), shown(span.until.at), span.ends)
-
-
-def test_each_end_is_shown_where_its_window_is() -> None:
-    """The beginning of what is open carries the time zone of the window that opened, the end that of the one that closes."""
-    span = open_span(usable(("0 3 * * SUN", "2h", BERLIN), ("0 22 * * SAT", "5h", NEW_YORK)), utc("2026-11-29 02:30"))
-    assert span is not None
-    assert (
-        "Sunday 2026-11-29 03:00 CET (Europe/Berlin), 02:00 UTC",
-        "Sunday 2026-11-29 03:00 EST (America/New_York), 08:00 UTC",
-    ) == (str(span.since), str(span.until))
+    assert is_open(usable(*several), utc("2026-11-29 02:30"))
+    assert_open_exactly(several, since, until)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +159,7 @@ def test_each_end_is_shown_where_its_window_is() -> None:
     ],
 )
 def test_windows_without_an_end_are_not_looked_through(several: list[Written], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is open for ever has no end, but a moment until which it is open; a few hundred steps at most tell it."""
+    """Whether they are open takes a few hundred steps of the schedule at most."""
     steps = 0
 
     class Counted(CronSim):
@@ -180,9 +170,7 @@ def test_windows_without_an_end_are_not_looked_through(several: list[Written], m
 
     monkeypatch.setattr(schedule, "CronSim", Counted)
     now = utc("2026-11-29 02:30")
-    span = open_span(usable(*several), now)
-    assert span is not None
-    assert (False, True, True) == (span.ends, span.since.at <= now, span.until.at > now)
+    assert is_open(usable(*several), now)
     assert steps < 300
 
 
@@ -226,7 +214,7 @@ def test_without_a_window_nothing_is_open_and_nothing_will_be() -> None:
     nothing = read(written(("0 2 30 2 *", "1h", BERLIN)))
     assert ((), 1) == (nothing.usable, len(nothing.faults))
     now = utc("2026-11-29 02:30")
-    assert (None, None) == (open_span(nothing.usable, now), next_opening(nothing.usable, now))
+    assert (False, None) == (is_open(nothing.usable, now), next_opening(nothing.usable, now))
 
 
 BERLIN_SPRING = {"zone": BERLIN, "first": "2026-03-28 23:00", "last": "2026-03-29 21:59"}
@@ -259,7 +247,7 @@ def test_openings_on_the_days_on_which_clocks_are_changed(when: str, day: dict[s
 
 
 @pytest.mark.parametrize(
-    ("now", "is_open", "opens"),
+    ("now", "opened", "opens"),
     [
         pytest.param("2026-10-25 00:30", True, "2026-10-26 01:30", id="02:30 CEST, the first time: it opens"),
         pytest.param("2026-10-25 01:15", True, "2026-10-26 01:30", id="02:15 CET, the second time: open for 45 minutes"),
@@ -268,28 +256,26 @@ def test_openings_on_the_days_on_which_clocks_are_changed(when: str, day: dict[s
 )  # fmt: skip
 def test_in_the_hour_that_comes_twice_it_counts_which_of_the_two_it_is(
     now: str,
-    is_open: bool,  # noqa: FBT001  # a column
+    opened: bool,  # noqa: FBT001  # a column
     opens: str,
 ) -> None:
     """02:30 in Berlin for an hour: what has opened in the first of the two hours is not to come in the second."""
     night = usable(("30 2 * * *", "1h", BERLIN))
     opening = next_opening(night, utc(now))
     assert opening is not None
-    assert (is_open, opens) == (open_span(night, utc(now)) is not None, shown(opening.at))
+    assert (opened, opens) == (is_open(night, utc(now)), shown(opening.at))
 
 
 @pytest.mark.parametrize(
-    ("now", "since", "until"),
+    ("since", "until"),
     [
-        pytest.param("2026-03-29 00:30", "2026-03-29 00:00", "2026-03-29 03:00", id="spring: from 01:00 CET to 05:00 CEST"),
-        pytest.param("2026-10-25 00:30", "2026-10-24 23:00", "2026-10-25 02:00", id="autumn: from 01:00 CEST to 03:00 CET"),
+        pytest.param("2026-03-29 00:00", "2026-03-29 03:00", id="spring: from 01:00 CET to 05:00 CEST"),
+        pytest.param("2026-10-24 23:00", "2026-10-25 02:00", id="autumn: from 01:00 CEST to 03:00 CET"),
     ],
 )  # fmt: skip
-def test_a_window_is_open_for_its_duration_whatever_clocks_show(now: str, since: str, until: str) -> None:
+def test_a_window_is_open_for_its_duration_whatever_clocks_show(since: str, until: str) -> None:
     """01:00 in Berlin for three hours is three hours, also when the clock is changed in them."""
-    span = open_span(usable(("0 1 * * *", "3h", BERLIN)), utc(now))
-    assert span is not None
-    assert (since, until) == (shown(span.since.at), shown(span.until.at))
+    assert_open_exactly([("0 1 * * *", "3h", BERLIN)], since, until)
 
 
 @pytest.mark.parametrize(

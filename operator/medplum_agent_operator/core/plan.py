@@ -1,152 +1,224 @@
-"""From what was observed to what is to be done: one pure function, at most one disruptive action.
+"""From what was observed to what is done: one pure function, at most one disruptive action.
 
-Called by `reconcile`, twice where something is to be written: once on what the watches saw, once on what was just read.
-The same observation, settings and time always give the same plan; applying it and observing again leads to no action.
+Called by `reconcile`, twice where something has to be written: once on what the watches saw, once on what was just read.
+The same observation, settings and time always give the same plan. Applying it and observing again leads to no action.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.objects.agent_pod import image_of
-from medplum_agent_operator.core.objects.children import render_deployment
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
-from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import downtime, drain, messages, prepull
-from medplum_agent_operator.core.policy.checks import first_blocker
-from medplum_agent_operator.core.policy.prepull import Fetch
-from medplum_agent_operator.core.policy.strategy import Mechanics, choose
-from medplum_agent_operator.core.policy.verdict import decide
-from medplum_agent_operator.core.report import progress
-from medplum_agent_operator.core.rollout import revisions
-from medplum_agent_operator.core.rollout.actions import Apply, as_kept, compared, supporting
-from medplum_agent_operator.core.rollout.compose import Pass, Plan, report, told, undecidable, with_traffic
-from medplum_agent_operator.core.rollout.records import begin, current, kept_up, last_good, restart_mark
-from medplum_agent_operator.core.rollout.rollback import latching, noting_first, taking_back
-from medplum_agent_operator.core.rollout.template_in_force import Template, of_agent, of_gate
+from medplum_agent_operator.core.policy import downtime, gate_messages, prepull, windows
+from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
+from medplum_agent_operator.core.policy.strategy import choose
+from medplum_agent_operator.core.policy.verdict import Refused, decide
+from medplum_agent_operator.core.report import progress, rollout_messages
+from medplum_agent_operator.core.report.gate_notices import gate_notices
+from medplum_agent_operator.core.report.statement import Statement
+from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
+from medplum_agent_operator.core.rollout.actions import Apply
+from medplum_agent_operator.core.rollout.desired import Desired, desired, moved_if_cordoned
+from medplum_agent_operator.core.rollout.steps import Pass, Step
+from medplum_agent_operator.core.rollout.template_in_force import of_gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Statement):
+    """What a pass does and says.
+
+    Attributes:
+        actions: what is applied, in this order; at most one is disruptive.
+        requeue_at: when to reconcile again without an event; None if events suffice.
+        defer_reporting: whether to report nothing yet, because it changes within a second.
+    """
+
+    actions: tuple[Apply, ...] = ()
+    requeue_at: datetime | None = None
+    defer_reporting: bool = False
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     """Plan one pass."""
     blocker = first_blocker(observed)
     if blocker is not None:
-        found = blocker.finding
-        return Plan(blocker.phase, found.reason, found.message, findings=(found,))
-    verdict = decide(observed, config)
-    if verdict.spec is None:
-        return undecidable(verdict)
-    plan = _towards(Pass(observed, verdict, config, now), verdict.spec)
-    return with_traffic(plan, observed, config, now=now)
+        return _blocked(blocker)
+    this = Pass(observed, decide(observed, config), config, now)
+    if (refused := this.refused) is not None and refused.spec is None:
+        return _undecidable(refused)
+    return _with_notices(_reconcile(this), observed, config, now=now)
 
 
-def _towards(this: Pass, spec: MedplumAgentSpec) -> Plan:
-    """Bring the cluster to a spec that is in force."""
-    observed, config, now = this.observed, this.config, this.now
-    refused = this.verdict.refusal is not None
-    template = of_agent(observed, spec, config, refreshes=not refused)
-    mechanics = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
-    deployment = observed.deployment
-    begins = deployment is None or deployment.differs_from(template.body)
-    if not begins and (back := taking_back(this, spec)) is not None:
-        return back
-    moved = None
-    if not begins and mechanics.strategy is Strategy.ROLLING_HANDOFF:
-        moved = drain.to_move(observed, spec, nodes_watched=config.nodes_watched)
-    if moved is not None:
-        begins, template = True, template.moved_off(drain.note(moved))
-    if begins:
-        record = begin(observed, this.verdict, spec, mechanics, moved=moved, now=now)
-    else:
-        record = kept_up(current(observed, spec, now=now), observed, refreshes=not refused)
-    # In the middle of a rollout its strategy is left alone; settled, it is made ready for the next one, be it ours
-    # or a `kubectl rollout restart`.
-    keep = deployment is not None and not begins and not observed.settled
-    strategy = deployment.strategy if keep and deployment is not None else mechanics.strategy
-    if (
-        begins
-        and mechanics.strategy is Strategy.RECREATE
-        and (waiting := _for_a_window(this, spec, template, mechanics)) is not None
-    ):
-        return waiting
-    if begins and not observed.noted:
-        return noting_first(this, spec)
-    if begins and (waiting := _before_it_begins(this, spec, template, record)) is not None:
-        return waiting
-    if begins:
-        record, template = _as_it_begins(observed, record, template)
-    record, saving = revisions.first(observed, record, begins=begins)
-    body = render_deployment(
-        observed.agent,
-        spec,
-        template=template.applied,
-        strategy=strategy,
-        record=record,
-        last_good=last_good(observed, begins=begins),
-    )
-    written = body if begins else as_kept(body, deployment)
-    change = compared(written, None if deployment is None else deployment.raw, disruptive=begins)
-    actions = (*saving, *supporting(observed, spec, config), *change)
-    if begins:
-        state = progress.beginning(observed, record, spec, now=now)
-        return told(this, state, actions=actions, record=record, begins=True)
-    return _with_what_waits(report(this, spec, actions=actions), this, spec, template)
+def _reconcile(this: Pass) -> Plan:
+    """Bring the cluster to the spec in force: roll back, keep up, wait, or begin a rollout."""
+    wanted = desired(this)
+    if not wanted.begins:
+        if (step := rollback.rolled_back(this, wanted.spec)) is not None:
+            return _compose(this, step)
+        wanted = moved_if_cordoned(this, wanted)
+    if not wanted.begins:
+        return _kept_up(this, wanted)
+    for gate in _BEFORE_A_ROLLOUT:
+        match gate(this, wanted):
+            case Refused() as refused:
+                return _keep_applied(this, refused)
+            case Step() as step:
+                return _compose(this, step)
+    return _compose(this, _begin(this, wanted))
 
 
-def _as_it_begins(observed: Observed, record: RolloutRecord, template: Template) -> tuple[RolloutRecord, Template]:
-    """Record and template as they are written: what tells this rollout from others is in both."""
-    record = record.model_copy(update={"restart_mark": restart_mark(observed, template.body)})
-    if observed.deployment is None or not template.anew or record.strategy is not Strategy.RECREATE:
-        return record, template
-    number = observed.stops + 1
-    return record.model_copy(update={"stops": number}), template.stopped_first(number)
-
-
-def _for_a_window(this: Pass, spec: MedplumAgentSpec, template: Template, mechanics: Mechanics) -> Plan | None:
-    """Until a window opens what was applied stays in force, as while a change is refused; None where there is nothing to wait for."""
-    observed, verdict = this.observed, this.verdict
-    before = observed.applied_spec
-    if before is None or not downtime.is_bound(observed, verdict, spec, template.body, now=this.now):
+def _wait_for_window(this: Pass, wanted: Desired) -> Refused | None:
+    """A change that stops first waits for a maintenance window."""
+    if this.allowed is None or not wanted.choice.mechanics.stops_first:
         return None
-    opening, closed = downtime.waits_for(spec, now=this.now)
-    if not closed:
-        return None
-    why = downtime.sentence(observed.agent, spec, verdict, mechanics, opening)
-    severity = Severity.WARNING if opening is None else Severity.NORMAL
-    waits = replace(verdict, refusal=Finding(Reason.AWAITING_WINDOW, severity, why))
-    plan = _towards(replace(this, verdict=waits), before)
-    if opening is None:
-        return plan
-    again = opening.at if plan.look_again_at is None else min(opening.at, plan.look_again_at)
-    return replace(plan, look_again_at=again)
+    return downtime.outside_windows(this.observed, this.allowed, wanted.template.body, wanted.choice, now=this.now)
 
 
-def _before_it_begins(this: Pass, spec: MedplumAgentSpec, template: Template, record: RolloutRecord) -> Plan | None:
-    """What a rollout that stops first waits for; None where it may begin."""
-    if record.strategy is not Strategy.RECREATE:
+def _wait_for_status(this: Pass, wanted: Desired) -> Step | None:
+    """Status has the previous rollout before a record replaces it."""
+    return None if this.observed.rollout_in_status else upkeep.report_first(this, wanted.spec)
+
+
+def _wait_for_image(this: Pass, wanted: Desired) -> Step | None:
+    """The new image and the Secret are on the node before the old agent stops."""
+    if not wanted.choice.mechanics.stops_first:
         return None
-    fetch = prepull.wanted(this.observed, spec, image=image_of(template.body))
+    observed, spec = this.observed, wanted.spec
+    fetch = prepull.wanted(observed, spec, image=image_of(wanted.template.body))
     if fetch is None:
         return None
+    record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
     state = progress.fetching(record, spec, fetch, now=this.now)
-    failed = latching(this, spec, state, record)
-    return failed or told(this, state, actions=_meanwhile(this, fetch), record=record)
+    failed = rollback.latching(this, spec, state, record)
+    return failed or Step(state, record, actions.while_fetching(observed, fetch, this.config))
 
 
-def _meanwhile(this: Pass, fetch: Fetch) -> tuple[Apply, ...]:
-    """While the image is fetched, all that serves stays as the applied spec says; and the Job that fetches it."""
-    observed = this.observed
-    before = observed.applied_spec
-    actions = () if before is None else supporting(observed, before, this.config)
-    return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
+_BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None], ...]] = (
+    _wait_for_window,
+    _wait_for_status,
+    _wait_for_image,
+)
+"""What a rollout waits for, in this order. A refusal leaves the applied spec in force; a step is taken in place of the rollout."""
 
 
-def _with_what_waits(plan: Plan, this: Pass, spec: MedplumAgentSpec, template: Template) -> Plan:
-    """The plan, and what this release would render otherwise."""
-    gates = of_gate(this.observed, spec, this.config) if spec.gated else None
-    return replace(
-        plan, waits=messages.waits(this.observed.agent, template.waits, "" if gates is None else gates.waits)
+def _keep_applied(this: Pass, refused: Refused) -> Plan:
+    """Reconcile the applied spec while the user's waits; look again when the refusal ends."""
+    plan = _reconcile(replace(this, verdict=refused))
+    if refused.until is None:
+        return plan
+    return replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
+
+
+def _begin(this: Pass, wanted: Desired) -> Step:
+    """Replace the agent's pod."""
+    observed, spec, template = this.observed, wanted.spec, wanted.template
+    record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
+    record = record.model_copy(update={"restart_mark": records.restart_mark(observed, template.body)})
+    if observed.deployment is not None and template.anew and wanted.choice.mechanics.stops_first:
+        number = observed.stops + 1
+        record, template = record.model_copy(update={"stops": number}), template.stopped_first(number)
+    record, backup = revisions.first(observed, record)
+    body = records.deployment(observed, spec, template.applied, wanted.choice.strategy, record, begins=True)
+    live = observed.deployment
+    change = actions.compared(body, None if live is None else live.raw, disruptive=True)
+    state = progress.beginning(observed, record, spec, now=this.now)
+    return Step(state, record, (*backup, *actions.supporting(observed, spec, this.config), *change), begins=True)
+
+
+def _kept_up(this: Pass, wanted: Desired) -> Plan:
+    """Replace no pod: repair drift, apply the rest of the spec, report."""
+    observed, spec, template, live = this.observed, wanted.spec, wanted.template, this.observed.deployment
+    record = records.current(observed, spec, now=this.now)
+    record = records.refreshed_record(record, observed, refreshes=this.allowed is not None)
+    # During a rollout its strategy stays. At rest it is set for the next one, be it ours or a `kubectl rollout restart`.
+    under_way = live is not None and not observed.activation.settled
+    strategy = live.mechanics.strategy if live is not None and under_way else wanted.choice.strategy
+    body = records.deployment(observed, spec, template.applied, strategy, record, begins=False)
+    change = actions.compared(actions.as_kept(body, live), None if live is None else live.raw)
+    plan = _compose(this, upkeep.upkeep(this, spec, (*actions.supporting(observed, spec, this.config), *change)))
+    gate = of_gate(observed, spec, this.config) if spec.gated else None
+    pending = gate_messages.pending_update(observed.agent, template.waits, "" if gate is None else gate.waits)
+    return replace(plan, pending_update=pending)
+
+
+def _compose(this: Pass, step: Step) -> Plan:
+    """The plan of a step. A refusal of the user's spec is its main message, unless a failed change is being rolled back."""
+    observed, refused, state = this.observed, this.refused, step.progress
+    plan = Plan(
+        phase=state.phase,
+        reason=state.reason,
+        message=state.message,
+        findings=state.findings,
+        begins=step.record if step.begins else None,
+        strategy=None if step.record.from_version is None else step.record.strategy,
+        actions=step.actions,
+        requeue_at=state.requeue_at,
+        defer_reporting=state.defer_reporting,
     )
+    if refused is None or (refused.latched and not observed.activation.settled):
+        return plan
+    strategy = plan.strategy
+    if refused.awaits_decision:
+        strategy = choose(observed, refused.target, host_ports=observed.agent.spec.uses_host_ports).strategy
+    return replace(
+        plan,
+        phase=refused.phase,
+        reason=refused.refusal.reason,
+        message=refused.refusal.message,
+        findings=(refused.refusal, *plan.findings),
+        strategy=strategy,
+        refusal=refused.refusal,
+        defer_reporting=False,
+    )
+
+
+def _blocked(blocker: Blocker) -> Plan:
+    found = blocker.finding
+    return Plan(phase=blocker.phase, reason=found.reason, message=found.message, findings=(found,))
+
+
+def _undecidable(refused: Refused) -> Plan:
+    """The user's spec is refused and the applied one is unknown: then nothing may be written."""
+    unknown = warning(
+        Reason.LAST_SPEC_UNKNOWN,
+        Message(
+            "The previously applied spec is not recorded in the cluster, so no drift is repaired.",
+            impact="Running pods are left alone.",
+            fix="Resolve the refusal above.",
+        ),
+    )
+    found = refused.refusal
+    return Plan(
+        phase=refused.phase,
+        reason=found.reason,
+        message=found.message,
+        notices=(unknown.message,),
+        findings=(found, unknown),
+        refusal=found,
+    )
+
+
+def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: datetime) -> Plan:
+    """The plan, and what else is wrong: windows that never open, a gate that does not serve, a silent agent."""
+    faults = windows.read(observed.agent.spec.maintenance_windows).faults
+    found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
+    about_gate, due = gate_notices(observed, config, now=now)
+    found = (*found, *about_gate)
+    silent = next((each.message for each in found if each.reason is Reason.AGENT_SILENT), None)
+    notices = tuple(each.message for each in found if each.message is not silent or plan.reason is not Reason.SERVING)
+    if silent is not None and plan.reason is Reason.SERVING:  # "no changes are pending" would mislead
+        plan = replace(plan, message=replace(silent, rollout=rollout_messages.active(observed.agent.spec)))
+    return replace(
+        plan,
+        notices=(*plan.notices, *notices),
+        findings=(*plan.findings, *found),
+        requeue_at=plan.requeue_at if due is None else _earlier(plan.requeue_at, due),
+    )
+
+
+def _earlier(one: datetime | None, other: datetime) -> datetime:
+    return other if one is None else min(one, other)

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from medplum_agent_operator.core.plan import Plan
+
     from medplum_agent_operator.core.observed.findings import Finding
-    from medplum_agent_operator.core.rollout.compose import Plan
 
 
 class OperatorDiedError(Exception):
@@ -278,7 +279,7 @@ class SimulatedCluster(Workloads):
             self.apply(action.body)
             done += 1
         status = project(observed, plan, now=self.now)
-        if status != observed.agent.status and not plan.silent:
+        if status != observed.agent.status and not plan.defer_reporting:
             if done == dies_after:
                 raise OperatorDiedError
             self.agent["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -286,7 +287,7 @@ class SimulatedCluster(Workloads):
             self._touch(self.agent)
             self.told.extend(plan.findings)
         self.plans.append(plan)
-        self._look_again_at = plan.look_again_at
+        self._look_again_at = plan.requeue_at
         if self.count == seen:
             self._seen = seen
         return plan

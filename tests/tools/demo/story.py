@@ -153,7 +153,7 @@ def approve_wrongly(stage: Stage) -> None:
     stage.kubectl("annotate", "mpa", AGENT, "agents.medplum.com/force-downgrade=true")
     correction = "The annotation says 'true'"
     stage.wait_until(lambda: correction in stage.status()["plan"], what="the operator answers the approval")
-    plan = stage.kubectl(*PLAN, brief=lambda text: excerpts.sentence(text, correction))
+    plan = stage.kubectl(*PLAN, brief=lambda text: excerpts.text(text, correction))
     stage.check(
         "it must begin with the version to go down to, 4.2.3" in plan,
         "the answer says what to write instead",

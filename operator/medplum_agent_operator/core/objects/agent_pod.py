@@ -22,58 +22,34 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
+from medplum_agent_operator.core.objects.agent_start import CONFIG_DIR, LOG_DIR, WORK_DIR, credentials, start_command
+from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, READY_PREFIX
 from medplum_agent_operator.core.observed.version import AgentVersion
 
-WORK_DIR: Final = "/var/lib/medplum-agent"
-LOG_DIR: Final = "/var/log/medplum-agent"
-CONFIG_DIR: Final = "/run/medplum-agent"
 TEMP_DIR: Final = "/tmp"  # noqa: S108 - a private emptyDir, mounted where every program expects it
 
 GRACE_AFTER_DRAIN_SECONDS: Final = 10
 """The agent ends within 50 ms of SIGTERM; a signal in its first 100 ms is lost, and then only SIGKILL ends it."""
 
-SPLIT_LOG_LEVELS: Final = AgentVersion.parse("4.3.14")
-"""From here on an agent has a log level of its own for channels; before, one level rules all."""
-
-_START: Final = r"""
-set -eu
-nl='
-'
-cr=$(printf '\r')
-refuse() {
-  printf '%s\n' "$1" > /dev/termination-log
-  printf '%s\n' "$1" >&2
-  exit 64
-}
-check() {
-  case $2 in
-    '') refuse "The $1 is empty." ;;
-    *=*) refuse "The $1 contains '=', and agent.properties cuts a value at its first '='. Give the ClientApplication credentials without '=' and put them into the Secret." ;;
-    *"$nl"* | *"$cr"*) refuse "The $1 contains a line break, which agent.properties cannot carry. Write it into the Secret without one (printf instead of echo, kubectl create secret --from-literal)." ;;
-  esac
-}
-check "$1" "$CLIENT_ID"
-check "$2" "$CLIENT_SECRET"
-(umask 077 && printf '%s\n' "$4" "clientId=$CLIENT_ID" "clientSecret=$CLIENT_SECRET" > "$3/agent.properties")
-ln -sf "$3/agent.properties" agent.properties
-rm -rf "${TMPDIR:?}"/*
-unset CLIENT_ID CLIENT_SECRET
-shift 4
-exec "$@"
-""".lstrip()
-# Arguments: what to call the two credentials, the folder of the file, its other lines, and the agent's own command.
-# `exec`: the agent becomes PID 1. It has no arguments of ours, so it reads agent.properties from its working directory.
-
 _SLEEP: Final = "trap 'exit 0' TERM; sleep infinity & wait"
 # PID 1 ignores a SIGTERM that it has no trap for: the pod, and in a recreate the gap, would last until SIGKILL.
 
-_CONTAINER_SECURITY: Final[Mapping[str, Any]] = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-}
+PASSED_ON: Final = (
+    "nodeSelector",
+    "tolerations",
+    "topologySpreadConstraints",
+    "priorityClassName",
+    "runtimeClassName",
+    "serviceAccountName",
+    "hostNetwork",
+    "dnsPolicy",
+    "dnsConfig",
+    "hostAliases",
+    "securityContext",
+)
+"""Fields of `spec.podTemplate` that a PodSpec has too. Every other field has a place of its own in this module."""
 _DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
     # https://www.medplum.com/docs/agent: 512 MB at least, 2 GB recommended. Measured: 75 to 126 MiB.
     "requests": {"cpu": "250m", "memory": "512Mi"},
@@ -108,7 +84,7 @@ def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: s
     template = {
         "metadata": {
             "labels": {
-                **wanted.pop("labels", {}),
+                **wanted.get("labels", {}),
                 **selector(agent),
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "agent",
@@ -116,7 +92,7 @@ def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: s
                 names.VERSION_LABEL: spec.version,
             },
             "annotations": {
-                **wanted.pop("annotations", {}),
+                **wanted.get("annotations", {}),
                 "kubectl.kubernetes.io/default-container": AGENT_CONTAINER,
             },
         },
@@ -141,23 +117,21 @@ def marked(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[s
 def _render_pod_spec(
     agent: MedplumAgent, spec: MedplumAgentSpec, wanted: dict[str, Any], *, image: str
 ) -> dict[str, Any]:
-    resources = wanted.pop("resources", None) or _DEFAULT_RESOURCES
+    resources = wanted.get("resources") or _DEFAULT_RESOURCES
     security = spec.pod_template.security_context.model_dump(by_alias=True)
-    version = AgentVersion.parse(spec.version)
-    affinity = wanted.pop("affinity", {})
-    if not version.hands_over:
+    affinity = wanted.get("affinity", {})
+    if not AgentVersion.parse(spec.version).hands_over:
         affinity = _exclusive(agent, affinity)
-    pod = {
-        # What the user may choose comes first and as it is: scheduling, DNS, host network, classes.
-        **wanted,
+    pod: dict[str, Any] = {
+        **{name: value for name, value in wanted.items() if name in PASSED_ON},
         "serviceAccountName": wanted.get("serviceAccountName") or agent.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": spec.handoff.drain_seconds + GRACE_AFTER_DRAIN_SECONDS,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **security},
+        "securityContext": {**RESTRICTED_POD, **security},
         # The kubelet starts them in this order, without waiting in between.
         "containers": [
-            _render_agent(spec, version, resources, image=image),
+            _render_agent(spec, resources, image=image),
             *(_render_ready(channel, spec, image=image) for channel in spec.channels[1:]),
         ],
         "volumes": [
@@ -193,61 +167,12 @@ def _pull(spec: MedplumAgentSpec, image: str) -> dict[str, Any]:
     return {"image": image, "imagePullPolicy": str(spec.image.pull_policy)}
 
 
-def _properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
-    """The lines of agent.properties that are no secret.
-
-    Both log folders must be named, or the agent logs beside its program and dies of EACCES. Before 4.3.14 one level rules
-    everything, channel logs with patient data included: then the stricter of the two counts. From then on that one must not
-    be there: it replaces the two others (medplum/medplum, packages/agent/src/agent-main.ts), and the channel's log, which
-    holds whole messages, would be as loud as the main one.
-    """
-    order = ["DEBUG", "INFO", "WARN", "ERROR"]
-    level, channel = str(spec.logging.level), str(spec.logging.channel_level)
-    one_level: list[str] = []
-    if version < SPLIT_LOG_LEVELS:
-        level = max(level, channel, key=order.index)
-        one_level = [f"logLevel={level}"]
-    return [
-        f"baseUrl={spec.server.base_url}",
-        f"agentId={spec.server.agent_id}",
-        *one_level,
-        f"logger.main.logDir={LOG_DIR}",
-        f"logger.main.logLevel={level}",
-        "logger.main.maxFileSizeMb=10",
-        "logger.main.filesToKeep=10",
-        f"logger.channel.logDir={LOG_DIR}",
-        f"logger.channel.logLevel={channel}",
-        "logger.channel.maxFileSizeMb=10",
-        "logger.channel.filesToKeep=10",
-    ]
-
-
-def properties_in(template: Mapping[str, Any]) -> str:
-    """The text of agent.properties in a rendered template, which has no credentials; empty where it cannot be found."""
-    arguments = next(
-        (one.get("args") or () for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER), ()
-    )
-    found = next((text for text in arguments if text.startswith("baseUrl=")), None)
-    return "" if found is None else found.replace("$$", "$") + "\n"
-
-
-def _render_agent(
-    spec: MedplumAgentSpec, version: AgentVersion, resources: Mapping[str, Any], *, image: str
-) -> dict[str, Any]:
+def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image: str) -> dict[str, Any]:
     """The agent's container: its start script refuses credentials that the file form cannot carry."""
-    secret = spec.server.credentials_secret_ref
-    arguments = [
-        f"client id (key {secret.client_id_key} of Secret {secret.name})",
-        f"client secret (key {secret.client_secret_key} of Secret {secret.name})",
-        CONFIG_DIR,
-        "\n".join(_properties(spec, version)),
-        *spec.image.command,
-    ]
     return {
         "name": AGENT_CONTAINER,
         **_pull(spec, image),
-        "command": ["sh", "-c", _START, AGENT_CONTAINER],
-        "args": [_literal(argument) for argument in arguments],
+        **start_command(spec),
         "workingDir": WORK_DIR,
         "env": [
             {"name": "HOME", "value": WORK_DIR},
@@ -257,7 +182,7 @@ def _render_agent(
         "ports": [_render_port(channel) for channel in spec.channels],
         "readinessProbe": _probe(spec.channels[0]),
         "resources": resources,
-        "securityContext": _CONTAINER_SECURITY,
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_DIR},
             {"name": "work", "mountPath": WORK_DIR},
@@ -266,26 +191,6 @@ def _render_agent(
         ],
         **_drain(spec),
     }
-
-
-def credentials(spec: MedplumAgentSpec) -> list[dict[str, Any]]:
-    """The variables that are filled from the Secret: without it, or one of its keys, the kubelet does not make the container."""
-    secret = spec.server.credentials_secret_ref
-    keys = {"CLIENT_ID": secret.client_id_key, "CLIENT_SECRET": secret.client_secret_key}
-    return [
-        {"name": name, "valueFrom": {"secretKeyRef": {"name": secret.name, "key": key}}} for name, key in keys.items()
-    ]
-
-
-def _literal(argument: str) -> str:
-    """An argument that the kubelet leaves as it is: `$(CLIENT_SECRET)` would put the secret into the agent's command line.
-
-    Source: https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container/
-
-    >>> _literal("--price=$(CLIENT_SECRET)")
-    '--price=$$(CLIENT_SECRET)'
-    """
-    return argument.replace("$", "$$")
 
 
 def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
@@ -319,6 +224,6 @@ def _render_ready(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> di
         "command": ["sh", "-c", _SLEEP],
         "readinessProbe": _probe(channel),
         "resources": SMALL,
-        "securityContext": _CONTAINER_SECURITY,
+        "securityContext": RESTRICTED_CONTAINER,
         **_drain(spec),
     }

@@ -13,6 +13,7 @@ from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.observed.drift import fingerprint
+from medplum_agent_operator.core.observed.mechanics import ROLLING_HANDOFF, mechanics_of
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
@@ -114,16 +115,7 @@ def render_gate(
         "AgentService": ("v1", {"spec": {"clusterIP": "None", "selector": selector(agent), "ports": ports}}),
         "GateServiceAccount": ("v1", {"automountServiceAccountToken": True}),
         "GateRoleBinding": ("rbac.authorization.k8s.io/v1", {"roleRef": role, "subjects": [account]}),
-        "GatePodDisruptionBudget": (
-            "policy/v1",
-            {
-                "spec": {
-                    "maxUnavailable": 1,
-                    "selector": {"matchLabels": own},
-                    "unhealthyPodEvictionPolicy": "AlwaysAllow",
-                }
-            },
-        ),
+        "GatePodDisruptionBudget": ("policy/v1", {"spec": _budget({"maxUnavailable": 1}, own)}),
         "GateDeployment": (
             "apps/v1",
             {
@@ -131,7 +123,7 @@ def render_gate(
                 "spec": {
                     "replicas": replicas,
                     "selector": {"matchLabels": own},
-                    "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+                    "strategy": dict(ROLLING_HANDOFF.deployment_strategy),
                     "minReadySeconds": 2,
                     "revisionHistoryLimit": OLD_REPLICA_SETS,
                     "template": template.template,
@@ -181,8 +173,12 @@ def _render_budget(agent: MedplumAgent, *, held_back: bool) -> dict[str, Any]:
         "policy/v1",
         "PodDisruptionBudget",
         annotations={names.NODE_DRAIN: how},
-        spec={**limit, "selector": {"matchLabels": selector(agent)}, "unhealthyPodEvictionPolicy": "AlwaysAllow"},
+        spec=_budget(limit, selector(agent)),
     )
+
+
+def _budget(limit: Mapping[str, int], pods: Mapping[str, str]) -> dict[str, Any]:
+    return {**limit, "selector": {"matchLabels": pods}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
 
 
 def applied_spec(spec: MedplumAgentSpec) -> str:
@@ -201,15 +197,8 @@ def render_deployment(
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy that its next rollout takes.
 
-    A zero is left out where the API server leaves it out, or the live object would differ for ever.
-    `rollingUpdate` is always written out: a strategy whose parameters were defaulted by the server cannot be switched to
-    Recreate by server-side apply (https://github.com/kubernetes/kubernetes/issues/24198).
+    A zero is omitted where the API server omits it, or the live object would differ for ever.
     """
-    how: dict[str, Any] = (
-        {"type": "Recreate"}
-        if strategy is Strategy.RECREATE
-        else {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-    )
     body = _object(
         agent,
         "apps/v1",
@@ -219,7 +208,7 @@ def render_deployment(
         spec={
             "replicas": 1,
             "selector": {"matchLabels": selector(agent)},
-            "strategy": how,
+            "strategy": dict(mechanics_of(strategy).deployment_strategy),
             **({"minReadySeconds": spec.handoff.min_ready_seconds} if spec.handoff.min_ready_seconds else {}),
             "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,

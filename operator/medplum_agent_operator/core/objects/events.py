@@ -21,7 +21,7 @@ def render_event(raw: Mapping[str, Any], finding: Finding, *, now: datetime, ins
     `kubectl describe` and every dashboard show).
     """
     metadata = raw["metadata"]
-    said = [metadata.get("uid"), metadata.get("generation"), finding.reason, finding.message]
+    said = [metadata.get("uid"), metadata.get("generation"), finding.reason, finding.message.summary]
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
@@ -36,7 +36,7 @@ def render_event(raw: Mapping[str, Any], finding: Finding, *, now: datetime, ins
         },
         "type": str(finding.severity),
         "reason": str(finding.reason),
-        "message": finding.message,
+        "message": finding.message.summary,
         "count": 1,
         "firstTimestamp": stamp,
         "lastTimestamp": stamp,

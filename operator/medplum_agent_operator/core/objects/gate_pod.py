@@ -12,6 +12,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.channels import Channel, Protocol
 from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
 from medplum_agent_operator.core.observed.pods import GATE_CONTAINER
 
 PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
@@ -21,17 +22,12 @@ FIRST_PORT: Final = 10_000
 be one that only root may listen on."""
 CLUSTER_ROLE: Final = "medplum-agent-gate"
 LEAVE_SECONDS: Final = 5
-"""How long a gate that is to end goes on taking connections: until every node has heard that it should get none."""
-PATIENCE: Final = timedelta(seconds=60)
-"""For how long gates may be missing before that is told: they are started, or a node has gone."""
+"""How long a terminating gate still accepts connections: until every node knows that it should get none."""
 GRACE_SECONDS: Final = 25
 """How long it may then take to finish the messages in hand."""
+PATIENCE: Final = timedelta(seconds=60)
+"""How long gates may be missing before that is reported: they start, or a node was lost."""
 
-_SECURITY: Final[Mapping[str, Any]] = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "readOnlyRootFilesystem": True,
-}
 _RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "50m", "memory": "64Mi"},
     "limits": {"memory": "256Mi"},
@@ -137,30 +133,12 @@ def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) 
 
 def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
     """The template of the gate's pods."""
-    wanted = spec.gate
-    ports = list(enumerate(spec.channels, start=FIRST_PORT))
-    flags = [
-        f"--namespace={agent.namespace}",
-        f"--service={agent.name}-agent",
-        *(f"--channel={c.name}:{c.protocol}:{port}:{port_name(c)}" for port, c in ports),
-        f"--hold-seconds={wanted.hold_seconds}",
-        f"--answer-seconds={wanted.answer_seconds}",
-        f"--move-seconds={wanted.move_seconds}",
-        f"--grace-seconds={GRACE_SECONDS}",
-        f"--max-message-bytes={wanted.max_message_mebibytes * 1024 * 1024}",
-        f"--max-connections={wanted.max_connections}",
-        f"--max-connections-per-address={wanted.max_connections_per_address}",
-        f"--http-port={HTTP_PORT}",
-        *(() if wanted.send_again else ("--no-send-again",)),
-    ]
-    resources = (
-        wanted.resources.model_dump(by_alias=True, exclude_defaults=True, mode="json") if wanted.resources else None
-    )
+    own = gate_selector(agent)
     return {
         "metadata": {
-            # Managed by us, so that the watch on pods sees them: a gate is asked how it goes.
+            # Managed by us, so that the watch on pods includes them: the operator asks each gate for its report.
             "labels": {
-                **gate_selector(agent),
+                **own,
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "gate",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
@@ -172,45 +150,67 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
             "serviceAccountName": gate_name(agent),
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": LEAVE_SECONDS + GRACE_SECONDS + 5,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "runAsGroup": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            # Two gates on two nodes, where there are two: a node's end then takes one.
+            "securityContext": {**RESTRICTED_POD, "runAsUser": 65532, "runAsGroup": 65532},
+            # On different nodes where possible: the loss of a node then takes one gate.
             "topologySpreadConstraints": [
                 {
                     "maxSkew": 1,
                     "topologyKey": "kubernetes.io/hostname",
                     "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {"matchLabels": gate_selector(agent)},
+                    "labelSelector": {"matchLabels": own},
                 }
             ],
-            "containers": [
-                {
-                    "name": GATE_CONTAINER,
-                    "image": image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": [PROGRAM],
-                    "args": flags,
-                    "ports": [
-                        *({"name": port_name(c), "containerPort": port, "protocol": "TCP"} for port, c in ports),
-                        {"containerPort": HTTP_PORT, "protocol": "TCP"},
-                    ],
-                    "readinessProbe": {"httpGet": {"path": "/readyz", "port": HTTP_PORT}, "periodSeconds": 1},
-                    "livenessProbe": {
-                        "httpGet": {"path": "/healthz", "port": HTTP_PORT},
-                        "periodSeconds": 10,
-                        "failureThreshold": 6,
-                    },
-                    "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
-                    "resources": resources or _RESOURCES,
-                    "securityContext": _SECURITY,
-                }
-            ],
+            "containers": [_render_container(agent, spec, image=image)],
         },
     }
+
+
+def _render_container(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
+    ports = [
+        {"name": port_name(channel), "containerPort": port, "protocol": "TCP"} for port, channel in _own_ports(spec)
+    ]
+    wanted = spec.gate.resources
+    resources = None if wanted is None else wanted.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    return {
+        "name": GATE_CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [PROGRAM],
+        "args": _flags(agent, spec),
+        "ports": [*ports, {"containerPort": HTTP_PORT, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": HTTP_PORT}, "periodSeconds": 1},
+        "livenessProbe": {
+            "httpGet": {"path": "/healthz", "port": HTTP_PORT},
+            "periodSeconds": 10,
+            "failureThreshold": 6,
+        },
+        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}},
+        "resources": resources or _RESOURCES,
+        "securityContext": RESTRICTED_CONTAINER,
+    }
+
+
+def _own_ports(spec: MedplumAgentSpec) -> list[tuple[int, Channel]]:
+    """Each channel with the port on which the gate listens for its devices."""
+    return list(enumerate(spec.channels, start=FIRST_PORT))
+
+
+def _flags(agent: MedplumAgent, spec: MedplumAgentSpec) -> list[str]:
+    wanted = spec.gate
+    return [
+        f"--namespace={agent.namespace}",
+        f"--service={agent.name}-agent",
+        *(f"--channel={c.name}:{c.protocol}:{port}:{port_name(c)}" for port, c in _own_ports(spec)),
+        f"--hold-seconds={wanted.hold_seconds}",
+        f"--answer-seconds={wanted.answer_seconds}",
+        f"--move-seconds={wanted.move_seconds}",
+        f"--grace-seconds={GRACE_SECONDS}",
+        f"--max-message-bytes={wanted.max_message_mebibytes * 1024 * 1024}",
+        f"--max-connections={wanted.max_connections}",
+        f"--max-connections-per-address={wanted.max_connections_per_address}",
+        f"--http-port={HTTP_PORT}",
+        *(() if wanted.send_again else ("--no-send-again",)),
+    ]
 
 
 def _placed_as_the_agent(spec: MedplumAgentSpec) -> dict[str, Any]:

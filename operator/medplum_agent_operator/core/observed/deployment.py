@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.observed.drift import applied_fields, first_drift, kept
+from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of_deployment
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion, version_of
@@ -71,10 +71,9 @@ class Workload:
         )
 
     @property
-    def strategy(self) -> Strategy:
-        """The live strategy."""
-        kind = (self.spec.get("strategy") or {}).get("type")
-        return Strategy.RECREATE if kind == "Recreate" else Strategy.ROLLING_HANDOFF
+    def mechanics(self) -> Mechanics:
+        """How the live Deployment replaces a pod."""
+        return mechanics_of_deployment(self.spec)
 
     @property
     def record(self) -> RolloutRecord | None:
@@ -137,7 +136,7 @@ class Workload:
             and status.get("availableReplicas", 0) >= 1
         )
 
-    def once_rolled_out(self, replica_sets: Collection[str]) -> bool:
+    def names_available(self, replica_sets: Collection[str]) -> bool:
         """Whether the Deployment controller's condition names one of these ReplicaSets as having become available.
 
         Holds on when the pod dies afterwards; needs no clock, which is another one there than here.
@@ -208,7 +207,7 @@ class Workload:
         return timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))
 
     @property
-    def tells_of_the_one_before(self) -> bool:
+    def has_stale_progressing_condition(self) -> bool:
         """Whether the Deployment controller's condition says of a template that is not active what was true of one before, and will go on saying it.
 
         So it is where the old pod was stopped first and the ReplicaSet was there before: a change that is tried again, or the way back. As no
@@ -217,7 +216,7 @@ class Workload:
         return self._seen and self._condition("Progressing").get("reason") == "NewReplicaSetAvailable"
 
     @property
-    def gives_up_creating_at(self) -> datetime | None:
+    def creation_overdue_at(self) -> datetime | None:
         """When the live template's pod has not even been created for as long as a rollout may take; None where it could be.
 
         Where its ReplicaSet is one that was there before and no pod of it comes to be, the Deployment controller's condition goes on

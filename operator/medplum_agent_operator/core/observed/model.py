@@ -7,17 +7,18 @@ somebody else broke reads as absent, and what is absent is taken for the less sa
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, NamedTuple, Self
 
-from medplum_agent_operator.api.agent import KIND, MedplumAgent
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.core.observed.activation import Activation, Evidence, activation
 from medplum_agent_operator.core.observed.deployment import Workload
 from medplum_agent_operator.core.observed.gate_reports import Traffic
 from medplum_agent_operator.core.observed.identity import Claim, foremost_other
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.nodes import Node
+from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
@@ -48,26 +49,6 @@ class Config:
     nodes_watched: bool = True
     gate_image: str | None = None
     namespaces: tuple[str, ...] = ()
-
-
-class Ownership(StrEnum):
-    """How an object of our name relates to us."""
-
-    OURS = "ours"
-    FOREIGN = "foreign"
-    LEFTOVER = "leftover"
-    """It belongs to a deleted MedplumAgent of the same name: garbage collection is about to remove it."""
-
-
-def ownership(raw: Mapping[str, Any], agent: MedplumAgent) -> Ownership:
-    """Ours, a stranger's, or left over from a MedplumAgent of the same name that was deleted."""
-    for owner in raw["metadata"].get("ownerReferences", ()):
-        if owner.get("controller"):
-            if owner.get("uid") == agent.uid:
-                return Ownership.OURS
-            if owner.get("kind") == KIND and owner.get("name") == agent.name:
-                return Ownership.LEFTOVER
-    return Ownership.FOREIGN
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +158,8 @@ class Observed:
         return tuple(pod for pod in self.live_pods if pod.open)
 
     @property
-    def noted(self) -> bool:
-        """Whether `status` already tells of the rollout that the Deployment was last changed by."""
+    def rollout_in_status(self) -> bool:
+        """Whether `status` already has the rollout that the Deployment was last changed by."""
         record = self.record
         if record is None:
             return True
@@ -189,106 +170,97 @@ class Observed:
         return record.started_at in known
 
     @property
-    def settled(self) -> bool:
-        """Whether the live template became active and nothing of an earlier one runs any more.
-
-        Once noted as completed it stays so: what happens to the pod later (a restart, an eviction) is no rollout of ours.
-        """
+    def activation(self) -> Activation:
+        """How far the live pod template has come: the truth table is in `activation`."""
         deployment = self.deployment
         if deployment is None:
-            return False
+            return Activation.NEVER
         record = deployment.record
-        if record is not None and any(
+        return activation(
+            Evidence(
+                completed=record is not None and self.completed(record),
+                rolled_out=deployment.rolled_out,
+                earlier_pods=bool(self.earlier_pods),
+                named_available=deployment.names_available({pod.replica_set for pod in self.current_pods}),
+                restarted=deployment.restarted,
+                ruled_out=self.activation_ruled_out,
+            )
+        )
+
+    def completed(self, record: RolloutRecord) -> bool:
+        """Whether history has a rollout as completed."""
+        return any(
             entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
             for entry in self.agent.status.history
-        ):
-            return True
-        return deployment.rolled_out and not self.earlier_pods
+        )
 
     @property
-    def became_active(self) -> bool:
-        """Whether the live template's version became active, even if the pod before it is still on its way out."""
-        if self.deployment is None:
-            return False
-        own = {pod.replica_set for pod in self.current_pods}
-        return self.settled or self.deployment.rolled_out or self.deployment.once_rolled_out(own)
+    def activation_ruled_out(self) -> bool:
+        """Whether pods of earlier templates show that the live one cannot have become active.
+
+        In a handoff a pod that is not terminating: it would have been deleted. Where the old pod stops first, any pod that has not
+        ended: no new one is created before that.
+
+        Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#recreate-deployment
+        """
+        stops_first = self.deployment is not None and self.deployment.mechanics.stops_first
+        return any(stops_first or not pod.terminating for pod in self.earlier_pods)
 
     @property
-    def last_good(self) -> AgentVersion | None:
-        """The version that became active last. None before the first.
+    def last_active(self) -> AgentVersion | None:
+        """The version that became active last; None before the first.
 
-        Taken from the Deployment, which knows it without `status`: its own version once rolled out, else what its
-        record says was active when the rollout began. Only when there is no Deployment does `status` speak.
+        The Deployment knows it without `status`: its own version once rolled out, else what its record names as active when the
+        rollout began. Only without a Deployment does `status` count.
         """
         deployment = self.deployment
         if deployment is not None:
-            if self.became_active and deployment.applied_version is not None:
+            became_active = self.activation.became_active
+            if became_active and deployment.applied_version is not None:
                 return deployment.applied_version
-            if deployment.record is not None and not self.became_active:
+            if deployment.record is not None and not became_active:
                 return AgentVersion.read(deployment.record.from_version)
         return AgentVersion.read(self.agent.status.last_good_version)
 
     @property
-    def may_have_been_active(self) -> bool:
-        """Whether the live template may have become active while nobody looked: somebody has asked for new pods of it since.
-
-        The Deployment controller then tells of the new pods alone.
-        """
-        return self.deployment is not None and self.deployment.restarted and not self.not_yet_active
-
-    @property
-    def not_yet_active(self) -> bool:
-        """Whether pods of templates before show that the live one cannot have become active.
-
-        In a handoff one that is not on its way out: it would have been told to go. Where the old pod is stopped first any that has not ended:
-        no new one is made before that.
-
-        Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#recreate-deployment
-        """
-        stops_first = self.deployment is not None and self.deployment.strategy is Strategy.RECREATE
-        return any(stops_first or not pod.terminating for pod in self.earlier_pods)
-
-    @property
     def overdue_at(self) -> datetime | None:
-        """When the live template's pod is not waited for any longer, where the Deployment controller never says so. None where it does.
+        """When the operator stops waiting for the live template's pod, where the Deployment controller never gives up. None where it does.
 
-        It has not even been created for as long as a rollout may take, or nothing more has become of it for as long.
+        The pod has not even been created for as long as a rollout may take, or has made no progress for as long.
         """
         deployment = self.deployment
-        if deployment is None or self.became_active:
+        if deployment is None or self.activation.became_active:
             return None
         made = [pod.ready_since or pod.created for pod in self.current_pods if not pod.terminating]
-        got_on = [at for at in made if at is not None]
-        if deployment.tells_of_the_one_before and got_on:
-            return max(got_on) + deployment.deadline
-        return deployment.gives_up_creating_at
-
-    @property
-    def counts_as_active(self) -> bool:
-        """Whether the live template counts as active although no rollout of it is seen to have ended: what a change then goes from.
-
-        Something newer than what became active last that alone serves, or may have served. It only ever raises the baseline: nobody goes
-        down from it without an approval, by hand or because a change failed.
-        """
-        applied, last_good = None if self.deployment is None else self.deployment.applied_version, self.last_good
-        if applied is None or (last_good is not None and not applied > last_good):
-            return False
-        return self.serves_alone or self.may_have_been_active
+        progressed = [at for at in made if at is not None]
+        if deployment.has_stale_progressing_condition and progressed:
+            return max(progressed) + deployment.deadline
+        return deployment.creation_overdue_at
 
     @property
     def serves_alone(self) -> bool:
-        """Whether pods of the live template serve, and none of a template before."""
+        """Whether pods of the live template serve, and none of an earlier template does."""
         serving = self.serving_pods
         return bool(serving) and all(pod in self.current_pods for pod in serving)
 
     @property
-    def is_to_come_back_to(self) -> bool:
-        """Whether the live template is what the next change goes back to if it fails: an older one too that alone serves and may have been active."""
-        return self.became_active or self.counts_as_active or (self.may_have_been_active and self.serves_alone)
+    def _newer(self) -> bool:
+        applied, last_active = None if self.deployment is None else self.deployment.applied_version, self.last_active
+        return applied is not None and (last_active is None or applied > last_active)
+
+    @property
+    def is_effectively_active(self) -> bool:
+        """Whether a change counts as a change from the live template although its rollout was not seen to end."""
+        return self.activation.is_effectively_active(newer=self._newer, serves_alone=self.serves_alone)
+
+    @property
+    def is_rollback_target(self) -> bool:
+        """Whether the next change returns to the live template if it fails."""
+        return self.activation.is_rollback_target(newer=self._newer, serves_alone=self.serves_alone)
 
     @property
     def baseline(self) -> AgentVersion | None:
-        """The version that a change is a downgrade *from*: what became active last, or what counts as that."""
-        if self.deployment is not None and self.counts_as_active:
+        """The version that a change is a downgrade *from*: the one that became active last, or the one that effectively is."""
+        if self.deployment is not None and self.is_effectively_active:
             return self.deployment.applied_version
-        return self.last_good
+        return self.last_active

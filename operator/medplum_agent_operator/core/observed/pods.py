@@ -9,8 +9,9 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.core.observed.version import AgentVersion, version_of
 
 AGENT_CONTAINER: Final = "agent"
+"""The container that runs the agent."""
 GATE_CONTAINER: Final = "gate"
-"""The container that runs the agent itself."""
+"""The container that runs the gate."""
 READY_PREFIX: Final = "ready-"
 """Containers of this prefix carry the readiness probe of the channel whose name follows."""
 ENDED: Final = frozenset({"Succeeded", "Failed"})

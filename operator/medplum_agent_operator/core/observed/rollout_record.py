@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, GATE_CONTAINER
 
 
@@ -110,6 +111,11 @@ class RolloutRecord(BaseModel):
     now: str | None = None
     stops: int | None = None
     backup: str | None = None
+
+    @property
+    def mechanics(self) -> Mechanics:
+        """How the rollout replaces the agent's pod."""
+        return mechanics_of(self.strategy)
 
     def dump(self) -> str:
         """The annotation's value."""

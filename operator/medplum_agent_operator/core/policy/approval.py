@@ -59,7 +59,7 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
     >>> judge("4.2.3 CHG-1042", target=AgentVersion.parse("4.2.3"), spent=()).granted
     True
     >>> judge("true", target=AgentVersion.parse("4.2.3"), spent=()).correction
-    "The annotation says 'true', which approves nothing: it must begin with the version to go down to, 4.2.3."
+    "The annotation says 'true', which approves nothing. It must begin with the target version, 4.2.3."
     """
     if annotation is None or not annotation.strip():
         return Approval(granted=False, reason=Reason.DOWNGRADE_NOT_APPROVED)
@@ -67,40 +67,33 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
     named = annotation.split(maxsplit=1)[0]
     shown = named if len(named) <= LONGEST_KEPT // 4 else named[: LONGEST_KEPT // 4] + "…"
     if text in spent:
-        return Approval(
-            granted=False,
-            reason=Reason.APPROVAL_SPENT,
-            text=text,
-            correction=(
-                f"The annotation's text {text!r} has already approved a downgrade, and each text counts once: "
-                "approve this one with another text, such as a new change ticket."
-            ),
+        return _refused(
+            Reason.APPROVAL_SPENT,
+            text,
+            f"The annotation's text {text!r} has already approved a downgrade, and each text counts once. "
+            "Approve this one with another text, such as a new change ticket.",
         )
     if len(spent) >= MOST_KEPT:
-        return Approval(
-            granted=False,
-            reason=Reason.APPROVAL_SPENT,
-            text=text,
-            correction=(
-                f"{len(spent)} approvals have been used since the annotation was last taken off, and no more can be told apart: "
-                f"take it off (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again."
-            ),
+        return _refused(
+            Reason.APPROVAL_SPENT,
+            text,
+            f"{len(spent)} approvals have been used since the annotation was last removed, and no more can be told apart. "
+            f"Remove it (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again.",
         )
     if named == target.text:
         return Approval(granted=True, reason=Reason.DOWNGRADE_APPROVED, text=text)
     if AgentVersion.read(named) is None:
-        return Approval(
-            granted=False,
-            reason=Reason.APPROVAL_MALFORMED,
-            text=text,
-            correction=(
-                f"The annotation says {shown!r}, which approves nothing: "
-                f"it must begin with the version to go down to, {target}."
-            ),
+        return _refused(
+            Reason.APPROVAL_MALFORMED,
+            text,
+            f"The annotation says {shown!r}, which approves nothing. It must begin with the target version, {target}.",
         )
-    return Approval(
-        granted=False,
-        reason=Reason.APPROVAL_FOR_OTHER_TARGET,
-        text=text,
-        correction=f"The annotation approves {shown}, but spec.version asks for {target}; an approval counts for exactly its target.",
+    return _refused(
+        Reason.APPROVAL_FOR_OTHER_TARGET,
+        text,
+        f"The annotation approves {shown}, but spec.version asks for {target}. An approval counts for exactly its target.",
     )
+
+
+def _refused(reason: Reason, text: str, correction: str) -> Approval:
+    return Approval(granted=False, reason=reason, text=text, correction=correction)

@@ -1,7 +1,7 @@
-"""What can stand in the way of touching anything at all: an ordered chain of small questions about one frozen snapshot.
+"""What forbids any write for an agent: an ordered chain of small checks over one frozen observation.
 
-Called by `plan`. Each is named after the fault that it finds; the first one that finds it speaks. None of them changes a
-thing, and what they find leaves the cluster exactly as it is.
+Called by `plan`. Each check is named after the fault that it finds, and the first fault found is reported. A check writes
+nothing, and its fault leaves the cluster exactly as it is.
 """
 
 from collections.abc import Callable
@@ -11,39 +11,42 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.children import ALWAYS, kind_of, name_of
-from medplum_agent_operator.core.observed.findings import Finding, Severity
-from medplum_agent_operator.core.observed.model import Observed, Ownership, ownership
+from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import drain, messages
+from medplum_agent_operator.core.policy import drain, identity_messages
 
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Why nothing may be touched, and what that makes of the agent's phase."""
+    """Why nothing may be written, and the agent's phase meanwhile."""
 
     phase: Phase
     finding: Finding
 
 
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
-    """The parts whose live object is owned so. What only a gate needs counts where there is to be one."""
+    """The parts whose live object has this ownership. Parts of a gate count only if the spec asks for a gate."""
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
     live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gated or part in ALWAYS}
     return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
 
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
-    """Objects of a deleted MedplumAgent of the same name: about to be garbage-collected, so writing to them is in vain."""
+    """Objects of a deleted MedplumAgent of the same name are about to be garbage-collected: writing to them is in vain."""
     kinds = _owned(observed, Ownership.LEFTOVER)
     if not kinds:
         return None
     return Blocker(
         Phase.INSTALLING,
-        Finding(
+        news(
             Reason.AWAITING_GARBAGE_COLLECTION,
-            Severity.NORMAL,
-            f"Waiting for Kubernetes to remove the {' and '.join(map(kind_of, kinds))} of an earlier MedplumAgent named {observed.agent.name}; "
-            "the installation goes on by itself.",
+            Message(
+                f"Waiting for garbage collection of the {' and '.join(map(kind_of, kinds))} of a deleted MedplumAgent {observed.agent.name}.",
+                impact="This MedplumAgent is not installed yet.",
+                fix="None needed; the installation starts automatically.",
+            ),
         ),
     )
 
@@ -60,17 +63,20 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
     shown = " and ".join(f"{pod.name} ({pod.version})" for pod in newer)
     return Blocker(
         Phase.INSTALLING,
-        Finding(
+        news(
             Reason.AWAITING_GARBAGE_COLLECTION,
-            Severity.NORMAL,
-            f"Waiting for pod {shown} of an earlier MedplumAgent named {agent.name} to end, before the older {target} starts; the installation goes on "
-            f"by itself. If nothing else ends it: kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}.",
+            Message(
+                f"Waiting for pod {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
+                impact="This MedplumAgent is not installed yet.",
+                fix="None needed; the installation starts automatically. If the pod does not end, run the command.",
+                command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
+            ),
         ),
     )
 
 
 def names_taken_by_others(observed: Observed) -> Blocker | None:
-    """Objects of our names that are not ours are never taken over."""
+    """Objects with our names that belong to somebody else are never taken over."""
     parts = _owned(observed, Ownership.FOREIGN)
     if not parts:
         return None
@@ -78,27 +84,32 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     shown = " and ".join(f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts)
     return Blocker(
         Phase.FAILED,
-        Finding(
+        warning(
             Reason.NAME_TAKEN,
-            Severity.WARNING,
-            f"In namespace {agent.namespace} there is already a {shown} that this MedplumAgent does not own; it is left alone, and nothing was changed. "
-            "Delete or rename it, or create the MedplumAgent under another name.",
+            Message(
+                f"This MedplumAgent needs {shown}, which exists and is not its own.",
+                cause=f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent.",
+                impact="Nothing was changed, and the foreign object is left alone.",
+                fix="Delete or rename the foreign object, or create the MedplumAgent under another name.",
+            ),
         ),
     )
 
 
 def paused_by_the_user(observed: Observed) -> Blocker | None:
     """`spec.paused`: hands off."""
-    if not observed.agent.spec.paused:
+    agent = observed.agent
+    if not agent.spec.paused:
         return None
-    sentence = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
+    impact = "The operator makes no changes and repairs no drift; running pods are left alone."
+    fix, command = "Set spec.paused to false.", ""
     stuck = drain.on_cordoned_node(observed)
-    if stuck is not None and _holds_evictions_back(observed):
-        sentence += (
-            f" Node {stuck.node} is cordoned: the agent is not moved off it while it is paused, and a drain of the node waits. To move it by hand: "
-            f"kubectl -n {observed.agent.namespace} rollout restart deployment/{observed.agent.name}."
-        )
-    return Blocker(Phase.PAUSED, Finding(Reason.PAUSED, Severity.NORMAL, sentence))
+    if stuck is not None and _protected(observed):
+        impact += f" Node {stuck.node} is cordoned, and a drain of it waits while the agent is paused."
+        fix += " To move the agent off the node now, run the command."
+        command = f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}"
+    message = Message("Paused by spec.paused.", impact=impact, fix=fix, command=command)
+    return Blocker(Phase.PAUSED, news(Reason.PAUSED, message))
 
 
 def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
@@ -109,26 +120,28 @@ def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
     if observed.deployment is None or not observed.deployment.paused:
         return None
     agent = observed.agent
-    sentence = (
-        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces no pod of it. The operator changes nothing and repairs nothing "
-        f"meanwhile; what runs, runs on. To go on: kubectl -n {agent.namespace} rollout resume deployment/{agent.name}."
+    message = Message(
+        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces none of its pods.",
+        impact="The operator makes no changes and repairs no drift; running pods are left alone.",
+        fix="Resume the Deployment.",
+        command=f"kubectl -n {agent.namespace} rollout resume deployment/{agent.name}",
     )
-    return Blocker(Phase.PAUSED, Finding(Reason.PAUSED, Severity.WARNING, sentence))
+    return Blocker(Phase.PAUSED, warning(Reason.PAUSED, message))
 
 
-def _holds_evictions_back(observed: Observed) -> bool:
-    """What the live budget says: while an agent is paused, the spec may want another one."""
+def _protected(observed: Observed) -> bool:
+    """Whether the live budget refuses evictions: while an agent is paused, the spec may ask for another one."""
     budget = observed.children.get("PodDisruptionBudget") or {}
     return bool((budget.get("spec") or {}).get("minAvailable"))
 
 
 def identity_held_by_another(observed: Observed) -> Blocker | None:
-    """Two agents of one identity are never made. One that has a Deployment goes on with what was applied: `verdict` refuses there."""
+    """Two agents of one identity are never created. With a Deployment, `verdict` refuses and the applied spec stays in force."""
     holder = observed.holder
     if holder is None or observed.deployment is not None:
         return None
-    sentence = messages.identity_taken(observed.agent, holder, made=False, before=None)
-    return Blocker(Phase.FAILED, Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence))
+    message = identity_messages.identity_taken(observed.agent, holder, made=False, before=None)
+    return Blocker(Phase.FAILED, warning(Reason.IDENTITY_TAKEN, message))
 
 
 CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
@@ -142,5 +155,5 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
 
 
 def first_blocker(observed: Observed) -> Blocker | None:
-    """The first reason not to touch anything."""
+    """The first reason not to write anything."""
     return next((found for check in CHAIN if (found := check(observed)) is not None), None)

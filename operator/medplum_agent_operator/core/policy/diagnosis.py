@@ -4,89 +4,85 @@ Silent exits get the likely cause, as seen with the real agent (docs/user-guide.
 No log line is ever copied: agent logs may hold patient data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, READY_PREFIX, REFUSED_CREDENTIALS, Container, Pod
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, READY_PREFIX, Container, Pod
 from medplum_agent_operator.core.policy import messages
-
-_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-
-_NEVER_PULLED = {"ErrImageNeverPull", "InvalidImageName"}
-"""What an image can be waited for only in vain, as long as nobody mends something."""
-_NOT_YET = "failed to sync"
-"""The kubelet's words for a Secret that it has not read yet: the one container that cannot be made and soon can be."""
-_NO_SUCH_IMAGE = (
-    "not found",
-    "manifest unknown",
-    "does not exist",
-    "access denied",
-    "access forbidden",
-    "unauthorized",
-    "authentication required",
-    "authorization failed",
-    "insufficient_scope",
-    "no basic auth credentials",
-    "401 unauthorized",
-    "403 forbidden",
+from medplum_agent_operator.core.policy.containers import (
+    cannot_be_created,
+    keeps_exiting,
+    kubelet_words,
+    never_starts,
+    pull_error,
+    pull_fails,
+    refuses_credentials,
 )
-"""A registry's words for an image that it does not have, or does not give to us. Everything else may be its network or its rest.
 
-Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes, and containerd's remotes/docker.
-"""
-_ENDS: Final = 3
-"""An agent that has ended so often without ever having been ready is not waited for."""
-
-_SILENT = {
+_MOST_EXITS: Final = 3
+"""An agent that has exited so often without ever being ready is not waited for."""
+_LIKELY: Final[Mapping[int, tuple[str, str]]] = {
     0: (
-        "Exit code 0 proves nothing: agents before 4.1.3 also end with 0 when they cannot log in. "
-        "Check spec.server.baseUrl and the credentials in the Secret."
+        "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
+        "Check spec.server.baseUrl and the credentials in the Secret.",
     ),
     1: (
-        "The agent says nothing when it cannot write its log folder, when a port is taken (before 5.1.14), or when a TCP peer resets a "
-        "byte-stream channel; check the channels' Endpoints in Medplum against spec.channels, and what else uses these ports."
+        "It cannot write its log folder, a port is taken (before 5.1.14), or a TCP peer reset a byte-stream channel: all silent.",
+        "Compare the channels' Endpoints in Medplum with spec.channels, and find out what else uses these ports.",
     ),
-    126: "The program in spec.image.command cannot be executed: it needs the execute permission for every user.",
-    127: "The program in spec.image.command is not in the image.",
-    137: "It was killed, as a rule for using more memory than spec.podTemplate.resources.limits allows.",
+    126: (
+        "The program cannot be executed.",
+        "Give spec.image.command's program the execute permission for every user.",
+    ),
+    127: ("The program is not in the image.", "Correct spec.image.command or the image."),
+    137: ("It was killed, usually because it exceeded its memory limit.", "Raise spec.podTemplate.resources.limits."),
 }
+"""Likely cause and fix for an exit code of an agent that leaves no message."""
+_NO_MESSAGE: Final = ("It left no message.", "Read the container's log.")
 
 
 def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """What stands in the way of the current template's pod, the most telling fault first; None where nothing is known yet."""
-    deployment = observed.deployment
+    """What blocks the current template's pod, the most telling fault first; None while nothing is known."""
+    agent, deployment = observed.agent, observed.deployment
     if deployment is not None and deployment.creation_failure:
-        return _finding(
-            Reason.POD_CREATION_FAILED, f"The cluster refuses to create the agent's pod: {deployment.creation_failure}"
+        return warning(
+            Reason.POD_CREATION_FAILED,
+            Message(
+                "The cluster refuses to create the agent's pod.",
+                cause=deployment.creation_failure,
+                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy.",
+                command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
+            ),
         )
     for pod in observed.current_pods:
         if pod.ready or pod.terminating:
             continue
-        for found in _faults(pod, spec):
+        for found in _faults(agent, pod, spec):
             if found.reason is Reason.UNSCHEDULABLE and any(other.terminating for other in observed.live_pods):
-                continue  # as it should be: it waits until the one before it has gone
+                continue  # expected: it is scheduled when the pod before it has ended
             return found
     return None
 
 
 def lost_node(observed: Observed) -> Finding | None:
-    """A node that is not heard of and that an agent's pod is on: what that means for the agent, and what an admin may do."""
+    """An unreachable node with an agent's pod on it."""
     for pod in observed.live_pods:
         node = observed.node_of(pod)
         if node is None or node.lost_since is None:
             continue
-        told = messages.node_lost(
+        message = messages.node_lost(
+            observed.agent,
             node=node.name,
             since=node.lost_since,
             pod=pod.name,
             hands_over=all(one.version is not None and one.version.hands_over for one in observed.live_pods),
         )
-        return _finding(Reason.NODE_LOST, told)
+        return warning(Reason.NODE_LOST, message)
     return None
 
 
@@ -97,38 +93,27 @@ def hopeless(observed: Observed) -> bool:
     counts at its third end. A pod that no node takes is waited for: nodes come, and so does room.
     """
     return any(
-        never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _ENDS - 1)
+        never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1)
         for pod in observed.current_pods
         if not pod.ready and not pod.terminating
         for container in pod.all_containers()
     )
 
 
-def never_starts(container: Container) -> bool:
-    """Whether a container cannot be made, or refuses to begin, and no waiting mends it."""
-    if _refuses(container) and not container.running:
-        return True
-    return lacks_what_it_reads(container) or _no_such_image(container)
-
-
-def _no_such_image(container: Container) -> bool:
-    """Whether a registry has said that it does not have the image, or does not give it to us, and the kubelet has given up a try."""
-    words = container.message.lower()
-    return container.waiting in _NEVER_PULLED or (
-        container.waiting == "ImagePullBackOff" and any(word in words for word in _NO_SUCH_IMAGE)
-    )
-
-
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """Which channels' ports are not open on a pod that otherwise runs. Said only when time is up: slow is not broken."""
+    """Channel ports that are not open on a pod that otherwise runs. Reported only after the deadline: slow is not broken."""
+    agent = observed.agent
     for pod in observed.current_pods:
         closed = [str(channel.port) for channel, ready in _channels(pod, spec) if not ready]
         if closed and not pod.terminating:
-            return _finding(
+            return warning(
                 Reason.PORT_NOT_READY,
-                f"Pod {pod.name} runs, but does not listen on port {', '.join(closed)}. An agent opens a port only after it has logged in "
-                "to Medplum and read a channel with that port: check spec.server, the Secret, the network to the server, and "
-                "the addresses of the agent's Endpoints.",
+                Message(
+                    f"Pod {pod.name} runs but does not listen on port {', '.join(closed)}.",
+                    cause="An agent opens a port only after it has logged in to Medplum and read a channel with that port.",
+                    fix="Check spec.server, the Secret, the network to the server, and the addresses of the agent's Endpoints.",
+                    command=_logs(agent, pod, AGENT_CONTAINER),
+                ),
             )
     return None
 
@@ -139,79 +124,77 @@ def _channels(pod: Pod, spec: MedplumAgentSpec) -> Iterator[tuple[Channel, bool]
         yield channel, states.get(AGENT_CONTAINER if index == 0 else f"{READY_PREFIX}{channel.name}", False)
 
 
-def _faults(pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
+def _faults(agent: MedplumAgent, pod: Pod, spec: MedplumAgentSpec) -> Iterator[Finding]:
     if pod.unschedulable:
-        yield _finding(Reason.UNSCHEDULABLE, f"No node takes pod {pod.name}: {pod.unschedulable}")
+        yield warning(
+            Reason.UNSCHEDULABLE,
+            Message(
+                f"No node accepts pod {pod.name}.",
+                cause=pod.unschedulable,
+                fix="Add a node, make room, or correct the scheduling in spec.podTemplate.",
+                command=_describe(agent, pod),
+            ),
+        )
     for container in pod.all_containers():
-        yield from _container_faults(pod, container, spec)
+        yield from _container_faults(agent, pod, container, spec)
 
 
-def _container_faults(pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:
-    if container.waiting in _PULL:
-        yield _finding(
-            Reason.IMAGE_PULL_FAILED, f"The image of pod {pod.name} cannot be pulled: {pull_words(container)}."
+def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:
+    if pull_fails(container):
+        yield warning(
+            Reason.IMAGE_PULL_FAILED,
+            Message(
+                f"Pod {pod.name} cannot pull its image.",
+                cause=f"{pull_error(container)}.",
+                fix="Check spec.image, its pull secrets and the registry; Kubernetes retries automatically.",
+                command=_describe(agent, pod),
+            ),
         )
-    elif container.waiting in _CONFIG:
-        yield _finding(
+    elif cannot_be_created(container):
+        secret = spec.server.credentials_secret_ref.name
+        yield warning(
             Reason.CONTAINER_CONFIG_ERROR,
-            f"Container {container.name} of pod {pod.name} cannot be started: {said(container)}. If a Secret or a key is missing, "
-            f"create it: the pod reads Secret {spec.server.credentials_secret_ref.name}.",
+            Message(
+                f"Container {container.name} of pod {pod.name} cannot be created.",
+                cause=f"{kubelet_words(container)}.",
+                fix=f"If a Secret or a key is missing, create it; the pod reads Secret {secret}.",
+                command=f"kubectl -n {agent.namespace} describe secret {secret}",
+            ),
         )
-    elif container.exit_code is not None and not container.ready and _keeps_ending(container):
-        yield _ended(pod, container)
+    elif container.exit_code is not None and not container.ready and keeps_exiting(container):
+        yield _ended(agent, pod, container, spec)
 
 
-def _keeps_ending(container: Container) -> bool:
-    if _refuses(container):
-        return (
-            not container.running
-        )  # it refuses at once or not at all: one that runs has been given better credentials
-    return container.waiting == "CrashLoopBackOff" or container.restarts > 0
-
-
-def _refuses(container: Container) -> bool:
-    """Whether the start script ended instead of the agent; it needs no second end to be believed."""
-    return (
-        container.name == AGENT_CONTAINER and container.exit_code == REFUSED_CREDENTIALS and bool(container.last_words)
-    )
-
-
-def _ended(pod: Pod, container: Container) -> Finding:
-    if _refuses(container):
-        return _finding(
-            Reason.CREDENTIALS_REFUSED, f"Pod {pod.name} refuses to write agent.properties: {container.last_words}"
+def _ended(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAgentSpec) -> Finding:
+    if refuses_credentials(container):
+        secret = spec.server.credentials_secret_ref.name
+        return warning(
+            Reason.CREDENTIALS_REFUSED,
+            Message(
+                f"Pod {pod.name} refuses to write agent.properties.",
+                cause=container.last_words,
+                fix=f"Correct the value in Secret {secret}.",
+                command=f"kubectl -n {agent.namespace} describe secret {secret}",
+            ),
         )
     code = container.exit_code or 0
-    words = (
-        f"Its last words: {container.last_words}" if container.last_words else _SILENT.get(code, "It left no message.")
+    cause, fix = _LIKELY.get(code, _NO_MESSAGE)
+    if container.last_words:
+        cause, fix = f"Its last message: {container.last_words}", "fix what the message names."
+    return warning(
+        Reason.CRASH_LOOP,
+        Message(
+            f"Container {container.name} of pod {pod.name} keeps exiting with code {code}.",
+            cause=cause,
+            fix=fix,
+            command=f"{_logs(agent, pod, container.name)} --previous",
+        ),
     )
-    return _finding(
-        Reason.CRASH_LOOP, f"Container {container.name} of pod {pod.name} keeps ending with exit code {code}. {words}"
-    )
 
 
-def pull_fails(container: Container) -> bool:
-    """Whether a container waits because its image cannot be pulled."""
-    return container.waiting in _PULL
+def _describe(agent: MedplumAgent, pod: Pod) -> str:
+    return f"kubectl -n {agent.namespace} describe pod {pod.name}"
 
 
-def pull_words(container: Container) -> str:
-    """Why, in the kubelet's words: the cause alone, which reads the same while it pulls and while it waits to try again."""
-    cause = container.message.rpartition("ErrImagePull: ")[2].strip().rstrip(".")
-    return "the kubelet keeps trying" if cause.startswith("Back-off ") else cause or container.waiting
-
-
-def lacks_what_it_reads(container: Container) -> bool:
-    """Whether a container waits because a Secret, or a key of one, is not there."""
-    return container.waiting == "CreateContainerConfigError" and _NOT_YET not in container.message
-
-
-def said(container: Container) -> str:
-    """The kubelet's words; its back-off reads differently at each try, so only what stays is kept."""
-    if container.message.startswith("Back-off "):
-        return "the kubelet keeps trying"
-    return container.message.strip().rstrip(".") or container.waiting
-
-
-def _finding(reason: Reason, message: str) -> Finding:
-    return Finding(reason, Severity.WARNING, message)
+def _logs(agent: MedplumAgent, pod: Pod, container: str) -> str:
+    return f"kubectl -n {agent.namespace} logs {pod.name} -c {container}"

@@ -1,6 +1,6 @@
 """Whether a change that costs downtime may be made now, or waits for a maintenance window.
 
-Called by `plan` for a change that stops the old agent first. When windows are open is `windows`' affair. Pure.
+Called by `plan` for a change that stops the old agent first. `windows` says when windows are open. Pure.
 """
 
 from collections.abc import Mapping
@@ -9,65 +9,70 @@ from typing import Any
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import NOW
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.observed.findings import Finding, Severity
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, failure, messages, windows
 from medplum_agent_operator.core.policy.approval import kept
-from medplum_agent_operator.core.policy.strategy import Mechanics
-from medplum_agent_operator.core.policy.verdict import Verdict
-from medplum_agent_operator.core.policy.windows import Moment
+from medplum_agent_operator.core.policy.strategy import Choice
+from medplum_agent_operator.core.policy.verdict import Allowed, Refused
 
 
-def is_bound(
-    observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, template: Mapping[str, Any], *, now: datetime
-) -> bool:
-    """Whether a change that stops first is bound to windows: somebody planned it, and it takes something away that is there.
+def outside_windows(
+    observed: Observed, allowed: Allowed, template: Mapping[str, Any], choice: Choice, *, now: datetime
+) -> Refused | None:
+    """The refusal of an allowed change that has to wait for a window; None if it may be made now."""
+    applied, spec = observed.applied_spec, allowed.spec
+    if applied is None or not is_bound(observed, allowed, template, now=now):
+        return None
+    read = windows.read(spec.maintenance_windows)
+    if windows.is_open(read.usable, now):
+        return None
+    opening = windows.next_opening(read.usable, now)
+    approval = allowed.approval.text if allowed.approval is not None else ""
+    message = messages.awaits_window(observed.agent, choice, approval=approval, opening=opening, faults=read.faults)
+    severity = Severity.WARNING if opening is None else Severity.NORMAL
+    return Refused(
+        allowed.change,
+        allowed.target,
+        Finding(Reason.AWAITING_WINDOW, severity, message),
+        applied,
+        allowed.approval,
+        until=None if opening is None else opening.at,
+    )
 
-    Not where nothing was ever active; not where nobody serves and nobody will by itself; not a way back from a target that never
-    became active; not while the user's spec is refused; and not where the pod template only goes back to what was applied, because
-    somebody changed it by hand.
+
+def is_bound(observed: Observed, allowed: Allowed, template: Mapping[str, Any], *, now: datetime) -> bool:
+    """Whether an allowed change that stops first is bound to windows: somebody planned it, and it interrupts something.
+
+    Not bound are:
+    - a change where nothing was ever active, or where no agent serves and none will without a change;
+    - a return from a target that never became active;
+    - a pod template that only returns to what was applied, because somebody changed it by hand.
     """
     live = observed.deployment
-    if not spec.maintenance_windows or live is None or verdict.refusal is not None or verdict.change is Change.ABORT:
+    if not allowed.spec.maintenance_windows or live is None or allowed.change is Change.ABORT:
         return False
-    if observed.last_good is None or (not observed.open_pods and _is_down(observed, now=now)):
+    if observed.last_active is None or (not observed.open_pods and _is_down(observed, now=now)):
         return False
     if live.applied_template is not None and live.applied_template.template == template:
         return False
-    return not asked_for_at_once(observed.agent, spec, live.record)
+    return not asked_for_at_once(observed.agent, allowed.spec, live.record)
 
 
 def _is_down(observed: Observed, *, now: datetime) -> bool:
-    """Whether it will not serve again by itself: what was tried has failed, or what runs has been out of order for as long as a rollout may take."""
+    """Whether no agent will serve without a change: the rollout failed, or the pod was broken for as long as a rollout may take."""
     if failure.is_over(observed, now=now):
         return True
-    live, since = (
-        observed.deployment,
-        [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None],
-    )
+    live = observed.deployment
+    since = [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None]
     return live is not None and diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
 
 
 def asked_for_at_once(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:
-    """Whether the annotation asks for exactly this target at once, by a text that has not been used."""
+    """Whether the annotation asks for exactly this target at once, with a text that is not used up."""
     text = agent.annotations.get(NOW, "")
     named = text.split(maxsplit=1)[:1] == [spec.version]
     return named and (record is None or record.now != kept(text))
-
-
-def waits_for(spec: MedplumAgentSpec, *, now: datetime) -> tuple[Moment | None, bool]:
-    """The next opening of a window, and whether there is anything to wait for: not while a window is open."""
-    usable = windows.read(spec.maintenance_windows).usable
-    if windows.open_span(usable, now) is not None:
-        return None, False
-    return windows.next_opening(usable, now), True
-
-
-def sentence(
-    agent: MedplumAgent, spec: MedplumAgentSpec, verdict: Verdict, mechanics: Mechanics, opening: Moment | None
-) -> str:
-    """What waits, for what, and how to go at once."""
-    faults = windows.read(spec.maintenance_windows).faults
-    approval = verdict.approval.text if verdict.approval is not None else ""
-    return messages.awaits_window(agent, mechanics, approval=approval, opening=opening, faults=faults)

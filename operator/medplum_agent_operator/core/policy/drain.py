@@ -61,7 +61,7 @@ def to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) 
     deployment = observed.deployment
     if deployment is None or not protected(spec, nodes_watched=nodes_watched):
         return None
-    if not observed.settled or deployment.replacing:
+    if not observed.activation.settled or deployment.replacing:
         return None
     pod = on_cordoned_node(observed)
     if pod is None or pod not in observed.current_pods or note(pod) == live_note(observed):

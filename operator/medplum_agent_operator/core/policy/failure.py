@@ -12,6 +12,7 @@ from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, RETRY
 from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome
+from medplum_agent_operator.core.observed.activation import Activation
 from medplum_agent_operator.core.observed.drift import fingerprint, first_difference
 from medplum_agent_operator.core.observed.findings import Finding
 from medplum_agent_operator.core.observed.model import Observed
@@ -30,15 +31,15 @@ def is_over(observed: Observed, *, now: datetime) -> bool:
         return False
     if deployment.gave_up(now):
         return True
-    if observed.became_active or deployment.record is None:
+    if observed.activation.became_active or deployment.record is None:
         return False
     overdue = observed.overdue_at
     if overdue is not None and overdue <= now:
         return True
-    return told_before(observed, deployment.record) or diagnosis.hopeless(observed)
+    return failed_before(observed, deployment.record) or diagnosis.hopeless(observed)
 
 
-def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
+def is_to_be_rolled_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
     """Whether the rollout under way has failed and what was active before it is to be brought back.
 
     Not the first installation, which has nothing to go back to; not a move off a cordoned node, which stops nobody and goes on
@@ -49,9 +50,9 @@ def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: date
     record = None if deployment is None else deployment.record
     if deployment is None or record is None or record.moved_off is not None or record.from_version is None:
         return False
-    if spec.handoff.on_failure is not OnFailure.ROLLBACK or observed.became_active:
+    if spec.handoff.on_failure is not OnFailure.ROLLBACK or observed.activation.became_active:
         return False
-    if observed.may_have_been_active or any(pod in observed.current_pods for pod in observed.serving_pods):
+    if observed.activation is Activation.POSSIBLY or any(pod in observed.current_pods for pod in observed.serving_pods):
         return False
     good = deployment.last_good
     if good is None or first_difference(good.applied.template, deployment.template) is None:
@@ -59,7 +60,7 @@ def is_to_be_taken_back(observed: Observed, spec: MedplumAgentSpec, *, now: date
     return is_over(observed, now=now)
 
 
-def told_before(observed: Observed, record: RolloutRecord) -> bool:
+def failed_before(observed: Observed, record: RolloutRecord) -> bool:
     """A failure stays one until the agent serves: a container that runs for a moment once more has not mended it."""
     return any(
         entry.started_at == record.started_at and entry.outcome is Outcome.FAILED
@@ -69,7 +70,7 @@ def told_before(observed: Observed, record: RolloutRecord) -> bool:
 
 def note(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
     """What is kept of a failed change: enough to tell it, and to know it again."""
-    message = found.message
+    message = " ".join(part for part in (found.message.summary, found.message.cause) if part)
     if len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 1] + "…"
     return Failure(

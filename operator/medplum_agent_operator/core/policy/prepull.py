@@ -14,14 +14,16 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import SMALL, credentials
+from medplum_agent_operator.core.objects.agent_pod import SMALL
+from medplum_agent_operator.core.objects.agent_start import credentials
 from medplum_agent_operator.core.objects.children import owner_reference
+from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
 from medplum_agent_operator.core.observed.drift import fingerprint
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
-from medplum_agent_operator.core.policy import diagnosis
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
+from medplum_agent_operator.core.policy import containers
 from medplum_agent_operator.core.policy.drain import CORDON_TAINT
 
 KEPT_SECONDS: Final = 120
@@ -29,7 +31,6 @@ KEPT_SECONDS: Final = 120
 LONGEST_SECONDS: Final = 3600
 """A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
 _NAME_LENGTH: Final = 63
-_LOOK: Final = "Look at the image's name, spec.image.pullSecrets and the registry."
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": 0,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}, **security},
+        "securityContext": {**RESTRICTED_POD, **security},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}},
         "tolerations": [*tolerations, {"key": CORDON_TAINT, "operator": "Exists", "effect": "NoSchedule"}],
         "containers": [
@@ -129,11 +130,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "command": ["true"],
                 "env": credentials(spec),
                 "resources": SMALL,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "capabilities": {"drop": ["ALL"]},
-                    "readOnlyRootFilesystem": True,
-                },
+                "securityContext": RESTRICTED_CONTAINER,
             }
         ],
     }
@@ -145,29 +142,57 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
 
 
 def trouble(fetch: Fetch) -> Finding | None:
-    """Why the image is not there yet, in the kubelet's or the scheduler's words; None where nothing is known to be wrong."""
+    """Why the image is not available yet, in the kubelet's or the scheduler's words; None if nothing is known to be wrong."""
     job = fetch.job
     if job is None:
         return None
+    command = f"kubectl -n {fetch.body['metadata']['namespace']} describe job {job.name}"
     if job.pod is not None and job.pod.unschedulable:
-        return _finding(
-            Reason.UNSCHEDULABLE, f"The pod that fetches it is not taken by {fetch.node}: {job.pod.unschedulable}"
+        return warning(
+            Reason.UNSCHEDULABLE,
+            Message(
+                f"Node {fetch.node} does not accept the pod that pulls the image.",
+                cause=job.pod.unschedulable,
+                fix="Make room on the node, or correct the tolerations in spec.podTemplate.",
+                command=command,
+            ),
         )
     for container in () if job.pod is None else job.pod.containers:
-        if diagnosis.pull_fails(container):
-            return _finding(
-                Reason.IMAGE_PULL_FAILED, f"The image cannot be pulled: {diagnosis.pull_words(container)}. {_LOOK}"
-            )
-        if diagnosis.lacks_what_it_reads(container):
-            return _finding(
-                Reason.CONTAINER_CONFIG_ERROR,
-                f"The agent's container could not be made: {diagnosis.said(container)}. Create what is missing, or correct "
-                "spec.server.credentialsSecretRef.",
-            )
+        found = _container_trouble(container, fetch.node, command)
+        if found is not None:
+            return found
     if job.ended:
-        return _finding(
+        return warning(
             Reason.IMAGE_PULL_FAILED,
-            f"Job {job.name} ended without it, as when its pod is evicted or deleted. Another one is made when that has gone, {KEPT_SECONDS} seconds after its end.",
+            Message(
+                f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
+                fix=f"None needed; the operator creates another Job {KEPT_SECONDS} seconds after the end of this one.",
+                command=command,
+            ),
+        )
+    return None
+
+
+def _container_trouble(container: Container, node: str, command: str) -> Finding | None:
+    if containers.pull_fails(container):
+        return warning(
+            Reason.IMAGE_PULL_FAILED,
+            Message(
+                f"Node {node} cannot pull the image.",
+                cause=f"{containers.pull_error(container)}.",
+                fix="Check the image's name, spec.image.pullSecrets and the registry.",
+                command=command,
+            ),
+        )
+    if containers.lacks_secret(container):
+        return warning(
+            Reason.CONTAINER_CONFIG_ERROR,
+            Message(
+                "The agent's container cannot be created.",
+                cause=f"{containers.kubelet_words(container)}.",
+                fix="Create what is missing, or correct spec.server.credentialsSecretRef.",
+                command=command,
+            ),
         )
     return None
 
@@ -175,16 +200,17 @@ def trouble(fetch: Fetch) -> Finding | None:
 def hopeless(fetch: Fetch) -> bool:
     """Whether no waiting helps: the registry does not have the image or does not give it to us, or there is no such Secret."""
     pod = None if fetch.job is None else fetch.job.pod
-    return pod is not None and any(map(diagnosis.never_starts, pod.containers))
+    return pod is not None and any(map(containers.never_starts, pod.containers))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:
-    """What is said after the deadline where the cluster gives no cause."""
-    name = fetch.body["metadata"]["name"]
-    return _finding(
-        Reason.PROGRESS_DEADLINE_EXCEEDED, f"The cluster gives no reason; kubectl describe job {name} may tell."
+    """The trouble after the deadline when the cluster reports no cause."""
+    metadata = fetch.body["metadata"]
+    return warning(
+        Reason.PROGRESS_DEADLINE_EXCEEDED,
+        Message(
+            "The cluster reports no reason.",
+            fix="Look at the Job that pulls the image.",
+            command=f"kubectl -n {metadata['namespace']} describe job {metadata['name']}",
+        ),
     )
-
-
-def _finding(reason: Reason, message: str) -> Finding:
-    return Finding(reason, Severity.WARNING, message)

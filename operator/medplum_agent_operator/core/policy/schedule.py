@@ -16,7 +16,7 @@ like hours, cronsim would take it for the first.
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -30,14 +30,21 @@ _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP",
 _NUMBERS: Final = {name: str(number) for number, name in [*enumerate(_WEEKDAYS), *enumerate(_MONTHS, start=1)]}
 
 
-def problem(text: str) -> str | None:
-    """Why a schedule of the API's form cannot come, and what to do; None if it comes, be it once in 40 years.
+class Problem(NamedTuple):
+    """Why a schedule never comes, and the fix."""
+
+    cause: str
+    fix: str
+
+
+def problem(text: str) -> Problem | None:
+    """Why a schedule of the API's form never comes; None if it does, be it once in 40 years.
 
     >>> problem("0 2 * * SUN")
-    >>> problem("0 22-2 * * *")
-    "in its schedule '0 22-2 * * *' the hour '22-2' runs backwards. Write it in two parts, such as 22-23,0-2 for 22-2."
-    >>> problem("0 2 30 2 *")
-    "its schedule '0 2 30 2 *' asks for a day ('30') that no month of '2' has. Change the day of month or the month."
+    >>> problem("0 22-2 * * *").cause
+    "In its schedule '0 22-2 * * *' the hour '22-2' runs backwards."
+    >>> problem("0 2 30 2 *").fix
+    'Change the day of month or the month.'
     """
     if _is_readable(text):
         return None
@@ -46,15 +53,15 @@ def problem(text: str) -> str | None:
         alone = ["*"] * len(_FIELDS)
         alone[position] = field
         if not _is_readable(" ".join(alone)):
-            way = (
-                "Let Sunday be 7, such as 5-7 for FRI-SUN, or write it in two parts, such as 5-7,1-2 for 5-2."
+            fix = (
+                "Use 7 for Sunday, such as 5-7 for FRI-SUN, or write it in two parts, such as 5-7,1-2 for 5-2."
                 if name == "day of week"
                 else "Write it in two parts, such as 22-23,0-2 for 22-2."
             )
-            return f"in its schedule {text!r} the {name} {field!r} runs backwards. {way}"
-    return (
-        f"its schedule {text!r} asks for a day ({fields[2]!r}) that no month of {fields[3]!r} has. "
-        "Change the day of month or the month."
+            return Problem(f"In its schedule {text!r} the {name} {field!r} runs backwards.", fix)
+    return Problem(
+        f"Its schedule {text!r} asks for a day ({fields[2]!r}) that no month of {fields[3]!r} has.",
+        "Change the day of month or the month.",
     )
 
 
@@ -92,18 +99,6 @@ class Schedule:
                 if moment > now and (found is None or moment < found):
                     found = moment
             if found and shown >= hands + put_back:
-                break
-        return found
-
-    def up_to(self, now: datetime) -> datetime | None:
-        """The last moment up to and with `now` at which it came; None if that is not within 50 years."""
-        hands, put_back = self._hands(now)
-        found: datetime | None = None
-        for shown in CronSim(_plain(self.text), hands + put_back + MINUTE, reverse=True):
-            for moment in self._moments(shown):
-                if moment <= now and (found is None or moment > found):
-                    found = moment
-            if found and shown <= hands - put_back:
                 break
         return found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medplum_agent_operator.api.spec import DowngradeApproval, MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.observed.mechanics import RECREATE, ROLLING_HANDOFF, Mechanics
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
@@ -40,42 +41,40 @@ def needs_approval(change: Change, target: AgentVersion, spec: MedplumAgentSpec)
 
 
 @dataclass(frozen=True, slots=True)
-class Mechanics:
-    """How a change is made, and why that way: `why` completes a sentence that begins with "because"."""
+class Choice:
+    """How a change is made, and why: `why` completes a sentence that begins with "because"."""
 
-    strategy: Strategy
+    mechanics: Mechanics
     why: str
 
+    @property
+    def strategy(self) -> Strategy:
+        """The name of the mechanics in the API."""
+        return self.mechanics.strategy
 
-def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Mechanics:
-    """Choose between handing over and stopping first.
+
+def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Choice:
+    """Choose between a handoff and a recreate.
 
     Every side counts: the target, the live template (a pod of it may start at any moment) and each pod that may still run.
-    A version that cannot be read counts as one that cannot hand over.
+    An unreadable version counts as one that cannot hand over.
 
     Args:
         observed: the cluster as it is.
-        target: the version to go to.
+        target: the version to change to.
         host_ports: whether a pod of the new template would bind ports of its node.
     """
     if not target.hands_over:
-        return Mechanics(
-            Strategy.RECREATE, f"{target} is older than {ZERO_DOWNTIME} and cannot run beside another agent"
-        )
+        return Choice(RECREATE, f"{target} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     deployment = observed.deployment
     sides = [(pod.version, f"pod {pod.name}") for pod in observed.live_pods]
     if deployment is not None:
         sides.append((deployment.version, "the Deployment"))
     for version, where in sides:
         if version is None:
-            return Mechanics(
-                Strategy.RECREATE, f"the version of {where} cannot be read, so it may not be able to hand over"
-            )
+            return Choice(RECREATE, f"the version of {where} cannot be read, so it may not be able to hand over")
         if not version.hands_over:
-            return Mechanics(
-                Strategy.RECREATE,
-                f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent",
-            )
+            return Choice(RECREATE, f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     if host_ports or (deployment is not None and deployment.uses_host_ports):
-        return Mechanics(Strategy.RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
-    return Mechanics(Strategy.ROLLING_HANDOFF, f"both sides are {ZERO_DOWNTIME} or newer and can run side by side")
+        return Choice(RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
+    return Choice(ROLLING_HANDOFF, f"both sides are {ZERO_DOWNTIME} or newer and can run side by side")

@@ -1,97 +1,134 @@
-"""Which spec is in force: the one that the user wrote, or, while that one is refused, the one that was applied last.
+"""Which spec is in force: the user's, or the one that was applied last while the user's is refused.
 
-Called by `plan`. This is how a refused change changes nothing: everything goes on being reconciled, drift repaired and dead
-pods replaced, towards the spec that ran before.
+Called by `plan`. Two outcomes with nothing in between: `Allowed`, or `Refused` with the reason and what stays in force.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.api.status import Phase
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, judge
-from medplum_agent_operator.core.policy.failure import latched, told_before
+from medplum_agent_operator.core.policy.failure import failed_before, latched
 from medplum_agent_operator.core.policy.strategy import classify, needs_approval
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What may be done.
+class Allowed:
+    """The user's spec is in force.
 
     Attributes:
-        change: what the user's version means, seen from what became active last.
+        change: what the user's version means, seen from the version that became active last.
         target: the version that the user asked for.
-        spec: the spec in force; None where the cluster does not tell what ran before a refused change.
-        repository: the image repository for that spec; empty where there is no spec.
-        approval: for a downgrade that needs one, what the annotation says.
-        refusal: why the user's spec is not in force; None where it is.
-        latched: whether that is because it has been tried and has failed.
+        spec: the user's spec.
+        approval: for a downgrade that needs one, the approval that allowed it.
     """
 
     change: Change
     target: AgentVersion
-    spec: MedplumAgentSpec | None
-    repository: str
+    spec: MedplumAgentSpec
     approval: Approval | None = None
-    refusal: Finding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The user's spec is not in force.
+
+    Attributes:
+        change: what the user's version means, seen from the version that became active last.
+        target: the version that the user asked for.
+        refusal: why.
+        spec: the spec that stays in force; None if the cluster does not have it any more.
+        approval: for a downgrade that needs one, what the annotation says.
+        latched: whether the change was made once and failed.
+        until: when the refusal ends automatically; None if it does not.
+    """
+
+    change: Change
+    target: AgentVersion
+    refusal: Finding
+    spec: MedplumAgentSpec | None
+    approval: Approval | None = None
     latched: bool = False
+    until: datetime | None = None
+
+    @property
+    def phase(self) -> Phase:
+        """The agent's phase while it is refused."""
+        if self.refusal.reason is Reason.AWAITING_WINDOW:
+            return Phase.AWAITING_WINDOW
+        return Phase.FAILED if self.approval is None else Phase.AWAITING_APPROVAL
+
+    @property
+    def awaits_decision(self) -> bool:
+        """Whether the change can still be made: status then shows how."""
+        return self.phase in {Phase.AWAITING_APPROVAL, Phase.AWAITING_WINDOW}
+
+
+Verdict = Allowed | Refused
 
 
 def decide(observed: Observed, config: Config) -> Verdict:
     """Decide which spec is in force."""
-    agent = observed.agent
-    spec = agent.spec
+    spec = observed.agent.spec
     target = AgentVersion.parse(spec.version)
     change = classify(observed, target)
-    approval = None
-    refusal = taken = _identity_taken(observed)
-    baseline = observed.baseline
-    if taken is None and baseline is not None and needs_approval(change, target, spec):
-        approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
-        if not approval.granted:
-            refusal = _not_approved(observed, baseline, target, approval)
+    refusal, approval = _identity_taken(observed), None
+    if refusal is None:
+        refusal, approval = _approval(observed, change, target)
     failed = latched(observed)
-    if (
-        failed is not None
-        and taken is None
-        and (approval is None or not approval.granted or approval.text == failed.approval)
-    ):
-        told = messages.latched(observed, failed, approval)
-        refusal, approval = Finding(failed.reason, Severity.WARNING, told), None
-    repository = spec.image.repository or config.image_repository
-    if refusal is None and repository is None:
-        refusal = Finding(
-            Reason.IMAGE_REPOSITORY_MISSING,
-            Severity.WARNING,
-            "There is no image to run: set spec.image.repository, or give the operator a default by MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
-            "Nothing was changed. (Upstream publishes no image; docs/user-guide.md shows how to build one.)",
-        )
-    if refusal is None and repository is not None:
-        return Verdict(change, target, spec, repository, approval)
-    before = spec_before(observed)
-    repository = (before.image.repository if before else None) or config.image_repository
-    spec_in_force = before if repository else None
-    return Verdict(change, target, spec_in_force, repository or "", approval, refusal, latched=failed is not None)
+    if failed is not None and not _identity_taken(observed) and _latch_holds(failed, approval):
+        refusal, approval = warning(failed.reason, messages.latched(observed, failed, approval)), None
+    if refusal is None and not (spec.image.repository or config.image_repository):
+        refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _NO_IMAGE)
+    if refusal is None:
+        return Allowed(change, target, spec, approval)
+    applied = spec_before(observed)
+    known = applied is not None and (applied.image.repository or config.image_repository)
+    return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
+
+
+_NO_IMAGE = Message(
+    "There is no image to run: neither spec.image.repository nor the operator's default is set.",
+    impact="Nothing was changed; a running agent keeps serving.",
+    fix="Set spec.image.repository, or the operator's setting MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
+    "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
+)
+
+
+def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple[Finding | None, Approval | None]:
+    """What the annotation says about a downgrade, and the refusal if that does not approve it."""
+    agent, baseline = observed.agent, observed.baseline
+    if baseline is None or not needs_approval(change, target, agent.spec):
+        return None, None
+    approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
+    return None if approval.granted else _not_approved(observed, baseline, target, approval), approval
+
+
+def _latch_holds(failed: Failure, approval: Approval | None) -> bool:
+    """Whether a failed change stays latched: only an approval that is newer than the failure opens it."""
+    return approval is None or not approval.granted or approval.text == failed.approval
 
 
 def _identity_taken(observed: Observed) -> Finding | None:
-    """The server was edited, and who the agent would be then another one is. Without a Deployment `checks` has refused it already."""
+    """The server was edited and its identity is held by another. Without a Deployment, `checks` has refused it already."""
     holder = observed.holder
     if holder is None:
         return None
-    sentence = messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
-    return Finding(Reason.IDENTITY_TAKEN, Severity.WARNING, sentence)
+    message = identity_messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
+    return warning(Reason.IDENTITY_TAKEN, message)
 
 
 def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersion, approval: Approval) -> Finding:
-    return Finding(
+    return warning(
         approval.reason,
-        Severity.WARNING,
         messages.refusal(
             observed.agent,
             baseline=baseline.text,
@@ -104,15 +141,17 @@ def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersi
 
 
 def _under_way(observed: Observed) -> str | None:
-    """The version of a rollout that has not ended yet, one way or the other; None where there is none."""
+    """The version of a rollout that has neither completed nor failed; None without one."""
     record = observed.record
-    return None if record is None or observed.settled or told_before(observed, record) else record.to
+    if record is None or observed.activation.settled or failed_before(observed, record):
+        return None
+    return record.to
 
 
 def spec_before(observed: Observed) -> MedplumAgentSpec | None:
-    """The spec that was applied last, from the Deployment's own note of it.
+    """The spec that was applied last, as the Deployment records it.
 
-    Without a Deployment (somebody deleted it) the version that was active is known from status; the rest of the user's spec
+    Without a Deployment (somebody deleted it) the version that was active is known from status. The rest of the user's spec
     then serves with that version, unless it pins an image of its own, which would be the refused one's.
     """
     if observed.deployment is not None:

@@ -65,7 +65,7 @@ def notice(known: Moments, record: RolloutRecord, observed: Observed, *, begins:
     ready_since = _ready_since(record, observed)
     if known.old_ended_at is None and record.strategy is not Strategy.RECREATE and ready_since is not None:
         # The new one was ready first: its second will do, and the old one's end is told when all of its pod has ended.
-        return Moments(old_ended_at) if observed.settled else Moments()
+        return Moments(old_ended_at) if observed.activation.settled else Moments()
     if known.new_ready_at is not None or ready_since is None or old_ended_at is None:
         return Moments(old_ended_at, known.new_ready_at)
     return Moments(old_ended_at, moment(ready_since, seen_at=now))

@@ -1,90 +1,87 @@
-"""How far the rollout under way has got, or that all is well: the phase, the reason and the sentence for it.
+"""How far the rollout under way has come, or that nothing is pending: phase, reason and message.
 
-Called by `plan`, which decides what is done; this module only tells. Pure.
+Called by `rollout`, which decides what is done; this module only reports. Pure.
 """
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
-from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.observed.findings import Finding, Severity
+from medplum_agent_operator.api.status import Outcome, Phase
+from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, failure, prepull
 from medplum_agent_operator.core.policy.prepull import Fetch
-from medplum_agent_operator.core.report import rollout_messages
+from medplum_agent_operator.core.report import failure_messages, rollout_messages
 
-SILENCE: Final = timedelta(seconds=1)
-"""When the old agent is about to be stopped, what status says may not hold for long: it is told once, when the old agent has
-ended, or after this time at the latest."""
+DEFERRAL: Final = timedelta(seconds=1)
+"""When the old agent is about to stop, a status may be outdated at once. It is written once: when the old agent has ended, or
+after this time at the latest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is going on.
+    """How far a rollout has come.
 
     Attributes:
-        phase: in one word.
-        reason: why, in one word.
-        sentence: in whole sentences.
-        findings: what of it is worth an Event when it is new.
-        look_again_at: when to observe again although nothing may have happened.
-        silent: whether to say nothing yet.
-        failed: why the change has failed before anything of it was done; None where it has not.
+        phase: the agent's phase.
+        reason: why.
+        message: the same for people.
+        findings: what deserves an Event when it is new.
+        requeue_at: when to reconcile again without an event; None if events suffice.
+        defer_reporting: whether to report nothing yet, because it changes within a second.
+        failed: why the change failed before any part of it was done; None if it did not.
     """
 
     phase: Phase
     reason: Reason
-    sentence: str
+    message: Message
     findings: tuple[Finding, ...] = ()
-    look_again_at: datetime | None = None
-    silent: bool = False
+    requeue_at: datetime | None = None
+    defer_reporting: bool = False
     failed: Finding | None = None
 
 
 def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     """A rollout that begins in this pass."""
-    sentence = rollout_messages.under_way(record, spec)
+    message = rollout_messages.under_way(record, spec)
     if observed.deployment is None and record.from_version is not None:
-        sentence = f"The Deployment was missing and is made again. {sentence}"
-    reason, phase = _way(record)
-    stopping = record.strategy is Strategy.RECREATE and bool(observed.serving_pods)
+        message = rollout_messages.recreated_deployment(message)
+    reason, phase = _kind(record)
+    stopping = record.mechanics.stops_first and bool(observed.serving_pods)
     return Progress(
         phase,
         reason,
-        sentence,
-        findings=_announcements(record, reason, sentence),
-        look_again_at=now + SILENCE if stopping else _after_deadline(record, spec),
-        silent=stopping,
+        message,
+        findings=_announcements(record, reason, message),
+        requeue_at=now + DEFERRAL if stopping else _after_deadline(record, spec),
+        defer_reporting=stopping,
     )
 
 
 def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime) -> Progress:
-    """A change that stops first and waits for its image: the old agent serves."""
+    """A change that stops first and waits for its image while the old agent serves."""
     found = prepull.trouble(fetch)
     deadline = fetch.deadline(spec, now=now)
     if now >= deadline or prepull.hopeless(fetch):
         found = found or prepull.unknown_trouble(fetch)
-        what = rollout_messages.not_fetched(image=fetch.image, node=fetch.node, trouble=found.message)
-        sentence = rollout_messages.fetch_failed(record, what=what)
-        told = Finding(found.reason, Severity.WARNING, sentence)
-        failed = Finding(found.reason, Severity.WARNING, what)
-        return Progress(Phase.FAILED, found.reason, sentence, findings=(told,), failed=failed)
-    sentence = rollout_messages.fetching(record, image=fetch.image, node=fetch.node)
-    findings: tuple[Finding, ...] = (Finding(Reason.FETCHING_IMAGE, Severity.NORMAL, sentence),)
+        message = failure_messages.not_fetched(record, image=fetch.image, node=fetch.node, trouble=found.message)
+        failed = warning(found.reason, message)
+        return Progress(Phase.FAILED, found.reason, message, findings=(failed,), failed=failed)
+    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node)
+    findings: tuple[Finding, ...] = (news(Reason.FETCHING_IMAGE, message),)
     if found is not None:
         findings = (*findings, found)
-        sentence = f"{sentence} Not so far: {found.message}"
+        message = failure_messages.blocked(message, found.message, serving=[record.from_version or record.to])
     return Progress(
-        Phase.RECREATING,
+        record.mechanics.phase,
         Reason.FETCHING_IMAGE,
-        sentence,
+        message,
         findings=findings,
-        look_again_at=deadline + timedelta(seconds=1),
+        requeue_at=deadline + timedelta(seconds=1),
     )
 
 
@@ -95,164 +92,129 @@ def under_way_or_at_rest(
     deployment = observed.deployment
     if failure.is_over(observed, now=now):
         return _failed(observed, record, spec, now=now)
-    if not observed.settled:
+    if not observed.activation.settled:
         return _under_way(observed, record, spec, now=now)
     if deployment is not None and deployment.replacing:
-        sentence = f"Somebody asked for new pods of {spec.version} (kubectl rollout restart or the like); they replace the old ones."
-        return Progress(
-            Phase.RECREATING if deployment.strategy is Strategy.RECREATE else Phase.HANDING_OFF,
-            Reason.RESTARTING,
-            sentence,
-            findings=(Finding(Reason.RESTARTING, Severity.NORMAL, sentence),),
-        )
+        mechanics = deployment.mechanics
+        message = rollout_messages.restarting(observed.agent, spec, stops_first=mechanics.stops_first)
+        return Progress(mechanics.phase, Reason.RESTARTING, message, findings=(news(Reason.RESTARTING, message),))
     return _at_rest(observed, record, spec)
 
 
 def _after_deadline(record: RolloutRecord, spec: MedplumAgentSpec) -> datetime:
-    """A look of our own, should the watch lose what the Deployment controller says at the deadline."""
+    """A pass of our own, should the watch miss what the Deployment controller reports at the deadline."""
     return record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
 
 
-def _way(record: RolloutRecord) -> tuple[Reason, Phase]:
+def _kind(record: RolloutRecord) -> tuple[Reason, Phase]:
+    """Reason and phase of a rollout."""
     if record.from_version is None:
         return Reason.INSTALLING, Phase.INSTALLING
     if record.rolled_back_from is not None:
         return Reason.ROLLING_BACK, Phase.ROLLING_BACK
-    if record.strategy is Strategy.RECREATE:
-        return Reason.RECREATING, Phase.RECREATING
-    if record.moved_off is not None:
-        return Reason.MOVING_OFF_NODE, Phase.HANDING_OFF
-    return Reason.HANDING_OFF, Phase.HANDING_OFF
+    if record.moved_off is not None and not record.mechanics.stops_first:
+        return Reason.MOVING_OFF_NODE, record.mechanics.phase
+    return record.mechanics.reason, record.mechanics.phase
 
 
-def _announcements(record: RolloutRecord, reason: Reason, sentence: str) -> tuple[Finding, ...]:
-    """What is worth telling of a rollout that has begun: that it was approved, what it gives up, what it does."""
+def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> tuple[Finding, ...]:
+    """The Events of a rollout that has begun: its approval, what it replaces, what it does."""
     findings = []
     if record.approval is not None:
-        findings.append(Finding(Reason.DOWNGRADE_APPROVED, Severity.NORMAL, rollout_messages.approved(record)))
+        findings.append(news(Reason.DOWNGRADE_APPROVED, rollout_messages.approved(record)))
     if record.rolled_back_from is not None and record.failed is not None:
-        return (*findings, Finding(record.failed.reason, Severity.WARNING, sentence))
+        return (*findings, warning(record.failed.reason, message))
     match record.previous_outcome:
         case Outcome.ABORTED:
-            return (*findings, Finding(Reason.ROLLOUT_ABORTED, Severity.NORMAL, sentence))
+            return (*findings, news(Reason.ROLLOUT_ABORTED, message))
         case Outcome.SUPERSEDED:
-            text = f"The rollout before was not done yet and is given up for this one. {sentence}"
-            findings.append(Finding(Reason.ROLLOUT_SUPERSEDED, Severity.NORMAL, text))
-    return (*findings, Finding(reason, Severity.NORMAL, sentence))
+            findings.append(news(Reason.ROLLOUT_SUPERSEDED, rollout_messages.superseded(message)))
+    return (*findings, news(reason, message))
 
 
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
-    sentence = rollout_messages.under_way(record, spec)
-    reason, phase = _way(record)
-    # Status does not tell of it yet: the pass that began it kept silent, or was ended before it could speak.
-    findings = () if observed.noted else _announcements(record, reason, sentence)
+    message = rollout_messages.under_way(record, spec)
+    reason, phase = _kind(record)
+    # Status may not have it yet: the pass that began it deferred its report, or was killed before it could.
+    findings = () if observed.rollout_in_status else _announcements(record, reason, message)
     found = _trouble(observed, record, spec)
     if found is not None:
         findings = (*findings, found)
-        sentence = f"{sentence} Not so far: {found.message}"
-    overdue = observed.overdue_at
-    look_again_at = _after_deadline(record, spec)
-    if overdue is not None and (look_again_at <= now or overdue < look_again_at):
-        look_again_at = overdue + timedelta(seconds=1)
-    old_serves = any(pod.open for pod in observed.earlier_pods)
-    silent = (
-        record.strategy is Strategy.RECREATE and not observed.noted and old_serves and now < record.started_at + SILENCE
-    )
-    if silent:
-        look_again_at = record.started_at + SILENCE
+        message = failure_messages.blocked(message, found.message, serving=failure_messages.serving_versions(observed))
+    deferred = _is_deferred(observed, record, now=now)
+    requeue_at = record.started_at + DEFERRAL if deferred else _requeue_at(observed, record, spec, now=now)
     return Progress(
         phase,
         reason,
-        sentence,
+        message,
         findings=findings,
-        look_again_at=look_again_at if look_again_at > now else None,
-        silent=silent,
+        requeue_at=requeue_at if requeue_at > now else None,
+        defer_reporting=deferred,
+    )
+
+
+def _requeue_at(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> datetime:
+    overdue, after_deadline = observed.overdue_at, _after_deadline(record, spec)
+    if overdue is not None and (after_deadline <= now or overdue < after_deadline):
+        return overdue + timedelta(seconds=1)
+    return after_deadline
+
+
+def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) -> bool:
+    """Whether the old agent still stops and status does not have the rollout yet."""
+    return (
+        record.mechanics.stops_first
+        and not observed.rollout_in_status
+        and any(pod.open for pod in observed.earlier_pods)
+        and now < record.started_at + DEFERRAL
     )
 
 
 def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
-    """What stands in the way; where a move finds no node, in words that say what becomes of the drain."""
+    """What blocks the rollout. Where a move finds no node, the message says what happens to the node drain."""
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
-    return replace(found, message=rollout_messages.no_other_node(node=record.moved_off, trouble=found.message))
+    return replace(found, message=failure_messages.no_other_node(node=record.moved_off, trouble=found.message))
 
 
 def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
-    """Why the rollout under way has failed, in the words of its pods."""
-    unknown = "Its pod did not become available, and the cluster gives no reason."
+    """Why the rollout under way has failed, as its pods show it."""
+    agent = observed.agent
+    unknown = Message(
+        "The new pod did not become available, and the cluster reports no reason.",
+        command=f"kubectl -n {agent.namespace} describe deployment {agent.name}",
+    )
     return (
         diagnosis.trouble(observed, spec)
         or diagnosis.unready_ports(observed, spec)
-        or Finding(Reason.PROGRESS_DEADLINE_EXCEEDED, Severity.WARNING, unknown)
+        or warning(Reason.PROGRESS_DEADLINE_EXCEEDED, unknown)
     )
 
 
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     found = what_failed(observed, spec)
-    trouble = found.message
     late = observed.deployment is not None and observed.deployment.gave_up(now)
-    deadline = spec.handoff.progress_deadline_seconds
-    if observed.settled:
-        sentence = rollout_messages.restart_failed(
-            version=record.to, trouble=trouble, serving=bool(observed.serving_pods), deadline_seconds=deadline
-        )
-    elif record.moved_off is not None:
-        sentence = rollout_messages.move_failed(
-            node=record.moved_off,
-            version=record.to,
-            trouble=trouble,
-            serving=bool(observed.serving_pods),
-            deadline_seconds=deadline,
-        )
-    else:
-        sentence = rollout_messages.failed(
-            record,
-            trouble=trouble,
-            serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-            deadline_seconds=deadline if late else None,
-            held=_held(observed, spec),
-            was_active=observed.counts_as_active,
-        )
-    told = Finding(found.reason, Severity.WARNING, sentence)
-    # A failure that was judged before the deadline is looked at again then: it may have come right.
+    message = failure_messages.of_rollout(observed, record, spec, found.message, late=late)
+    # A failure that was judged before the deadline is judged again then: the pod may have become available.
     again = None if late else _after_deadline(record, spec)
     return Progress(
         Phase.FAILED,
         found.reason,
-        sentence,
-        findings=(told,),
-        look_again_at=again if again is not None and again > now else None,
+        message,
+        findings=(warning(found.reason, message),),
+        requeue_at=again if again is not None and again > now else None,
     )
 
 
-def _held(observed: Observed, spec: MedplumAgentSpec) -> str:
-    """Why a change that failed is not taken back, where there would be something to go back to."""
-    if spec.handoff.on_failure is OnFailure.HOLD:
-        return "It is not taken back, because spec.handoff.onFailure is Hold."
-    if observed.deployment is not None and observed.deployment.last_good is None:
-        return "It is not taken back, because an older release of the operator began it and did not note what was active before."
-    if observed.may_have_been_active:
-        return (
-            "It is not taken back, because its pods were restarted by hand since: it may have been active before that."
-        )
-    return ""
-
-
 def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Progress:
-    findings: list[Finding] = []
-    if not any(
-        entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
-        for entry in observed.agent.status.history
-    ):
-        findings.append(Finding(Reason.ROLLOUT_COMPLETED, Severity.NORMAL, rollout_messages.completed(record)))
+    findings: tuple[Finding, ...] = ()
+    if not observed.completed(record):
+        findings = (news(Reason.ROLLOUT_COMPLETED, rollout_messages.completed(record)),)
     if observed.open_pods:
-        sentence = f"{spec.version} serves; there is nothing to do."
-        return Progress(Phase.RUNNING, Reason.SERVING, sentence, findings=tuple(findings))
+        return Progress(Phase.RUNNING, Reason.SERVING, rollout_messages.at_rest(spec), findings=findings)
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
-    reason = Reason.NOT_SERVING if found is None else found.reason
-    why = "Kubernetes starts it again by itself." if found is None else found.message
-    if found is not None:
-        findings.append(found)
-    sentence = f"{spec.version} is installed, but no pod of it is ready. {why}"
-    return Progress(Phase.RUNNING, reason, sentence, findings=tuple(findings))
+    message = failure_messages.installed_but_not_ready(spec, None if found is None else found.message)
+    if found is None:
+        return Progress(Phase.RUNNING, Reason.NOT_SERVING, message, findings=findings)
+    return Progress(Phase.RUNNING, found.reason, message, findings=(*findings, found))

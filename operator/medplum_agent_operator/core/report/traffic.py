@@ -13,7 +13,7 @@ from medplum_agent_operator.api.status import ChannelStatus, ConditionStatus, Ga
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.gate_reports import Takeover
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.policy import gate_messages
 
 CHANNELS_EVERY: Final = timedelta(minutes=5)
 """How often `status.channels` may change: it is for people and alerts. For charts gates have metrics."""
@@ -22,11 +22,11 @@ FIGURES_AFTER: Final = timedelta(seconds=15)
 FIGURES_UNTIL: Final = timedelta(minutes=10)
 """Later, what gates tell of that agent is of other things too."""
 
-Told = tuple[ConditionStatus, str, str]
+ConditionValue = tuple[ConditionStatus, str, str]
 """What a condition says: whether it holds, the reason, the message."""
 
 
-def forwarding(observed: Observed) -> Told | None:
+def forwarding(observed: Observed) -> ConditionValue | None:
     """What the condition `Forwarding` says; None where it stays as it is, or where no gate is wanted."""
     unknown = _why_unknown(observed)
     if not observed.agent.spec.gated or (unknown is None and observed.traffic is None):
@@ -35,7 +35,8 @@ def forwarding(observed: Observed) -> Told | None:
         reason, message = unknown
         return ConditionStatus.UNKNOWN, str(reason), message
     if since := silent(observed):
-        return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), messages.agent_silent(observed.agent, since)
+        summary = gate_messages.agent_silent(observed.agent, since).summary
+        return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), summary
     return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
 
 
@@ -45,7 +46,7 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
     if not gate_pod.available(observed.children.get("GateDeployment")):
         return Reason.GATE_NOT_SERVING, "No gate takes connections."
     if observed.traffic is not None and not observed.traffic.gates:
-        return Reason.GATES_UNREACHABLE, messages.gates_unreachable(observed.agent)
+        return Reason.GATES_UNREACHABLE, gate_messages.gates_unreachable(observed.agent)
     return None
 
 

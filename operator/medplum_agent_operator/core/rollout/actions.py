@@ -15,8 +15,10 @@ from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_ga
 from medplum_agent_operator.core.observed.deployment import Workload
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
-from medplum_agent_operator.core.observed.model import Config, Observed, Ownership, ownership
+from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.policy.drain import protected
+from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.rollout import template_in_force
 
 
@@ -83,6 +85,13 @@ def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tu
     )
     bodies |= _gate(observed, spec, config)
     return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
+
+
+def while_fetching(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
+    """While the image is pulled, everything beside the agent stays as the applied spec says; and the Job that pulls it."""
+    applied = observed.applied_spec
+    actions = () if applied is None else supporting(observed, applied, config)
+    return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
 def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:

@@ -11,35 +11,37 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH, RESTARTED_AT
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
+from medplum_agent_operator.core.objects.children import render_deployment
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import Pod
-from medplum_agent_operator.core.observed.rollout_record import Change, Failure, LastGood, RolloutRecord
+from medplum_agent_operator.core.observed.rollout_record import (
+    AppliedTemplate,
+    Change,
+    Failure,
+    LastGood,
+    RolloutRecord,
+)
 from medplum_agent_operator.core.policy.approval import kept
 from medplum_agent_operator.core.policy.failure import latched
-from medplum_agent_operator.core.policy.strategy import Mechanics
-from medplum_agent_operator.core.policy.verdict import Verdict
+from medplum_agent_operator.core.policy.strategy import Choice
+from medplum_agent_operator.core.policy.verdict import Allowed, Refused, Verdict
 
 
 def begin(
-    observed: Observed,
-    verdict: Verdict,
-    spec: MedplumAgentSpec,
-    mechanics: Mechanics,
-    *,
-    moved: Pod | None,
-    now: datetime,
+    observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, choice: Choice, *, moved: Pod | None, now: datetime
 ) -> RolloutRecord:
-    """Return the record of the rollout that begins now: what is noted on the Deployment in the same write."""
+    """The record of the rollout that begins now, written to the Deployment in the same request as the template."""
+    allowed = verdict if isinstance(verdict, Allowed) else None
     baseline = observed.baseline
     approval, approved_by = None, None
-    if verdict.refusal is None and verdict.approval is not None:
-        approval, approved_by = verdict.approval.text, observed.agent.field_manager_of_approval
-    # A refused change that has to be put back is no change of version, and neither is a move.
-    change = verdict.change if verdict.refusal is None and moved is None else Change.NONE
+    if allowed is not None and allowed.approval is not None:
+        approval, approved_by = allowed.approval.text, observed.agent.field_manager_of_approval
+    # Restoring the applied spec while a change is refused is no change of version, and neither is a move.
+    change = allowed.change if allowed is not None and moved is None else Change.NONE
     live = observed.record
     if observed.deployment is None:
         previous = None
-    elif observed.became_active:
+    elif observed.activation.became_active:
         previous = Outcome.COMPLETED
     else:
         previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
@@ -50,16 +52,16 @@ def begin(
         change=change,
         from_version=None if baseline is None else baseline.text,
         to=spec.version,
-        strategy=mechanics.strategy,
-        why=mechanics.why,
+        strategy=choice.strategy,
+        why=choice.why,
         started_at=now,
         previous_outcome=previous,
         approval=approval,
         approved_by=approved_by,
         moved_off=None if moved is None else moved.node,
         stops=observed.stops or None,
-        failed=latched(observed) if verdict.latched else None,
-        refresh=refreshed(observed, counts=verdict.refusal is None),
+        failed=latched(observed) if isinstance(verdict, Refused) and verdict.latched else None,
+        refresh=refreshed(observed, counts=allowed is not None),
         now=now_used(observed, spec),
     )
 
@@ -91,17 +93,15 @@ def refreshed(observed: Observed, *, counts: bool) -> str | None:
     return None if observed.record is None else observed.record.refresh
 
 
-def roll_back(
-    observed: Observed, good: LastGood, mechanics: Mechanics, failed: Failure, *, now: datetime
-) -> RolloutRecord:
+def roll_back(observed: Observed, good: LastGood, choice: Choice, failed: Failure, *, now: datetime) -> RolloutRecord:
     """Return the record of the rollout that takes a failed change back."""
     live = observed.record
     return RolloutRecord(
         change=Change.ROLLBACK,
         from_version=good.spec.version,
         to=good.spec.version,
-        strategy=mechanics.strategy,
-        why=mechanics.why,
+        strategy=choice.strategy,
+        why=choice.why,
         started_at=now,
         restart_mark=restart_mark(observed, good.applied.template),
         previous_outcome=Outcome.FAILED,
@@ -116,23 +116,43 @@ def roll_back(
 def last_good(observed: Observed, *, begins: bool) -> str | None:
     """What is noted on the Deployment as active before its template: what is active now if a rollout begins, else as it stands."""
     live = observed.deployment
-    if live is not None and begins and observed.is_to_come_back_to:
+    if live is not None and begins and observed.is_rollback_target:
         return live.as_last_good()
-    return noted_last_good(observed)
+    return recorded_last_good(observed)
 
 
-def noted_last_good(observed: Observed) -> str | None:
+def recorded_last_good(observed: Observed) -> str | None:
     """What is noted on the Deployment as active before its template, as it stands; None where there is none."""
     return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
 
 
-def kept_up(record: RolloutRecord, observed: Observed, *, refreshes: bool) -> RolloutRecord:
+def deployment(
+    observed: Observed,
+    spec: MedplumAgentSpec,
+    template: AppliedTemplate,
+    strategy: Strategy,
+    record: RolloutRecord,
+    *,
+    begins: bool,
+) -> dict[str, Any]:
+    """The Deployment with its record, its template and what was active before."""
+    return render_deployment(
+        observed.agent,
+        spec,
+        template=template,
+        strategy=strategy,
+        record=record,
+        last_good=last_good(observed, begins=begins),
+    )
+
+
+def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bool) -> RolloutRecord:
     """The live record as it is now: the latch, open or not; the last refresh; a restart by hand before the template was active."""
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
     used = record.now if record.now == kept(text) else None
     mark = record.restart_mark
-    if observed.deployment is not None and observed.not_yet_active and not observed.became_active:
+    if observed.deployment is not None and observed.activation_ruled_out and not observed.activation.became_active:
         # The pods that show it will be gone, and then nothing would tell it from a restart of what was active.
         mark = observed.deployment.restart_mark
     return record.model_copy(
@@ -145,7 +165,7 @@ def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> Rol
     deployment = observed.deployment
     if deployment is not None and deployment.record is not None:
         return deployment.record
-    strategy = deployment.strategy if deployment is not None else Strategy.ROLLING_HANDOFF
+    strategy = deployment.mechanics.strategy if deployment is not None else Strategy.ROLLING_HANDOFF
     for entry in observed.agent.status.history[:1]:
         if entry.to == spec.version and entry.strategy is not None and entry.started_at is not None:
             return RolloutRecord(

@@ -11,7 +11,8 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, MedplumAgent
 from medplum_agent_operator.api.agent import KIND as AGENT_KIND
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import properties_in, selector
+from medplum_agent_operator.core.objects.agent_pod import selector
+from medplum_agent_operator.core.objects.agent_start import properties_in
 from medplum_agent_operator.core.objects.children import applied_spec, owner_reference
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.model import Observed
@@ -21,15 +22,20 @@ from medplum_agent_operator.core.rollout.actions import Apply
 KIND: Final = "ControllerRevision"
 
 
-def first(observed: Observed, record: RolloutRecord, *, begins: bool) -> tuple[RolloutRecord, tuple[Apply, ...]]:
+def first(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
     """The record with the name of its backup, where an approved downgrade begins; and what has to be written before anything else.
 
     Where the last one did not become active, what was active is still what its backup holds: other settings, or another target.
     """
-    if not begins or record.change is not Change.DOWNGRADE or record.approval is None:
+    if record.change is not Change.DOWNGRADE or record.approval is None:
         return record, ()
     live = observed.record
-    if live is not None and live.backup and not observed.became_active and live.from_version == record.from_version:
+    if (
+        live is not None
+        and live.backup
+        and not observed.activation.became_active
+        and live.from_version == record.from_version
+    ):
         return record.model_copy(update={"backup": live.backup}), ()
     good = _gone_down_from(observed)
     if good is None:
@@ -46,7 +52,7 @@ def _gone_down_from(observed: Observed) -> LastGood | None:
         return None
     applied, noted = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
     # In the middle of a change to something newer that never became active, what was active is the note.
-    found = map(LastGood.read, (applied, noted) if observed.became_active else (noted, applied))
+    found = map(LastGood.read, (applied, noted) if observed.activation.became_active else (noted, applied))
     return next((good for good in found if good is not None and good.spec.version == baseline.text), None)
 
 

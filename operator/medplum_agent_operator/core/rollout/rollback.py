@@ -1,6 +1,6 @@
-"""What is done about a change that failed: what was active before is brought back, and what failed is latched.
+"""What is done about a change that failed: the previous spec and template are applied again, and the failed change is latched.
 
-Called by `plan`. When a change has failed is `failure`'s to say; what a latch means for the spec in force is `verdict`'s.
+Called by `plan`. `policy.failure` says when a change has failed; `policy.verdict` says what a latch means for the spec in force.
 """
 
 from dataclasses import replace
@@ -15,47 +15,43 @@ from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.report.progress import Progress
 from medplum_agent_operator.core.rollout.actions import as_kept, compared, supporting
-from medplum_agent_operator.core.rollout.compose import Pass, Plan, report, told
-from medplum_agent_operator.core.rollout.records import current, noted_last_good, roll_back
+from medplum_agent_operator.core.rollout.records import current, recorded_last_good, roll_back
+from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_agent
+from medplum_agent_operator.core.rollout.upkeep import report_first
 
 
-def taking_back(this: Pass, spec: MedplumAgentSpec) -> Plan | None:
-    """The plan that takes a failed change back, exactly to what was active before; None where nothing has failed, or it is held."""
+def rolled_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
+    """The step that rolls a failed change back to exactly what was active before; None if nothing failed or it may not."""
     observed, now = this.observed, this.now
     live = observed.deployment
-    if live is None or not failure.is_to_be_taken_back(observed, spec, now=now):
+    if live is None or not failure.is_to_be_rolled_back(observed, spec, now=now):
         return None
     good = live.last_good
     if good is None:
         return None
-    if not observed.noted:
-        return noting_first(this, spec)
-    # What the user asks for may have failed before: other things fail while that is latched, and it stays so.
+    if not observed.rollout_in_status:
+        return report_first(this, spec)
+    # The user's spec may have failed before. Other things can fail while it is latched, and the latch stays.
     failed = failure.latched(observed) or failure.note(observed.agent, spec, progress.what_failed(observed, spec))
-    mechanics = choose(observed, AgentVersion.parse(good.spec.version), host_ports=good.spec.uses_host_ports)
-    record = roll_back(observed, good, mechanics, failed, now=now)
+    choice = choose(observed, AgentVersion.parse(good.spec.version), host_ports=good.spec.uses_host_ports)
+    record = roll_back(observed, good, choice, failed, now=now)
     body = render_deployment(
         observed.agent,
         good.spec,
         template=good.applied,
-        strategy=mechanics.strategy,
+        strategy=choice.strategy,
         record=record,
-        last_good=noted_last_good(observed),
+        last_good=recorded_last_good(observed),
     )
-    # The agent first: nothing beside it that is refused keeps it from coming back.
+    # The agent first: a refused write beside it must not delay its return.
     actions = (*compared(body, live.raw, disruptive=True), *supporting(observed, good.spec, this.config))
     state = progress.beginning(observed, record, good.spec, now=now)
-    return replace(told(this, state, actions=actions, record=record, begins=True), silent=False)
+    return Step(replace(state, defer_reporting=False), record, actions, begins=True)
 
 
-def noting_first(this: Pass, spec: MedplumAgentSpec) -> Plan:
-    """Status does not tell yet of the rollout before the one that is to begin: note it first, or a crash now would forget it."""
-    return replace(report(this, spec, actions=()), silent=False, look_again_at=this.now)
-
-
-def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Plan | None:
-    """The plan that latches a change which failed before anything of it was done; None where it is held."""
+def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Step | None:
+    """The step that latches a change which failed before any part of it was done; None if it did not fail or is not latched."""
     observed = this.observed
     live, before = observed.deployment, observed.applied_spec
     if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:
@@ -65,11 +61,10 @@ def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: Rollou
         observed.agent,
         before,
         template=of_agent(observed, before, this.config, refreshes=False).applied,
-        strategy=live.strategy,
+        strategy=live.mechanics.strategy,
         record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
-        last_good=noted_last_good(observed),
+        last_good=recorded_last_good(observed),
     )
     actions = (*supporting(observed, before, this.config), *compared(as_kept(body, live), live.raw))
-    # The next pass finds the latch, and tells of it.
-    plan = told(this, state, actions=actions, record=record)
-    return replace(plan, findings=(), silent=True, look_again_at=this.now)
+    # The next pass finds the latch and reports it.
+    return Step(replace(state, findings=(), defer_reporting=True, requeue_at=this.now), record, actions)

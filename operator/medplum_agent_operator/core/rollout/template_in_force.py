@@ -86,7 +86,7 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
     if _unchanged(spec, live.applied_spec, render, ours):
         return _kept(applied, ours, refreshed=refreshed)
     if (
-        not observed.became_active
+        not observed.activation.became_active
         and (good := live.last_good) is not None
         and _unchanged(spec, good.spec, render, ours)
     ):

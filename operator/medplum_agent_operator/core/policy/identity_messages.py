@@ -1,0 +1,69 @@
+"""Messages about an identity that another MedplumAgent holds. Called by `checks`, `verdict` and `reconcile`."""
+
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.observed.findings import Message
+from medplum_agent_operator.core.observed.identity import Claim, normalised
+from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME
+
+
+def identity_taken(agent: MedplumAgent, holder: Claim, *, made: bool, before: MedplumAgentSpec | None) -> Message:
+    """Why an agent may not have the identity that its spec asks for, and each way out.
+
+    Args:
+        agent: the agent.
+        holder: who holds the identity.
+        made: whether the agent has a Deployment.
+        before: the spec that then stays in force, if the cluster still has it.
+    """
+    server, name = agent.spec.server, f"{holder.namespace}/{holder.name}"
+    same_server = before is not None and normalised(before.server.base_url) == normalised(server.base_url)
+    impact, what = _effect(before, made=made, same_server=same_server)
+    cause = (
+        f"spec.server asks for agent {server.agent_id} on {server.base_url}. The server would send each message for a device to both, and agents "
+        f"older than {ZERO_DOWNTIME} would compete for the identity."
+    )
+    if holder.remains:
+        return Message(
+            f"The deleted MedplumAgent {name} still holds this identity: its Deployment or a pod is not gone yet.",
+            cause=cause,
+            impact=impact,
+            fix=f"None needed; {what.lower()} automatically when it is gone. If it stays, as after kubectl delete --cascade=orphan, run the command.",
+            command=f"kubectl -n {holder.namespace} delete deployment {holder.name}",
+        )
+    fix = (
+        f"{what} automatically when {name} has been deleted and its pods are gone, or when it runs with another server."
+    )
+    if before is not None and not same_server:
+        fix += f' To stay, set spec.server.baseUrl back to "{before.server.base_url}".'
+    else:
+        fix += (
+            " If both are needed, create another Agent on the Medplum server and a new MedplumAgent with its id, and delete this one: "
+            "spec.server.agentId cannot be changed. If this one is not needed, delete it."
+        )
+    return Message(f"The identity in spec.server is held by MedplumAgent {name}.", cause=cause, impact=impact, fix=fix)
+
+
+def _effect(before: MedplumAgentSpec | None, *, made: bool, same_server: bool) -> tuple[str, str]:
+    """The impact, and what then happens automatically."""
+    if not made:
+        return "This MedplumAgent is not installed.", "The installation starts"
+    if same_server:
+        return (
+            "Both agents run and neither was stopped; devices may receive messages twice. Edits of this spec wait.",
+            "Edits are applied",
+        )
+    keeps = f"; this agent keeps running with {before.server.base_url}" if before is not None else ""
+    return f"Nothing was changed{keeps}. Other edits of the spec wait too.", "The change starts"
+
+
+def cannot_become_again(holder: Claim) -> Message:
+    """Why a failed change of the server is not rolled back."""
+    name = f"{holder.namespace}/{holder.name}"
+    return Message(
+        f"The change failed and cannot be rolled back: MedplumAgent {name} now holds the previous identity.",
+        cause="The previous spec used another server; the server would send each message for a device to both agents.",
+        impact="The operator changed nothing further.",
+        fix=f"Fix the cause of the failure, or set spec.server to a server that can be reached. The rollback starts automatically when {name} "
+        "has been deleted and its pods are gone.",
+    )

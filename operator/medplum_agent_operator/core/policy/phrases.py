@@ -1,0 +1,62 @@
+"""Parts of messages that several of them share. Called by the message modules of this wing and of `report`."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+
+NOTHING_NEEDED: Final = "None needed; the rollout continues automatically."
+
+
+def seconds(count: int) -> str:
+    """A number of seconds, in words.
+
+    >>> seconds(1), seconds(5)
+    ('1 second', '5 seconds')
+    """
+    return "1 second" if count == 1 else f"{count} seconds"
+
+
+def in_between(spec: MedplumAgentSpec) -> str:
+    """What happens to messages while no agent runs."""
+    if spec.gated:
+        return f"messages wait in the gate for up to {seconds(spec.gate.hold_seconds)}"
+    return "devices cannot deliver messages in between"
+
+
+def capital(text: str) -> str:
+    """The text as the beginning of a sentence.
+
+    >>> capital("both sides can hand over")
+    'Both sides can hand over'
+    """
+    return text[:1].upper() + text[1:]
+
+
+def who_serves(versions: Iterable[str]) -> str:
+    """Whether anybody is without service, as the beginning of an impact.
+
+    >>> who_serves(["5.1.15", "5.1.14"]), who_serves([])
+    ('5.1.14 and 5.1.15 keep serving.', 'No agent serves right now.')
+    """
+    alive = sorted(set(versions))
+    if not alive:
+        return "No agent serves right now."
+    return f"{' and '.join(alive)} {'keeps' if len(alive) == 1 else 'keep'} serving."
+
+
+def numbered(*points: str) -> str:
+    """Points below a label, one a line.
+
+    >>> print("Points:" + numbered("Stop.", "Start."))
+    Points:
+      1. Stop.
+      2. Start.
+    """
+    return "".join(f"\n  {number}. {point}" for number, point in enumerate(points, start=1))
+
+
+def annotate(agent: MedplumAgent, annotation: str, value: str) -> str:
+    """The command that sets an annotation of a MedplumAgent."""
+    return f'kubectl annotate medplumagent {agent.name} -n {agent.namespace} --overwrite {annotation}="{value}"'

@@ -1,0 +1,34 @@
+"""What is wrong between devices and the agent where a gate is wanted, whatever else goes on.
+
+Called by `plan`, once for each pass. It reports; nothing here changes what is applied.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.objects import gate_pod
+from medplum_agent_operator.core.observed.findings import Finding, warning
+from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.policy import gate_messages
+from medplum_agent_operator.core.report import traffic
+
+
+def gate_notices(observed: Observed, config: Config, *, now: datetime) -> tuple[tuple[Finding, ...], datetime | None]:
+    """What is wrong with the gate or the traffic through it, and when to look again for a gate that does not serve yet."""
+    if not observed.agent.spec.gated:
+        return (), None
+    deployment = observed.children.get("GateDeployment")
+    due = gate_pod.patience_until(deployment, now=now)
+    waits = due is not None and config.gate_image is not None and now < due
+    return tuple(_found(observed, not_serving=due is not None and not waits)), due if waits else None
+
+
+def _found(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
+    agent, deployment = observed.agent, observed.children.get("GateDeployment")
+    if not_serving:
+        yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, there=deployment is not None))
+    if gate_pod.available(deployment) and (why := gate_pod.stuck(deployment)):
+        yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
+    if since := traffic.silent(observed):
+        yield warning(Reason.AGENT_SILENT, gate_messages.agent_silent(agent, since))

@@ -1,0 +1,43 @@
+"""What a pass says, as a value: `status` projects it, Events and log lines come from it.
+
+Made by `plan`. A `Plan` is a statement with the actions that make it true.
+"""
+
+from dataclasses import dataclass
+
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Phase, Strategy
+from medplum_agent_operator.core.observed.findings import Finding, Message
+from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What a pass says.
+
+    Attributes:
+        phase: the agent's phase once the actions are done.
+        reason: why; the conditions' reason.
+        message: the same for people. Conditions carry its first line.
+        notices: further messages that stand below it in `status.plan`.
+        findings: what deserves an Event when it is new.
+        begins: the rollout that the disruptive action begins; None if none does.
+        strategy: how the rollout under way, or the latest, is made; for a refused change, how it would be made; None for a first install.
+        refusal: why the user's spec is not in force; None if it is.
+        pending_update: what this operator release renders differently and applies with the next rollout; empty if nothing.
+    """
+
+    phase: Phase
+    reason: Reason
+    message: Message
+    notices: tuple[Message, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    begins: RolloutRecord | None = None
+    strategy: Strategy | None = None
+    refusal: Finding | None = None
+    pending_update: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole text for people: `status.plan`."""
+        return "\n\n".join(map(str, (self.message, *self.notices)))

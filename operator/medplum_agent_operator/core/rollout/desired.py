@@ -1,0 +1,49 @@
+"""What the Deployment should be for the spec in force, and whether that replaces the agent's pod. Called by `plan`. Pure."""
+
+from dataclasses import dataclass, field, replace
+
+from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.observed.pods import Pod
+from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy import drain
+from medplum_agent_operator.core.policy.strategy import Choice, choose
+from medplum_agent_operator.core.rollout.steps import Pass
+from medplum_agent_operator.core.rollout.template_in_force import Template, of_agent
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the Deployment should be, and whether that replaces the agent's pod.
+
+    Attributes:
+        spec: the spec in force.
+        template: the pod template in force.
+        choice: by which strategy the pod would be replaced.
+        begins: whether a rollout begins.
+        moved: the pod that the rollout moves off a cordoned node; None if it is no move.
+    """
+
+    spec: MedplumAgentSpec = field(repr=False)
+    template: Template
+    choice: Choice
+    begins: bool
+    moved: Pod | None = None
+
+
+def desired(this: Pass) -> Desired:
+    """The Deployment for the spec in force."""
+    observed, spec = this.observed, this.spec
+    template = of_agent(observed, spec, this.config, refreshes=this.allowed is not None)
+    choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
+    live = observed.deployment
+    return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
+
+
+def moved_if_cordoned(this: Pass, wanted: Desired) -> Desired:
+    """The same, or a move off the agent's node if that is cordoned and the agent can hand over."""
+    if wanted.choice.mechanics.stops_first:
+        return wanted
+    pod = drain.to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
+    if pod is None:
+        return wanted
+    return replace(wanted, begins=True, moved=pod, template=wanted.template.moved_off(drain.note(pod)))
