@@ -109,8 +109,8 @@ class MedplumAgentStatus(ApiModel):
     )
     active_version: str | None = Field(
         default=None,
-        description="Version that the agent's pods run; absent while a change that stops the old agent first has stopped it and the new one does not run "
-        "yet. It differs from spec.version while a change is not approved, not finished or failed.",
+        description="Version that the agent's pods run; absent in the gap of a change that stops the old agent first. It may differ from spec.version while a "
+        "change is not approved, is in progress or has failed.",
     )
     target_version: str | None = Field(default=None, description="Version that spec.version asks for.")
     last_good_version: str | None = Field(
