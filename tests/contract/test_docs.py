@@ -16,7 +16,9 @@ from medplum_agent_operator.api.crd import crd
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import (
     ChannelStatus,
+    Condition,
     GateFigures,
+    HistoryApproval,
     HistoryEntry,
     MedplumAgentStatus,
     Outcome,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from medplum_agent_operator.api.base import ApiModel
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "docs" / "reference.md"
+REFERENCE = ROOT / "docs" / "reference"
 GUIDE = ROOT / "docs" / "user-guide.md"
 README = ROOT / "README.md"
 RECORDS = ROOT / "docs" / "adr"
@@ -131,45 +133,60 @@ def written_aliases(model: type[ApiModel]) -> list[str]:
     ids=["reasons", "conditions", "phases"],
 )
 def test_every_word_of_the_status_has_one_row(heading: str, members: type[Reason | ConditionType | Phase]) -> None:
-    """A reason, condition or phase that the operator can show is explained in the reference, and nothing else is."""
-    assert sorted(map(str, members)) == sorted(named(section(REFERENCE, heading)))
+    """The reference explains each reason, condition and phase that the operator can report, and no other."""
+    assert sorted(map(str, members)) == sorted(named(section(REFERENCE / "conditions-and-reasons.md", heading)))
 
 
 @pytest.mark.parametrize("reason", Reason)
 def test_every_reason_says_what_to_do(reason: Reason) -> None:
-    """A reason's row has all four cells filled: where it appears, what it means, what to do."""
-    row = next(row for row in rows(section(REFERENCE, "Reasons")) if row[0] == f"`{reason}`")
+    """Each reason's row has four non-empty cells: the reason, where it appears, its meaning, what to do."""
+    row = next(
+        row for row in rows(section(REFERENCE / "conditions-and-reasons.md", "Reasons")) if row[0] == f"`{reason}`"
+    )
     assert (4, True) == (len(row), all(row))
 
 
 def test_every_setting_has_its_row() -> None:
-    """Flag, environment variable and default of each setting stand in the reference as they are in the code."""
+    """The reference lists flag, environment variable and default of each setting as in the code."""
     expected = [
         [f"`--{name.replace('_', '-')}`", f"`{ENV_PREFIX}{name.upper()}`", shown_default(field)]
         for name, field in Settings.model_fields.items()
     ]
-    assert expected == [row[:3] for row in rows(section(REFERENCE, "Settings"))]
+    assert expected == [row[:3] for row in rows(section(REFERENCE / "settings.md", "Settings"))]
 
 
 def test_every_annotation_and_label_has_its_row() -> None:
-    """Every name that the code reads or writes on objects is in the reference, and no other."""
+    """The reference lists each annotation and label that the code reads or writes, and no other."""
     constants = {value for value in vars(names).values() if isinstance(value, str) and "/" in value}
     keys = {value for value in constants if re.fullmatch(r"[a-z.]+/[a-z-]+", value)}
-    assert sorted(keys | {APPLIED_HASH}) == sorted(named(section(REFERENCE, "Annotations and labels")))
+    page = REFERENCE / "annotations-and-labels.md"
+    assert sorted(keys | {APPLIED_HASH}) == sorted(named(section(page, "Annotations and labels")))
 
 
-def test_every_status_field_has_its_row() -> None:
-    """What `kubectl get -o yaml` shows in status is explained, the parts of a rollout and of history included."""
-    table = {row[0].strip("`"): row[1] for row in rows(section(REFERENCE, "Status fields"))}
-    assert sorted(written_aliases(MedplumAgentStatus)) == sorted(table)
-    parts = (("rollout", Rollout), ("history", HistoryEntry), ("history", GateFigures), ("channels", ChannelStatus))
-    for part, model in parts:
-        assert [] == [name for name in written_aliases(model) if f"`{name}`" not in table[part]]
-    assert [] == [outcome for outcome in Outcome if f"`{outcome}`" not in section(REFERENCE, "Status fields")]
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("status", MedplumAgentStatus),
+        ("status.conditions", Condition),
+        ("status.channels", ChannelStatus),
+        ("status.rollout", Rollout),
+        ("status.history", HistoryEntry),
+        ("status.history.approval", HistoryApproval),
+        ("status.history.gate", GateFigures),
+    ],
+)
+def test_every_status_field_has_its_row(heading: str, model: type[ApiModel]) -> None:
+    """The reference explains each field that `kubectl get -o yaml` shows in status, at every depth."""
+    assert sorted(written_aliases(model)) == sorted(named(section(REFERENCE / "medplumagent.md", heading)))
+
+
+def test_every_outcome_has_its_row() -> None:
+    """The reference explains each outcome in the history, and no other."""
+    assert sorted(Outcome) == sorted(named(section(REFERENCE / "medplumagent.md", "History entries")))
 
 
 def test_every_right_has_its_row() -> None:
-    """The rights in the reference are those in the manifests, verb for verb."""
+    """The reference lists the rights in the manifests, verb for verb."""
     rules = [
         rule
         for item in yaml.safe_load_all((ROOT / "manifests" / "base" / "rbac.yaml").read_text(encoding="utf-8"))
@@ -178,19 +195,21 @@ def test_every_right_has_its_row() -> None:
     ]
     granted = {(resource, ", ".join(rule["verbs"])) for rule in rules for resource in rule["resources"]}
     explained = {
-        (resource.strip("` "), row[1]) for row in rows(section(REFERENCE, "Rights")) for resource in row[0].split(",")
+        (resource.strip("` "), row[1])
+        for row in rows(section(REFERENCE / "rights.md", "Rights"))
+        for resource in row[0].split(",")
     }
     assert granted == explained
 
 
 def test_every_metric_of_a_gate_has_its_row() -> None:
-    """What Prometheus gets from a gate, by type; of a counter of endings the reasons too."""
-    told = {
+    """The reference lists each metric of a gate with its type, and each reason for a closed connection."""
+    exposed = {
         f"{family.name}_total" if family.type == "counter" else family.name: family.type
         for family in Metrics(answer_seconds=60).registry.collect()
     }
-    text = section(REFERENCE, "Metrics of a gate")
-    assert told == {f"{PREFIX}{name.strip('`')}": kind for name, kind, _ in rows(text)}
+    text = section(REFERENCE / "metrics.md", "Metrics of a gate")
+    assert exposed == {f"{PREFIX}{name.strip('`')}": kind for name, kind, _ in rows(text)}
     assert [] == [why for why in Ending if f"`{why.name.lower()}`" not in text]
 
 

@@ -1,4 +1,4 @@
-"""Reading a MedplumAgent: what is assumed, what is refused, what a pod template becomes, and how a broken status is read."""
+"""Parsing a MedplumAgent: defaults, rejected values, the dumped pod template, and broken statuses."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ STATUS: dict[str, Any] = {
 
 
 def spec_with(path: str, value: Any) -> dict[str, Any]:
-    """The smallest spec, with one field set: `channels.0.port`."""
+    """Return the smallest spec with one field set, given by its path: `channels.0.port`."""
     spec = copy.deepcopy(SMALLEST)
     place: Any = spec
     *way, last = path.split(".")
@@ -102,7 +102,7 @@ def spec_with(path: str, value: Any) -> dict[str, Any]:
 
 
 def test_smallest_spec_gets_the_documented_defaults() -> None:
-    """Version, server, one channel: all the rest has a default."""
+    """Version, server and one channel are enough: all other fields have defaults."""
     spec = MedplumAgentSpec.model_validate(SMALLEST)
     assert (None, None, None) == (spec.image.repository, spec.image.tag, spec.image.digest)
     assert (PullPolicy.IF_NOT_PRESENT, ("/srv/medplum-agent",)) == (spec.image.pull_policy, spec.image.command)
@@ -131,8 +131,8 @@ def test_smallest_spec_gets_the_documented_defaults() -> None:
 @pytest.mark.parametrize(
     "version", ["5.1.15", "5.1.15-abc1234", "4.1.12-2", "0.0.0", "999999999.0.1", "5.1.15-" + "a" * 40]
 )
-def test_full_versions_are_taken(version: str) -> None:
-    """Three numbers, and a build id if there is one."""
+def test_full_versions_are_accepted(version: str) -> None:
+    """Three numbers, and an optional build id."""
     assert version == MedplumAgentSpec.model_validate(spec_with("version", version)).version
 
 
@@ -158,8 +158,8 @@ def test_full_versions_are_taken(version: str) -> None:
         "5.1.15-" + "a" * 41,
     ],
 )
-def test_anything_else_is_no_version_and_the_message_shows_a_good_one(version: str) -> None:
-    """The operator never has to make sense of a version that is none, even where the CRD's rules are missing."""
+def test_other_versions_are_rejected_with_an_example(version: str) -> None:
+    """The operator never interprets an invalid version, even without the CRD's rules."""
     with pytest.raises(ValidationError, match=r"such as 5\.1\.15 or 5\.1\.15-abc1234"):
         MedplumAgentSpec.model_validate(spec_with("version", version))
 
@@ -197,8 +197,8 @@ def test_anything_else_is_no_version_and_the_message_shows_a_good_one(version: s
         ("podTemplate.labels", {"team": "front desk"}),
     ],
 )
-def test_values_that_would_break_the_agent_are_refused(path: str, value: Any) -> None:
-    """What the operator would write into a pod or a file is checked again when it is read, and the fault names its place."""
+def test_values_that_would_break_the_agent_are_rejected(path: str, value: Any) -> None:
+    """Parsing checks each value that the operator writes into a pod or a file, and the error names the field."""
     with pytest.raises(ValidationError) as fault:
         MedplumAgentSpec.model_validate(spec_with(path, value))
     where = ".".join(str(step) for step in fault.value.errors()[0]["loc"])
@@ -208,14 +208,14 @@ def test_values_that_would_break_the_agent_are_refused(path: str, value: Any) ->
 @pytest.mark.parametrize(
     "url", ["https://api.medplum.com", "http://10.0.0.5:8103/", "https://[fd00::5]:8103/fhir-server/"]
 )
-def test_urls_of_servers_are_taken(url: str) -> None:
-    """With port, path or an address in place of a name."""
+def test_server_urls_are_accepted(url: str) -> None:
+    """With a port, with a path, or with an address in place of a name."""
     assert url == MedplumAgentSpec.model_validate(spec_with("server.baseUrl", url)).server.base_url
 
 
 @pytest.mark.parametrize("name", ["adt", "lab-2", "2-lab", "3com", "a", "a1-b2-c3"])
-def test_names_of_channels_are_names_of_ports(name: str) -> None:
-    """Whatever Kubernetes takes as the name of a container's port."""
+def test_channel_names_are_valid_port_names(name: str) -> None:
+    """A channel may have any name that Kubernetes accepts for a container port."""
     assert name == MedplumAgentSpec.model_validate(spec_with("channels.0.name", name)).channels[0].name
 
 
@@ -234,7 +234,7 @@ def test_names_of_channels_are_names_of_ports(name: str) -> None:
     ],
 )
 def test_schedules_are_cron_schedules_of_five_fields(schedule: str) -> None:
-    """Numbers in range, names of months and days, lists, ranges and steps; nothing beyond what every cron knows."""
+    """Numbers in range, names of months and days, lists, ranges and steps; no extensions of single cron programs."""
     window = {"schedule": schedule, "duration": "2h"}
     if schedule in {"30 23 L * *", "60 2 * * *", "0 2 * *", "@daily"}:
         with pytest.raises(ValidationError, match="five fields"):
@@ -249,28 +249,28 @@ def test_schedules_are_cron_schedules_of_five_fields(schedule: str) -> None:
 
 
 def test_fields_of_a_newer_release_are_ignored() -> None:
-    """An older operator goes on with objects of a newer CRD."""
+    """An older operator can parse objects of a newer CRD."""
     spec = MedplumAgentSpec.model_validate(SMALLEST | {"mirror": {"enabled": True}})
     assert MedplumAgentSpec.model_validate(SMALLEST) == spec
 
 
-def test_a_spec_cannot_be_changed_once_read() -> None:
-    """Decisions rest on values that nobody changes meanwhile."""
+def test_a_spec_is_immutable() -> None:
+    """Decisions rest on values that cannot change in the meantime."""
     spec = MedplumAgentSpec.model_validate(SMALLEST)
     with pytest.raises(ValidationError, match="frozen"):
         spec.version = "4.2.3"  # type: ignore[misc]
 
 
-def test_a_spec_survives_being_written_down() -> None:
-    """The note of an applied spec reads back as the same spec."""
+def test_a_spec_survives_a_round_trip() -> None:
+    """The recorded JSON of an applied spec parses to the same spec."""
     spec = MedplumAgentSpec.model_validate(
         spec_with("podTemplate.tolerations", [{"key": "dedicated", "operator": "Exists"}])
     )
     assert spec == MedplumAgentSpec.model_validate_json(spec.model_dump_json(by_alias=True, exclude_none=True))
 
 
-def test_a_resource_is_read_with_what_decisions_need_of_its_metadata() -> None:
-    """Identity, generation, annotations, and a status whether or not there is one."""
+def test_parsing_includes_the_metadata_that_decisions_need() -> None:
+    """Identity, generation, annotations, and an empty status if the object has none."""
     metadata = {"namespace": "clinic", "name": "front-desk", "uid": "u1", "generation": 4, "annotations": {"a": "b"}}
     agent = MedplumAgent.parse({"metadata": metadata, "spec": SMALLEST})
     assert ("clinic", "front-desk", "u1", 4) == (agent.namespace, agent.name, agent.uid, agent.generation)
@@ -278,16 +278,16 @@ def test_a_resource_is_read_with_what_decisions_need_of_its_metadata() -> None:
     assert MedplumAgentStatus() == agent.status
 
 
-def test_a_resource_with_a_bad_spec_is_refused_by_field() -> None:
-    """The fault says which field, so that status can."""
+def test_the_error_for_a_bad_spec_names_the_field() -> None:
+    """The error names the field, so that status can name it too."""
     metadata = {"namespace": "clinic", "name": "front-desk", "uid": "u1"}
     with pytest.raises(ValidationError) as fault:
         MedplumAgent.parse({"metadata": metadata, "spec": spec_with("channels.0.port", "many")})
     assert ("channels", 0, "port") == fault.value.errors()[0]["loc"]
 
 
-def test_pod_template_is_dumped_exactly_as_kubernetes_writes_it() -> None:
-    """What the user wrote is what goes into the pod: same names, same shapes, nothing added but the user ids."""
+def test_pod_template_is_dumped_in_the_form_of_kubernetes() -> None:
+    """The dump is exactly what the user wrote, in names and shapes; only the user ids are added."""
     selector = {"matchLabels": {"app": "gateway"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}
     terms = [{"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"]}]}]
     near = {
@@ -341,7 +341,7 @@ def test_pod_template_is_dumped_exactly_as_kubernetes_writes_it() -> None:
 
 
 def test_empty_string_in_a_toleration_is_absent() -> None:
-    """The API server drops it; kept, it would make an unchanged Deployment look changed in every pass."""
+    """The API server drops it; in a dump it would make an unchanged Deployment look changed in every pass."""
     template = PodTemplateSpec.model_validate(
         {"tolerations": [{"key": "dedicated", "operator": "Exists", "value": ""}]}
     )
@@ -349,8 +349,8 @@ def test_empty_string_in_a_toleration_is_absent() -> None:
     assert [{"key": "dedicated", "operator": "Exists"}] == dumped["tolerations"]
 
 
-def test_status_survives_being_written_and_read() -> None:
-    """What the operator reports is what it reads back, to the microsecond and to the letter."""
+def test_a_status_survives_a_round_trip() -> None:
+    """The operator reads back exactly what it reported, to the microsecond."""
     status = parse_status(STATUS)
     assert STATUS == status.model_dump(by_alias=True, exclude_none=True, mode="json")
     assert (Phase.HANDING_OFF, Strategy.ROLLING_HANDOFF) == (status.phase, status.strategy)
@@ -366,7 +366,7 @@ def test_status_survives_being_written_and_read() -> None:
 
 
 def broken(path: str, value: Any) -> dict[str, Any]:
-    """The status with one part overwritten: `history.0.startedAt`."""
+    """Return the status with one part overwritten, given by its path: `history.0.startedAt`."""
     status = copy.deepcopy(STATUS)
     place: Any = status
     *way, last = path.split(".")
@@ -377,7 +377,7 @@ def broken(path: str, value: Any) -> dict[str, Any]:
 
 
 def lacking(path: str) -> dict[str, Any]:
-    """The status without one part."""
+    """Return the status without one part, given by its path."""
     status = copy.deepcopy(STATUS)
     place: Any = status
     *way, last = path.split(".")
@@ -409,17 +409,17 @@ def lacking(path: str) -> dict[str, Any]:
     ],
 )
 def test_only_the_part_of_a_status_that_does_not_fit_is_lost(path: str, value: Any, lost: str) -> None:
-    """Somebody edited status by hand, or a newer operator wrote it: the rest still counts."""
+    """A user edited status, or a newer operator wrote it: all other parts are still read."""
     assert parse_status(lacking(lost)) == parse_status(broken(path, value))
 
 
 def test_a_condition_without_a_type_is_no_condition() -> None:
-    """A part that lacks what it needs is lost as a whole."""
+    """A part without a required field is lost as a whole."""
     assert parse_status(lacking("conditions.0")) == parse_status(lacking("conditions.0.type"))
 
 
-def test_several_faults_cost_no_more_than_themselves() -> None:
-    """Faults do not add up to losing everything."""
+def test_several_bad_parts_are_lost_one_by_one() -> None:
+    """Several bad parts do not make the whole status unreadable."""
     status = broken("phase", "Dreaming") | {
         "strategy": 1,
         "history": [{"to": 5}, {"to": "5.1.15", "startedAt": 0.5}, "x"],
@@ -432,11 +432,11 @@ def test_several_faults_cost_no_more_than_themselves() -> None:
 
 @pytest.mark.parametrize("raw", [None, {}, [], "Running", 7])
 def test_no_status_reads_as_an_empty_one(raw: object) -> None:
-    """A status that is not even an object says nothing."""
+    """A status that is not an object reads as an empty status."""
     assert MedplumAgentStatus() == parse_status(raw)
 
 
-anything = st.recursive(
+any_json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text("aT0-:.", max_size=5),
     lambda inner: (
         st.lists(inner, max_size=3)
@@ -446,8 +446,8 @@ anything = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(list(STATUS)), anything))
-def test_no_status_ever_stops_the_operator(raw: dict[str, Any]) -> None:
-    """Whatever stands in status, it is read, and reading it again changes nothing."""
+@given(st.dictionaries(st.sampled_from(list(STATUS)), any_json))
+def test_any_status_can_be_parsed(raw: dict[str, Any]) -> None:
+    """Parsing never fails, and parsing the dumped result again changes nothing."""
     read = parse_status(raw)
     assert read == parse_status(read.model_dump(by_alias=True, exclude_none=True, mode="json"))

@@ -1,1 +1,1 @@
-"""What users write and read: the MedplumAgent resource, its reasons, its annotations. Pure data, no behaviour of its own."""
+"""What users write and read: the MedplumAgent resource, its reasons and its annotations. Pure data, with no behaviour."""

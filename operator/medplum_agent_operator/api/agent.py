@@ -1,4 +1,7 @@
-"""The MedplumAgent resource itself: its name in the API, and reading one."""
+"""The MedplumAgent resource: its names in the API, and how to parse one object.
+
+Read by `crd`, `core` and the shell. Must never decide anything: it turns JSON into values.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +20,13 @@ SINGULAR: Final = "medplumagent"
 SHORT_NAME: Final = "mpa"
 CATEGORY: Final = "medplum"
 
-LONGEST_NAME: Final = 52
-"""A Service is named after it (63 characters at most), and later parts of an agent add a suffix."""
+MAX_NAME_LENGTH: Final = 52
+"""The agent's Service has the same name (63 characters at most), and other child objects add a suffix to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class MedplumAgent:
-    """A MedplumAgent as the API server gives it."""
+    """A MedplumAgent as the API server returns it."""
 
     namespace: str
     name: str
@@ -36,10 +39,10 @@ class MedplumAgent:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:
-        """Read one.
+        """Parse an object in the API's JSON form.
 
         Raises:
-            pydantic.ValidationError: when the spec does not fit the model, which the CRD should have prevented.
+            pydantic.ValidationError: when the spec does not fit the model. The CRD's schema normally prevents that.
         """
         metadata = raw["metadata"]
         return cls(
@@ -55,7 +58,7 @@ class MedplumAgent:
 
     @property
     def field_manager_of_approval(self) -> str | None:
-        """The tool that set the approval, such as `kubectl-annotate`: the latest manager that owns the annotation."""
+        """The field manager of the approval annotation, such as `kubectl-annotate`; with several owners, the latest."""
         owners = [
             entry
             for entry in self.managed_fields

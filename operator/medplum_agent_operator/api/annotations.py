@@ -1,51 +1,55 @@
-"""Names of labels and annotations, each with who writes it. Read by `core`, by docs tests, and by nobody else's memory."""
+"""Names of annotations and labels, each with its writer and its value.
+
+Read by `core`, the cache and the contract tests. Code outside this module never spells such a name out.
+"""
 
 from typing import Final
 
 DOMAIN: Final = "agents.medplum.com"
 
-# Written by people, on a MedplumAgent.
+# Users set these on a MedplumAgent.
 FORCE_DOWNGRADE: Final = f"{DOMAIN}/force-downgrade"
 """Approves one downgrade: `"<target version>[ free text]"`, for example `"4.2.3 CHG-1042"`."""
 NOW: Final = f"{DOMAIN}/now"
-"""Lets one change that costs downtime go ahead outside maintenance windows: `"<target version>[ free text]"`."""
+"""Lets one change that costs downtime begin outside maintenance windows: `"<target version>[ free text]"`."""
 RETRY: Final = f"{DOMAIN}/retry"
-"""Opens the latch of a failed change: a text that was not there when it failed."""
+"""Retries a failed change: any text that differs from the text at the time of the failure."""
 REFRESH: Final = f"{DOMAIN}/refresh"
-"""Lets a newer operator release render the pods anew: a text that was not there when they were rendered last."""
+"""Lets a newer operator release render the pods again: any text that differs from the text at the last rendering."""
 
-# Written by the operator, on the Deployment. They are its whole memory, and they change in the same write as what they tell of.
+# The operator sets these on the Deployment. They are its whole memory.
+# Each is written in the same request as the template that it describes.
 ROLLOUT: Final = f"{DOMAIN}/rollout"
-"""JSON of the rollout that made the pod template what it is: from, to, strategy, startedAt, approval."""
+"""JSON record of the rollout that produced the pod template: from, to, strategy, startedAt, approval."""
 APPLIED_SPEC: Final = f"{DOMAIN}/applied-spec"
-"""JSON of the spec that the Deployment was rendered from: what a refused change leaves in force."""
+"""JSON of the spec that the Deployment was rendered from. It stays in force while a change is refused."""
 APPLIED_TEMPLATE: Final = f"{DOMAIN}/applied-template"
-"""JSON of the pod template as it was rendered, and by which revision of the renderer: a newer one replaces no pod by itself."""
+"""JSON of the pod template as rendered, with the renderer's revision. A newer revision replaces no pod on its own."""
 LAST_GOOD: Final = f"{DOMAIN}/last-good"
-"""JSON of the spec and the pod template that were active before the live ones: what a failed change goes back to."""
+"""JSON of the spec and pod template that were active before the live ones: the target of a rollback."""
 
-# Written by the operator, on the pod template and hence on every pod.
+# The operator sets these on the pod template, and so on every pod.
 TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"
-"""Fingerprint of the pod template as rendered: tells pods of the current template from those before it."""
+"""Fingerprint of the pod template as rendered. It separates pods of the current template from older pods."""
 MOVED_OFF: Final = f"{DOMAIN}/moved-off"
-"""The cordoned node, and the pod on it, that the agent was moved off last. A new value is what moves it."""
+"""The cordoned node, and the pod on it, that the agent was last moved off. A new value triggers the move."""
 STOPPED_FIRST: Final = f"{DOMAIN}/stopped-first"
-"""Which change that stopped the agent first made the template: a number that no change before had. It gives each of them a ReplicaSet of its own."""
+"""Number of the recreate rollout that produced the template. Numbers never repeat, so each recreate has its own ReplicaSet."""
 AGENT_LABEL: Final = f"{DOMAIN}/agent"
-"""The MedplumAgent's name. Part of the selector: together with the namespace it is the agent's identity in the cluster."""
+"""The MedplumAgent's name. Part of the selector: with the namespace it is the agent's identity in the cluster."""
 FETCH_LABEL: Final = f"{DOMAIN}/fetches-for"
-"""On a Job that fetches an image, and on its pod: for which MedplumAgent. Nothing selects an agent's pods by it."""
+"""On a Job that fetches an image, and on its pod: the MedplumAgent's name. No selector of agent pods uses it."""
 GATE_LABEL: Final = f"{DOMAIN}/gate-of"
-"""On a gate's pods: in front of which MedplumAgent. Nothing selects an agent's pods by it."""
+"""On a gate's pods: the name of the MedplumAgent behind the gate. No selector of agent pods uses it."""
 VERSION_LABEL: Final = f"{DOMAIN}/version"
-"""The agent version that a pod runs: read back from the cluster to learn what is active."""
+"""The agent version that a pod runs. The operator reads it back to find the active version."""
 
-# Written by the operator, on the PodDisruptionBudget.
+# The operator sets this on the PodDisruptionBudget.
 NODE_DRAIN: Final = f"{DOMAIN}/node-drain"
-"""How a drain that this budget holds back goes on, for whoever finds the budget's name in a refused eviction."""
+"""How a node drain that this budget blocks will continue. For people who find the budget's name in a refused eviction."""
 
 RESTARTED_AT: Final = "kubectl.kubernetes.io/restartedAt"
-"""Written by `kubectl rollout restart`, on the pod template: another value is what replaces the pods."""
+"""Set by `kubectl rollout restart` on the pod template. A new value replaces the pods."""
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/
 NAME_LABEL: Final = "app.kubernetes.io/name"

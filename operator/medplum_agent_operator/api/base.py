@@ -1,8 +1,8 @@
-"""What the API's models have in common. Read by `spec`, `pod`, `status` and `crd`; never imported by anything outside `api`.
+"""Building blocks of the API models. Read by the other modules of `api`; nothing outside `api` may import it.
 
-What must hold of one string (`Matching`) is checked by the API server, as CEL, and by pydantic as well: a string that is not
-what it should be would break the operator or the agent's configuration. What must hold between fields (`Rule`) is checked
-by the API server alone: Kubernetes itself would refuse what it prevents, only later and in words that nobody understands.
+A `Matching` pattern on one string is checked by the API server (as CEL) and again by pydantic, because a malformed string
+would break the operator or the agent's configuration. A `Rule` between fields is checked by the API server alone:
+Kubernetes would reject the same mistake later anyway, with a message that is hard to understand.
 """
 
 import json
@@ -20,7 +20,7 @@ VALIDATIONS: Final = "x-kubernetes-validations"
 
 
 class ApiModel(BaseModel):
-    """A part of the resource. Unknown fields are ignored: an older operator must read what a newer CRD lets in."""
+    """A part of the resource. It ignores unknown fields, because an older operator must read objects of a newer CRD."""
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore"
@@ -29,22 +29,22 @@ class ApiModel(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A CEL rule. In `Annotated` it is about a field, through `rules` about a model as a whole.
+    """A CEL rule: for one field in `Annotated`, or for a whole model through `rules`.
 
     Attributes:
-        rule: what must hold of `self`, or between `self` and `oldSelf`.
-        message: the sentence that users read when it does not: it names the field and the fix.
-        blames: the part of the model that the server's answer points to, such as `.channels`.
+        rule: the CEL expression over `self`, and `oldSelf` if needed.
+        message: the sentence that users read when the expression is false. It names the field and the fix.
+        field_path: the part of the model that the API server's error points to, such as `.channels`.
     """
 
     rule: str
     message: str
-    blames: str = ""
+    field_path: str = ""
 
     def render(self) -> JsonDict:
-        """The rule as it stands in a CRD."""
+        """Render the rule for the CRD."""
         rendered: JsonDict = {"rule": self.rule, "message": self.message}
-        return rendered | {"fieldPath": self.blames} if self.blames else rendered
+        return rendered | {"fieldPath": self.field_path} if self.field_path else rendered
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
@@ -53,26 +53,26 @@ class Rule:
 
 
 def rules(*several: Rule) -> ConfigDict:
-    """`model_config` that puts rules on a model as a whole."""
+    """Build the `model_config` that attaches rules to a model as a whole."""
     return ConfigDict(json_schema_extra={VALIDATIONS: [rule.render() for rule in several]})
 
 
 @dataclass(frozen=True, slots=True)
 class Matching:
-    """A pattern for a whole string, with a sentence in place of the bare regular expression that users would read otherwise.
+    """A pattern for a whole string, with a sentence that users read instead of the regular expression.
 
-    Patterns are written for RE2 (CEL) and Python alike, and carry no anchors: CEL's `matches` searches, and Python's `$`
-    lets a line break at the end through.
+    Patterns work in both RE2 (CEL) and Python, and have no anchors: CEL's `matches` searches, and Python's `$` accepts a
+    line break at the end.
     """
 
     pattern: str
     message: str
 
     def check(self, text: str) -> str:
-        """Return the text.
+        """Return the text unchanged.
 
         Raises:
-            ValueError: with the message, when the text is not of the pattern.
+            ValueError: with the message, when the text does not match the pattern.
         """
         if re.fullmatch(self.pattern, text, re.ASCII) is None:
             raise ValueError(self.message)
@@ -82,7 +82,7 @@ class Matching:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        # A JSON string literal is a CEL one too.
+        # A JSON string literal is a valid CEL string literal.
         return Rule(f"self.matches({json.dumps(f'^({self.pattern})$')})", self.message).__get_pydantic_json_schema__(
             core, handler
         )

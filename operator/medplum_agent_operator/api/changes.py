@@ -1,4 +1,7 @@
-"""How and when changes are made: `spec.handoff`, `spec.downgradePolicy`, `spec.maintenanceWindows`. Read by `spec`."""
+"""How and when the operator makes changes: `spec.handoff`, `spec.downgradePolicy` and `spec.maintenanceWindows`.
+
+Read by `spec`. Must only describe: `core.policy` decides.
+"""
 
 from enum import StrEnum
 from typing import Annotated, Final
@@ -26,14 +29,14 @@ _DURATION: Final = "[1-9][0-9]{0,2}h([1-9][0-9]{0,3}m)?|[1-9][0-9]{0,3}m"
 
 
 class OnFailure(StrEnum):
-    """What a failed change leads to."""
+    """What the operator does after a rollout failed."""
 
     ROLLBACK = "Rollback"
     HOLD = "Hold"
 
 
 class OnNodeDrain(StrEnum):
-    """What a node drain does to an agent that can hand over."""
+    """What a node drain does to an agent that supports a handoff."""
 
     HANDOFF = "Handoff"
     EVICT = "Evict"
@@ -47,13 +50,14 @@ class DowngradeApproval(StrEnum):
 
 
 class HandoffSpec(ApiModel):
-    """How one agent takes over from another, and when a change counts as failed."""
+    """How a new agent takes over from the old one, and when a rollout counts as failed."""
 
     model_config = rules(
         Rule(
             "self.progressDeadlineSeconds > self.minReadySeconds",
-            "spec.handoff.progressDeadlineSeconds must be greater than spec.handoff.minReadySeconds, or no change could ever succeed",
-            blames=".progressDeadlineSeconds",
+            "spec.handoff.progressDeadlineSeconds must be greater than spec.handoff.minReadySeconds, because no rollout can succeed sooner; raise "
+            "progressDeadlineSeconds or lower minReadySeconds",
+            field_path=".progressDeadlineSeconds",
         )
     )
 
@@ -61,67 +65,68 @@ class HandoffSpec(ApiModel):
         default=5,
         ge=0,
         le=3600,
-        description="Seconds, 0 to 3600 (default 5), for which all ports of a new agent must stay open before it counts as active. In a rolling handoff "
-        "the old agent is stopped only then. A larger figure notices more agents that start and then fail, and lengthens the time in which both agents "
-        "run and a device may get an outbound message twice.",
+        description="Seconds, 0 to 3600 (default 5), that all ports of a new agent must stay open before the agent counts as active. A rolling handoff "
+        "stops the old agent only then. A larger value detects more agents that start and then fail. It also lengthens the time in which both agents run "
+        "and a device may receive an outbound message twice.",
     )
     drain_seconds: int = Field(
         default=5,
         ge=0,
         le=600,
-        description="Seconds, 0 to 600 (default 5), that an agent that is to stop goes on running after it gets no new connections. No version of the "
-        "agent drains by itself: a message that is in flight when this time is over gets no acknowledgement, and the device sends it again. Downtime of "
-        "a change that stops the old agent first grows by as much; behind a gate that wait ends as soon as everything is answered.",
+        description="Seconds, 0 to 600 (default 5), that an agent keeps running before it is stopped. In a rolling handoff it gets no new connections "
+        "during this time. No agent version drains on its own: a message that is still in flight at the end gets no acknowledgement, and the device sends "
+        "it again. A change that stops the old agent first takes longer by this time. Behind a gate the drain ends as soon as every message is answered.",
     )
     progress_deadline_seconds: int = Field(
         default=300,
         ge=1,
         le=86_400,
-        description="Seconds, 1 to 86400 (default 300), after which a change whose new agent is not active counts as failed. Must be greater than "
-        "minReadySeconds. Leave room for pulling the image.",
+        description="Seconds, 1 to 86400 (default 300), after which a rollout counts as failed if the new agent is not active. Must be greater than "
+        "minReadySeconds. Allow time for pulling the image.",
     )
     on_failure: OnFailure = Field(
         default=OnFailure.ROLLBACK,
-        description="What happens after a failed change: Rollback (default) brings back exactly what was active before, Hold leaves things as they are. "
-        "After a rollback the change is not tried again by itself: another spec, or a new text in the annotation agents.medplum.com/retry, does that.",
+        description="What happens after a failed rollout. Rollback (default): the operator restores exactly what was active before. Hold: everything "
+        "stays as it is. After a rollback the operator does not retry the change automatically. To retry it, edit the spec, or set the annotation "
+        "agents.medplum.com/retry to a new text.",
     )
     pre_pull: bool = Field(
         default=True,
-        description="Whether the new image is fetched to the agent's node, by a short-lived Job, before a change stops the old agent (default true). If "
-        "it cannot be pulled, or the Secret that the new agent reads is not there, the old agent is not stopped. Without effect on a rolling handoff, "
-        "which stops the old agent last. false: the old agent is stopped at once, and downtime includes the pull.",
+        description="Whether a short-lived Job pulls the new image on the agent's node before a change stops the old agent (default true). If the image "
+        "cannot be pulled, or the Secret of the new agent is missing, the old agent is not stopped. No effect on a rolling handoff, which stops the old "
+        "agent last. With false the old agent is stopped at once, and downtime includes the pull.",
     )
     on_node_drain: OnNodeDrain = Field(
         default=OnNodeDrain.HANDOFF,
-        description="What happens when the agent's node is cordoned, as a drain does first. Handoff (default): the agent is handed to another node, and "
-        "its PodDisruptionBudget holds an eviction back until then. Evict: the budget lets the eviction through, so the agent stops and then starts "
-        "elsewhere. Without effect before 4.2.4, with hostNetwork or hostPort, and with a toleration of cordoned nodes: there it is always Evict.",
+        description="What happens when the agent's node is cordoned, which is how a node drain begins. Handoff (default): the operator hands the agent to "
+        "another node, and the agent's PodDisruptionBudget blocks evictions until then. Evict: the budget allows the eviction, so the agent stops and "
+        "then starts on another node. Before 4.2.4, with hostNetwork or hostPort, and with a toleration of cordoned nodes, it is always Evict.",
     )
 
 
 class DowngradePolicy(ApiModel):
-    """Which downgrades need a cluster admin's approval, given by the annotation agents.medplum.com/force-downgrade."""
+    """Which downgrades need the approval of a cluster admin, given by the annotation agents.medplum.com/force-downgrade."""
 
     approval: DowngradeApproval = Field(
         default=DowngradeApproval.ALWAYS,
-        description="Always (default): every downgrade needs an approval. BelowZeroDowntime: only one to a version before 4.2.4, which costs downtime. "
-        "Until it is approved a downgrade changes nothing; status.plan says how to approve it.",
+        description="Always (default): every downgrade needs an approval. BelowZeroDowntime: only a downgrade to a version before 4.2.4, which costs "
+        "downtime, needs one. A downgrade changes nothing until it is approved; status.plan shows the command that approves it.",
     )
 
 
 class MaintenanceWindow(ApiModel):
-    """A time in which changes that cost downtime may be made."""
+    """A period in which changes that cost downtime may begin."""
 
     schedule: Annotated[
         str,
         Field(max_length=128),
         Matching(
             _CRON,
-            "a maintenance window's schedule must be a cron schedule of five fields (minute, hour, day of month, month, day of week), such as "
+            "a maintenance window's schedule must be a cron schedule with five fields (minute, hour, day of month, month, day of week), such as "
             "'0 2 * * SUN' for Sundays at 02:00",
         ),
     ] = Field(
-        description="When the window opens: a cron schedule of five fields (minute, hour, day of month, month, day of week), such as '0 2 * * SUN' for "
+        description="When the window opens: a cron schedule with five fields (minute, hour, day of month, month, day of week), such as '0 2 * * SUN' for "
         "Sundays at 02:00."
     )
     duration: Annotated[
@@ -130,18 +135,19 @@ class MaintenanceWindow(ApiModel):
         Matching(_DURATION, "a maintenance window's duration must be hours, minutes or both, such as 2h, 90m or 1h30m"),
         Rule(
             f"!self.matches('^({_DURATION})$') || duration(self) <= duration('168h')",
-            "a maintenance window's duration must be at most 168h (seven days)",
+            "a maintenance window's duration must be at most 168h (seven days); shorten it, or add a second window",
         ),
     ] = Field(
-        description="How long the window stays open: hours, minutes or both, such as 2h, 90m or 1h30m; at most 168h."
+        description="How long the window stays open: hours, minutes or both, such as 2h, 90m or 1h30m; at most 168h (seven days)."
     )
     time_zone: Annotated[
         str,
         Field(max_length=64),
         Matching(
             "[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+){0,2}",
-            "a maintenance window's timeZone must be an IANA name such as UTC or Europe/Berlin",
+            "a maintenance window's timeZone must be an IANA time zone name such as UTC or Europe/Berlin",
         ),
     ] = Field(
-        default="UTC", description="Time zone of the schedule, by its IANA name, such as Europe/Berlin. Default UTC."
+        default="UTC",
+        description="Time zone of the schedule: an IANA time zone name such as Europe/Berlin. Default UTC.",
     )

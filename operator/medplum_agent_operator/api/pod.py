@@ -1,8 +1,8 @@
-"""`spec.podTemplate`: the part of a pod that is the user's business, in Kubernetes' own words and shapes.
+"""`spec.podTemplate`: the parts of the agent's pod that users may set, in Kubernetes' own words and shapes.
 
-Read by `core.pod_template`, which embeds what `model_dump(by_alias=True, exclude_none=True)` gives as it is: so nothing in
-here may dump what the user did not write, or an empty string that the API server drops: an unchanged agent would look changed.
-What the operator guarantees about a pod (its containers, security, volumes, own labels) cannot be set here.
+Read by `core.objects.agent_pod`, which embeds the result of `model_dump(by_alias=True, exclude_none=True)` unchanged. So a
+dump must never contain a field that the user did not write, nor an empty string, which the API server drops: an unchanged
+agent would look changed. Users cannot set here what the operator guarantees: containers, security, volumes, own labels.
 """
 
 from enum import StrEnum
@@ -21,7 +21,7 @@ Name = Annotated[
     str,
     Field(max_length=253),
     Matching(
-        _DNS_SUBDOMAIN, "must be the name of an object: lower-case letters, digits, '-' and '.', such as medplum-agent"
+        _DNS_SUBDOMAIN, "must be a valid object name: lower-case letters, digits, '-' and '.', such as medplum-agent"
     ),
 ]
 LabelValue = Annotated[
@@ -29,13 +29,13 @@ LabelValue = Annotated[
     Field(max_length=63),
     Matching(
         f"({_LABEL})?",
-        "a label's value has at most 63 letters, digits, '-', '_' and '.', and begins and ends with a letter or digit",
+        "a label value must have at most 63 letters, digits, '-', '_' and '.', and must begin and end with a letter or digit",
     ),
 ]
 
 _KEYS: Final = Rule(
     f"self.all(k, k.matches('^([a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?/)?{_LABEL}$'))",
-    "a key has at most 63 letters, digits, '-', '_' and '.', with an optional domain in front, such as example.org/team",
+    "a key must have at most 63 letters, digits, '-', '_' and '.', with an optional domain in front, such as example.org/team",
 )
 ExtraLabels = Annotated[
     dict[str, LabelValue],
@@ -73,21 +73,21 @@ Quantities = Annotated[
 
 
 class ResourceAmounts(ApiModel):
-    """What the agent's container may use. Where either map is given, both are taken as they are, without the operator's figures."""
+    """CPU and memory of a container. If either map is set, the operator's defaults apply to neither."""
 
     requests: Quantities | None = Field(
         default=None,
-        description="What the agent is sure to get, by resource: cpu in cores (250m is a quarter), memory in bytes (512Mi).",
+        description="Amounts that the container is guaranteed, by resource: cpu in cores (250m is a quarter), memory in bytes (512Mi).",
     )
     limits: Quantities | None = Field(
         default=None,
-        description="What the agent may use at the most, by resource. With less CPU it is slowed down; with more memory than this it is killed, and "
-        "messages in flight get no acknowledgement.",
+        description="Amounts that the container may use at most, by resource. A container that needs more CPU is slowed down. One that uses more memory is "
+        "killed, and messages in flight get no acknowledgement.",
     )
 
 
 class DnsPolicy(StrEnum):
-    """How names are resolved in the pod."""
+    """How the pod resolves names."""
 
     CLUSTER_FIRST = "ClusterFirst"
     CLUSTER_FIRST_WITH_HOST_NET = "ClusterFirstWithHostNet"
@@ -96,23 +96,23 @@ class DnsPolicy(StrEnum):
 
 
 class DnsOption(ApiModel):
-    """A resolver option."""
+    """An option of the pod's resolver."""
 
-    name: str = Field(description="The option, such as ndots.", min_length=1, max_length=64)
-    value: str | None = Field(default=None, description="Its value, if it has one.", max_length=64)
+    name: str = Field(description="Name of the option, such as ndots.", min_length=1, max_length=64)
+    value: str | None = Field(default=None, description="Value of the option, if it has one.", max_length=64)
 
 
 class DnsConfig(ApiModel):
-    """What is added to the pod's resolv.conf."""
+    """Additions to the pod's resolv.conf."""
 
     nameservers: (
         Annotated[tuple[Annotated[str, Field(min_length=1, max_length=45)], ...], Field(max_length=3)] | None
-    ) = Field(default=None, description="IP addresses of name servers, asked before those that dnsPolicy gives.")
+    ) = Field(default=None, description="IP addresses of name servers that the pod asks before those of dnsPolicy.")
     searches: (
         Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=32)] | None
-    ) = Field(default=None, description="Domains that are tried for short names.")
+    ) = Field(default=None, description="Search domains for short names.")
     options: Annotated[tuple[DnsOption, ...], Field(max_length=16)] | None = Field(
-        default=None, description="Resolver options."
+        default=None, description="Options of the pod's resolver."
     )
 
 
@@ -129,78 +129,78 @@ Id = Annotated[int, Field(ge=1, le=2_147_483_647)]
 
 
 class PodSecurity(ApiModel):
-    """The user that the agent runs as: the one thing about its security that depends on the image."""
+    """User and groups of the agent: the only part of its security that depends on the image."""
 
     run_as_user: Id = Field(
         default=5678,
-        description="User id that the agent runs as, never 0 (root). Default 5678, the user of upstream's Dockerfile.",
+        description="User id of the agent, never 0 (root). Default 5678, the user of upstream's Dockerfile.",
     )
-    run_as_group: Id = Field(default=5678, description="Group id that the agent runs as, never 0. Default 5678.")
+    run_as_group: Id = Field(default=5678, description="Group id of the agent, never 0. Default 5678.")
     fs_group: Id = Field(
         default=5678,
-        description="Group id that owns the pod's volumes, so that the agent can write them. Default 5678.",
+        description="Group id that owns the pod's volumes, so that the agent can write to them. Default 5678.",
     )
 
 
 class PodTemplateSpec(ApiModel):
-    """Where and how the agent's pod runs. Each change here replaces the pod: by a rolling handoff from 4.2.4 on, else stop, then start."""
+    """Where and how the agent's pod runs. Each change here replaces the pod: by a rolling handoff from 4.2.4 on, by a recreate before."""
 
     labels: ExtraLabels = Field(
         default={},
-        description="Labels of the pod, beside the operator's own (agents.medplum.com/…, app.kubernetes.io/…).",
+        description="Labels of the pod, in addition to the operator's own (agents.medplum.com/…, app.kubernetes.io/…).",
     )
     annotations: ExtraAnnotations = Field(
-        default={}, description="Annotations of the pod, beside the operator's own (agents.medplum.com/…)."
+        default={}, description="Annotations of the pod, in addition to the operator's own (agents.medplum.com/…)."
     )
     resources: ResourceAmounts | None = Field(
         default=None,
-        description="CPU and memory of the agent's container. Left out: 250m CPU and 512Mi memory requested, at most 2Gi memory.",
+        description="CPU and memory of the agent's container. If absent: requests of 250m CPU and 512Mi memory, and a limit of 2Gi memory.",
     )
     node_selector: SelectedLabels = Field(
-        default={}, description="Labels that a node must have for the agent to run there."
+        default={}, description="Labels that a node must have to run the agent's pod."
     )
     tolerations: tuple[Toleration, ...] = Field(
-        default=(), description="Taints of nodes that do not keep the agent away.", max_length=32
+        default=(), description="Node taints that the agent's pod tolerates.", max_length=32
     )
     affinity: Affinity | None = Field(
-        default=None, description="Where the agent's pod may and should run: by nodes, and by other pods."
+        default=None, description="Where the agent's pod may run and should run, by nodes and by other pods."
     )
     topology_spread_constraints: tuple[TopologySpreadConstraint, ...] = Field(
-        default=(), description="How the agents' pods are spread over nodes, zones and the like.", max_length=16
+        default=(), description="How pods are spread over nodes, zones or other parts of the cluster.", max_length=16
     )
     priority_class_name: Name | None = Field(
         default=None,
-        description="PriorityClass of the pod: who goes first when nodes are full. Left out: the cluster's default.",
+        description="PriorityClass of the pod: which pods go first when nodes are full. If absent, the cluster's default.",
     )
     runtime_class_name: Name | None = Field(
         default=None,
-        description="RuntimeClass of the pod: which container runtime runs it. Left out: the node's default.",
+        description="RuntimeClass of the pod: which container runtime runs it. If absent, the node's default.",
     )
     service_account_name: Name | None = Field(
         default=None,
-        description="ServiceAccount of the pod. Left out: one that the operator makes, with no rights. Its token is never mounted: the agent does not "
-        "talk to Kubernetes.",
+        description="ServiceAccount of the pod. If absent, the operator creates one without rights. Its token is never mounted, because the agent does not "
+        "use the Kubernetes API.",
     )
     host_network: bool = Field(
         default=False,
-        description="Run in the node's network, where each channel's port is a port of the node. Default false. Two agents cannot bind the same ports "
-        "of a node, so each change then stops the old agent first, with downtime. Pod Security 'baseline' and 'restricted' forbid it.",
+        description="Whether the pod uses the node's network, where each channel's port is a port of the node (default false). Two agents cannot bind the "
+        "same ports of a node, so each change then stops the old agent first, with downtime. Pod Security 'baseline' and 'restricted' forbid it.",
     )
     dns_policy: DnsPolicy | None = Field(
         default=None,
-        description="How names are resolved in the pod: ClusterFirst, ClusterFirstWithHostNet (which hostNetwork needs to find Services), Default (as "
-        "the node does) or None (dnsConfig alone). Left out: ClusterFirst.",
+        description="How the pod resolves names: ClusterFirst, ClusterFirstWithHostNet (needed with hostNetwork to resolve Services), Default (as the node "
+        "does) or None (only dnsConfig). If absent, ClusterFirst.",
     )
     dns_config: DnsConfig | None = Field(
-        default=None, description="Name servers, search domains and options added to what dnsPolicy gives."
+        default=None, description="Name servers, search domains and options, in addition to those of dnsPolicy."
     )
     host_aliases: tuple[HostAlias, ...] = Field(
         default=(),
-        description="Lines added to the pod's /etc/hosts, for names that no name server knows.",
+        description="Additional lines for the pod's /etc/hosts, for names that no name server resolves.",
         max_length=32,
     )
     security_context: PodSecurity = Field(
         default=PodSecurity(),
-        description="User and groups that the agent runs as: those that its image is made for. The rest of the pod's security is fixed: it fulfils Pod "
+        description="User and groups of the agent. They must be those that its image is built for. The rest of the pod's security is fixed and meets Pod "
         "Security 'restricted'.",
     )
