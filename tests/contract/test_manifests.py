@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
 ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
 MONITORING = ROOT / "manifests" / "monitoring"
+INSTALL = ROOT / "docs" / "how-to" / "install.md"
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -234,12 +235,16 @@ def test_one_operator_at_a_time() -> None:
 
 
 def test_the_image_s_tag_is_the_project_s_version() -> None:
-    """Manifests, README and pyproject.toml name one version."""
+    """Manifests, docs and pyproject.toml name one version."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert f"medplum-agent-operator:{version}" == container()["image"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"newTag: {version}\n" in readme
-    assert f"registry.example.org/medplum-agent-operator:{version}" in readme
+    install = INSTALL.read_text(encoding="utf-8")
+    assert f"newTag: {version}\n" in install
+    assert f"docker push registry.example.org/medplum-agent-operator:{version}\n" in install
+    for page in (ROOT / "README.md", ROOT / "docs" / "getting-started.md"):
+        commands = page.read_text(encoding="utf-8")
+        assert f"docker build -t {container()['image']} .\nkind load docker-image {container()['image']}\n" in commands
+        assert {version} == set(re.findall(r"medplum-agent-operator:([\w.]+)", commands))
 
 
 def test_environment_variables_in_manifests_are_settings() -> None:
@@ -287,10 +292,10 @@ def test_gates_are_scraped_where_they_tell() -> None:
     assert set(found["spec"]["podTargetLabels"]) <= set(labels)
 
 
-def test_the_readme_sets_the_image_repository_by_its_place() -> None:
-    """The README's patch replaces the first environment variable, which is the image repository."""
+def test_the_guide_sets_the_image_repository_by_its_place() -> None:
+    """The patch in the guide replaces the first environment variable, which is the image repository."""
     assert f"{ENV_PREFIX}IMAGE_REPOSITORY" == container()["env"][0]["name"]
-    assert "path: /spec/template/spec/containers/0/env/0/value\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "path: /spec/template/spec/containers/0/env/0/value\n" in INSTALL.read_text(encoding="utf-8")
 
 
 def test_probes_ask_where_the_operator_answers() -> None:
