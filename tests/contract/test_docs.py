@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
-GUIDE = ROOT / "docs" / "user-guide.md"
+INDEX = ROOT / "docs" / "README.md"
+DOWNGRADE = ROOT / "docs" / "how-to" / "downgrade.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 README = ROOT / "README.md"
 RECORDS = ROOT / "docs" / "adr"
 
@@ -279,23 +282,54 @@ def test_the_map_knows_every_module() -> None:
 
 
 def sources() -> Iterator[Path]:
-    """Every Python file of the operator and its tests."""
+    """Every Python file of the operator and its tests, and what is beside the manifests."""
     for folder in ("operator", "tests"):
         yield from (ROOT / folder).rglob("*.py")
+    yield from (path for path in (ROOT / "manifests").rglob("*") if path.is_file())
 
 
 def test_the_code_points_to_docs_that_are_there() -> None:
-    """A decision record or a section of the guide that the code names exists."""
+    """A decision record, a page or a section of a page that the code or a manifest names exists."""
     dead = []
     for source in sources():
         text = source.read_text(encoding="utf-8")
-        dead += [number for number in re.findall(r"docs/adr/(\d{4})", text) if not list(RECORDS.glob(f"{number}-*.md"))]
-        dead += [
-            title
-            for title in re.findall(r"docs/user-guide\.md, \"([^\"{]+)\"", text)
-            if title not in _HEADING.findall(prose(GUIDE))
-        ]
+        named = re.findall(r"\bdocs/adr/(\d{4})", text)
+        dead += [f"{source}: {number}" for number in named if not list(RECORDS.glob(f"{number}-*.md"))]
+        for page, title in re.findall(r"\b(docs/[\w/-]+\.md)(?:, \"([^\"{]+)\")?", text):
+            if not (ROOT / page).exists() or (title and title not in _HEADING.findall(prose(ROOT / page))):
+                dead.append(f"{source}: {page} {title}")
     assert [] == dead
+
+
+def test_the_index_names_every_page() -> None:
+    """Each page of the docs, decision records aside, is linked from docs/README.md."""
+    linked = {(INDEX.parent / target.partition("#")[0]).resolve() for target in _LINK.findall(prose(INDEX))}
+    folders = (INDEX.parent / name for name in ("", "how-to", "explanation", "reference", "internals"))
+    pages = {page for folder in folders for page in folder.glob("*.md")}
+    assert set() == pages - linked - {INDEX}
+
+
+def guides() -> list[Path]:
+    """The pages from which users copy commands."""
+    folders = (INDEX.parent / name for name in ("how-to", "explanation"))
+    pages = [page for folder in folders for page in sorted(folder.glob("*.md"))]
+    return [README, INDEX.parent / "getting-started.md", TROUBLESHOOTING, *pages]
+
+
+@pytest.mark.parametrize("page", guides(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_can_be_copied(page: Path) -> None:
+    """A block of commands is good shell as it stands, without a prompt or a place to fill in."""
+    for block in (*blocks(page, "sh"), *blocks(page, "bash")):
+        checked = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert "" == checked.stderr
+        assert [] == re.findall(r"^\$ |…|<[a-z][\w -]*>", block, re.MULTILINE)
+
+
+def test_troubleshooting_is_about_reasons_that_there_are() -> None:
+    """A section whose heading is one word in CamelCase is about a reason that the operator can show."""
+    headings = re.findall(r"^### ([A-Z]\w+)$", prose(TROUBLESHOOTING), re.MULTILINE)
+    assert headings
+    assert set() == set(headings) - set(map(str, Reason))
 
 
 def agents_in_docs() -> list[dict[str, Any]]:
@@ -326,6 +360,6 @@ def test_the_guide_quotes_the_refusal_word_for_word() -> None:
     agent = MedplumAgent.parse({**raw, "metadata": {"namespace": "clinic", "uid": "1", **raw["metadata"]}})
     target = AgentVersion.parse("4.2.3")
     approval = judge(None, target=target, spent=())
-    quoted = re.findall(r"^> (.+)$", section(GUIDE, "Downgrades"), re.MULTILINE)
-    told = refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=["5.1.15"], under_way=None)
-    assert told == " ".join(quoted)
+    (quoted,) = blocks(DOWNGRADE, "text")
+    written = refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=["5.1.15"], under_way=None)
+    assert written == quoted

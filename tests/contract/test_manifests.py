@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 BASE = ROOT / "manifests" / "base"
 ONE_NAMESPACE = ROOT / "manifests" / "overlays" / "one-namespace"
 MONITORING = ROOT / "manifests" / "monitoring"
+INSTALL = ROOT / "docs" / "how-to" / "install.md"
 SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
 SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
@@ -233,13 +233,18 @@ def test_one_operator_at_a_time() -> None:
     assert (1, "Recreate") == (spec["replicas"], spec["strategy"]["type"])
 
 
-def test_the_image_s_tag_is_the_project_s_version() -> None:
-    """Manifests, README and pyproject.toml name one version."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    assert f"medplum-agent-operator:{version}" == container()["image"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"newTag: {version}\n" in readme
-    assert f"registry.example.org/medplum-agent-operator:{version}" in readme
+def test_the_image_s_tag_is_the_one_in_the_docs() -> None:
+    """Manifests and docs name the same tag, which is no version: users choose their own."""
+    image = container()["image"]
+    name, _, tag = image.partition(":")
+    assert ("medplum-agent-operator", "dev") == (name, tag)
+    install = INSTALL.read_text(encoding="utf-8")
+    assert f"newTag: {tag}\n" in install
+    assert f"docker push registry.example.org/{image}\n" in install
+    for page in (ROOT / "README.md", ROOT / "docs" / "getting-started.md"):
+        commands = page.read_text(encoding="utf-8")
+        assert f"docker build -t {image} .\nkind load docker-image {image}\n" in commands
+        assert {tag} == set(re.findall(rf"{name}:([\w.]+)", commands))
 
 
 def test_environment_variables_in_manifests_are_settings() -> None:
@@ -287,10 +292,10 @@ def test_gates_are_scraped_where_they_tell() -> None:
     assert set(found["spec"]["podTargetLabels"]) <= set(labels)
 
 
-def test_the_readme_sets_the_image_repository_by_its_place() -> None:
-    """The README's patch replaces the first environment variable, which is the image repository."""
+def test_the_guide_sets_the_image_repository_by_its_place() -> None:
+    """The patch in the guide replaces the first environment variable, which is the image repository."""
     assert f"{ENV_PREFIX}IMAGE_REPOSITORY" == container()["env"][0]["name"]
-    assert "path: /spec/template/spec/containers/0/env/0/value\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "path: /spec/template/spec/containers/0/env/0/value\n" in INSTALL.read_text(encoding="utf-8")
 
 
 def test_probes_ask_where_the_operator_answers() -> None:
