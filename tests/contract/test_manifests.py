@@ -1,4 +1,4 @@
-"""The manifests give the operator what it needs and nothing more, and the samples are good agents. No cluster, no kustomize."""
+"""The manifests grant exactly the rights that the operator needs, and the samples are valid MedplumAgents. No cluster, no kustomize."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 OWN_POD = "medplum-agent-operator-self"
 """The Role, and its binding, in the operator's own namespace."""
 NODES = "medplum-agent-operator-nodes"
-"""The ClusterRole, and its binding, for what is in no namespace."""
+"""The ClusterRole, and its binding, for cluster-scoped objects."""
 
 Raw = dict[str, Any]
 
@@ -65,7 +65,7 @@ def rules() -> list[Raw]:
 
 
 def unknown_fields(schema: Raw, value: object, path: str = "") -> list[str]:
-    """Fields of a value that the schema does not know: the API server would drop them without a word."""
+    """Return fields of a value that the schema does not know: the API server would drop them silently."""
     if isinstance(value, list):
         return [found for item in value for found in unknown_fields(schema.get("items", {}), item, f"{path}[]")]
     if not isinstance(value, dict) or "properties" not in schema:
@@ -81,7 +81,7 @@ def unknown_fields(schema: Raw, value: object, path: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
-def test_samples_are_good_agents(sample: Path) -> None:
+def test_samples_are_valid_agents(sample: Path) -> None:
     """Every sample fits the models, has a version that the core can read, and no field that the CRD does not know."""
     for raw in read(sample):
         assert (API_VERSION, KIND) == (raw["apiVersion"], raw["kind"])
@@ -91,13 +91,13 @@ def test_samples_are_good_agents(sample: Path) -> None:
 
 
 def test_unknown_fields_are_found_at_every_depth() -> None:
-    """The check above is not blind: a misspelt field in a list is named."""
+    """The check above finds errors: it names a misspelt field in a list."""
     spec = {"channels": [{"name": "adt", "prot": 2575}], "servre": {}}
     assert ["spec.servre", "spec.channels[].prot"] == unknown_fields(SCHEMA["properties"]["spec"], spec, "spec")
 
 
 def test_no_right_on_secrets() -> None:
-    """The operator has no right on Secrets: the pod reads its credentials itself."""
+    """The operator has no right on Secrets: the kubelet gives the pod its credentials."""
     assert [] == [rule for rule in rules() if "secrets" in rule["resources"]]
 
 
@@ -106,32 +106,32 @@ def test_no_wildcard_in_rights() -> None:
     assert [] == [rule for rule in rules() if "*" in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])]
 
 
-def test_nothing_can_be_deleted() -> None:
-    """Garbage collection removes children; the operator itself can delete nothing."""
+def test_no_right_to_delete() -> None:
+    """Garbage collection deletes children; the operator itself can delete nothing."""
     verbs = {verb for rule in rules() for verb in rule["verbs"]}
     assert {"get", "list", "watch", "create", "patch", "update", "bind"} == verbs
 
 
-def test_only_the_owner_s_check_needs_update() -> None:
-    """`update` stands only where OwnerReferencesPermissionEnforcement asks for it."""
+def test_update_is_only_for_owner_references() -> None:
+    """The operator has `update` only where OwnerReferencesPermissionEnforcement requires it."""
     updated = [resource for rule in rules() if "update" in rule["verbs"] for resource in rule["resources"]]
     assert ["medplumagents/finalizers"] == updated
 
 
 def test_no_right_to_change_a_spec() -> None:
-    """A MedplumAgent is read; only its status is written. So the operator cannot approve anything."""
+    """The operator reads MedplumAgents and writes only their status. So it cannot approve a downgrade."""
     (rule,) = (rule for rule in rules() if "medplumagents" in rule["resources"])
     assert {"get", "list", "watch"} == set(rule["verbs"])
 
 
-def test_no_right_beyond_pods_states() -> None:
-    """Pods are seen: not changed, entered, read the log of, or deleted."""
+def test_pods_are_read_only() -> None:
+    """The operator sees pods; it cannot change, enter or delete them, or read their logs."""
     granted = {res: set(rule["verbs"]) for rule in rules() for res in rule["resources"] if res.startswith("pods")}
     assert {"pods": {"list", "watch"}} == granted
 
 
-def test_nodes_are_only_looked_at_and_by_a_role_of_their_own() -> None:
-    """The one right beyond a namespace: to see nodes. It stays bound where the overlay takes the other binding away."""
+def test_nodes_are_read_only_and_have_a_role_of_their_own() -> None:
+    """The one cluster-scoped right: to see nodes. It stays bound where the overlay deletes the other binding."""
     granted = {res: set(rule["verbs"]) for rule in base("ClusterRole", NODES)["rules"] for res in rule["resources"]}
     assert {"nodes": {"get", "list", "watch"}} == granted
     assert [] == [rule for rule in base("ClusterRole")["rules"] if "nodes" in rule["resources"]]
@@ -140,8 +140,8 @@ def test_nodes_are_only_looked_at_and_by_a_role_of_their_own() -> None:
     assert base("ClusterRoleBinding")["subjects"] == binding["subjects"]
 
 
-def test_the_one_role_that_can_be_given_is_the_gate_s() -> None:
-    """The operator makes no role; it binds one, which lets nobody do more than see addresses."""
+def test_the_gate_s_role_is_the_only_one_that_can_be_bound() -> None:
+    """The operator creates no role; it binds one, which allows only to see addresses."""
     (binds,) = (rule for rule in rules() if "bind" in rule["verbs"])
     assert (["clusterroles"], [CLUSTER_ROLE], ["bind"]) == (binds["resources"], binds["resourceNames"], binds["verbs"])
     assert [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}] == base(
@@ -149,13 +149,15 @@ def test_the_one_role_that_can_be_given_is_the_gate_s() -> None:
     )["rules"]
 
 
-def test_the_operator_can_see_its_own_pod_and_no_other_of_its_namespace() -> None:
-    """There it reads the image that gates run too: the manifests tell it its name."""
+def test_the_operator_can_get_pods_of_its_own_namespace() -> None:
+    """It reads its own pod for the image of gates; the manifests pass the pod's name and namespace."""
     (rule,) = base("Role", OWN_POD)["rules"]
     assert (["pods"], ["get"]) == (rule["resources"], rule["verbs"])
     assert base("ClusterRoleBinding")["subjects"] == base("RoleBinding", OWN_POD)["subjects"]
-    told = {one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container()["env"] if "valueFrom" in one}
-    assert {f"{ENV_PREFIX}POD": "metadata.name", f"{ENV_PREFIX}POD_NAMESPACE": "metadata.namespace"} == told
+    fields = {
+        one["name"]: one["valueFrom"]["fieldRef"]["fieldPath"] for one in container()["env"] if "valueFrom" in one
+    }
+    assert {f"{ENV_PREFIX}POD": "metadata.name", f"{ENV_PREFIX}POD_NAMESPACE": "metadata.namespace"} == fields
 
 
 def test_rights_are_for_kinds_that_the_code_requests() -> None:
@@ -172,7 +174,7 @@ def test_rights_are_for_kinds_that_the_code_requests() -> None:
 
 
 def test_one_service_account_under_one_name() -> None:
-    """The Deployment runs as the ServiceAccount that the bindings, of base and overlay, give the rights to."""
+    """The Deployment runs as the ServiceAccount that the bindings of base and overlay name."""
     account = base("ServiceAccount")["metadata"]
     subject = {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     role = {
@@ -188,7 +190,7 @@ def test_one_service_account_under_one_name() -> None:
 
 
 def test_the_overlay_watches_where_it_has_rights() -> None:
-    """The namespace in the overlay's setting is the one of its RoleBinding, and the ClusterRoleBinding goes."""
+    """The overlay's setting and its RoleBinding name one namespace, and it deletes the ClusterRoleBinding."""
     (binding,) = read(ONE_NAMESPACE / "rolebinding.yaml")
     (kustomization,) = read(ONE_NAMESPACE / "kustomization.yaml")
     patches = {patch["target"]["kind"]: yaml.safe_load(patch["patch"]) for patch in kustomization["patches"]}
@@ -199,7 +201,7 @@ def test_the_overlay_watches_where_it_has_rights() -> None:
 
 
 @pytest.mark.parametrize("folder", [BASE, ONE_NAMESPACE, ROOT / "crds"], ids=lambda path: path.name)
-def test_kustomizations_name_what_is_there(folder: Path) -> None:
+def test_kustomizations_list_all_their_manifests(folder: Path) -> None:
     """Every resource of a kustomization exists, and every manifest beside it is a resource of it."""
     (kustomization,) = read(folder / "kustomization.yaml")
     named = kustomization["resources"]
@@ -228,7 +230,7 @@ def test_the_operator_s_pod_is_restricted() -> None:
 
 
 def test_one_operator_at_a_time() -> None:
-    """One replica, and the old one gone before a new one starts: there is no leader election yet."""
+    """One replica, and the old pod ends before a new one starts, because there is no leader election yet."""
     spec = base("Deployment")["spec"]
     assert (1, "Recreate") == (spec["replicas"], spec["strategy"]["type"])
 
@@ -261,14 +263,14 @@ def test_no_service_gives_the_operator_a_variable_that_looks_like_a_setting() ->
     assert pod()["enableServiceLinks"] is False
 
 
-def test_alerts_ask_for_metrics_that_there_are() -> None:
-    """Of gates, by their registry; of MedplumAgents, by the configuration of kube-state-metrics, conditions and reasons included."""
+def test_alerts_use_existing_metrics() -> None:
+    """A gate's registry or the configuration of kube-state-metrics has each metric, condition type and reason of an alert."""
     (found,) = read(MONITORING / "alerts.yaml")
     asked = " ".join(rule["expr"] for group in found["spec"]["groups"] for rule in group["rules"])
     gates = {f"{family.name}_total" for family in Metrics(answer_seconds=60).registry.collect()}
     assert set(re.findall(rf"{PREFIX}\w+", asked)) <= gates
-    (told,) = read(MONITORING / "kube-state-metrics.yaml")
-    (resource,) = told["spec"]["resources"]
+    (configuration,) = read(MONITORING / "kube-state-metrics.yaml")
+    (resource,) = configuration["spec"]["resources"]
     kinds = {f"{resource['metricNamePrefix']}_{metric['name']}" for metric in resource["metrics"]}
     assert set(re.findall(r"medplum_agent_(?!gate_)\w+", asked)) <= kinds
     group, _, version = API_VERSION.partition("/")
@@ -277,8 +279,8 @@ def test_alerts_ask_for_metrics_that_there_are() -> None:
     assert set(re.findall(r'reason="(\w+)"', asked)) <= set(Reason)
 
 
-def test_gates_are_scraped_where_they_tell() -> None:
-    """By their label, on their own port."""
+def test_gates_are_scraped_on_their_own_port() -> None:
+    """The PodMonitor selects gates by their label and scrapes the port that they serve metrics on."""
     (found,) = read(MONITORING / "gates.yaml")
     (endpoint,) = found["spec"]["podMetricsEndpoints"]
     assert (HTTP_PORT, "/metrics") == (endpoint["portNumber"], endpoint["path"])
