@@ -171,9 +171,9 @@ class Stories(RuleBasedStateMachine):
     @invariant()
     def one_message_at_a_time(self) -> None:
         """Each message but the last was answered or timed out, or was repeated after its agent stopped."""
-        notes = self.scene.counts
-        first = len(self.scene.received) - notes[Kind.REPEATED]
-        assert notes[Kind.ANSWERED] + notes[Kind.UNANSWERED] in {first, first - 1}
+        counts = self.scene.counts
+        first = len(self.scene.received) - counts[Kind.REPEATED]
+        assert counts[Kind.ANSWERED] + counts[Kind.UNANSWERED] in {first, first - 1}
 
     @invariant()
     def memory_is_bounded(self) -> None:

@@ -260,7 +260,7 @@ async def test_a_gate_without_an_agent_and_without_the_api_server_is_not_ready(
                 return page.status, await page.text()
 
         async with asyncio.timeout(10):
-            while (await ready())[0] != 503:  # noqa: ASYNC110 - what is asked of has no event to wait for
+            while (await ready())[0] != 503:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.05)
         assert "no EndpointSlices could be read for" in (await ready())[1]
         gate.update_pods({"adt": Pods(frozenset({Pod("a", "127.0.0.1", 1)}))})

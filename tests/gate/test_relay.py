@@ -266,12 +266,12 @@ async def test_many_devices_with_large_messages_need_little_memory_each(size: in
             sender = await stack.enter_async_context(device(running.port))
             sender.send(half)
         await until(lambda: len(running.relay.devices) == 30)
-        await until(lambda: whole == sum(held == len(half) for held in buffered(running)))
+        await until(lambda: whole == sum(each == len(half) for each in buffered(running)))
         await asyncio.sleep(0.2)
-        held = buffered(running)
-        assert [len(half)] * whole == held[-whole:]
-        assert max(held[:-whole]) <= other
-        assert sum(each > 2 * SMALL_BYTES for each in held) <= 4
+        sizes = buffered(running)
+        assert [len(half)] * whole == sizes[-whole:]
+        assert max(sizes[:-whole]) <= other
+        assert sum(each > 2 * SMALL_BYTES for each in sizes) <= 4
 
 
 def buffered(running: Gate) -> list[int]:
@@ -326,7 +326,7 @@ async def test_a_device_that_resets_while_it_is_not_read_releases_its_slot() -> 
     async with agent() as new, gate(medium=1, hold_seconds=0.5) as running:
         async with device(running.port) as sender:
             sender.send(message("A", text="x" * 100_000), *[message("B", text="y" * 5_000)] * 20)
-            await until(lambda: any(held > 100_000 for held in buffered(running)))
+            await until(lambda: any(each > 100_000 for each in buffered(running)))
             reset(sender)
         await until(lambda: not running.relay.devices)
         running.ready(new.port)

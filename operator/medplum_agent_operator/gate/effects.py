@@ -33,9 +33,9 @@ class Kind(StrEnum):
     LATE = "an answer that no message waits for: an application acknowledgement after the commit, a repeat, or one after the time-out"
     UNANSWERED = "a message got no answer in time, and the gate moved to the next message"
     REPEATED = "a message was sent again to the next agent, because its agent stopped without answering"
-    HELD = "a message was held until an agent was ready; the number: seconds"
+    HELD = "a message had to wait for an agent; the number: seconds"
     MOVED = "a device's connection moved to another agent"
-    MISSED = "an application acknowledgement will not arrive, because its agent has stopped; the number: how many"
+    MISSED = "an application acknowledgement will not arrive, because its link is closed; the number: how many"
     JUNK = "bytes outside frames were dropped; the number: how many bytes"
     EMPTY = "a frame without an HL7 header was dropped"
     CUT = "a frame that the device or the agent did not complete was dropped"
@@ -97,7 +97,7 @@ class Rules:
 
     Attributes:
         frame_bytes: the longest message, in both directions.
-        hold_seconds: how long the gate holds a message while no agent is ready.
+        hold_seconds: how long the gate holds a message that waits for an agent.
         answer_seconds: how long a message blocks the next one while it has no answer.
         move_seconds: how long a message may stay with the previous agent after a move. Then the device has to resend it.
         late_seconds: how long the gate waits for an application acknowledgement when a connection closes or moves. It counts from the

@@ -11,7 +11,7 @@ from medplum_agent_operator.gate.framing import Deframer
 from medplum_agent_operator.gate.hl7 import Answer
 
 _REMEMBERED = 256
-"""Control ids that a link remembers, of answered and of owed messages each. They keep a late or repeated answer from matching the next message."""
+"""Control ids that a link remembers, of answered and of owed messages each. So a late or repeated answer does not match the next message."""
 
 
 @dataclass(slots=True)

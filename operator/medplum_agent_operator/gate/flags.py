@@ -71,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--hold-seconds",
         type=float,
         default=rules.hold_seconds,
-        help="how long to hold a message, or a new connection of another protocol, while no agent is ready (default: %(default)g)",
+        help="how long to hold a message, or a new connection of another protocol, until an agent accepts it (default: %(default)g)",
     )
     parser.add_argument(
         "--answer-seconds",
@@ -127,8 +127,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=8081,
         help="port of /healthz, /readyz, /metrics and /status (default: %(default)d)",
     )
-    parser.add_argument("--log-format", choices=("json", "console"), default="json", help="(default: %(default)s)")
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="(default: %(default)s)"
+        "--log-format", choices=("json", "console"), default="json", help="format of log lines (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="lowest level to log (default: %(default)s)",
     )
     return parser.parse_args(arguments)

@@ -60,7 +60,7 @@ class Metrics:
             "answer", "Time from writing a message to an agent to its first answer, in seconds.", _ANSWER_SECONDS
         )
         self._held = self._histogram(
-            "held", "How long the gate held messages while no agent was ready, in seconds.", _HELD_SECONDS
+            "held", "How long the gate held messages that had to wait for an agent, in seconds.", _HELD_SECONDS
         )
         self._longest_held = Gauge(
             f"{PREFIX}longest_held_seconds",
@@ -78,7 +78,7 @@ class Metrics:
         self._addresses = _Addresses()
         self.registry.register(self._addresses)
         self._refusals = self._counter(
-            "connections_refused", "Device connections that the gate refused: over a limit, or while it stopped."
+            "connections_refused", "Device connections that the gate refused: over a limit, or while the gate stopped."
         )
         self._closed = Counter(
             f"{PREFIX}connections_closed",

@@ -130,5 +130,5 @@ async def device(port: int) -> AsyncIterator[Device]:
 async def until(question: Callable[[], object], seconds: float = SECONDS) -> None:
     """Wait until `question` returns something true."""
     async with asyncio.timeout(seconds):
-        while not question():  # noqa: ASYNC110 - what is asked of has no event to wait for
+        while not question():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
