@@ -1,22 +1,22 @@
-"""Faults of I/O, as exceptions. A fault of the world (a missing image, a refused change) is never one: it is a finding."""
+"""Exceptions for failed I/O. A fault in the cluster (a missing image, a refused change) is never an exception: it is a finding."""
 
 LONGEST_MESSAGE = 2000
-"""Characters of an answer of the API server that are told: a condition takes 32 KiB, and a webhook may say anything."""
+"""How many characters of an API server's answer are shown. A condition has at most 32 KiB, and a webhook may return any text."""
 
 
 class OperatorError(Exception):
-    """Base of what this package raises itself. The text is a whole sentence that says what to do."""
+    """Base of this package's own exceptions. The text is a complete sentence that says what to do."""
 
 
 class StartupError(OperatorError):
-    """The operator cannot start: a wrong setting, no cluster, no CRD. Ends the process with its sentence."""
+    """The operator cannot start: a wrong setting, no cluster, no CRD. The process prints the text and exits."""
 
 
 class ClusterError(OperatorError):
-    """A request to the API server failed; trying again later may help.
+    """A request to the API server failed. A later retry may succeed.
 
     Attributes:
-        status: the HTTP status, or 0 when there was no answer.
+        status: the HTTP status; 0 without an answer.
         reason: Kubernetes' own machine-readable reason, such as `Conflict`.
     """
 
@@ -27,12 +27,12 @@ class ClusterError(OperatorError):
 
 
 class UntrustedError(ClusterError):
-    """The API server's certificate is not of the CA that is known here, which is read once: starting again reads it anew."""
+    """The CA that the operator knows did not sign the API server's certificate. The operator reads the CA once, at start: restart it."""
 
 
 class ConflictError(ClusterError):
-    """Somebody changed the object between our read and our write (409): observe again and decide anew."""
+    """The object changed between our read and our write (409): observe and decide again."""
 
 
 class RefusedError(ClusterError):
-    """The API server understood the write and refuses it (400, 403, 413, 422): trying the same again is of no use soon."""
+    """The API server refused the write (400, 403, 413, 422). The same write is not likely to succeed soon."""

@@ -1,7 +1,7 @@
-"""Log lines, structured: JSON for machines, one line for people. Set up once by `__main__`; used by everything in the shell.
+"""Structured logs: JSON for machines, or one line for people. `__main__` sets them up once; every module with I/O uses `log`.
 
-A line about an agent carries `agent` (namespace/name) and, where there is one, `reason`: the same word as in its conditions
-and Events. No line ever carries an agent's log, a secret or a message body.
+A line about a MedplumAgent has the field `agent` (namespace/name) and, where one applies, `reason`: the same word as in its
+conditions and Events. No line may contain an agent's log, a secret or the body of a message.
 """
 
 import logging
@@ -12,14 +12,14 @@ from pythonjsonlogger.json import JsonFormatter
 
 log: Final = logging.getLogger("medplum_agent_operator")
 
-_QUIET: Final = ("kopf.objects", "kopf", "aiohttp.access", "kubernetes", "asyncio")
+_LIBRARIES: Final = ("kopf.objects", "kopf", "aiohttp.access", "kubernetes", "asyncio")
 
 
 class ConsoleFormatter(logging.Formatter):
-    """One line for people: time, level, agent, reason, message."""
+    """Formats one line for people: time, level, agent, reason, message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Put the agent and the reason in front of the message."""
+        """Put agent and reason before the message."""
         marks = [str(getattr(record, name)) for name in ("agent", "reason") if getattr(record, name, None)]
         head = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {' '.join(marks)}"
         text = f"{head.rstrip()}  {record.getMessage()}"
@@ -27,7 +27,7 @@ class ConsoleFormatter(logging.Formatter):
 
 
 def set_up_logging(*, as_json: bool, level: str) -> None:
-    """Send all log lines to stderr in the chosen form; libraries speak from WARNING on."""
+    """Send all log lines to stderr. Libraries log from WARNING on, unless `level` is debug."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(
@@ -43,5 +43,5 @@ def set_up_logging(*, as_json: bool, level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     if level != "debug":
-        for name in _QUIET:
+        for name in _LIBRARIES:
             logging.getLogger(name).setLevel(logging.WARNING)

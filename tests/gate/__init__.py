@@ -1,1 +1,1 @@
-"""The gate: its core without I/O, and its relay over real sockets."""
+"""Tests of the gate: its core without I/O, and its relays over real sockets."""

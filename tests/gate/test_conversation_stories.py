@@ -1,7 +1,7 @@
-"""What must never happen to a message, whatever happens to its device, its agents and the gate, in whatever order.
+"""What must never happen to a message, in any order of events at its device, its agents and the gate.
 
-The same stories are told in every run; `STORIES=20000 python -m pytest tests/gate/test_conversation_stories.py` makes up so many
-new ones instead.
+Every run uses the same stories. `STORIES=20000 python -m pytest tests/gate/test_conversation_stories.py` generates 20,000 new
+ones instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOT_FOR_AGENTS = [b"\r\n", b"\x1c\r", b"x" * 40, b"\x0b\x1c\r", b"\x0bPID|1\r\x1
 
 
 class Stories(RuleBasedStateMachine):
-    """A device, three agents, the gate's end, and time."""
+    """A device, three agents, a gate that may stop, and time."""
 
     @initialize(
         agent=st.sampled_from([None, *AGENTS]),
@@ -48,7 +48,7 @@ class Stories(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule(size=st.sampled_from([0, 0, 5, 700, 3000]), same=st.booleans())
     def writes(self, size: int, *, same: bool) -> None:
-        """Another message, at times with the control id of the one before; at times too long."""
+        """The device writes a message, sometimes with the previous control id, sometimes too long."""
         number = len(self.sent) - (same and bool(self.sent))
         frame = message(str(number), text=f"{len(self.sent)}:" + "y" * size)
         self.sent.append(frame)
@@ -59,14 +59,14 @@ class Stories(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule(junk=st.sampled_from(NOT_FOR_AGENTS))
     def writes_junk(self, junk: bytes) -> None:
-        """What no agent may see."""
+        """The device writes bytes that no agent may see."""
         self.waiting += junk
         self.written += len(junk)
 
     @precondition(lambda self: self.waiting and self.scene.conversation.reads_device)
     @rule(part=st.floats(min_value=0.01, max_value=1))
-    def comes_in(self, part: float) -> None:
-        """Some of what the device wrote is read."""
+    def arrives(self, part: float) -> None:
+        """The gate reads some of the bytes that the device wrote."""
         size = max(1, int(len(self.waiting) * part))
         self.scene.sends(self.waiting[:size])
         self.waiting = self.waiting[size:]
@@ -74,14 +74,14 @@ class Stories(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed)
     @rule()
     def finishes(self) -> None:
-        """The device closes; what the gate had not read is cut off."""
+        """The device closes; bytes that the gate had not read are lost."""
         self.closed = True
         self.scene.finishes()
 
     @precondition(lambda self: not self.closed)
     @rule()
     def breaks(self) -> None:
-        """The device is gone."""
+        """The device's connection breaks."""
         self.closed = True
         self.scene.breaks()
 
@@ -89,17 +89,17 @@ class Stories(RuleBasedStateMachine):
 
     @rule(agent=st.sampled_from([None, *AGENTS]))
     def ready(self, agent: str | None) -> None:
-        """Another agent is ready, or none."""
+        """Another agent is the current one, or no agent is (None)."""
         self.scene.ready(agent)
 
     @rule()
     def opens(self) -> None:
-        """Links that are being made are there."""
+        """Connecting links open."""
         self.scene.opens()
 
     @rule()
     def refuses(self) -> None:
-        """Links that are being made fail."""
+        """Connecting links fail."""
         self.scene.refuses()
 
     @precondition(lambda self: any(link.received for link in self.scene.links.values()))
@@ -110,78 +110,78 @@ class Stories(RuleBasedStateMachine):
         split=st.sampled_from([0, 1, 9]),
     )
     def answers(self, which: int, code: str, *, named: bool, split: int) -> None:
-        """An agent answers any message that it got, in any order, also twice; at times without a name."""
+        """An agent answers any message that it received, in any order, also twice, sometimes without a control id."""
         links = [link for link in self.scene.links.values() if link.received]
         link = links[which % len(links)]
         frame = answer(control_id(link.received[-1 - which % len(link.received)]) if named else "", code)
         self.answered.append(frame)
         for at in range(0, len(frame), split or len(frame)):
             if link.number in self.scene.links:
-                self.scene.conversation.answered(link.number, frame[at : at + (split or len(frame))], self.scene.now)
+                self.scene.conversation.link_sent(link.number, frame[at : at + (split or len(frame))], self.scene.now)
                 self.scene.settle()
 
     @precondition(lambda self: any(link.open for link in self.scene.links.values()))
     @rule(which=st.integers(0, 2), half=st.booleans())
     def dies(self, which: int, *, half: bool) -> None:
-        """An agent closes a link, at times in the middle of an answer."""
+        """An agent closes a link, sometimes in the middle of an answer."""
         links = [link for link in self.scene.links.values() if link.open]
         link = links[which % len(links)]
         if half and link.received:
-            self.scene.conversation.answered(link.number, answer("half")[:20], self.scene.now)
+            self.scene.conversation.link_sent(link.number, answer("half")[:20], self.scene.now)
             self.scene.settle()
         if link.number in self.scene.links:
             del self.scene.links[link.number]
-            self.scene.conversation.closed(link.number, self.scene.now)
+            self.scene.conversation.link_closed(link.number, self.scene.now)
             self.scene.settle()
 
     # The gate and time.
 
     @rule()
     def stops(self) -> None:
-        """The gate ends."""
+        """The gate stops."""
         self.closed = True
         self.scene.stops()
 
     @rule(seconds=st.sampled_from([0.01, 0.3, 2, 25, 100]))
     def passes(self, seconds: float) -> None:
-        """Time."""
+        """Time passes."""
         self.scene.passes(seconds)
 
-    # What holds at any time.
+    # What is true at any time.
 
     @invariant()
     def no_byte_is_changed(self) -> None:
-        """Agents got frames that the device sent, and the device what agents answered."""
+        """Agents received only frames that the device sent, and the device only answers of agents."""
         assert {frame for _, frame in self.scene.received} <= set(self.sent)
         assert set(self.scene.answers) <= set(self.answered)
 
     @invariant()
-    def order_is_kept_and_nothing_is_left_out(self) -> None:
-        """Without repeats, agents got a beginning of what was sent."""
+    def messages_arrive_in_order_without_gaps(self) -> None:
+        """Without repeats, the received messages are the first ones that were sent."""
         got = list(dict.fromkeys(frame for _, frame in self.scene.received))
         assert self.sent[: len(got)] == got
 
     @invariant()
     def never_twice_to_the_same_agent(self) -> None:
-        """Nor to more than two."""
+        """Nor to more than two agents."""
         for frame in {frame for _, frame in self.scene.received}:
             to = [agent for agent, got in self.scene.received if got == frame]
             assert len(to) == len(set(to)) <= 2
 
     @invariant()
     def one_message_at_a_time(self) -> None:
-        """Each message but the last had its first answer, or its time, or died with its agent and was repeated."""
-        notes = self.scene.notes
-        first = len(self.scene.received) - notes[Kind.REPEATED]
-        assert notes[Kind.ANSWERED] + notes[Kind.UNANSWERED] in {first, first - 1}
+        """Each message but the last was answered or timed out, or was repeated after its agent stopped."""
+        counts = self.scene.counts
+        first = len(self.scene.received) - counts[Kind.REPEATED]
+        assert counts[Kind.ANSWERED] + counts[Kind.UNANSWERED] in {first, first - 1}
 
     @invariant()
     def memory_is_bounded(self) -> None:
-        """A message in hand, one behind it that is being read, and no more."""
-        assert self.scene.conversation.held_bytes <= SMALL_BYTES + 4 * 3100 + len(self.waiting) + 30_000
+        """A current message and one behind it, and no more."""
+        assert self.scene.conversation.buffered_bytes <= SMALL_BYTES + 4 * 3100 + len(self.waiting) + 30_000
 
     def teardown(self) -> None:
-        """Everybody goes home: whatever the story, it ends, and each message is accounted for."""
+        """Every story ends, and each message is accounted for."""
         if not hasattr(self, "scene"):
             return
         scene = self.scene
@@ -193,7 +193,7 @@ class Stories(RuleBasedStateMachine):
             read = self.written - len(self.waiting)
             whole = [frame for frame, end in zip(self.sent, self.ends, strict=True) if end <= read]
             assert whole == list(dict.fromkeys(frame for _, frame in scene.received))
-        assert (scene.ending is Ending.NO_AGENT) >= bool(scene.notes[Kind.UNDELIVERED])
+        assert (scene.ending is Ending.NO_AGENT) >= bool(scene.counts[Kind.UNDELIVERED])
 
 
 Stories.TestCase.settings = settings(

@@ -1,4 +1,4 @@
-"""That nobody can keep a gate busy with one read or one frame: it serves all devices on one loop."""
+"""No single read or frame may keep the gate busy: it serves all devices on one event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """The shortest of three."""
+    """Return the shortest time of three runs, in seconds."""
     found = []
     for _ in range(3):
         begun = time.perf_counter()
@@ -23,7 +23,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def empty_frames(number: int) -> Callable[[], int]:
-    """Take so many of the smallest frames out of one buffer."""
+    """Return a function that takes `number` empty frames from one buffer."""
 
     def take() -> int:
         deframer = Deframer(limit=2**24)
@@ -33,14 +33,14 @@ def empty_frames(number: int) -> Callable[[], int]:
     return take
 
 
-def test_many_small_frames_cost_what_they_are() -> None:
-    """Eight times as many take eight times as long, not sixty-four: none moves all that lies behind it."""
+def test_the_time_for_small_frames_grows_linearly() -> None:
+    """Eight times as many frames take about eight times as long, not sixty-four: taking one does not move all bytes behind it."""
     assert 80_000 == empty_frames(80_000)()
     assert seconds(empty_frames(160_000)) < 24 * seconds(empty_frames(20_000))
 
 
-def test_a_frame_full_of_headers_costs_no_more_than_a_batch() -> None:
-    """16 MiB of MSH and nothing else would be looked at for half a minute, were each looked at."""
+def test_a_frame_full_of_headers_takes_no_longer_than_a_batch() -> None:
+    """Reading every MSH of a frame with 16 MiB of them would take half a minute."""
     batch = b"".join(b"MSH|^~\\&|||||||ADT|%d|\r" % number for number in range(100_000))
     found = control_ids(b"\x0b" + batch + b"\x1c\r")
     assert {b"0", b"255"} <= found

@@ -1,4 +1,4 @@
-"""What a gate tells Prometheus, and what it logs: numbers and addresses, never a word of a message."""
+"""The gate's metrics and logs: numbers and addresses, never any content of a message."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.support.gate.actors import agent, device
 from tests.support.gate.scene import message
 
 
-def test_whatever_happens_is_counted() -> None:
-    """Every kind of thing and every ending has its place, by channel."""
+def test_every_event_is_counted() -> None:
+    """Every kind and every ending has a metric, by channel."""
     metrics = Metrics(answer_seconds=60)
     channel = metrics.channel("adt")
     for kind in Kind:
         channel.note(kind, 3)
     for why in Ending:
-        channel.ended(why)
-    channel.refused()
+        channel.connection_closed(why)
+    channel.connection_refused()
     text = generate_latest(metrics.registry).decode()
     assert 'medplum_agent_gate_messages_repeated_total{channel="adt"} 3.0' in text
     assert 'medplum_agent_gate_held_seconds_count{channel="adt"} 1.0' in text
@@ -31,21 +31,21 @@ def test_whatever_happens_is_counted() -> None:
     assert 'medplum_agent_gate_connections_refused_total{channel="adt"} 1.0' in text
 
 
-def test_takeovers_of_the_last_agents_are_kept() -> None:
-    """Those of long ago go, or a gate that runs for years would never forget one."""
+def test_takeovers_of_the_last_agents_are_remembered() -> None:
+    """Old ones are forgotten, so a gate that runs for years needs no more memory."""
     takeovers = Takeovers()
     for number in range(20):
-        takeovers.note(f"agent-{number}", Kind.MOVED, 1)
-        takeovers.note("agent-0", Kind.REPEATED, 1)
-        takeovers.note(f"agent-{number}", Kind.SENT, 1)
-    told = takeovers.as_json()
-    assert 8 == len(told)
-    assert {"agent-0", "agent-19"} <= set(told)
-    assert 20 == told["agent-0"]["repeated"]
+        takeovers.count(f"agent-{number}", Kind.MOVED, 1)
+        takeovers.count("agent-0", Kind.REPEATED, 1)
+        takeovers.count(f"agent-{number}", Kind.SENT, 1)
+    found = takeovers.as_json()
+    assert 8 == len(found)
+    assert {"agent-0", "agent-19"} <= set(found)
+    assert 20 == found["agent-0"]["repeated"]
 
 
-def test_the_longest_hold_is_kept() -> None:
-    """A shorter one after it does not hide it."""
+def test_the_longest_hold_stays() -> None:
+    """A later, shorter hold does not replace it."""
     metrics = Metrics(answer_seconds=60)
     channel = metrics.channel("adt")
     for seconds in (1.0, 2.5, 0.3):
@@ -53,8 +53,8 @@ def test_the_longest_hold_is_kept() -> None:
     assert 'medplum_agent_gate_longest_held_seconds{channel="adt"} 2.5' in generate_latest(metrics.registry).decode()
 
 
-def test_devices_are_counted_by_their_addresses_for_as_long_as_they_are_there() -> None:
-    """The agent sees the gate's address alone."""
+def test_connected_devices_are_counted_by_address() -> None:
+    """The agent sees only the gate's address. A disconnected device's address disappears."""
     metrics = Metrics(answer_seconds=60)
     connected = {"10.0.0.1": 2, "10.0.0.2": 1}
     metrics.channel("adt").count_devices(lambda: connected)
@@ -66,8 +66,8 @@ def test_devices_are_counted_by_their_addresses_for_as_long_as_they_are_there() 
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
-async def test_no_line_of_the_log_holds_a_message(caplog: pytest.LogCaptureFixture, level: int) -> None:
-    """At DEBUG a message's type and control id, at INFO not even these; whatever is wrong with what comes."""
+async def test_no_log_line_contains_a_message(caplog: pytest.LogCaptureFixture, level: int) -> None:
+    """At DEBUG a line has a message's type and control id, at INFO not even these. Malformed input changes nothing."""
     caplog.set_level(level, logger="medplum_agent_operator")
     whole = message("4711", text="MUSTERMANN")
     async with agent() as old, gate(old.port, frame_bytes=500) as running, device(running.port) as sender:

@@ -1,7 +1,7 @@
-"""The gate between HL7 implementations that are not ours: upstream's own client and server, before and from 5.0.0, and hl7apy's server.
+"""The gate between foreign HL7 implementations: upstream's own client and server, before and from 5.0.0, and hl7apy's server.
 
-Upstream's run on Node.js, from the npm package that the agent itself is made of; they are installed once into the cache folder, by
-tests/gate/peers/package-lock.json. Without node and npm those tests are skipped, and say so.
+Upstream's client and server run on Node.js, from the npm package that the agent itself uses. A fixture installs them once into
+the cache folder, with tests/gate/peers/package-lock.json. Without node and npm these tests are skipped.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ A, B, C = message("A"), message("B"), message("C")
 
 @pytest.fixture(scope="session")
 def modules() -> Path:
-    """The folder with upstream's libraries, as the lock file has them."""
+    """Install upstream's libraries by the lock file and return their folder."""
     if not (shutil.which("node") and shutil.which("npm")):
         reason = "upstream's HL7 client and server need node and npm"
         if os.environ.get(REQUIRED):
@@ -53,7 +53,7 @@ def modules() -> Path:
         command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
         subprocess.run(command, cwd=partial, check=True, capture_output=True, timeout=240)
         (partial / "done").touch()
-        with contextlib.suppress(OSError):  # another process was as quick
+        with contextlib.suppress(OSError):  # another process was faster
             partial.rename(folder)
         shutil.rmtree(partial, ignore_errors=True)
     return folder / "node_modules"
@@ -61,14 +61,14 @@ def modules() -> Path:
 
 @dataclass
 class Peer:
-    """A server of upstream's."""
+    """Upstream's server in a process."""
 
     port: int
     got: list[str]
     process: asyncio.subprocess.Process
 
     async def read(self) -> None:
-        """Note each control id that it prints."""
+        """Record each control id that it prints."""
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             self.got.append(line.decode().strip())
@@ -99,7 +99,7 @@ async def server(modules: Path, library: str) -> AsyncIterator[Peer]:
 
 
 async def client(modules: Path, library: str, port: int, *names: str) -> list[str]:
-    """Let upstream's client send messages of these control ids, one after the other; what it was answered."""
+    """Let upstream's client send messages with these control ids, one by one. Returns the answers that it printed."""
     process = await _node(modules, library, "client", str(port), *names)
     said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert 0 == process.returncode, said.decode()
@@ -109,7 +109,7 @@ async def client(modules: Path, library: str, port: int, *names: str) -> list[st
 @pytest.mark.parametrize("sender", [OLD, NEW])
 @pytest.mark.parametrize("receiver", [OLD, NEW])
 async def test_upstream_s_client_and_server(modules: Path, sender: str, receiver: str) -> None:
-    """Each message arrives once, in order, and each is answered to the one who asked."""
+    """Each message arrives once, in order, and each gets its own answer."""
     names = [f"M{number}" for number in range(50)]
     async with server(modules, receiver) as peer, gate(peer.port) as running:
         assert [f"AA {name}" for name in names] == await client(modules, sender, running.port, *names)
@@ -117,7 +117,7 @@ async def test_upstream_s_client_and_server(modules: Path, sender: str, receiver
 
 
 async def test_a_move_in_the_middle_from_an_old_server_to_a_new_one(modules: Path) -> None:
-    """Upstream's client notices nothing: its one connection stays, and every message has its answer."""
+    """Upstream's client notices nothing: its connection stays, and every message gets its answer."""
     names = [f"M{number}" for number in range(600)]
     async with server(modules, OLD) as old, server(modules, NEW) as new, gate(old.port) as running:
         sending = asyncio.create_task(client(modules, NEW, running.port, *names))
@@ -144,10 +144,10 @@ AWKWARD = [
 
 @pytest.mark.parametrize("receiver", [OLD, NEW])
 @pytest.mark.parametrize(("parts", "names"), AWKWARD)
-async def test_what_upstream_s_server_would_lose_or_choke_on(
+async def test_input_that_upstream_s_server_would_lose_or_fail_on(
     modules: Path, receiver: str, parts: list[bytes], names: list[str]
 ) -> None:
-    """Through the gate every message is answered, and good ones after bad ones are too."""
+    """Behind the gate every message is answered, also good ones after bad ones."""
     async with server(modules, receiver) as peer, gate(peer.port) as running, device(running.port) as sender:
         for part in parts:
             sender.send(part)
@@ -157,8 +157,8 @@ async def test_what_upstream_s_server_would_lose_or_choke_on(
         await until(lambda: names == peer.got)
 
 
-async def test_without_the_gate_an_old_server_does_lose_them(modules: Path) -> None:
-    """Three in one write become one message: so the tests above are able to fail."""
+async def test_without_the_gate_an_old_server_loses_messages(modules: Path) -> None:
+    """Three messages in one write become one. So the tests above can fail."""
     async with server(modules, OLD) as peer, device(peer.port) as sender:
         sender.send(A, B, C)
         await sender.answer()
@@ -168,12 +168,12 @@ async def test_without_the_gate_an_old_server_does_lose_them(modules: Path) -> N
 
 
 class Acknowledge(AbstractHandler):  # type: ignore[misc] # hl7apy has no types
-    """Answers as hl7apy's own example does."""
+    """Answers like hl7apy's own example."""
 
     got: Final[list[str]] = []
 
     def reply(self) -> str:
-        """An ACK with the control id."""
+        """Return an ACK with the control id."""
         name = self.incoming_message.split("|")[9]
         self.got.append(name)
         return f"\x0bMSH|^~\\&|A|B|C|D|20261125||ACK|1|P|2.5\rMSA|AA|{name}\r\x1c\r"
@@ -181,7 +181,7 @@ class Acknowledge(AbstractHandler):  # type: ignore[misc] # hl7apy has no types
 
 @pytest.fixture
 def hl7apy_server() -> Iterator[int]:
-    """A server of hl7apy's on a free port."""
+    """Run hl7apy's server on a free port."""
     Acknowledge.got.clear()
     with MLLPServer("127.0.0.1", 0, {"ADT^A01": (Acknowledge,), "ADT^A01^ADT_A01": (Acknowledge,)}) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
@@ -190,7 +190,7 @@ def hl7apy_server() -> Iterator[int]:
 
 
 async def test_hl7apy_s_server(hl7apy_server: int) -> None:
-    """Another framing of the same standard, which answers one message and closes: so it does through the gate, and no answer is changed."""
+    """Another implementation of the standard, which answers one message and closes. It works through the gate, and no answer is changed."""
     async with gate(hl7apy_server) as running:
         for name in ("A", "B", "C"):
             async with device(running.port) as sender:

@@ -1,6 +1,6 @@
-"""The gate as a process on a real API server, with the rights that it has in a cluster and no others.
+"""The gate as a process on a real API server, with exactly the rights that it has in a cluster.
 
-Its agents are EndpointSlices without anybody behind them: what passes through a gate in a cluster is tested on real nodes.
+Its agents are EndpointSlices without a process behind them. `tests/node` tests traffic through a gate in a cluster.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Program:
     log: Path
 
     def says(self, text: str) -> None:
-        """Wait until its log has that."""
+        """Wait until its log contains the text."""
         wait_for(lambda: text in self.log.read_text(), what=f"the gate says {text!r}", seconds=20)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask its pages: status and text."""
+        """Request an HTTP path. Returns status and text."""
         [line] = [line for line in self.log.read_text().splitlines() if "listening: " in line]
         port = line.rpartition("http on port ")[2].split('"')[0]
         try:
@@ -68,9 +68,9 @@ class Program:
 def program(
     kubeconfig: Path, namespace: str, log: Path, *flags: str, channel: str = "adt:TCP:0", before: Sequence[str] = ()
 ) -> Iterator[Program]:
-    """Start one with free ports on loopback, by way of `before`; kill it at the end if it still runs.
+    """Start a gate with free ports on loopback, and kill it at the end. `before`: a command that starts it.
 
-    On a channel of bytes it makes no connection by itself, and nobody is where the EndpointSlices here say.
+    On a TCP channel the gate does not connect on its own. No process listens on the addresses in these EndpointSlices.
     """
     own = [*OWN, "--namespace", namespace, "--service", SERVICE]
     environment = {name: value for name, value in os.environ.items() if name != "KUBERNETES_SERVICE_HOST"}
@@ -92,7 +92,7 @@ def program(
 
 @pytest.fixture
 def rights(cluster: Cluster, namespace: str) -> Path:
-    """A kubeconfig of a ServiceAccount that may list and watch EndpointSlices, and nothing else."""
+    """Return a kubeconfig of a ServiceAccount that may list and watch EndpointSlices, and nothing else."""
     cluster.kubectl("create", "serviceaccount", "gate", "--namespace", namespace)
     role = ["create", "role", "gate", "--verb=list,watch", "--resource=endpointslices.discovery.k8s.io"]
     cluster.kubectl(*role, "--namespace", namespace)
@@ -102,7 +102,7 @@ def rights(cluster: Cluster, namespace: str) -> Path:
 
 
 def put(cluster: Cluster, namespace: str, **pods: dict[str, bool]) -> None:
-    """Let the Service's EndpointSlice name these pods."""
+    """Write these pods, with their conditions, into the Service's EndpointSlice."""
     piece: dict[str, Any] = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -125,21 +125,21 @@ def put(cluster: Cluster, namespace: str, **pods: dict[str, bool]) -> None:
     cluster.kubectl("apply", "-f", "-", input=json.dumps(piece))
 
 
-def test_it_follows_its_agent_and_ends_in_good_order(
+def test_the_gate_follows_its_agent_and_exits_on_sigterm(
     cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
 ) -> None:
-    """Ready once it has heard the API server, told of each change by the watch, and gone with code 0 on SIGTERM."""
+    """It is ready after the first list, the watch reports each change, and SIGTERM ends it with exit code 0."""
     ready, ending = {"ready": True}, {"ready": False, "serving": True, "terminating": True}
     with program(rights, namespace, tmp_path / "log") as gate:
         gate.says("listening: ")
         wait_for(lambda: gate.get("/readyz") == (200, "ok"), what="it is ready", seconds=20)
         put(cluster, namespace, red=ready)
-        gate.says("adt goes to red")
+        gate.says("channel adt: the current agent is red")
         put(cluster, namespace, red=ready, green=ready)
         put(cluster, namespace, red=ending, green=ready)
-        gate.says("adt goes to green")
+        gate.says("channel adt: the current agent is green")
         put(cluster, namespace, red=ending, green=ending)
-        gate.says("adt goes to nobody")
+        gate.says("channel adt: no agent accepts connections")
         status, text = gate.get("/metrics")
         assert 200 == status
         assert 'medplum_agent_gate_devices{channel="adt"} 0.0' in text
@@ -155,58 +155,58 @@ def test_it_follows_its_agent_and_ends_in_good_order(
 def test_a_gate_that_cannot_reach_its_agent_is_not_ready(
     cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
 ) -> None:
-    """Kubernetes calls the agent ready: then the way is blocked from here, and devices are not led this way."""
+    """Kubernetes reports the agent ready, so the gate's own way is blocked. Its Service must not send devices here."""
     with program(rights, namespace, tmp_path / "log", channel="adt:HL7:0") as gate:
         gate.says("listening: ")
         wait_for(lambda: gate.get("/readyz") == (200, "ok"), what="it is ready without an agent", seconds=20)
         put(cluster, namespace, red={"ready": True})
         wait_for(lambda: gate.get("/readyz")[0] == 503, what="it is not ready any more", seconds=20)
-        assert "cannot be reached from here: adt" in gate.get("/readyz")[1]
+        assert "this gate cannot connect to it on adt" in gate.get("/readyz")[1]
         assert 200 == gate.get("/healthz")[0]
 
 
-def test_without_rights_it_says_so_and_is_not_ready(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    """And it does not end: what it lacks may come."""
-    cluster.kubectl("create", "serviceaccount", "nobody", "--namespace", namespace)
-    kubeconfig = cluster.service_account_kubeconfig(namespace, "nobody")
+def test_without_rights_the_gate_logs_it_and_is_not_ready(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
+    """It does not exit, as an admin may grant the rights later."""
+    cluster.kubectl("create", "serviceaccount", "without-rights", "--namespace", namespace)
+    kubeconfig = cluster.service_account_kubeconfig(namespace, "without-rights")
     with program(kubeconfig, namespace, tmp_path / "log") as gate:
-        gate.says("EndpointSlices cannot be read")
+        gate.says("cannot read EndpointSlices")
         assert "forbidden" in gate.log.read_text()
         assert 503 == gate.get("/readyz")[0]
         assert gate.process.poll() is None
 
 
-def test_while_the_api_server_is_away_what_it_said_last_holds(
+def test_without_the_api_server_the_last_known_pods_stay_valid(
     cluster: Cluster, namespace: str, rights: Path, tmp_path: Path
 ) -> None:
-    """A kubeconfig that leads nowhere any more is what a gate sees of that; it stays ready, and with its agent."""
+    """The gate loses its rights, and stays ready with its agent."""
     put(cluster, namespace, red={"ready": True})
     with program(rights, namespace, tmp_path / "log") as gate:
-        gate.says("adt goes to red")
+        gate.says("channel adt: the current agent is red")
         cluster.kubectl("delete", "rolebinding", "gate", "--namespace", namespace)
         time.sleep(1)
         assert (200, "ok") == gate.get("/readyz")
-        assert "nobody" not in gate.log.read_text()
+        assert "no agent accepts connections" not in gate.log.read_text()
 
 
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--channel", "adt:FTP:21"], "'adt:FTP:21' is no channel; write name:protocol:port"),
-        (["--channel", "adt:HL7:99999"], "is no channel"),
+        (["--channel", "adt:FTP:21"], "'adt:FTP:21' is not a channel; write name:protocol:port"),
+        (["--channel", "adt:HL7:99999"], "is not a channel"),
         (["--hold-seconds", "soon"], "invalid float value: 'soon'"),
     ],
 )
-def test_a_wrong_flag_ends_it_with_a_sentence(flags: list[str], sentence: str) -> None:
-    """Before it listens anywhere."""
+def test_a_wrong_flag_prints_an_error(flags: list[str], sentence: str) -> None:
+    """The gate exits with code 2 before it listens."""
     given = ["--namespace", "x", "--service", "y", *flags]
     ended = subprocess.run([PROGRAM, *given], capture_output=True, text=True, check=False, timeout=60)
     assert 2 == ended.returncode
     assert sentence in ended.stderr
 
 
-def test_without_a_cluster_it_ends_with_a_sentence(tmp_path: Path) -> None:
-    """No service account and no kubeconfig."""
+def test_without_a_cluster_the_gate_prints_an_error(tmp_path: Path) -> None:
+    """Without a ServiceAccount and without a kubeconfig it exits with code 1."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
     flags = ["--namespace", "x", "--service", "y", "--channel", "adt:HL7:0"]
     ended = subprocess.run(
@@ -218,11 +218,11 @@ def test_without_a_cluster_it_ends_with_a_sentence(tmp_path: Path) -> None:
         env={**environment, "HOME": str(tmp_path)},
     )
     assert 1 == ended.returncode
-    assert "No cluster to ask" in ended.stderr
+    assert "Cannot find a cluster" in ended.stderr
 
 
-def test_a_limit_of_descriptors_is_raised_and_told(namespace: str, rights: Path, tmp_path: Path) -> None:
-    """A container may start with 1,024, of which each device takes two or three: as far as it may it raises that, and says what is left."""
+def test_the_limit_of_file_descriptors_is_raised_and_logged(namespace: str, rights: Path, tmp_path: Path) -> None:
+    """A container may start with 1,024, and each device needs two or three. The gate raises the limit and logs a lower device limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = min(hard, 1_000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
@@ -232,16 +232,16 @@ def test_a_limit_of_descriptors_is_raised_and_told(namespace: str, rights: Path,
             limits = Path(f"/proc/{gate.process.pid}/limits").read_text()
             assert str(hard) == re.split(r"\s{2,}", next(x for x in limits.splitlines() if "open files" in x))[1]
         with program(rights, namespace, tmp_path / "log-2", before=("prlimit", f"--nofile={most}")) as gate:
-            gate.says(f"lets in {(most - 100) // 3} devices, and not 2000")
+            gate.says(f"allows {(most - 100) // 3} device connections instead of 2000")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def test_a_gate_that_knows_no_agent_and_hears_nothing_is_not_ready(
+async def test_a_gate_without_an_agent_and_without_the_api_server_is_not_ready(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody has to look: devices are led to it, and no message passes. While it knows an agent it goes on with that."""
-    monkeypatch.setattr(main, "DEAF_SECONDS", 0.2)
+    """No message would pass, so a person has to find the cause. A gate with a current agent stays ready."""
+    monkeypatch.setattr(main, "STALE_SECONDS", 0.2)
     caplog.set_level("INFO")
     flags = parse([*OWN, "--namespace", "clinic", "--service", SERVICE, "--channel", "adt:TCP:0"])
     clients = count()
@@ -249,8 +249,8 @@ async def test_a_gate_that_knows_no_agent_and_hears_nothing_is_not_ready(
     def connect() -> AsyncClient:
         return cast("AsyncClient", Silent(answers=next(clients) == 0))
 
-    gate, end = main.Gate(flags), asyncio.Event()
-    running = asyncio.create_task(gate.run(connect, end))
+    gate, stop = main.Gate(flags), asyncio.Event()
+    running = asyncio.create_task(gate.run(connect, stop))
     await until(lambda: "listening: " in caplog.text)
     port = re.findall(r"http on port (\d+)", caplog.text)[-1]
     async with aiohttp.ClientSession() as session:
@@ -260,17 +260,17 @@ async def test_a_gate_that_knows_no_agent_and_hears_nothing_is_not_ready(
                 return page.status, await page.text()
 
         async with asyncio.timeout(10):
-            while (await ready())[0] != 503:  # noqa: ASYNC110 - what is asked of has no event to wait for
+            while (await ready())[0] != 503:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.05)
-        assert "has not said for" in (await ready())[1]
-        gate.pods_are({"adt": Pods(frozenset({Pod("a", "127.0.0.1", 1)}))})
+        assert "no EndpointSlices could be read for" in (await ready())[1]
+        gate.update_pods({"adt": Pods(frozenset({Pod("a", "127.0.0.1", 1)}))})
         assert (200, "ok") == await ready()
-    end.set()
+    stop.set()
     await running
 
 
 class Silent:
-    """A client that is answered with nothing, once, or not at all."""
+    """A client whose first list is empty, or which always fails."""
 
     resourceVersion = "1"  # noqa: N815 - the client's own name
 
@@ -278,7 +278,7 @@ class Silent:
         self.answers = answers
 
     def list(self, *_: Any, **__: Any) -> Silent:
-        """No slice, if anything."""
+        """Return an empty list, or one that fails."""
         return self
 
     async def __aiter__(self) -> AsyncIterator[Any]:
@@ -288,10 +288,10 @@ class Silent:
             yield nothing
 
     async def watch(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
-        """It breaks."""
+        """Fail."""
         self.answers = False
         async for one in self:
             yield one
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""

@@ -1,4 +1,4 @@
-"""The gate over real sockets: what reaches an agent and a device, and in which form."""
+"""HL7 channels over real sockets: what reaches an agent and a device, and in which form."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.gate import relay
+from medplum_agent_operator.gate import device_connection
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.limits import MEDIUM_BYTES, SMALL_BYTES
 from tests.gate.conftest import gate
@@ -20,6 +20,7 @@ from tests.support.gate.actors import agent, device, until
 from tests.support.gate.scene import answer, message
 
 if TYPE_CHECKING:
+    from medplum_agent_operator.gate.device_connection import DeviceConnection
     from tests.gate.conftest import Gate
     from tests.support.gate.actors import Agent, Device
 
@@ -27,7 +28,7 @@ A, B, C = message("A"), message("B"), message("C")
 
 
 async def test_messages_and_answers_pass() -> None:
-    """One after the other, and all at once."""
+    """One by one, and all at once."""
     async with agent() as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         assert ("AA", "A") == await sender.answer()
@@ -36,8 +37,8 @@ async def test_messages_and_answers_pass() -> None:
         assert ["A", "B", "C"] == old.got
 
 
-async def test_a_move_is_not_noticed() -> None:
-    """The device's connection stays, and each message goes to one agent. Where none is ready, the old one's link ends by FIN."""
+async def test_a_device_does_not_notice_a_move() -> None:
+    """The device's connection stays, and each message goes to one agent. While no agent is ready, the gate closes the old links by FIN."""
     async with agent() as old, agent() as new, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         assert ("AA", "A") == await sender.answer()
@@ -45,14 +46,14 @@ async def test_a_move_is_not_noticed() -> None:
         running.ready(new.port)
         sender.send(B)
         assert ("AA", "B") == await sender.answer()
-        assert (["A"], ["B"], []) == (old.got, new.got, old.breaks)
+        assert (["A"], ["B"], []) == (old.got, new.got, old.ends)
         running.ready()
-        await until(lambda: old.breaks and new.breaks)
-        assert (["FIN"], ["FIN"]) == (old.breaks, new.breaks)
+        await until(lambda: old.ends and new.ends)
+        assert (["FIN"], ["FIN"]) == (old.ends, new.ends)
 
 
-async def test_the_application_answer_of_the_old_agent_arrives_after_the_move() -> None:
-    """Enhanced mode with a slow server: nothing that was committed is cut off."""
+async def test_an_application_acknowledgement_of_the_old_agent_arrives_after_the_move() -> None:
+    """Enhanced mode with a slow server: no acknowledgement of a committed message is lost."""
     async with (
         agent("CA AA", application_after=0.3) as old,
         agent("CA AA") as new,
@@ -67,8 +68,8 @@ async def test_the_application_answer_of_the_old_agent_arrives_after_the_move() 
         assert (["A"], ["B"]) == (old.got, new.got)
 
 
-async def test_with_no_agent_a_device_gets_one_slow_answer() -> None:
-    """A recreate: it connects, it is heard, and it waits."""
+async def test_without_an_agent_a_device_gets_one_slow_answer() -> None:
+    """A recreate: the device connects, sends, and waits."""
     now = asyncio.get_running_loop().time
     async with agent() as new, gate() as running, device(running.port) as sender:
         began = now()
@@ -81,7 +82,7 @@ async def test_with_no_agent_a_device_gets_one_slow_answer() -> None:
 
 
 async def test_each_takeover_is_counted_by_the_agent_that_took_over() -> None:
-    """A move, then a death with a message in hand and a wait: the figures of each stand by its pod."""
+    """A move, then an agent that stops with a message, and a wait. The figures of each are under its pod's name."""
     async with agent() as old, agent("") as mute, agent() as new, gate(old.port) as running:
         async with device(running.port) as sender:
             sender.send(A)
@@ -94,24 +95,24 @@ async def test_each_takeover_is_counted_by_the_agent_that_took_over() -> None:
             await asyncio.sleep(0.2)
             running.ready(new.port)
             assert ("AA", "B") == await sender.answer()
-        told = running.counted.takeovers.as_json()
-        assert {"moved": 1, "held": 0, "longestHoldSeconds": 0, "repeated": 0} == told[f"agent-{mute.port}"]
-        last = told[f"agent-{new.port}"]
+        takeovers = running.counted.takeovers.as_json()
+        assert {"moved": 1, "held": 0, "longestHoldSeconds": 0, "repeated": 0} == takeovers[f"agent-{mute.port}"]
+        last = takeovers[f"agent-{new.port}"]
         assert (1, 1, 1) == (last["moved"], last["held"], last["repeated"])
         assert round(running.counted.numbers[Kind.HELD][-1], 3) == last["longestHoldSeconds"] > 0
-        assert f"agent-{old.port}" not in told
+        assert f"agent-{old.port}" not in takeovers
 
 
-async def test_a_message_that_nobody_takes_is_given_back() -> None:
-    """The close without an answer tells the device to send again."""
+async def test_a_message_that_no_agent_takes_is_returned_to_the_device() -> None:
+    """A close without an answer makes the device resend."""
     async with gate(hold_seconds=0.2) as running, device(running.port) as sender:
         sender.send(A)
         assert ("closed", "") == await sender.answer()
         assert 1 == running.counted.endings[Ending.NO_AGENT]
 
 
-async def test_an_agent_that_dies_with_a_message_is_followed_by_the_next() -> None:
-    """The message goes to the agent that is ready then; the device sees nothing but an answer."""
+async def test_a_message_whose_agent_stops_goes_to_the_next_agent() -> None:
+    """The device sees nothing but an answer."""
     async with agent("") as old, agent() as new, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         await until(lambda: old.got)
@@ -121,8 +122,8 @@ async def test_an_agent_that_dies_with_a_message_is_followed_by_the_next() -> No
         assert ["A"] == new.got
 
 
-async def test_an_agent_that_comes_back_in_the_same_pod_gets_the_message() -> None:
-    """Its container was started anew: its port refused in between, so that it is another agent, whatever Kubernetes has noticed."""
+async def test_an_agent_that_restarts_in_the_same_pod_gets_the_message() -> None:
+    """Its port refused in between, so it is another life, even if Kubernetes did not notice the restart."""
     async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         await until(lambda: old.got)
@@ -136,7 +137,7 @@ async def test_an_agent_that_comes_back_in_the_same_pod_gets_the_message() -> No
 
 
 async def test_an_agent_that_only_closes_the_connection_does_not_get_the_message_again() -> None:
-    """It lives, and may have it: the device is told, and may send it again."""
+    """The agent is alive and may have the message. The gate closes the device's connection, and the device may resend."""
     async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
         old.on_frame = lambda _agent, writer: writer.close()
         sender.send(A)
@@ -145,29 +146,29 @@ async def test_an_agent_that_only_closes_the_connection_does_not_get_the_message
 
 
 async def test_a_devices_close_waits_for_its_answer() -> None:
-    """FIN right after sending; the agent would take it for the end and not answer."""
+    """FIN right after the message. An agent that saw this FIN would not answer."""
     async with agent("CA AA", application_after=0.2) as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         sender.writer.write_eof()
         assert [("CA", "A"), ("AA", "A"), ("closed", "")] == await sender.answers(3)
-        await until(lambda: old.breaks)
-        assert ["FIN"] == old.breaks
+        await until(lambda: old.ends)
+        assert ["FIN"] == old.ends
 
 
-async def test_a_reset_of_a_device_is_none_for_the_agent() -> None:
-    """Resets end whole agents elsewhere; here the agent sees FIN."""
+async def test_an_agent_never_sees_a_reset_of_a_device() -> None:
+    """On byte-stream ports a reset ends an agent. Behind the gate it sees FIN."""
     async with agent() as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         await sender.answer()
         linger = struct.pack("ii", 1, 0)
         sender.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         sender.writer.transport.abort()
-        await until(lambda: old.breaks)
-        assert ["FIN"] == old.breaks
+        await until(lambda: old.ends)
+        assert ["FIN"] == old.ends
 
 
-async def test_both_sides_are_kept_alive() -> None:
-    """A device without power and a node that is lost say nothing: TCP finds out, in two minutes."""
+async def test_both_sides_use_keep_alive() -> None:
+    """TCP detects a device without power and a lost node within two minutes."""
     async with agent() as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         await sender.answer()
@@ -182,8 +183,8 @@ async def test_both_sides_are_kept_alive() -> None:
 
 
 async def test_connections_are_counted_and_limited() -> None:
-    """Those over the limit are closed at once, those within it do not notice, and one that goes makes room."""
-    async with agent() as old, gate(old.port, most_of_one_address=2) as running:
+    """Connections over the limit are closed at once. Others are not affected, and a closed one makes room."""
+    async with agent() as old, gate(old.port, limit_per_address=2) as running:
         async with device(running.port) as first, device(running.port):
             await until(lambda: len(running.relay.connections) == 2)
             async with device(running.port) as third:
@@ -199,17 +200,17 @@ async def test_connections_are_counted_and_limited() -> None:
 
 @pytest.mark.parametrize("size", [20_000, 65_535, 65_537, 131_073, 500_000, 3_000_000])
 async def test_large_messages_arrive_unchanged_both_ways(size: int) -> None:
-    """Whatever their size."""
+    """All sizes, and the end of a frame in its own read."""
     frame = message("A", text="x" * (size - len(A)))
     async with agent() as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(frame)
         assert ("AA", "A") == await sender.answer()
         assert [frame] == old.frames
-        assert old.reads[-1] <= 16 or size > 1_000_000, "the end came in the same read as what is before it"
+        assert old.reads[-1] <= 16 or size > 1_000_000, "the end came in the same read as the bytes before it"
 
 
 async def test_large_messages_take_turns() -> None:
-    """With one place, the memory of ten large messages is that of one; all arrive."""
+    """With one slot, ten large messages need the memory of one; all arrive."""
     frames = [message(f"L{n}", text=str(n) * 2_000_000) for n in range(10)]
     async with agent() as old, gate(old.port) as running:
         most = 0
@@ -219,7 +220,7 @@ async def test_large_messages_take_turns() -> None:
             async with device(running.port) as sender:
                 sender.send(frame)
                 answered = await sender.answer()
-                most = max(most, sum(d.conversation.held_bytes for d in running.relay.devices if d.conversation))
+                most = max(most, sum(d.conversation.buffered_bytes for d in running.relay.devices if d.conversation))
                 return answered
 
         answers = await asyncio.gather(*(send(frame) for frame in frames))
@@ -229,9 +230,9 @@ async def test_large_messages_take_turns() -> None:
 
 
 async def test_a_device_that_does_not_read_its_answers_costs_no_memory() -> None:
-    """What it does not read stays with the agent, by TCP's own means; others are not held up."""
+    """The gate stops reading its agent's answers, so TCP slows the agent down. Other devices are not delayed."""
     async with agent() as old, gate(old.port) as running, device(running.port) as sender, device(running.port) as other:
-        flood = answer("nobody" + "x" * 100_000)
+        flood = answer("unknown" + "x" * 100_000)
 
         def pour(_agent: Agent, writer: asyncio.StreamWriter) -> None:
             if len(old.got) == 1:
@@ -257,29 +258,29 @@ async def test_a_device_that_does_not_read_its_answers_costs_no_memory() -> None
         pytest.param(2_000_000, 1, MEDIUM_BYTES + SMALL_BYTES, id="images"),
     ],
 )
-async def test_many_devices_with_large_messages_hold_little_each(size: int, whole: int, other: int) -> None:
-    """None of them has its message whole, and no agent is there: each holds what it may without a place, and as many as there are places more."""
+async def test_many_devices_with_large_messages_need_little_memory_each(size: int, whole: int, other: int) -> None:
+    """Incomplete messages without an agent: most connections buffer what they may without a slot, and as many as there are slots buffer more."""
     half = message("A", text="x" * size)[: size - 100]
     async with gate() as running, AsyncExitStack() as stack:
         for _ in range(30):
             sender = await stack.enter_async_context(device(running.port))
             sender.send(half)
         await until(lambda: len(running.relay.devices) == 30)
-        await until(lambda: whole == sum(held == len(half) for held in holding(running)))
+        await until(lambda: whole == sum(each == len(half) for each in buffered(running)))
         await asyncio.sleep(0.2)
-        held = holding(running)
-        assert [len(half)] * whole == held[-whole:]
-        assert max(held[:-whole]) <= other
-        assert sum(each > 2 * SMALL_BYTES for each in held) <= 4
+        sizes = buffered(running)
+        assert [len(half)] * whole == sizes[-whole:]
+        assert max(sizes[:-whole]) <= other
+        assert sum(each > 2 * SMALL_BYTES for each in sizes) <= 4
 
 
-def holding(running: Gate) -> list[int]:
-    """What is held for each device, least first."""
-    return sorted(one.conversation.held_bytes for one in running.relay.devices if one.conversation)
+def buffered(running: Gate) -> list[int]:
+    """Return the buffered bytes of each device, in ascending order."""
+    return sorted(one.conversation.buffered_bytes for one in running.relay.devices if one.conversation)
 
 
-async def test_a_sender_that_does_not_wait_keeps_no_place() -> None:
-    """Small messages, many at once and without an end: a large one of another device passes meanwhile."""
+async def test_a_device_that_does_not_wait_for_answers_occupies_no_slot() -> None:
+    """An endless stream of small messages: a large one of another device passes meanwhile."""
     async with (
         agent() as old,
         gate(old.port, medium=1) as running,
@@ -304,8 +305,8 @@ async def test_a_sender_that_does_not_wait_keeps_no_place() -> None:
         await streaming
 
 
-async def test_who_waits_for_a_place_is_not_closed_as_too_slow() -> None:
-    """A bot that does not answer keeps the place for longer than a message may take to come."""
+async def test_a_device_that_waits_for_a_slot_is_not_too_slow() -> None:
+    """A bot that does not answer occupies the slot for longer than a message may take to arrive."""
     big = message("A", text="x" * 100_000)
     async with agent("") as old, gate(old.port, medium=1, frame_seconds=2) as running, AsyncExitStack() as stack:
         first, *others = [await stack.enter_async_context(device(running.port)) for _ in range(3)]
@@ -320,12 +321,12 @@ async def test_who_waits_for_a_place_is_not_closed_as_too_slow() -> None:
         assert [("AA", "B")] * 2 == [await other.answer() for other in others]
 
 
-async def test_a_device_that_resets_unread_gives_its_place_back() -> None:
-    """No agent is there: it sends a large message and more behind it, is not read any more, and resets."""
+async def test_a_device_that_resets_while_it_is_not_read_releases_its_slot() -> None:
+    """Without an agent: it sends a large message and more behind it, the gate stops reading, and the device resets."""
     async with agent() as new, gate(medium=1, hold_seconds=0.5) as running:
         async with device(running.port) as sender:
             sender.send(message("A", text="x" * 100_000), *[message("B", text="y" * 5_000)] * 20)
-            await until(lambda: any(held > 100_000 for held in holding(running)))
+            await until(lambda: any(each > 100_000 for each in buffered(running)))
             reset(sender)
         await until(lambda: not running.relay.devices)
         running.ready(new.port)
@@ -334,8 +335,8 @@ async def test_a_device_that_resets_unread_gives_its_place_back() -> None:
             assert ("AA", "C") == await other.answer()
 
 
-async def test_a_device_that_resets_unread_keeps_nobody_else_from_a_good_end() -> None:
-    """The gate ends: the message that another device has in hand is answered all the same."""
+async def test_a_device_that_resets_while_it_is_not_read_does_not_disturb_the_stop() -> None:
+    """The gate stops: the current message of another device is still answered."""
     async with agent("") as old, gate(old.port, hold_seconds=0.5) as running, device(running.port) as good:
         good.send(A)
         await until(lambda: old.got)
@@ -358,15 +359,15 @@ async def test_a_device_that_resets_unread_keeps_nobody_else_from_a_good_end() -
 
 
 def reset(one: Device) -> None:
-    """RST."""
+    """Close a device's connection by RST."""
     peer = one.writer.get_extra_info("socket")
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     one.writer.transport.abort()
 
 
 async def test_a_device_that_never_reads_its_answers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large answer to it takes a place from everybody else: not for ever."""
-    monkeypatch.setattr(relay, "BLOCKED_SECONDS", 0.3)
+    """A large answer to it occupies a slot that other devices need."""
+    monkeypatch.setattr(device_connection, "BLOCKED_SECONDS", 0.3)
     async with agent() as old, gate(old.port) as running, device(running.port) as sender, device(running.port) as other:
 
         def much(_agent: Agent, writer: asyncio.StreamWriter) -> None:
@@ -382,13 +383,13 @@ async def test_a_device_that_never_reads_its_answers_is_dropped(monkeypatch: pyt
         assert 1 == len(running.relay.devices), "a large message was taken while a large answer was in memory"
 
 
-def unread(one: relay.Device) -> int:
-    """What a device has not read of its answers, as far as the gate knows."""
+def unread(one: DeviceConnection) -> int:
+    """Return how many bytes of its answers wait in the gate's write buffer for a device."""
     return 0 if one.transport is None else one.transport.get_write_buffer_size()
 
 
-async def test_the_end_of_the_gate_loses_nothing() -> None:
-    """Each device gets the answer to the message in hand, and then a close; none is taken any more."""
+async def test_a_stopping_gate_loses_nothing() -> None:
+    """Each device gets the answer to its current message, then a close. The gate takes no further message."""
     async with agent("CA AA", application_after=0.2) as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A, B)
         assert ("CA", "A") == await sender.answer()
@@ -400,23 +401,23 @@ async def test_the_end_of_the_gate_loses_nothing() -> None:
         assert set(old.got) == {name for _, name in rest if name} | {"A"}
 
 
-async def test_what_does_not_end_in_time_is_cut() -> None:
-    """An agent that does not answer: the device is told by a close, and sends again, through the other gate."""
+async def test_after_the_grace_period_the_gate_closes_the_connections() -> None:
+    """The agent does not answer: the device sees a close, and resends through the other gate."""
     async with agent("") as old, gate(old.port) as running, device(running.port) as sender:
         sender.send(A)
         await until(lambda: old.got)
         stopping = asyncio.create_task(running.relay.stop())
-        running.relay.cut()
+        running.relay.close_now()
         assert ("closed", "") == await sender.answer()
         sender.writer.close()
         await asyncio.wait_for(stopping, 5)
-        assert ["FIN"] == old.breaks
+        assert ["FIN"] == old.ends
 
 
 @pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
 @pytest.mark.parametrize("size", [65_537, 131_073, 65_536, 70_000])
 async def test_an_agent_of_any_version_reads_large_messages(version: str, size: int) -> None:
-    """Old ones lose 65,537 bytes in one write, and new ones do not: through the gate neither does."""
+    """Old agents lose a message of 65,537 bytes in one write. Behind the gate no version does."""
     at = free_port()
     text = hl7("A", end="|")
     frame = b"\x0b" + text.encode() + b"x" * (size - len(text) - 4) + b"\r\x1c\r"
@@ -440,8 +441,8 @@ async def test_an_agent_of_any_version_reads_large_messages(version: str, size: 
         pytest.param([b"\x0bPID|1\r\x1c\r", A, B], 0, id="a frame without MSH first"),
     ],
 )
-async def test_what_an_agent_would_lose_or_choke_on(version: str, sent: list[bytes], cut: int) -> None:
-    """Every message arrives and is answered, with agents of both kinds of framing."""
+async def test_input_that_an_agent_would_lose_or_fail_on(version: str, sent: list[bytes], cut: int) -> None:
+    """Every message arrives and is answered, with agents of both framings."""
     at = free_port()
     names = [frame.split(b"|")[9].decode() for frame in sent if b"MSH" in frame]
     async with medplum(f"mllp://0.0.0.0:{at}") as server, running_agent(server, version):
@@ -456,13 +457,13 @@ async def test_what_an_agent_would_lose_or_choke_on(version: str, sent: list[byt
             assert names == arrived(server)
 
 
-async def test_a_place_that_is_no_longer_waited_for_is_not_taken_for_another() -> None:
-    """It waited for one of the first kind, needed none after all, and waits for one of the second now."""
+async def test_a_slot_that_is_not_awaited_any_more_is_not_taken_for_another() -> None:
+    """The connection waited for a slot of the first tier, needed none after all, and waits for one of the second tier now."""
     async with gate() as running, device(running.port) as sender:
         sender.send(A)
-        await until(lambda: holding(running) == [len(A)])
+        await until(lambda: buffered(running) == [len(A)])
         [one] = running.relay.devices
-        first, second = (tier.places for tier in running.relay.tiers)
-        one._waits_for = second
-        assert not one._place_granted(first)
-        assert one._place_granted(second)
+        first, second = (tier.slots for tier in running.relay.tiers)
+        one.claim.waiting_for = second
+        assert not one.claim.grant(first)
+        assert one.claim.grant(second)

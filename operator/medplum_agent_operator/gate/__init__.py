@@ -1,1 +1,1 @@
-"""The gate: a small relay in front of an agent, so that devices keep their connections while the agent behind them changes."""
+"""The gate: a small relay in front of an agent. Devices keep their connections while the agent behind the gate changes."""

@@ -1,6 +1,6 @@
-"""What a conversation asks its shell to do, what it tells of itself, and the rules that it keeps.
+"""What a conversation asks the relay to do, what it reports for metrics, and the limits that it applies.
 
-Made by `conversation`, carried out by `relay`. Values only.
+`conversation` and `delivery` make these values; `device_connection` carries them out. Values only: no I/O, no clock.
 """
 
 from collections.abc import Hashable
@@ -9,50 +9,50 @@ from enum import StrEnum
 from typing import Final
 
 Agent = Hashable
-"""One life of one agent: another pod, or the same pod's agent after it was seen gone, is another value."""
+"""One life of one agent. Another pod is another value, and so is the same pod after its agent was seen to stop."""
 
 
 class Ending(StrEnum):
-    """Why the gate closes a device's connection. A message that was not answered is the device's to send again."""
+    """Why the gate closes a device's connection. The device has to resend a message that was not answered."""
 
     DONE = "the device has closed, and everything is answered"
     TOO_LONG = "a message is longer than the limit"
-    TOO_SLOW = "a message did not end in time"
-    IDLE = "nothing was sent for long"
+    TOO_SLOW = "a message did not arrive completely in time"
+    IDLE = "the device sent nothing for too long"
     NO_AGENT = "no agent was ready in time"
-    UNANSWERED = "the agent went away with a message unanswered, which may not be sent again to it"
-    MOVE_LATE = "the agent that was left did not answer in time"
-    STOPPED = "the gate ends"
+    UNANSWERED = "the agent closed without answering a message, and the gate must not resend it"
+    MOVE_LATE = "the previous agent did not answer in time after the move"
+    STOPPED = "the gate is stopping"
 
 
 class Kind(StrEnum):
-    """What happened, for metrics and logs. The number beside it is 1 unless said otherwise."""
+    """What happened, for metrics and logs. The number of a `Count` is 1 unless the kind states another meaning."""
 
     SENT = "a message was written to an agent"
     ANSWERED = "a message got its first answer; the number: seconds since it was written"
-    LATE = "an answer to a message that needed none any more: the application's after the commit, a repeat, or after the time-out"
-    UNANSWERED = "a message got no answer in time, and the next one goes on"
-    REPEATED = "a message that died unanswered with its agent was sent again to the next one"
+    LATE = "an answer that no message waits for: an application acknowledgement after the commit, a repeat, or one after the time-out"
+    UNANSWERED = "a message got no answer in time, and the gate moved to the next message"
+    REPEATED = "a message was sent again to the next agent, because its agent stopped without answering"
     HELD = "a message had to wait for an agent; the number: seconds"
-    MOVED = "a connection has gone on with another agent"
-    MISSED = "an application's answer that will not come, because its agent has gone; the number: how many"
-    JUNK = "bytes between frames were left out; the number: how many"
-    EMPTY = "a frame without a header of HL7 was left out"
-    CUT = "a frame that the device or the agent did not finish was left out"
-    UNDELIVERED = "a whole message of a device that has gone found no agent in time"
+    MOVED = "a device's connection moved to another agent"
+    MISSED = "an application acknowledgement will not arrive, because its link is closed; the number: how many"
+    JUNK = "bytes outside frames were dropped; the number: how many bytes"
+    EMPTY = "a frame without an HL7 header was dropped"
+    CUT = "a frame that the device or the agent did not complete was dropped"
+    UNDELIVERED = "a complete message of a disconnected device found no agent in time; the number: how many"
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Connect to an agent. Answered by `opened` or `failed`."""
+class OpenLink:
+    """Connect to an agent. The relay calls `link_opened` or `link_failed` afterwards."""
 
     link: int
     agent: Agent
 
 
 @dataclass(frozen=True, slots=True)
-class ToAgent:
-    """Write one whole frame."""
+class SendToAgent:
+    """Write one complete frame to an agent."""
 
     link: int
     data: bytearray
@@ -60,51 +60,52 @@ class ToAgent:
 
 @dataclass(frozen=True, slots=True)
 class CloseLink:
-    """Close towards the agent by FIN, after what was written. Nothing is answered."""
+    """Send FIN to the agent after everything written before. The relay reports nothing back."""
 
     link: int
 
 
 @dataclass(frozen=True, slots=True)
-class ToDevice:
-    """Write one whole frame."""
+class SendToDevice:
+    """Write one complete frame to the device."""
 
     data: bytearray
 
 
 @dataclass(frozen=True, slots=True)
 class CloseDevice:
-    """Close towards the device by FIN, after what was written."""
+    """Send FIN to the device after everything written before."""
 
     why: Ending
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """Something to count; with a message to an agent, which one."""
+class Count:
+    """Something to count. `agent`: the one that a message was written to, where the kind concerns one."""
 
     kind: Kind
     number: float = 1
     agent: Agent | None = None
 
 
-Effect = Open | ToAgent | CloseLink | ToDevice | CloseDevice | Note
+Effect = OpenLink | SendToAgent | CloseLink | SendToDevice | CloseDevice | Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """The limits of a conversation. All times in seconds.
+    """The limits of a conversation. All times are in seconds.
 
     Attributes:
-        frame_bytes: the longest message, either way.
-        hold_seconds: how long a message waits for an agent.
-        answer_seconds: how long the next message waits for the answer to the one before.
-        move_seconds: how long a message may stay with the agent that was left; then the device is to send it again.
-        late_seconds: how long an application's answer is waited for where a connection ends or has moved on, since the acknowledgement too.
-        flush_seconds: how long an agent is given, after its last answer, to pass on what it has acknowledged without saying so.
+        frame_bytes: the longest message, in both directions.
+        hold_seconds: how long the gate holds a message that waits for an agent.
+        answer_seconds: how long a message blocks the next one while it has no answer.
+        move_seconds: how long a message may stay with the previous agent after a move. Then the device has to resend it.
+        late_seconds: how long the gate waits for an application acknowledgement when a connection closes or moves. It counts from the
+            commit and from the close or move; the earlier end applies.
+        flush_seconds: how long an idle agent gets after its last answer to pass on messages that it acknowledged without a commit.
         frame_seconds: how long a message may take from its first byte to its last.
-        idle_seconds: after how long of silence a device's connection is closed.
-        send_again: whether a message that died unanswered with its agent is sent to the next one.
+        idle_seconds: how long a device may send nothing before the gate closes its connection.
+        send_again: whether the gate resends an unanswered message to the next agent when its agent stops.
     """
 
     frame_bytes: int = 16 * 1024 * 1024
@@ -118,5 +119,5 @@ class Rules:
     send_again: bool = True
 
 
-MOST_SENDS: Final = 2
-"""How often a message is written to agents at most: what ended two of them is not tried on a third."""
+MAX_SENDS: Final = 2
+"""How often the gate writes a message to agents at most. After two agents stopped on it, no third gets it."""

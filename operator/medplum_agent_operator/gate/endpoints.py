@@ -1,7 +1,7 @@
-"""Which pods the agent has and which of them take connections, as the EndpointSlices of its Service say.
+"""The agent's pods and which of them are ready, from the EndpointSlices of its Service.
 
-Started by `__main__`; its one task reads and watches for ever and tells the routes. Reads EndpointSlices and nothing else. While the
-API server cannot be asked, what it said last holds: devices go on with the agent that they have.
+`__main__` starts one task that lists and watches EndpointSlices, and passes the pods to the routes. It reads nothing else.
+While the API server does not answer, the last known pods stay valid: devices keep their agent.
 Source: https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/#conditions
 """
 
@@ -19,15 +19,15 @@ from medplum_agent_operator.gate.routes import Life, Pod, Pods
 from medplum_agent_operator.telemetry import log
 
 SERVICE: Final = "kubernetes.io/service-name"
-LOOK_AGAIN_SECONDS: Final = 60.0
-"""How long a watch is believed: one whose connection has died silently tells nothing for ever."""
-LOOK_SOON_SECONDS: Final = 2.0
-"""The same where the agent has gone, and doubling from there on: devices wait, and it may be back without a word."""
+RELIST_SECONDS: Final = 60.0
+"""How long a watch runs before the next list. A watch whose connection died silently would never report anything."""
+EARLY_RELIST_SECONDS: Final = 2.0
+"""The same after the current agent stopped, then doubled each time: devices wait, and the watch may miss that an agent is back."""
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 0.5, 10.0
 
 
 def pods_of(slices: Iterable[EndpointSlice]) -> dict[str, Pods]:
-    """For each port's name the pods that are not about to end, by whether they are ready. IPv4 where a pod has both."""
+    """Return the pods that are not terminating, by port name. A pod with both address families counts with its IPv4 address."""
     found: dict[str, dict[str, tuple[Pod, bool]]] = {}
     for one in sorted(slices, key=lambda one: str(one.addressType)):  # IPv4 before IPv6
         for endpoint in one.endpoints or ():
@@ -42,7 +42,7 @@ def pods_of(slices: Iterable[EndpointSlice]) -> dict[str, Pods]:
     return {
         port: Pods(
             ready=frozenset(pod for pod, ready in pods.values() if ready),
-            waiting=frozenset(pod for pod, ready in pods.values() if not ready),
+            not_ready=frozenset(pod for pod, ready in pods.values() if not ready),
         )
         for port, pods in found.items()
     }
@@ -57,49 +57,49 @@ class Endpoints:
         *,
         namespace: str,
         service: str,
-        tell: Callable[[Mapping[str, Pods]], None],
+        on_pods: Callable[[Mapping[str, Pods]], None],
     ) -> None:
-        """`connect` makes a client; `tell` gets the pods of each port's name whenever something has changed."""
+        """`connect`: makes a client; `on_pods`: called with the pods by port name after each list and each watch event."""
         self._connect = connect
         self._namespace = namespace
         self._service = service
-        self._tell = tell
-        self._heard_at: float | None = None
-        self._looking: asyncio.Timeout | None = None
-        self._hurried_at = float("-inf")
-        self._believed_seconds = LOOK_AGAIN_SECONDS
+        self._on_pods = on_pods
+        self._listed_at: float | None = None
+        self._watch_timeout: asyncio.Timeout | None = None
+        self._early_relist_at = float("-inf")
+        self._watch_seconds = RELIST_SECONDS
 
     @property
-    def silent_seconds(self) -> float | None:
-        """How long ago the API server was last asked with success; None where it never was."""
-        return None if self._heard_at is None else asyncio.get_running_loop().time() - self._heard_at
+    def seconds_since_list(self) -> float | None:
+        """How long ago the last successful list was; None before the first one."""
+        return None if self._listed_at is None else asyncio.get_running_loop().time() - self._listed_at
 
     def agent_is(self, agent: Life | None) -> None:
-        """A listener of a route: where no agent takes connections any more, look again soon."""
+        """A route has another current agent. If it has none any more, list again soon."""
         now = asyncio.get_running_loop().time()
-        # One that is called ready and refuses goes and comes back with each look.
-        if agent is not None or now < self._hurried_at + LOOK_AGAIN_SECONDS:
+        # An agent that is reported ready but refuses connections comes and goes with each list: do not list early each time.
+        if agent is not None or now < self._early_relist_at + RELIST_SECONDS:
             return
-        self._hurried_at = now
-        self._believed_seconds = LOOK_SOON_SECONDS
-        soon = now + LOOK_SOON_SECONDS
-        looking = self._looking
-        if looking is not None and not looking.expired() and soon < (looking.when() or 0):
-            looking.reschedule(soon)
+        self._early_relist_at = now
+        self._watch_seconds = EARLY_RELIST_SECONDS
+        soon = now + EARLY_RELIST_SECONDS
+        timeout = self._watch_timeout
+        if timeout is not None and not timeout.expired() and soon < (timeout.when() or 0):
+            timeout.reschedule(soon)
 
     async def follow(self) -> None:
-        """Read and watch, for ever; what fails is logged and tried again, with a new client: the cluster's CA may be another by now."""
+        """List and watch until cancelled. Each failure is logged and retried with a new client, as the cluster's CA may have changed."""
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 async with self._connected() as client:
                     while True:
-                        await self._look(client)
+                        await self._list_and_watch(client)
                         pause = _FIRST_PAUSE_SECONDS
-            except Exception as fault:  # noqa: BLE001 - whatever is wrong with what is read, devices go on with the agent that they have
+            except Exception as fault:  # noqa: BLE001 - neither a failure of the API server nor a bug here may cost devices their connections
                 known = isinstance(fault, httpx2.HTTPError | OSError | ConfigError)
                 log.warning(
-                    "EndpointSlices cannot be read, and what they said last holds: %s",
+                    "cannot read EndpointSlices, using the last known pods: %s",
                     fault,
                     exc_info=None if known else fault,
                 )
@@ -114,22 +114,22 @@ class Endpoints:
         finally:
             await client.close()
 
-    async def _look(self, client: AsyncClient) -> None:
-        """Read, and watch for as long as that is believed."""
-        seconds = self._believed_seconds
-        self._believed_seconds = min(2 * seconds, LOOK_AGAIN_SECONDS)
+    async def _list_and_watch(self, client: AsyncClient) -> None:
+        """List once, then watch until the next list is due."""
+        seconds = self._watch_seconds
+        self._watch_seconds = min(2 * seconds, RELIST_SECONDS)
         with suppress(TimeoutError):
             try:
-                async with asyncio.timeout(seconds) as self._looking:
-                    await self._read_and_watch(client)
+                async with asyncio.timeout(seconds) as self._watch_timeout:
+                    await self._follow_once(client)
             finally:
-                self._looking = None
+                self._watch_timeout = None
 
-    async def _read_and_watch(self, client: AsyncClient) -> None:
+    async def _follow_once(self, client: AsyncClient) -> None:
         listed = client.list(EndpointSlice, namespace=self._namespace, labels={SERVICE: self._service})
         slices = {str(one.metadata.name): one async for one in listed if one.metadata}
-        self._heard_at = asyncio.get_running_loop().time()
-        self._tell(pods_of(slices.values()))
+        self._listed_at = asyncio.get_running_loop().time()
+        self._on_pods(pods_of(slices.values()))
         watched = client.watch(
             EndpointSlice,
             namespace=self._namespace,
@@ -142,4 +142,4 @@ class Endpoints:
                 slices.pop(name, None)
             else:
                 slices[name] = one
-            self._tell(pods_of(slices.values()))
+            self._on_pods(pods_of(slices.values()))

@@ -1,8 +1,8 @@
-"""MLLP frames out of a stream of bytes, unchanged and whole: 0B, the message, 1C 0D.
+"""Splits a byte stream into MLLP frames, complete and unchanged: 0B, the message, 1C 0D.
 
-Used by `conversation`, once for what a device sends and once for what an agent answers. No I/O, and no copy: a frame of 16 MiB
-is in memory once. A frame ends at its first 1C 0D, as for the agent from 5.0.0 on; that agent ignores what stands
-before a 0B, older ones choke on it for good, so it is told apart here and never handed on.
+`conversation` uses one deframer for the device and one for each link to an agent. No I/O, and no copy: a frame of 16 MiB is
+in memory once. A frame ends at its first 1C 0D, as in the agent from 5.0.0 on. That agent ignores bytes before a 0B, but
+older agents never recover from them. So the deframer returns them as `Junk`, and the gate never passes them on.
 """
 
 from dataclasses import dataclass
@@ -14,21 +14,29 @@ END: Final = b"\x1c\r"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One whole frame, with its 0B and its 1C 0D. Nobody changes its bytes."""
+    """One complete frame, with its 0B and its 1C 0D. Its bytes must not be changed."""
 
     data: bytearray
 
 
 @dataclass(frozen=True, slots=True)
 class Junk:
-    """Bytes that belong to no frame."""
+    """Bytes outside any frame.
+
+    Attributes:
+        size: how many bytes.
+    """
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class TooLong:
-    """A frame that does not end within the limit. What was read of it, and after it, is gone."""
+    """A frame over the limit. The deframer has dropped it, and everything buffered behind it.
+
+    Attributes:
+        size: how many bytes of it had arrived.
+    """
 
     size: int
 
@@ -49,20 +57,20 @@ class Deframer:
         self._searched = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what was read."""
+        """Add bytes that were read."""
         self._buffer += data
 
     def __len__(self) -> int:
-        """How many bytes are held: those of frames that were not asked for yet, and of one that has not ended."""
+        """Return the number of buffered bytes: of frames not taken yet, and of an unfinished one."""
         return len(self._buffer)
 
     @property
     def in_frame(self) -> bool:
-        """Whether what is held begins a frame."""
+        """Whether the buffer starts with a frame."""
         return bool(self._buffer) and self._buffer[0] == START
 
     def next(self) -> Frame | Junk | TooLong | None:
-        """Take out what comes first; None where more has to be read."""
+        """Take the next item from the buffer; None if more bytes are needed."""
         buffer = self._buffer
         if not buffer:
             return None
@@ -73,7 +81,7 @@ class Deframer:
             return Junk(size)
         end = buffer.find(END, self._searched)
         if end < 0:
-            # The last byte may be the first of the two that end it.
+            # The last byte may be the first of the two that end the frame.
             self._searched = max(len(buffer) - 1, 0)
             return self._too_long(len(buffer)) if len(buffer) >= self._limit else None
         size = end + len(END)
@@ -83,9 +91,9 @@ class Deframer:
         return Frame(self._take(size))
 
     def _take(self, size: int) -> bytearray:
-        """Take the first bytes out of what is held.
+        """Take the first `size` bytes from the buffer.
 
-        Whichever part is the smaller is copied: a large frame keeps its memory, and many small ones do not each move what is behind.
+        This copies the smaller part: a large frame keeps its memory, and each of many small frames does not move all bytes behind it.
         """
         buffer = self._buffer
         if 2 * size < len(buffer):
@@ -97,11 +105,11 @@ class Deframer:
         return buffer
 
     def _too_long(self, size: int) -> TooLong:
-        """Said once: what is held goes, or whoever asks until there is nothing more would ask for ever."""
+        """Report the frame once and empty the buffer. A caller that reads until None would never end with the bytes still there."""
         self.clear()
         return TooLong(size)
 
     def clear(self) -> None:
-        """Forget what is held."""
+        """Empty the buffer."""
         self._buffer.clear()
         self._searched = 0

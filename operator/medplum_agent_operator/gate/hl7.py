@@ -1,7 +1,7 @@
-"""The little of HL7 v2 that the gate reads: whose message a frame is (MSH-10), and which one an answer is about (MSA-1, MSA-2).
+"""The few HL7 v2 fields that the gate reads: the control id of a message (MSH-10), and what an answer is for (MSA-1, MSA-2).
 
-Used by `conversation`. Bytes in, bytes out: nothing is decoded, no charset assumed, and nothing else of a message is looked at,
-but for a log at DEBUG (MSH-9).
+Used by `delivery`. Bytes in, bytes out: the gate decodes nothing and assumes no charset. It reads no other field of a
+message, except the type (MSH-9) for the log at DEBUG.
 Source: HL7 v2.5.1 chapter 2: 2.5.3 (separators), 2.9 (acknowledgement), 2.10.3 (batches), 2.15.8 (MSA), 2.15.9 (MSH).
 """
 
@@ -14,22 +14,22 @@ Bytes = bytes | bytearray
 
 _HEADERS: Final = (b"MSH", b"FHS", b"BHS")
 _TYPE: Final = 8
-_CONTROL_ID: Final = 9  # MSH-1 is the separator itself, so MSH-2 stands at index 1
-_COMMIT: Final = frozenset({b"CA", b"CE", b"CR"})
-_LONGEST_HEADER: Final = 4096
-"""Bytes of a segment that are looked at: an MSH beyond this has no id for us."""
+_CONTROL_ID: Final = 9  # MSH-1 is the separator itself, so MSH-2 has index 1
+_COMMIT_CODES: Final = frozenset({b"CA", b"CE", b"CR"})
+_MAX_SEGMENT_BYTES: Final = 4096
+"""How much of a segment the gate reads. A control id behind this limit does not count."""
 
-_MOST_IDS: Final = 256
-"""Messages of one frame whose ids are known: a frame of 16 MiB may hold millions, and nobody else is served while they are looked at."""
+_MAX_IDS: Final = 256
+"""How many messages of one frame the gate reads ids of. A frame of 16 MiB may contain millions, and other devices wait meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an answer says of itself.
+    """What an answer is for.
 
     Attributes:
-        about: the control id that it answers (MSA-2); None where it names none.
-        commit: whether it only says that the message was accepted (MSA-1 CA, CE or CR); the application's answer comes later.
+        about: the control id of the message that it answers (MSA-2); None if it names none.
+        commit: whether it is a commit acknowledgement (MSA-1 CA, CE or CR); the application acknowledgement comes later.
     """
 
     about: bytes | None
@@ -37,7 +37,7 @@ class Answer:
 
 
 def has_header(frame: Bytes) -> bool:
-    r"""Whether a frame begins as a message, batch or file does. One that does not poisons a connection to an agent before 5.0.0.
+    r"""Whether a frame begins like a message, batch or file. Any other frame breaks a connection to an agent before 5.0.0.
 
     In UTF-16 each letter has a zero byte beside it.
 
@@ -48,17 +48,17 @@ def has_header(frame: Bytes) -> bool:
 
 
 def control_ids(frame: Bytes) -> frozenset[bytes]:
-    r"""Return the control ids of the messages in a frame, usually one; of a batch, those of the first 256. Empty ones do not count.
+    r"""Return the control ids of the messages in a frame: usually one, of a batch the first 256. Empty ids do not count.
 
     >>> control_ids(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A01|4711|P|2.5\rPID|1\r\x1c\r")
     frozenset({b'4711'})
     """
-    fields = (_fields(frame, at) for at in islice(_segments(frame, b"MSH"), _MOST_IDS))
+    fields = (_fields(frame, at) for at in islice(_segments(frame, b"MSH"), _MAX_IDS))
     return frozenset(found[_CONTROL_ID] for found in fields if len(found) > _CONTROL_ID and found[_CONTROL_ID])
 
 
 def describe(frame: Bytes) -> str:
-    r"""Type and control id of a frame's first message, for the log at DEBUG and nowhere else.
+    r"""Return type and control id of a frame's first message, for the log at DEBUG only.
 
     >>> describe(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A01|4711|P|2.5\rPID|1||NAME\r\x1c\r")
     'ADT^A01 4711'
@@ -70,19 +70,19 @@ def describe(frame: Bytes) -> str:
 
 
 def answer_of(frame: Bytes) -> Answer:
-    r"""Read whom an answer is about.
+    r"""Read what an answer is for.
 
     >>> answer_of(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ACK|1|P|2.5\rMSA|CA|4711\x1c\r")
     Answer(about=b'4711', commit=True)
     """
     for at in _segments(frame, b"MSA"):
         _, code, about, *_ = *_fields(frame, at), b"", b"", b""
-        return Answer(about or None, code in _COMMIT)
+        return Answer(about or None, code in _COMMIT_CODES)
     return Answer(None, commit=False)
 
 
 def _segments(frame: Bytes, name: bytes) -> Iterator[int]:
-    """Where segments of a name begin: after the 0B, or after a CR or (as some devices write) LF."""
+    """Yield where segments with this name begin: after the 0B, or after a CR or LF (some devices write LF)."""
     at = frame.find(name)
     while at > 0:
         if frame[at - 1] in b"\x0b\r\n":
@@ -91,7 +91,7 @@ def _segments(frame: Bytes, name: bytes) -> Iterator[int]:
 
 
 def _fields(frame: Bytes, at: int) -> list[bytes]:
-    """Split a segment by the character that follows its name."""
-    line = bytes(frame[at : at + _LONGEST_HEADER]).splitlines()[0].removesuffix(b"\x1c")
+    """Split a segment at the character that follows its name."""
+    line = bytes(frame[at : at + _MAX_SEGMENT_BYTES]).splitlines()[0].removesuffix(b"\x1c")
     separator = line[3:4]
     return line.split(separator) if separator else [line]

@@ -1,6 +1,6 @@
-"""What a gate has seen, for Prometheus: numbers for each channel, never a word of a message. Of devices, their addresses.
+"""The gate's Prometheus metrics: numbers for each channel, and the addresses of devices. Never any content of a message.
 
-Made by `__main__`; `relay` and `streams` count here. Names follow https://prometheus.io/docs/practices/naming/.
+Made by `__main__`; the relays count here. Names follow https://prometheus.io/docs/practices/naming/.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,28 +17,31 @@ from medplum_agent_operator.gate.routes import Life
 from medplum_agent_operator.gate.takeovers import Takeovers
 
 PREFIX: Final = "medplum_agent_gate_"
-"""Of every metric's name."""
+"""Prefix of every metric name."""
 _ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
-_COUNTED: Final = {
-    Kind.SENT: ("messages_sent", "Messages written to an agent."),
+_COUNTERS: Final = {
+    Kind.SENT: ("messages_sent", "Messages that the gate wrote to an agent."),
     Kind.LATE: (
         "answers_late",
-        "Answers to messages that needed none any more: the application's after a commit, repeats, late ones.",
+        "Answers that no message waited for: application acknowledgements after a commit, repeated answers, and answers after the time-out.",
     ),
-    Kind.UNANSWERED: ("messages_unanswered", "Messages that got no answer in time, after which the next went on."),
+    Kind.UNANSWERED: (
+        "messages_unanswered",
+        "Messages without an answer in time; the gate then sent the next message.",
+    ),
     Kind.REPEATED: (
         "messages_repeated",
-        "Messages that died unanswered with an agent and were sent again to the next.",
+        "Messages that the gate sent again to the next agent, because an agent stopped without answering.",
     ),
-    Kind.MOVED: ("moves", "Connections of devices that went on with another agent."),
-    Kind.MISSED: ("answers_missed", "Application's answers that did not come, because their agent ended."),
-    Kind.JUNK: ("junk_bytes", "Bytes of devices or agents that belonged to no frame and were left out."),
-    Kind.EMPTY: ("frames_empty", "Frames without a header of HL7 that were left out."),
-    Kind.CUT: ("frames_cut", "Frames that a device or an agent did not finish and that were left out."),
+    Kind.MOVED: ("moves", "Device connections that moved to another agent."),
+    Kind.MISSED: ("answers_missed", "Application acknowledgements that did not arrive because their link was closed."),
+    Kind.JUNK: ("junk_bytes", "Bytes from devices or agents outside any frame, which the gate dropped."),
+    Kind.EMPTY: ("frames_empty", "Frames without an HL7 header, which the gate dropped."),
+    Kind.CUT: ("frames_cut", "Frames that a device or an agent did not complete, which the gate dropped."),
     Kind.UNDELIVERED: (
         "messages_undelivered",
-        "Whole messages of devices that had gone, for which no agent came in time: lost.",
+        "Lost messages: complete messages of disconnected devices for which no agent was ready in time.",
     ),
 }
 
@@ -47,39 +50,45 @@ class Metrics:
     """The metrics of a gate."""
 
     def __init__(self, *, answer_seconds: float) -> None:
-        """`answer_seconds`: an agent that has answered nothing for so long is silent."""
+        """`answer_seconds`: an agent that received a message and answered nothing for so long is silent."""
         self.registry = CollectorRegistry()
         self.takeovers = Takeovers()
         self._answer_seconds = answer_seconds
         self._reports: list[ChannelReport] = []
-        self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTED.items()}
-        self._answered = self._histogram("answer", "From writing a message to its first answer.", _ANSWER_SECONDS)
-        self._held = self._histogram("held", "How long messages waited for an agent.", _HELD_SECONDS)
+        self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTERS.items()}
+        self._answered = self._histogram(
+            "answer", "Time from writing a message to an agent to its first answer, in seconds.", _ANSWER_SECONDS
+        )
+        self._held = self._histogram(
+            "held", "How long the gate held messages that had to wait for an agent, in seconds.", _HELD_SECONDS
+        )
         self._longest_held = Gauge(
             f"{PREFIX}longest_held_seconds",
-            "The longest that a message has waited for an agent since the gate's start.",
+            "Longest time that the gate has held a message since it started, in seconds.",
             ["channel"],
             registry=self.registry,
         )
         self._last_answer = Gauge(
             f"{PREFIX}last_answer_timestamp_seconds",
-            "When a message was last answered.",
+            "When a message last got its first answer, as a Unix timestamp in seconds.",
             ["channel"],
             registry=self.registry,
         )
-        self._devices = Gauge(f"{PREFIX}devices", "Connections of devices.", ["channel"], registry=self.registry)
+        self._devices = Gauge(f"{PREFIX}devices", "Open device connections.", ["channel"], registry=self.registry)
         self._addresses = _Addresses()
         self.registry.register(self._addresses)
-        self._refusals = self._counter("connections_refused", "Connections that were over a limit.")
+        self._refusals = self._counter(
+            "connections_refused", "Device connections that the gate refused: over a limit, or while the gate stopped."
+        )
         self._closed = Counter(
             f"{PREFIX}connections_closed",
-            "Connections of devices that the gate closed, and why.",
+            "Device connections that the gate closed, by reason.",
             ["channel", "reason"],
             registry=self.registry,
         )
 
     def channel(self, name: str) -> "ChannelMetrics":
-        """Return what one channel counts with."""
+        """Return the counters of one channel."""
         report = ChannelReport(name, answer_seconds=self._answer_seconds)
         self._reports.append(report)
         return ChannelMetrics(
@@ -98,7 +107,7 @@ class Metrics:
         )
 
     def status(self) -> dict[str, Any]:
-        """What the operator asks for."""
+        """Return the JSON object for `/status`, which the operator reads."""
         return {"channels": [report.as_json() for report in self._reports], "takeovers": self.takeovers.as_json()}
 
     def _counter(self, name: str, text: str) -> Counter:
@@ -109,16 +118,16 @@ class Metrics:
 
 
 class _Addresses(Collector):
-    """Connections by the address that they come from, counted when somebody asks: those that have gone leave nothing behind."""
+    """Device connections by address, counted at each scrape, so that addresses without a connection disappear."""
 
     def __init__(self) -> None:
         self.channels: dict[str, Callable[[], Mapping[str, int]]] = {}
 
     def collect(self) -> Iterator[Metric]:
-        """One sample for each channel and address."""
+        """Yield one sample for each channel and address."""
         family = GaugeMetricFamily(
             f"{PREFIX}device_connections",
-            "Connections of devices, by address: the agent sees the gate's own.",
+            "Open device connections by device address. The agent sees only the gate's address.",
             labels=["channel", "address"],
         )
         for channel, connected in self.channels.items():
@@ -129,7 +138,7 @@ class _Addresses(Collector):
 
 @dataclass(slots=True)
 class ChannelMetrics:
-    """Counts for one channel."""
+    """The counters of one channel."""
 
     name: str
     report: ChannelReport
@@ -143,34 +152,34 @@ class ChannelMetrics:
     refusals: Counter
     closed: Mapping[Ending, Counter]
     takeovers: Takeovers
-    longest: float = 0
+    longest_hold_seconds: float = 0
 
     def count_devices(self, connected: Callable[[], Mapping[str, int]]) -> None:
-        """`connected` tells how many are, by address, whenever that is asked."""
+        """`connected`: returns the number of connections by address; called at each scrape and for each report."""
         self.devices.set_function(lambda: sum(connected().values()))
         self.addresses.channels[self.name] = connected
         self.report.count_devices(connected)
 
     def note(self, kind: Kind, number: float, agent: Life | None = None) -> None:
-        """Something happened; with a message to an agent, which one."""
+        """Count an event. `agent`: the one that a message was written to, where the kind concerns one."""
         self.report.note(kind)
         if agent is not None:
-            self.takeovers.note(agent.pod.name, kind, number)
+            self.takeovers.count(agent.pod.name, kind, number)
         match kind:
             case Kind.ANSWERED:
                 self.answered.observe(number)
                 self.last_answer.set_to_current_time()
             case Kind.HELD:
                 self.held.observe(number)
-                self.longest = max(self.longest, number)
-                self.longest_held.set(self.longest)
+                self.longest_hold_seconds = max(self.longest_hold_seconds, number)
+                self.longest_held.set(self.longest_hold_seconds)
             case _:
                 self.counted[kind].inc(number)
 
-    def ended(self, why: Ending) -> None:
-        """A device's connection was closed by the gate."""
+    def connection_closed(self, why: Ending) -> None:
+        """Count a device's connection that the gate closed."""
         self.closed[why].inc()
 
-    def refused(self) -> None:
-        """A device's connection was not taken."""
+    def connection_refused(self) -> None:
+        """Count a device's connection that the gate refused."""
         self.refusals.inc()

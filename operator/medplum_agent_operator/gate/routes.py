@@ -1,7 +1,7 @@
-"""Which agent is the one to talk to, as one value that changes, and who wants to know.
+"""The current agent of a channel, and who has to know when it changes.
 
-`endpoints` tells what Kubernetes says of the agent's pods; `relay` and `streams` ask, listen, and tell when a port refuses. Not
-persistent, and the same after a restart: it follows from what Kubernetes says now.
+`endpoints` passes in the pods from the EndpointSlices. The relays and `agent_probe` report connections that were made or
+refused, and subscribe to changes. A route persists nothing: after a restart it follows again from what Kubernetes reports.
 """
 
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 _REMEMBERED = 16
-"""Pods whose agents were seen gone; a pod that is ready again is not taken for another because of that."""
+"""How many pods whose agents were seen to stop a route remembers, with the number of their current life."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Pod:
-    """An agent's pod that takes connections, and on which port it takes this channel's."""
+    """An agent pod, and the port on which it serves this channel."""
 
     name: str
     address: str
@@ -23,114 +23,114 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """One life of an agent on one port: a pod's agent that was seen gone and comes back is another."""
+    """One life of an agent on one port. When a pod's agent stops and comes back, the number increases."""
 
     pod: Pod
     number: int = 1
 
 
 class Listener(Protocol):
-    """Who wants to know."""
+    """A subscriber of a route."""
 
     def agent_is(self, agent: Life | None) -> None:
-        """Another agent is the one to talk to, or none is."""
+        """Another agent is the current one, or no agent is (None)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """The pods of an agent that are not about to end, as Kubernetes sees them.
+    """The agent's pods that are not terminating, as Kubernetes reports them.
 
     Attributes:
-        ready: those that take connections.
-        waiting: those of which Kubernetes does not say so: they start, have failed, or are ready since a moment ago.
+        ready: pods that are ready.
+        not_ready: pods that start or have failed, or whose readiness has not been reported yet.
     """
 
     ready: frozenset[Pod] = frozenset()
-    waiting: frozenset[Pod] = frozenset()
+    not_ready: frozenset[Pod] = frozenset()
 
 
 class Route:
-    """The way to the agent, for one channel."""
+    """Selects the current agent of one channel."""
 
     def __init__(self) -> None:
         self._pods = Pods()
         self._agent: Life | None = None
-        self._met: set[Pod] = set()
-        self._reached = False
+        self._connected_to: set[Pod] = set()
+        self._ever_connected = False
         self._lives: dict[Pod, int] = {}
         self._listeners: dict[Listener, None] = {}
 
     @property
     def agent(self) -> Life | None:
-        """The agent to talk to; None while there is none."""
+        """The current agent, or None."""
         return self._agent
 
     @property
     def candidates(self) -> tuple[Pod, ...]:
-        """Pods that might take connections although the route leads to none: those that are to be ready first."""
-        return (*sorted(self._pods.ready), *sorted(self._pods.waiting)) if self._agent is None else ()
+        """While there is no current agent: pods that might accept connections, ready ones first."""
+        return (*sorted(self._pods.ready), *sorted(self._pods.not_ready)) if self._agent is None else ()
 
     @property
-    def out_of_reach(self) -> bool:
-        """Whether Kubernetes calls an agent ready, and no connection from here to any has ever been made."""
-        return bool(self._pods.ready) and not self._reached
+    def unreachable(self) -> bool:
+        """Whether Kubernetes reports a ready agent, but this gate has never connected to any agent."""
+        return bool(self._pods.ready) and not self._ever_connected
 
-    def listen(self, listener: Listener) -> Callable[[], None]:
-        """Tell a listener of each change from now on. Returns what ends that."""
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call the listener on each change from now on. Returns a function that ends the subscription; it may be called twice."""
         self._listeners[listener] = None
 
-        def end() -> None:
+        def unsubscribe() -> None:
             self._listeners.pop(listener, None)
 
-        return end
+        return unsubscribe
 
-    def pods_are(self, pods: Pods) -> None:
-        """Take what Kubernetes says.
+    def update_pods(self, pods: Pods) -> None:
+        """Take the pods that Kubernetes reports now.
 
-        While two are ready, in the middle of a handoff, the one that is talked to stays so: the new one has still to prove itself, and
-        the old one is left when it begins to end. One that was found by knocking stays as well, until another one is ready.
+        While two agents are ready, in the middle of a handoff, the current one stays: the new one has yet to prove itself. The
+        gate leaves the old one when its pod begins to terminate. A candidate that the probe found also stays, until another pod is ready.
         """
         current, before = self._agent, self._pods
         self._pods = pods
-        self._met &= pods.ready | pods.waiting
+        self._connected_to &= pods.ready | pods.not_ready
         if current is not None:
             if current.pod in pods.ready:
                 return
-            still_waits = current.pod in pods.waiting and current.pod not in before.ready
-            if still_waits and not pods.ready:
+            still_not_ready = current.pod in pods.not_ready and current.pod not in before.ready
+            if still_not_ready and not pods.ready:
                 return
-        self._become(self._life(min(pods.ready)) if pods.ready else None)
+        self._switch_to(self._life_of(min(pods.ready)) if pods.ready else None)
 
-    def takes_connections(self, pod: Pod) -> None:
-        """Somebody has knocked at a candidate, and it opened: that it is ready has not been told yet, or is not seen."""
+    def candidate_opened(self, pod: Pod) -> None:
+        """The probe has connected to a candidate, although Kubernetes has not reported it ready or the gate did not see that."""
         if pod in self.candidates:
-            self._met.add(pod)
-            self._reached = True
-            self._become(self._life(pod))
+            self._connected_to.add(pod)
+            self._ever_connected = True
+            self._switch_to(self._life_of(pod))
 
-    def met(self, agent: Life) -> None:
-        """A connection to it was made."""
+    def connected(self, agent: Life) -> None:
+        """A connection to this agent was made."""
         if agent == self._agent:
-            self._met.add(agent.pod)
-            self._reached = True
+            self._connected_to.add(agent.pod)
+            self._ever_connected = True
 
-    def refused(self, pod: Pod) -> None:
-        """Its port refuses, so that no process listens. If one did before, it has gone, and what will listen is another.
+    def connection_refused(self, pod: Pod) -> None:
+        """The pod's port refuses connections, so no process listens there. If one listened before, its life has ended.
 
-        Kubernetes tells of it seconds later, or never if the container starts anew quickly.
+        Kubernetes reports this seconds later, or never if the container restarts quickly.
         """
-        if pod in self._met:
-            self._met.discard(pod)
+        if pod in self._connected_to:
+            self._connected_to.discard(pod)
             self._lives[pod] = self._lives.get(pod, 1) + 1
             while len(self._lives) > _REMEMBERED:
                 del self._lives[next(iter(self._lives))]
         if self._agent is not None and self._agent.pod == pod:
-            self._become(None)
+            self._switch_to(None)
 
-    def _life(self, pod: Pod) -> Life:
+    def _life_of(self, pod: Pod) -> Life:
         return Life(pod, self._lives.get(pod, 1))
 
-    def _become(self, agent: Life | None) -> None:
+    def _switch_to(self, agent: Life | None) -> None:
         if agent == self._agent:
             return
         self._agent = agent

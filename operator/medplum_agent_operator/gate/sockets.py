@@ -1,6 +1,6 @@
-"""What every connection of the gate has, whoever is at its other end: it notices silence, reads a little at a time, and buffers little.
+"""What all connections of the gate share: keep-alive, small reads, small buffers; and how a channel listens and stops.
 
-Used by `relay`, `links` and `streams`, which also share how a channel listens and ends.
+Used by both relays (`relay`, `streams`) and by the connections to devices and agents.
 """
 
 import asyncio
@@ -14,27 +14,29 @@ from medplum_agent_operator.gate.routes import Life, Route
 from medplum_agent_operator.telemetry import log
 
 LINGER_SECONDS: Final = 10.0
-"""How long to wait for the other side's FIN after ours, before the connection is dropped."""
-SILENT_SECONDS: Final = 60
-PROBES: Final = (15, 4)
-"""Seconds between probes of a silent connection, and how many without an answer end it."""
+"""How long to wait for the other side's FIN after ours. Then the connection is dropped."""
+KEEPALIVE_IDLE_SECONDS: Final = 60
+KEEPALIVE_INTERVAL_SECONDS: Final = 15
+KEEPALIVE_PROBES: Final = 4
+"""After so many keep-alive probes without an answer, TCP drops the connection."""
 
 
-def prepare(transport: asyncio.Transport) -> None:
-    """Let TCP find out that the other side is gone without a word, in two minutes: a device without power, a node that is lost.
+def configure(transport: asyncio.Transport) -> None:
+    """Turn on TCP keep-alive and limit the write buffer to `SMALL_BYTES`.
 
-    While nothing is on its way, that is; who waits for an answer has times of its own. And let no more wait to be written than a connection may hold.
+    Keep-alive detects within two minutes that the other side vanished: a device without power, or a lost node. It works while
+    no data is in flight. A wait for an answer has its own time limits.
     """
     transport.set_write_buffer_limits(high=SMALL_BYTES)
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENT_SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, PROBES[0])
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, PROBES[1])
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def end(transport: asyncio.WriteTransport) -> None:
-    """Send FIN after what was written. A connection that was reset while nobody read from it is dropped: that is seen only now."""
+def send_fin(transport: asyncio.WriteTransport) -> None:
+    """Send FIN behind everything written before. If the connection was reset while it was not read, this shows only now: drop it."""
     try:
         transport.write_eof()
     except OSError:
@@ -42,104 +44,104 @@ def end(transport: asyncio.WriteTransport) -> None:
 
 
 class Reader(asyncio.BufferedProtocol, ABC):
-    """Reads at most `SMALL_BYTES` at a time: asyncio's own 256 KiB, for each of thousands of connections, would be a gate's end."""
+    """Reads at most `SMALL_BYTES` at a time. asyncio's default of 256 KiB for each of thousands of connections needs too much memory."""
 
     def __init__(self, buffer: memoryview) -> None:
-        """`buffer`: may be shared by all who read on one loop, as it is emptied before the next one reads."""
+        """`buffer`: all readers of one loop may share it, as each copies its bytes before the next one reads."""
         self._buffer = buffer
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
-        """Where to read to."""
+        """Return the buffer to read into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So much was read."""
+        """Copy the bytes that were read."""
         self.data_received(bytes(self._buffer[:nbytes]))
 
     @abstractmethod
     def data_received(self, data: bytes) -> None:
-        """What was read."""
+        """Take bytes that were read."""
 
 
 class Counters(Protocol):
-    """Where a channel counts what happens on it."""
+    """Where a channel counts events."""
 
     def note(self, kind: Kind, number: float, agent: Life | None) -> None:
-        """Something happened; with a message to an agent, which one."""
+        """Count an event. `agent`: the one that a message was written to, where the kind concerns one."""
 
-    def ended(self, why: Ending) -> None:
-        """A device's connection was closed by the gate."""
+    def connection_closed(self, why: Ending) -> None:
+        """Count a device's connection that the gate closed."""
 
-    def refused(self) -> None:
-        """A device's connection was not taken."""
+    def connection_refused(self) -> None:
+        """Count a device's connection that the gate refused."""
 
 
 class ChannelServer(ABC):
-    """A port that devices connect to, and all connections that there are because of it."""
+    """A port that devices connect to, and all open connections that belong to it."""
 
     def __init__(self, *, route: Route, connections: Connections, counters: Counters) -> None:
         self.route = route
         self.connections = connections
         self.counters = counters
         self.open: set[Reader] = set()
-        """Those to devices and those to agents."""
+        """The connections to devices and to agents."""
         self.buffer = memoryview(bytearray(SMALL_BYTES))
         self._stopping = False
-        self._emptied = asyncio.Event()
+        self._all_closed = asyncio.Event()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str | None, port: int) -> int:
-        """Listen on an address, or on all where `host` is None. Returns the port; `port` 0 takes a free one.
+        """Listen on an address, or on all if `host` is None. Returns the port; `port` 0 takes a free one.
 
         Raises:
-            OSError: when the port cannot be listened on.
+            OSError: if the gate cannot listen on the port.
         """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self.device(loop), host, port, backlog=1024)
+        self._server = await loop.create_server(lambda: self.make_protocol(loop), host, port, backlog=1024)
         return int(self._server.sockets[0].getsockname()[1])
 
     @abstractmethod
-    def device(self, loop: asyncio.AbstractEventLoop) -> Reader:
-        """Make what serves a device that connects."""
+    def make_protocol(self, loop: asyncio.AbstractEventLoop) -> Reader:
+        """Make the protocol object for a new device connection."""
 
     def admit(self, transport: asyncio.Transport) -> str | None:
-        """Count a device's connection, and tell its address; None where it is one too many, which is logged."""
+        """Accept a new device connection and return its address. If it is over a limit, log that and return None."""
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if peer else "?"
-        refusal = "the gate ends" if self._stopping else self.connections.refusal(address)
+        refusal = "the gate is stopping" if self._stopping else self.connections.refusal(address)
         if refusal is not None:
-            log.warning("a connection is refused: %s", refusal, extra={"device": address})
-            self.counters.refused()
+            log.warning("refused a device's connection: %s", refusal, extra={"device": address})
+            self.counters.connection_refused()
             return None
-        prepare(transport)
-        self.connections.came(address)
+        configure(transport)
+        self.connections.add(address)
         return address
 
     async def stop(self) -> None:
-        """Take no more devices, let every connection come to its end, and wait for that.
+        """Refuse new devices, begin to close every connection, and wait until all are closed.
 
-        Those to agents count too: a process that ends with one open may reset it.
+        Connections to agents count too: if the process exits with an open one, the agent may see a reset.
         """
         self._stopping = True
         if self._server is not None:
             self._server.close()
         self.finish()
-        self._check_emptied()
-        await self._emptied.wait()
+        self._signal_if_all_closed()
+        await self._all_closed.wait()
 
     @abstractmethod
     def finish(self) -> None:
-        """Begin the end of what is open, in good order."""
+        """Begin to close all open connections without losing a message."""
 
     @abstractmethod
-    def cut(self) -> None:
-        """End every connection that is still open, by FIN: there is no more time."""
+    def close_now(self) -> None:
+        """Close all open connections by FIN: the grace period is over."""
 
-    def is_over(self, connection: Reader) -> None:
-        """A connection is over: it may have been the last."""
+    def forget(self, connection: Reader) -> None:
+        """Remove a closed connection. It may have been the last one that `stop` waits for."""
         self.open.discard(connection)
-        self._check_emptied()
+        self._signal_if_all_closed()
 
-    def _check_emptied(self) -> None:
+    def _signal_if_all_closed(self) -> None:
         if self._stopping and not self.open:
-            self._emptied.set()
+            self._all_closed.set()

@@ -1,53 +1,54 @@
-"""DICOM, ASTM and plain TCP: bytes between a device and the agent that was ready when it connected, until one of them ends.
+"""DICOM, ASTM and plain TCP: the gate relays bytes between a device and one agent until one of them closes.
 
-Started by `__main__`, once for each channel that is not HL7. Nothing is known of what the bytes mean, so that a connection cannot move:
-new ones go to the agent that is ready, old ones stay with theirs. Towards an agent there is only FIN, after everything was read: a
-reset from a peer ends a whole agent that listens on a byte-stream port.
+`__main__` starts one relay for each channel that is not HL7. The gate does not know what the bytes mean, so a connection
+cannot move. New connections go to the current agent; old ones stay with theirs.
+The gate closes a connection to an agent only by FIN, after it has read everything. A reset from a peer ends an agent that listens on a
+byte-stream port.
 """
 
 import asyncio
 from collections import Counter
 from typing import cast
 
+from medplum_agent_operator.gate.agent_connection import CONNECT_SECONDS
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.links import CONNECT_SECONDS
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, end, prepare
+from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, configure, send_fin
 from medplum_agent_operator.telemetry import log
 
 RETRY_SECONDS = 0.25
 
 
 class StreamRelay(ChannelServer):
-    """A channel whose bytes are relayed as they are."""
+    """A channel whose bytes pass unchanged."""
 
     def __init__(self, *, route: Route, hold_seconds: float, connections: Connections, counters: Counters) -> None:
-        """`hold_seconds`: how long a new connection waits for an agent."""
+        """`hold_seconds`: how long a new connection waits for a ready agent."""
         super().__init__(route=route, connections=connections, counters=counters)
         self.hold_seconds = hold_seconds
 
-    def device(self, loop: asyncio.AbstractEventLoop) -> Reader:
-        """Make what serves a device that connects."""
-        return Caller(self, loop)
+    def make_protocol(self, loop: asyncio.AbstractEventLoop) -> Reader:
+        """Make the protocol object for a new device connection."""
+        return DeviceSide(self, loop)
 
     def finish(self) -> None:
-        """Only its two ends know when a connection is done: nothing is begun."""
+        """Close nothing: only device and agent know when their connection is done."""
 
-    def cut(self) -> None:
-        """End what is open by FIN: a process that ends in the middle of a connection would reset it."""
+    def close_now(self) -> None:
+        """Close all open connections by FIN: if the process exited first, the kernel would reset them."""
         for side in list(self.open):
             if isinstance(side, Side):
                 side.finish()
                 side.linger()
 
     def connected(self) -> Counter[str]:
-        """How many connections there are, by the address that they come from."""
-        return Counter(side.address for side in self.open if isinstance(side, Caller))
+        """Return the number of connections by device address."""
+        return Counter(side.address for side in self.open if isinstance(side, DeviceSide))
 
 
 class Side(Reader):
-    """One of the two connections of a pair; what it reads it writes to the other."""
+    """One connection of a pair: it writes what it reads to the other side."""
 
     def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(relay.buffer)
@@ -57,70 +58,70 @@ class Side(Reader):
         self.other: Side | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._finished = False
-        self._heard_end = False
+        self._received_fin = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is connected."""
+        """This side is connected."""
         self.transport = cast("asyncio.Transport", transport)
-        prepare(self.transport)
+        configure(self.transport)
         self.relay.open.add(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes for the other side; if that has gone they are read all the same."""
+        """Write the bytes to the other side; drop them if that side is closed."""
         if self.other is not None and self.other.transport is not None and not self.other.finished:
             self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        """FIN: the other side gets one too, and may go on sending."""
-        self._heard_end = True
+        """Pass FIN to the other side, which may still send."""
+        self._received_fin = True
         if self.other is not None:
             self.other.finish()
         return not self._finished
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """It is no more: the other side gets FIN, and what it still sends is read and left out."""
+        """This side is closed: send FIN to the other one, and drop its later bytes."""
         self.transport = None
         if self._linger is not None:
             self._linger.cancel()
         if self.other is not None:
             self.other.finish()
             self.other.linger()
-        self.relay.is_over(self)
+        self.relay.forget(self)
 
     def pause_writing(self) -> None:
-        """It takes no more for now: neither does the other."""
+        """This side does not read: stop reading from the other one."""
         if self.other is not None and self.other.transport is not None:
             self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """It does again."""
+        """This side reads again."""
         if self.other is not None and self.other.transport is not None:
             self.other.transport.resume_reading()
 
     @property
     def finished(self) -> bool:
-        """Whether FIN was sent to it."""
+        """Whether FIN was sent to this side."""
         return self._finished
 
     def finish(self) -> None:
-        """Send FIN after what was written; close where its own FIN was heard before."""
+        """Send FIN behind everything written before. If this side has sent FIN already, close."""
         if self._finished or self.transport is None:
             return
         self._finished = True
-        if self._heard_end:
+        if self._received_fin:
             self.transport.close()
         else:
-            end(self.transport)
+            send_fin(self.transport)
 
     def linger(self) -> None:
-        """Read to its end, for so long and no longer."""
+        """Read until this side closes, for at most `LINGER_SECONDS`."""
         if self.transport is not None and self._linger is None:
             self.transport.resume_reading()
             self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
 
-class Caller(Side):
-    """The device's side: it waits, unread, until there is an agent."""
+class DeviceSide(Side):
+    """The device's side. The gate does not read from it until there is an agent."""
 
     def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(relay, loop)
@@ -140,20 +141,20 @@ class Caller(Side):
         self._task = self.loop.create_task(self._find_agent())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The device has gone."""
+        """The device's connection is closed."""
         if self.address:
-            self.relay.connections.went(self.address)
+            self.relay.connections.remove(self.address)
             self.address = ""
         if self._task is not None:
             self._task.cancel()
         super().connection_lost(exc)
 
-    def agent_is(self, agent: Life | None) -> None:  # noqa: ARG002 - the route is asked again
-        """Another agent is the one to talk to."""
+    def agent_is(self, agent: Life | None) -> None:  # noqa: ARG002 - `_connect` reads the route
+        """Another agent is the current one, or no agent is (None)."""
         self._changed.set()
 
     async def _find_agent(self) -> None:
-        deafen = self.relay.route.listen(self)
+        unsubscribe = self.relay.route.subscribe(self)
         try:
             async with asyncio.timeout(self.relay.hold_seconds):
                 while not await self._connect():
@@ -164,12 +165,12 @@ class Caller(Side):
                     except TimeoutError:
                         continue
         except TimeoutError:
-            self.relay.counters.ended(Ending.NO_AGENT)
-            log.info("closed towards a device: %s", Ending.NO_AGENT, extra={"device": self.address})
+            self.relay.counters.connection_closed(Ending.NO_AGENT)
+            log.info("closed a device's connection: %s", Ending.NO_AGENT, extra={"device": self.address})
             self.finish()
             self.linger()
         finally:
-            deafen()
+            unsubscribe()
         if self.other is not None and self.transport is not None:
             self.transport.resume_reading()
 
@@ -177,7 +178,7 @@ class Caller(Side):
         agent = self.relay.route.agent
         if agent is None:
             return False
-        # They know each other before there is a connection: whichever ends first, and whenever, the other learns of it.
+        # Pair the sides before connecting: whichever closes first, at any time, the other one gets FIN.
         side = self.other = Side(self.relay, self.loop)
         side.other = self
         try:

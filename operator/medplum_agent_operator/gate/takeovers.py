@@ -1,6 +1,6 @@
-"""What it was like for devices when each of the last agents took over: counted by the pod that they went on with.
+"""What devices experienced when each of the last agents took over, counted by the name of the new agent's pod.
 
-Filled by the counters of all channels; part of what `/status` shows, for the true figures of a change.
+The counters of all channels fill this. `/status` shows it, so that the operator can report the figures of a rollout.
 """
 
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Final
 
 from medplum_agent_operator.gate.effects import Kind
 
-KEPT: Final = 8
-"""Agents; the one that was counted for longest ago goes first."""
+MAX_AGENTS: Final = 8
+"""How many agents are remembered. The one without a new count for longest is forgotten first."""
 
 
 @dataclass(slots=True)
@@ -17,10 +17,10 @@ class Takeover:
     """What one agent took over.
 
     Attributes:
-        moved: connections of devices that went on with it after another agent.
-        held: messages that had waited for an agent before they reached it.
-        longest_hold_seconds: how long the one that had waited longest had.
-        repeated: messages that it got after they had died unanswered with another.
+        moved: device connections that moved to it from another agent.
+        held: messages that the gate held before they reached it.
+        longest_hold_seconds: the longest time that one of them was held.
+        repeated: messages that it received after another agent stopped without answering them.
     """
 
     moved: int = 0
@@ -29,7 +29,7 @@ class Takeover:
     repeated: int = 0
 
     def as_json(self) -> dict[str, float]:
-        """In the words of Kubernetes' JSON."""
+        """Return the JSON object for `/status`."""
         return {
             "moved": self.moved,
             "held": self.held,
@@ -39,16 +39,16 @@ class Takeover:
 
 
 class Takeovers:
-    """The last agents, by the names of their pods."""
+    """The last agents, by pod name."""
 
     def __init__(self) -> None:
         self._by_pod: dict[str, Takeover] = {}
 
-    def note(self, pod: str, kind: Kind, number: float) -> None:
-        """Something happened with a message to this pod's agent; what is no part of taking over is passed by.
+    def count(self, pod: str, kind: Kind, number: float) -> None:
+        """Count what happened with a message to this pod's agent. Kinds that do not belong to a takeover are ignored.
 
         >>> takeovers = Takeovers()
-        >>> takeovers.note("front-desk-2", Kind.HELD, 2.5)
+        >>> takeovers.count("front-desk-2", Kind.HELD, 2.5)
         >>> takeovers.as_json()
         {'front-desk-2': {'moved': 0, 'held': 1, 'longestHoldSeconds': 2.5, 'repeated': 0}}
         """
@@ -56,7 +56,7 @@ class Takeovers:
             return
         takeover = self._by_pod.pop(pod, Takeover())
         self._by_pod[pod] = takeover
-        while len(self._by_pod) > KEPT:
+        while len(self._by_pod) > MAX_AGENTS:
             del self._by_pod[next(iter(self._by_pod))]
         match kind:
             case Kind.MOVED:
@@ -68,5 +68,5 @@ class Takeovers:
                 takeover.repeated += 1
 
     def as_json(self) -> dict[str, dict[str, float]]:
-        """All of them."""
+        """Return the JSON object for `/status`: one entry a pod."""
         return {pod: takeover.as_json() for pod, takeover in self._by_pod.items()}

@@ -1,1 +1,1 @@
-"""Devices and agents that answer on command, and a stage for a gate between them, over loopback."""
+"""Devices and agents for tests of the gate: over loopback (`actors`), and as plain values without I/O (`scene`)."""

@@ -1,6 +1,6 @@
-"""Devices and agents over real sockets, as simple as can be: what they do is what the test tells them.
+"""Simple devices and agents over real sockets, which do what the test asks for.
 
-The agent here is no stand-in for the real one (that is `tests.support.doubles`); it answers on command, and remembers each read.
+This agent is no stand-in for the real one (see `tests.support.doubles`). It answers on command, and remembers each read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECONDS = 5.0
 
 @dataclass
 class Agent:
-    """Listens, takes frames, answers each as `code` says: "AA" at once; "CA AA" commit, then application; "" not at all."""
+    """Listens, and answers each frame with the codes in `code`: "AA" at once; "CA AA" a commit, then AA; "" not at all."""
 
     code: str = "AA"
     application_after: float = 0.0
@@ -28,7 +28,7 @@ class Agent:
     got: list[str] = field(default_factory=list)
     frames: list[bytes] = field(default_factory=list)
     reads: list[int] = field(default_factory=list)
-    breaks: list[str] = field(default_factory=list)
+    ends: list[str] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     on_frame: Callable[[Agent, asyncio.StreamWriter], None] | None = None
     server: asyncio.Server | None = None
@@ -50,9 +50,9 @@ class Agent:
                     frame = bytes(buffer[: end + 2])
                     del buffer[: end + 2]
                     self._take(frame, writer)
-            self.breaks.append("FIN")
+            self.ends.append("FIN")
         except ConnectionError as fault:
-            self.breaks.append(type(fault).__name__)
+            self.ends.append(type(fault).__name__)
         finally:
             writer.close()
 
@@ -68,7 +68,7 @@ class Agent:
             asyncio.get_running_loop().call_later(self.application_after, writer.write, answer(self.got[-1], code))
 
     def die(self) -> None:
-        """As on SIGTERM: no drain, every connection closed, the port too."""
+        """Stop without a drain: close the port and every connection."""
         if self.server is not None:
             self.server.close()
             self.server = None
@@ -79,7 +79,7 @@ class Agent:
 
 @asynccontextmanager
 async def agent(code: str = "AA", *, application_after: float = 0.0) -> AsyncIterator[Agent]:
-    """Run one."""
+    """Run an agent on a free port."""
     running = await Agent(code, application_after).start()
     try:
         yield running
@@ -98,11 +98,11 @@ class Device:
     writer: asyncio.StreamWriter
 
     def send(self, *frames: bytes) -> None:
-        """Write, and wait for nothing."""
+        """Write without waiting for an answer."""
         self.writer.write(b"".join(frames))
 
     async def answer(self) -> tuple[str, str]:
-        """The next answer: its code, and whose it is; nothing where the other side has closed."""
+        """Return the next answer: its code and MSA-2; ("closed", "") after the other side has closed."""
         async with asyncio.timeout(SECONDS):
             try:
                 frame = await self.reader.readuntil(b"\x1c\r")
@@ -112,13 +112,13 @@ class Device:
         return code, about
 
     async def answers(self, number: int) -> list[tuple[str, str]]:
-        """As many."""
+        """Return the next `number` answers."""
         return [await self.answer() for _ in range(number)]
 
 
 @asynccontextmanager
 async def device(port: int) -> AsyncIterator[Device]:
-    """Connect one."""
+    """Connect a device to a port."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**25)
     try:
         yield Device(reader, writer)
@@ -128,7 +128,7 @@ async def device(port: int) -> AsyncIterator[Device]:
 
 
 async def until(question: Callable[[], object], seconds: float = SECONDS) -> None:
-    """Wait until something is so."""
+    """Wait until `question` returns something true."""
     async with asyncio.timeout(seconds):
-        while not question():  # noqa: ASYNC110 - what is asked of has no event to wait for
+        while not question():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)

@@ -1,1 +1,1 @@
-"""What the gate costs: time, CPU and memory, next to a direct connection in the same run. `make bench-gate`."""
+"""`make bench-gate`: the gate's time, CPU and memory, compared with a direct connection in the same run."""

@@ -1,4 +1,4 @@
-"""`make bench-gate`: latency and throughput side by side with a direct connection, CPU, and memory; build/bench/gate.json."""
+"""Measure the gate: latency and throughput compared with a direct connection, CPU, and memory. Writes build/bench/gate.json."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ END = b"\x1c\r"
 
 @contextmanager
 def process(*arguments: str) -> Iterator[tuple[int, int]]:
-    """One of the actors; gives it and its port."""
+    """Run one of the actors. Yields its process id and its port."""
     command = [sys.executable, "-m", "tests.tools.gate_bench.actors", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
@@ -48,11 +48,11 @@ class Sender:
         self.seconds: list[float] = []
 
     async def connect(self) -> None:
-        """Connect."""
+        """Connect to the port."""
         self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
 
     async def send(self, times: int) -> None:
-        """Send and wait, so many times; notes how long each took."""
+        """Send the frame and wait for its answer, `times` times. Records the seconds of each."""
         for _ in range(times):
             begun = time.perf_counter()
             self.writer.write(self.frame)
@@ -62,7 +62,7 @@ class Sender:
 
 
 async def latencies(ports: dict[str, int], *, rounds: int, each: int) -> dict[str, Any]:
-    """One device at a time, direct and through the gate by turns: the same noise for both."""
+    """Measure one device at a time, direct and through the gate in turns, so that both see the same noise. Values in milliseconds."""
     senders = {name: Sender(port, message("A" * 20, text="x" * 500)) for name, port in ports.items()}
     for sender in senders.values():
         await sender.connect()
@@ -80,7 +80,7 @@ def _figures(seconds: list[float]) -> dict[str, float]:
 
 
 async def throughput(ports: dict[str, int], gate: int, *, devices: int, each: int) -> dict[str, Any]:
-    """Many devices at once, each waiting for its answers."""
+    """Measure many devices at once, each of which waits for its answers."""
     found: dict[str, Any] = {}
     for name, port in ports.items():
         senders = [Sender(port, message("A" * 20, text="x" * 500)) for _ in range(devices)]
@@ -97,7 +97,7 @@ async def throughput(ports: dict[str, int], gate: int, *, devices: int, each: in
 
 
 async def memory(port: int, gate: int, *, idle: int, large: int) -> dict[str, float]:
-    """RSS: at the start, with idle connections that have each sent one message, and with ten of the longest messages at once."""
+    """Measure RSS in MiB: at the start, with idle connections that sent one message each, and with `large` of the longest messages at once."""
     found = {"start_mib": memory_mib(gate)["VmRSS"]}
     senders = [Sender(port, message("A")) for _ in range(idle)]
     for sender in senders:
@@ -113,7 +113,7 @@ async def memory(port: int, gate: int, *, idle: int, large: int) -> dict[str, fl
 
 
 async def measure(*, rounds: int, devices: int, idle: int) -> dict[str, Any]:
-    """All of it, with one agent and one gate."""
+    """Measure everything, with one agent and one gate at a time."""
     with process("agent") as (_, direct), process("gate", str(direct)) as (gate, port):
         ports = {"direct": direct, "gate": port}
         start = memory_mib(gate)["VmRSS"]
@@ -125,32 +125,41 @@ async def measure(*, rounds: int, devices: int, idle: int) -> dict[str, Any]:
 
 
 def show(found: dict[str, Any]) -> None:
-    """As tables."""
+    """Print the results."""
     console = Console()
-    table = Table("latency", "p50", "p99", title="A device that waits for each answer; the agent answers at once")
+    table = Table(
+        "latency", "p50", "p99", title="A device that waits for each answer, and an agent that answers at once"
+    )
     for name, figures in found["latency"].items():
         table.add_row(name, f"{figures['p50_ms']:.3f} ms", f"{figures['p99_ms']:.3f} ms")
     console.print(table)
     flow, memory_ = found["throughput"], found["memory"]
     console.print(
-        f"Messages a second: {flow['direct']['messages_per_second']:.0f} direct, "
-        f"{flow['gate']['messages_per_second']:.0f} through the gate; its CPU for 1,000 messages: "
+        f"Messages per second: {flow['direct']['messages_per_second']:.0f} direct, "
+        f"{flow['gate']['messages_per_second']:.0f} through the gate. The gate's CPU time for 1,000 messages: "
         f"{flow['gate']['cpu_seconds_per_1000']:.3f} s."
     )
     console.print(
-        f"Memory (RSS): {memory_['start_mib']:.0f} MiB at the start, {memory_['idle_mib']:.0f} with its connections, at most "
-        f"{memory_['large_peak_mib']:.0f} with ten messages of 16 MiB at once, {memory_['after_mib']:.0f} afterwards."
+        f"Memory (RSS): {memory_['start_mib']:.0f} MiB at the start, {memory_['idle_mib']:.0f} MiB with idle connections, "
+        f"at most {memory_['large_peak_mib']:.0f} MiB with ten messages of 16 MiB at once, {memory_['after_mib']:.0f} MiB afterwards."
     )
 
 
 def main() -> None:
-    """Measure, show, write."""
+    """Measure, write gate.json, and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.tools.gate_bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=50, help="of 100 messages each, direct and through the gate (50)")
-    parser.add_argument("--devices", type=int, default=50, help="at once, for the throughput (50)")
-    parser.add_argument("--idle", type=int, default=1000, help="connections, for the memory (1000)")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "build" / "bench", help="folder for gate.json (build/bench)"
+        "--rounds",
+        type=int,
+        default=50,
+        help="rounds of 100 messages, direct and through the gate (default: %(default)d)",
+    )
+    parser.add_argument(
+        "--devices", type=int, default=50, help="devices at once for the throughput (default: %(default)d)"
+    )
+    parser.add_argument("--idle", type=int, default=1000, help="idle connections for the memory (default: %(default)d)")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "build" / "bench", help="folder for gate.json (default: build/bench)"
     )
     flags = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,7 +1,7 @@
-"""The other processes of the bench: an agent that answers at once, and the gate with a route that is given.
+"""The other processes of the benchmark: an agent that answers at once, and the gate with a fixed route.
 
-The agent is no stand-in: it does nothing but answer, so that what is measured is the gate. The gate is the program itself, with
-everything that it imports; only what the API server would tell it is told by the flag.
+The agent only answers, so that the benchmark measures the gate. The gate is the program itself, with everything that it
+imports. Only its pods come from an argument instead of the API server.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from medplum_agent_operator.telemetry import set_up_logging
 
 
 class Answering(asyncio.Protocol):
-    """Answers each frame with one prepared answer; its MSA-2 names nobody, so that it is the message in hand's."""
+    """Answers each frame with one prepared answer. Its MSA-2 is missing, so it answers the current message."""
 
     ANSWER = b"\x0bMSH|^~\\&|M|P|D|L|20261125||ACK|1|P|2.5\rMSA|AA\x1c\r"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A connection."""
+        """Start with an empty buffer."""
         self.transport = transport
         self.last = b""
 
     def data_received(self, data: bytes) -> None:
-        """Count the frames that end here; one that is cut between its last two bytes ends here too."""
+        """Answer the frames that end in these bytes, also one whose last two bytes arrive in two reads."""
         ends = (self.last + data).count(b"\x1c\r")
         self.last = data[-1:] if data.endswith(b"\x1c") else b""
         if ends:
@@ -37,7 +37,7 @@ class Answering(asyncio.Protocol):
 async def agent() -> None:
     """Listen, print the port, run until killed."""
     server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=2048)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - this is how the bench learns of it
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - the benchmark reads it
     await server.serve_forever()
 
 
@@ -46,12 +46,12 @@ async def gate(agent_port: int) -> None:
     running = Gate(
         parse(["--namespace", "x", "--service", "x", "--channel", "adt:HL7:0", "--max-connections-per-address", "2000"])
     )
-    running.pods_are({"adt": Pods(frozenset({Pod("agent", "127.0.0.1", agent_port)}))})
+    running.update_pods({"adt": Pods(frozenset({Pod("agent", "127.0.0.1", agent_port)}))})
     [relay] = running.relays
-    print(await relay.start("127.0.0.1", 0), flush=True)  # noqa: T201 - same
-    end = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
-    await end.wait()
+    print(await relay.start("127.0.0.1", 0), flush=True)  # noqa: T201 - the benchmark reads it
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An agent that opens its port is found without Kubernetes."""
+"""The probe finds an agent that opens its port before Kubernetes reports it ready."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from medplum_agent_operator.gate import knocking
-from medplum_agent_operator.gate.knocking import Knocker
+from medplum_agent_operator.gate import agent_probe
+from medplum_agent_operator.gate.agent_probe import AgentProbe
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
 from tests.support.gate.actors import until
 
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """Return a loopback port without a listener."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 async def becomes(route: Route, life: Life) -> None:
-    """Wait until the route leads there."""
+    """Wait until this life is the current agent."""
     await until(lambda: route.agent == life)
 
 
 @asynccontextmanager
-async def knocked(*ports: int, stays: bool = False) -> AsyncIterator[tuple[Route, list[Pod]]]:
-    """A route whose pods wait, and somebody who knocks."""
+async def probed(*ports: int, stays_connected: bool = False) -> AsyncIterator[tuple[Route, list[Pod]]]:
+    """A route with pods on these ports that are not ready, and a running probe."""
     route = Route()
     pods = [Pod(f"agent-{number}", "127.0.0.1", port) for number, port in enumerate(ports)]
-    route.pods_are(Pods(waiting=frozenset(pods)))
-    knocker = Knocker(route, stays=stays)
-    running = asyncio.create_task(knocker.run())
+    route.update_pods(Pods(not_ready=frozenset(pods)))
+    probe = AgentProbe(route, stays_connected=stays_connected)
+    running = asyncio.create_task(probe.run())
     yield route, pods
     assert not running.done()
     running.cancel()
     await asyncio.wait({running})
-    await knocker.left()
+    await probe.wait_closed()
 
 
 async def test_a_pod_that_opens_is_the_agent() -> None:
-    """Those before it that refuse do not stand in its way; once there is one, nobody knocks any more."""
+    """Earlier candidates that refuse do not delay it. After it was found, the probe stops."""
     seen: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,7 +57,7 @@ async def test_a_pod_that_opens_is_the_agent() -> None:
             seen.append("reset")
         writer.close()
 
-    async with knocked(free_port(), free_port()) as (route, pods):
+    async with probed(free_port(), free_port()) as (route, pods):
         await asyncio.sleep(0.3)
         assert None is route.agent
         server = await asyncio.start_server(serve, "127.0.0.1", pods[1].port)
@@ -67,27 +67,27 @@ async def test_a_pod_that_opens_is_the_agent() -> None:
         server.close()
 
 
-async def test_one_that_goes_and_comes_back_is_another_life() -> None:
-    """Nobody has to connect to it in between: knocking sees it refuse."""
-    async with knocked(free_port()) as (route, [pod]):
+async def test_an_agent_that_stops_and_comes_back_is_another_life() -> None:
+    """No device has to connect in between: the probe sees that the port refuses."""
+    async with probed(free_port()) as (route, [pod]):
         for number in (1, 2):
             server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", pod.port)
             await becomes(route, Life(pod, number))
             server.close()
             await server.wait_closed()
-            route.pods_are(Pods(ready=frozenset([pod])))
-            route.pods_are(Pods(waiting=frozenset([pod])))
+            route.update_pods(Pods(ready=frozenset([pod])))
+            route.update_pods(Pods(not_ready=frozenset([pod])))
             assert None is route.agent
             await asyncio.sleep(0.3)
 
 
 class Agent:
-    """An agent's port that counts who is there."""
+    """An agent's port that counts its connections."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.here: set[asyncio.StreamWriter] = set()
-        self.came = 0
+        self.connected: set[asyncio.StreamWriter] = set()
+        self.accepted = 0
         self.ends: list[str] = []
         self._server: asyncio.Server | None = None
 
@@ -96,46 +96,46 @@ class Agent:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.here.add(writer)
-        self.came += 1
+        self.connected.add(writer)
+        self.accepted += 1
         try:
             await reader.read()
             self.ends.append("FIN")
         except ConnectionResetError:
             self.ends.append("reset")
-        self.here.discard(writer)
+        self.connected.discard(writer)
         writer.close()
 
     def die(self) -> None:
-        """Close everything at once."""
+        """Close the port and all connections at once."""
         if self._server is not None:
             self._server.close()
-        for writer in list(self.here):
+        for writer in list(self.connected):
             writer.close()
 
 
-async def test_an_agent_of_messages_sees_the_gate_for_as_long_as_that_comes_to_it() -> None:
-    """One connection, from when it is found until the gate has heard that it is about to end."""
-    async with knocked(free_port(), stays=True) as (route, [pod]):
+async def test_the_current_agent_of_an_hl7_channel_has_a_connection_from_the_gate() -> None:
+    """One connection, from when the probe finds the agent until the gate learns that its pod terminates."""
+    async with probed(free_port(), stays_connected=True) as (route, [pod]):
         agent = Agent(pod.port)
         await agent.start()
         await becomes(route, Life(pod))
-        route.pods_are(Pods(ready=frozenset([pod])))
-        await until(lambda: agent.ends == ["FIN"] and len(agent.here) == 1)
+        route.update_pods(Pods(ready=frozenset([pod])))
+        await until(lambda: agent.ends == ["FIN"] and len(agent.connected) == 1)
         await asyncio.sleep(0.3)
-        assert 2 == agent.came, "once to find it, once to stay"
-        route.pods_are(Pods())
+        assert 2 == agent.accepted, "one connection to find it, one that stays"
+        route.update_pods(Pods())
         await until(lambda: agent.ends == ["FIN", "FIN"])
         agent.die()
 
 
-async def test_an_agent_that_ends_without_a_device_is_noticed() -> None:
-    """And found again when it is back, as another life."""
-    async with knocked(free_port(), stays=True) as (route, [pod]):
+async def test_the_gate_notices_without_a_device_that_the_agent_has_stopped() -> None:
+    """The probe finds it again when it is back, as another life."""
+    async with probed(free_port(), stays_connected=True) as (route, [pod]):
         agent = Agent(pod.port)
         await agent.start()
-        route.pods_are(Pods(ready=frozenset([pod])))
-        await until(lambda: agent.here)
+        route.update_pods(Pods(ready=frozenset([pod])))
+        await until(lambda: agent.connected)
         agent.die()
         await until(lambda: route.agent is None)
         await agent.start()
@@ -143,20 +143,20 @@ async def test_an_agent_that_ends_without_a_device_is_noticed() -> None:
         agent.die()
 
 
-async def test_an_agent_that_closes_the_connection_is_not_bothered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lives; somebody who comes again and again would only fill its log."""
-    monkeypatch.setattr(knocking, "AGAIN_SECONDS", 0.4)
-    async with knocked(free_port(), stays=True) as (route, [pod]):
-        came: list[float] = []
+async def test_the_probe_does_not_reconnect_quickly_to_an_agent_that_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent is alive; frequent connections would only fill its log."""
+    monkeypatch.setattr(agent_probe, "RECONNECT_SECONDS", 0.4)
+    async with probed(free_port(), stays_connected=True) as (route, [pod]):
+        accepted_at: list[float] = []
 
         def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            came.append(asyncio.get_running_loop().time())
+            accepted_at.append(asyncio.get_running_loop().time())
             writer.close()
 
         server = await asyncio.start_server(close, "127.0.0.1", pod.port)
-        route.pods_are(Pods(ready=frozenset([pod])))
-        await until(lambda: len(came) == 3)
-        assert came[2] - came[1] >= 0.35
+        route.update_pods(Pods(ready=frozenset([pod])))
+        await until(lambda: len(accepted_at) == 3)
+        assert accepted_at[2] - accepted_at[1] >= 0.35
         assert Life(pod) == route.agent
         server.close()
         await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""That an agent that reads late reads whole frames."""
+"""An agent that reads late reads complete frames."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from medplum_agent_operator.gate.writing import READ_BYTES, FrameWriter
+from medplum_agent_operator.gate.frame_writer import READ_BYTES, FrameWriter
 
 
 def read_late(server: socket.socket, length: int) -> list[bytes]:
-    """As Node.js reads that was busy with something else: after a moment, at most so many bytes at a time."""
+    """Read `length` bytes like a busy Node.js: each time after a pause, at most `READ_BYTES` at once. Returns the reads."""
     connection, _ = server.accept()
     with connection:
         reads: list[bytes] = []
@@ -24,7 +24,7 @@ def read_late(server: socket.socket, length: int) -> list[bytes]:
 
 @pytest.mark.parametrize("reads", [1, 2])
 async def test_the_end_of_a_frame_is_read_in_one_piece(reads: int) -> None:
-    """Also where what was read so far has ended in the middle of it; else an agent before 5.0.0 waits for ever."""
+    """Also if the earlier reads would split it: then an agent before 5.0.0 would wait forever."""
     frame = bytearray(b"\x0b" + b"x" * (reads * READ_BYTES - 2) + b"\x1c\r")
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as server:

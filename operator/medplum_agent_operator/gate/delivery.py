@@ -1,0 +1,156 @@
+"""The way of one message at a time: from the device to the current agent, and its answer back. No I/O.
+
+Base of `conversation`, which reports events and time here. What the gate never does: acknowledge a message itself, change a
+byte, write half a frame, or send a message twice to one life of an agent.
+"""
+
+from medplum_agent_operator.gate.effects import (
+    Agent,
+    CloseDevice,
+    CloseLink,
+    Count,
+    Effect,
+    Ending,
+    Kind,
+    OpenLink,
+    Rules,
+    SendToAgent,
+    SendToDevice,
+)
+from medplum_agent_operator.gate.exchange import Link, Links, Message
+from medplum_agent_operator.gate.framing import Frame, Junk, TooLong
+from medplum_agent_operator.gate.hl7 import answer_of, control_ids, has_header
+from medplum_agent_operator.gate.inbox import Inbox
+
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 1.0
+
+
+class Delivery:
+    """The state of one device's connection, and every step that it can take now."""
+
+    def __init__(self, *, rules: Rules, agent: Agent | None, now: float) -> None:
+        """`agent`: the current one, or None; `now`: seconds of a monotonic clock."""
+        self._rules = rules
+        self._agent = agent
+        self._effects: list[Effect] = []
+        self._device = Inbox(rules, now)
+        self._message: Message | None = None
+        self._links = Links(rules)
+        self._links.agent_changed(agent, now)
+        self._last_sent_to: Agent | None = None
+        self._retry_at = now
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._stopping = False
+        self._device_gone = False
+        self._ended = False
+
+    def _advance(self, now: float) -> None:
+        """Take every step that is possible now."""
+        while not self._ended:
+            if self._message is None:
+                self._take_message(now)
+            message = self._message
+            if message is None or message.link is not None or not self._send(message, now):
+                break
+        if not self._ended:
+            self._close_expired_links(now)
+        if not self._ended and self._message is None and self._device.closed_at is not None:
+            self._finish(self._device.closed_at, now)
+
+    def _take_message(self, now: float) -> None:
+        """Take the next message from the inbox. Drop what would harm an agent."""
+        while not (self._stopping or self._ended):
+            match self._device.next(now):
+                case None:
+                    return
+                case Junk(size):
+                    self._count(Kind.JUNK, size)
+                case TooLong():
+                    self._end(Ending.TOO_LONG)
+                case Frame(frame) if has_header(frame):
+                    self._message = Message(frame, control_ids(frame), waiting_since=now)
+                    return
+                case Frame():
+                    self._count(Kind.EMPTY)
+
+    def _send(self, message: Message, now: float) -> bool:
+        """Write the message to the current agent and return True. Without an open link to it, ask for one and return False."""
+        if self._stopping:
+            # No agent has the message: the device resends it, through the other gate.
+            self._end(Ending.STOPPED)
+            return False
+        if self._agent is None:
+            message.was_held = True
+            return False
+        link = self._links.find(self._agent)
+        if link is None and now >= self._retry_at:
+            self._effects.append(OpenLink(self._links.add(self._agent).number, self._agent))
+        if link is None or not link.open:
+            return False
+        if message.sent_to:
+            self._count(Kind.REPEATED, agent=link.agent)
+        if message.was_held:
+            self._count(Kind.HELD, now - message.waiting_since, agent=link.agent)
+        if self._last_sent_to not in {None, link.agent}:
+            self._count(Kind.MOVED, agent=link.agent)
+        self._last_sent_to = link.agent
+        message.sent_to.append(link.agent)
+        message.link, message.sent_at = link, now
+        self._count(Kind.SENT)
+        self._effects.append(SendToAgent(link.number, message.frame))
+        return True
+
+    def _take_answer(self, link: Link, frame: bytearray, now: float) -> None:
+        """Pass an answer to the device unchanged. If it answers the current message, the next message may go."""
+        if not self._device_gone:
+            self._effects.append(SendToDevice(frame))
+        link.last_answer_at = now
+        answer, message = answer_of(frame), self._message
+        if message is None or message.link is not link or not link.matches(message, answer):
+            self._count(Kind.LATE)
+            if answer.about is not None and not answer.commit:
+                link.owed.pop(answer.about, None)
+            return
+        self._count(Kind.ANSWERED, now - message.sent_at)
+        link.remember(message.ids)
+        if answer.commit:
+            link.uses_commits = True
+            link.owe(message.ids, now)
+        self._message = None
+        # Send the next message before reading the next answer, which may belong to it.
+        self._advance(now)
+
+    def _give_up(self) -> None:
+        """No agent was ready in time. A connected device resends what has no answer; the messages of a disconnected one are lost."""
+        if self._device.closed_at is not None:
+            self._count(Kind.UNDELIVERED, 1 + self._device.take_all())
+        self._end(Ending.NO_AGENT)
+
+    def _close_expired_links(self, now: float) -> None:
+        """Close retired links that have expired: they owe nothing, or have had their time."""
+        for link in self._links.pop_expired(None if self._message is None else self._message.link, now):
+            if link.owed:
+                self._count(Kind.MISSED, len(link.owed))
+            self._effects.append(CloseLink(link.number))
+
+    def _finish(self, since: float, now: float) -> None:
+        """End after every owed answer has arrived or has had its time. `since`: when the device closed or the gate began to stop."""
+        owed_until = self._links.owed_until
+        owed = owed_until is not None and now < owed_until
+        if not owed or self._device_gone or now >= since + self._rules.late_seconds:
+            if self._device.in_frame and not self._stopping:
+                self._count(Kind.CUT)
+            self._end(Ending.STOPPED if self._stopping else Ending.DONE)
+
+    def _end(self, why: Ending) -> None:
+        """Close all links and the device's connection."""
+        if self._ended:
+            return
+        self._ended = True
+        self._message = None
+        self._device.clear()
+        self._effects += [CloseLink(number) for number in self._links.clear()]
+        self._effects.append(CloseDevice(why))
+
+    def _count(self, kind: Kind, number: float = 1, *, agent: Agent | None = None) -> None:
+        self._effects.append(Count(kind, number, agent))
