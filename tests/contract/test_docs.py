@@ -362,4 +362,4 @@ def test_the_guide_quotes_the_refusal_word_for_word() -> None:
     approval = judge(None, target=target, spent=())
     (quoted,) = blocks(DOWNGRADE, "text")
     written = refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=["5.1.15"], under_way=None)
-    assert written == quoted
+    assert str(written) == quoted
