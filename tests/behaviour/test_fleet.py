@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.handlers import WATCHED
+from medplum_agent_operator.kinds import watched
 from tests.support.audit import calls_of_the_operator, resource, writes_of_the_operator
 from tests.support.world import agent_manifest
 
@@ -93,7 +93,7 @@ def writes_once_quiet(world: World, since: datetime) -> list[str]:
 def looks_at_everything(world: World, since: datetime) -> int:
     """How often the operator has listed every kind that it watches."""
     lists = Counter(resource(call) for call in calls_of_the_operator(world, since) if call["verb"] == "list")
-    return min(lists[WATCHED[kind][2]] for kind in WATCHED)
+    return min(lists[kind.plural] for kind in watched(nodes=True))
 
 
 def test_event_that_changes_nothing_costs_no_request(world: World) -> None:

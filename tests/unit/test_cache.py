@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.cache import Cache, Strings
+from medplum_agent_operator.cache import Cache, StringPool
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.pods import Pod
-from medplum_agent_operator.handlers import keys_of, unheard
+from medplum_agent_operator.handlers import keys_of, kinds_without_events
 from tests.support.builders import NOW, container_status, pod
 
 KIND = "Deployment"
@@ -207,10 +207,10 @@ def test_equal_short_strings_are_kept_once() -> None:
 
 def test_not_every_string_there_ever_was_is_remembered() -> None:
     """Uids and times come and go."""
-    strings = Strings()
-    kept = strings.once("kept")
-    assert strings.once(json.loads(json.dumps("kept"))) is kept
-    strings.once([str(number) for number in range(10_000)])
+    strings = StringPool()
+    kept = strings.intern("kept")
+    assert strings.intern(json.loads(json.dumps("kept"))) is kept
+    strings.intern([str(number) for number in range(10_000)])
     assert len(strings) < 10_000
 
 
@@ -272,7 +272,7 @@ def test_a_deployment_of_anybody_s_making_is_kept_and_claims_nothing(text: str) 
     cache = Cache()
     assert [] == cache.replace(KIND, None, [raw], as_of="1")
     assert [("clinic", "evil")] == cache.names(KIND)
-    assert set() == cache.take_rivals()
+    assert set() == cache.take_competing_agents()
 
 
 def test_a_kind_of_which_there_are_objects_and_no_watch_has_told_is_known() -> None:
@@ -280,9 +280,9 @@ def test_a_kind_of_which_there_are_objects_and_no_watch_has_told_is_known() -> N
     cache = Cache()
     for kind, raw in (("Pod", pod()), (KIND, one("1")), ("Node", node("1"))):
         cache.put(kind, raw)
-    assert [KIND, "Node"] == unheard(cache, {"Pod"}, nodes=True)
-    assert [KIND] == unheard(cache, {"Pod", "Service"}, nodes=False)
-    assert [] == unheard(cache, {"Pod", KIND, "Node"}, nodes=True)
+    assert [KIND, "Node"] == kinds_without_events(cache, {"Pod"}, nodes=True)
+    assert [KIND] == kinds_without_events(cache, {"Pod", "Service"}, nodes=False)
+    assert [] == kinds_without_events(cache, {"Pod", KIND, "Node"}, nodes=True)
 
 
 def test_what_was_deleted_while_a_list_was_on_its_way_does_not_come_back() -> None:

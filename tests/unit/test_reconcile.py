@@ -194,11 +194,11 @@ async def test_a_refusal_of_any_length_is_told() -> None:
     stage = Stage(installed("5.1.14"))
     stage.simulated.edit(version="5.1.15")
     stage.watch()
-    stage.cluster.faults["apply Deployment"] = [RefusedError("x" * 40_000, status=422)]
+    stage.cluster.faults["apply Deployment"] = [RefusedError("#" * 40_000, status=422)]
     await stage.one_pass()
     assert ("WriteRefused", LONGEST_MESSAGE - 1) == (
         stage.simulated.condition("Stalled")[1],
-        (stage.simulated.status.plan or "").count("x"),
+        (stage.simulated.status.plan or "").count("#"),
     )
 
 

@@ -14,7 +14,8 @@ from medplum_agent_operator.api.status import UNDER_WAY, Phase
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError
-from medplum_agent_operator.resync import AWAITED, MANY_NAMESPACES, Resync
+from medplum_agent_operator.kinds import AWAITED
+from medplum_agent_operator.resync import MANY_NAMESPACES, Resync
 from tests.support.builders import NAME, NAMESPACE, SERVER, agent, pod
 
 KEY = Key(NAMESPACE, NAME)
@@ -82,11 +83,11 @@ async def test_a_pod_that_went_in_the_middle_of_a_change_is_forgotten(phase: str
     """By three LISTs in the namespace of the change, and the agent is looked at."""
     api = Pods()
     resync, cache, looked_at = resync_of(api, in_phase(phase), in_phase("Running", "elsewhere"))
-    await resync.of_changes()
+    await resync.of_rollouts()
     assert [(NAMESPACE, "old")] == cache.names("Pod")
-    await resync.of_changes()
+    await resync.of_rollouts()
     assert [] == cache.names("Pod")
-    assert [(kind, NAMESPACE) for kind in AWAITED] * 2 == api.asked
+    assert [(kind.name, NAMESPACE) for kind in AWAITED] * 2 == api.asked
     assert [KEY, KEY] == looked_at
 
 
@@ -95,7 +96,7 @@ async def test_where_nothing_is_under_way_nothing_is_asked(phase: str) -> None:
     """Nor is anybody looked at."""
     api = Pods()
     resync, _, looked_at = resync_of(api, in_phase(phase), in_phase("", "new"))
-    await resync.of_changes()
+    await resync.of_rollouts()
     assert [] == api.asked
     assert [] == looked_at
 
@@ -114,7 +115,7 @@ async def test_a_whole_fleet_on_the_move_is_listed_at_once(number: int, asked: i
     places = tuple(f"clinic-{n:02}" for n in range(number))
     moving = (in_phase("HandingOff", place) for place in places)
     resync, _, _ = resync_of(api, *moving, namespaces=places if watched else ())
-    await resync.of_changes()
+    await resync.of_rollouts()
     assert asked * len(AWAITED) == len(api.asked)
     assert (asked == 1) is (("Pod", None) in api.asked)
 
@@ -138,7 +139,7 @@ async def test_a_list_that_fails_is_tried_again(fault: Exception) -> None:
             return await super().list(kind, namespace, selector=selector)
 
     resync, _, _ = resync_of(Away(), in_phase("Recreating"))
-    watching = asyncio.create_task(resync.of_changes_forever(every_seconds=0.001))
+    watching = asyncio.create_task(resync.of_rollouts_forever(every_seconds=0.001))
     async with asyncio.timeout(5):
         await again.wait()
     watching.cancel()

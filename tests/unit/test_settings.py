@@ -92,7 +92,7 @@ def test_an_empty_environment_variable_is_no_setting(monkeypatch: pytest.MonkeyP
 
 BAD = [
     pytest.param("namespaces", "Clinic", "'Clinic' is not a namespace's name", id="a capital in a namespace"),
-    pytest.param("namespaces", "a_b", "give names such as clinic-a,clinic-b", id="an underscore in a namespace"),
+    pytest.param("namespaces", "a_b", "use names such as clinic-a,clinic-b", id="an underscore in a namespace"),
     pytest.param("namespaces", "x" * 64, "is not a namespace's name", id="a namespace that is too long"),
     pytest.param("image-repository", "agent:5.1.15", "without tag or digest", id="a repository with a tag"),
     pytest.param("image-repository", "agent@sha256:00", "without tag or digest", id="a repository with a digest"),
