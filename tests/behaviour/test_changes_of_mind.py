@@ -47,7 +47,7 @@ def fetching(world: World) -> None:
 def the_image_comes(world: World) -> None:
     """Late, and the Job is done."""
     [job] = world.jobs()
-    world.get_ready(f"batch.kubernetes.io/job-name={job['metadata']['name']}")
+    world.make_ready(f"batch.kubernetes.io/job-name={job['metadata']['name']}")
     world.wait(lambda: world.jobs()[0]["status"].get("succeeded") == 1, "the Job complete")
 
 
@@ -113,7 +113,7 @@ def test_a_handoff_that_was_begun_ends_while_the_agent_is_paused(world: World) -
     handing_over(world)
     world.patch({"paused": True})
     assert "5.1.15" == world.wait_for_phase("Paused", "5.1.14")["rollout"]["to"]
-    world.get_ready("agents.medplum.com/version=5.1.15")
+    world.make_ready("agents.medplum.com/version=5.1.15")
     world.wait(lambda: outcomes(world) == ["Completed", "Completed"], "the end of the handoff in history")
     world.patch({"version": "5.1.16", "podTemplate": WORKS})
     assert "5.1.15" == world.wait_for_phase("Paused", "5.1.15")["history"][0]["to"]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.audit import USER, resource
 from tests.support.crash_points.digest import differences, without_replica_sets
 from tests.support.crash_points.enumeration import enumerate_points, learned, quiet
-from tests.support.crash_points.modes import Counting, Holding, Mode
+from tests.support.crash_points.modes import Counting, Delaying, Mode
 from tests.support.crash_points.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics)
 async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -> None:
     """The Deployment of 5.1.14, sent by an operator that died, arrives after its successor has gone on to 5.1.15: it is refused."""
     async with clinics.clinic() as clinic:
-        dying = Holding(4)
+        dying = Delaying(4)
         dying.arm()
         await clinic.start_operator(dying)
         await clinic.apply("5.1.14")

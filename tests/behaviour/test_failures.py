@@ -74,16 +74,16 @@ def test_the_same_once_more_is_judged_by_this_time(empty_world: World) -> None:
     pods = {"annotations": simulate(Behaviour.NEVER_READY)}
     world.start_operator()
     world.apply(agent_manifest("front-desk", "4.2.3", handoff=slow, podTemplate=pods))
-    world.get_ready("agents.medplum.com/version=4.2.3")
+    world.make_ready("agents.medplum.com/version=4.2.3")
     world.wait_for_phase("Running", "4.2.3")
     world.approve("4.2.3 CHG-1")
     for version in ("5.1.15", "4.2.3"):
         world.set_version(version)
-        world.get_ready(f"agents.medplum.com/version={version}")
+        world.make_ready(f"agents.medplum.com/version={version}")
         world.wait_for_phase("Running", version)
     world.set_version("5.1.15")
     world.wait_for_phase("RollingBack")
-    world.get_ready("agents.medplum.com/version=4.2.3")
+    world.make_ready("agents.medplum.com/version=4.2.3")
     status = world.wait_for_phase("Failed", "4.2.3")
     outcomes = [(entry["to"], entry["outcome"]) for entry in status["history"]]
     assert [("4.2.3", "Completed"), ("5.1.15", "Failed"), ("4.2.3", "Completed"), ("5.1.15", "Completed")] == outcomes[

@@ -96,7 +96,7 @@ def test_an_image_that_comes_late_stops_nobody_unasked(world: World, on_failure:
 
 def pull(world: World, job: str) -> None:
     """From now on the image of this Job's pod can be pulled."""
-    world.get_ready(f"batch.kubernetes.io/job-name={job}")
+    world.make_ready(f"batch.kubernetes.io/job-name={job}")
 
 
 def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:

@@ -33,7 +33,7 @@ def test_silent_watches_lose_nothing(empty_world: World, proxy: Proxy) -> None:
     world.apply(agent_manifest(), agent_manifest("ghost"))
     for name in ("front-desk", "ghost"):
         world.wait_for_phase("Running", "5.1.14", name)
-    proxy.deafen()
+    proxy.silence()
     world.kubectl("delete", "mpa", "ghost", "--timeout=30s")
     world.kubectl("delete", "service", "front-desk")
     world.set_version("5.1.15")

@@ -39,7 +39,7 @@ async def test_what_gates_tell_is_one_status_and_no_more_for_a_while() -> None:
     await stage.one_pass()
     before = len(stage.cluster.requests)
     for devices in (3, 4, 5):
-        stage.gates.told = Traffic(2, {"adt": Channel("adt", devices)})
+        stage.gates.reports = Traffic(2, {"adt": Channel("adt", devices)})
         await stage.one_pass()
     assert 1 == stage.cluster.requests[before:].count(STATUS)
     assert [3] == [channel.connected_devices for channel in stage.simulated.status.channels]
