@@ -46,7 +46,7 @@ class Both(RuleBasedStateMachine):
         spec: dict[str, Any] = {"handoff": {**NEVER, "onFailure": on_failure}, "podTemplate": {}}
         self.model = SimulatedCluster(agent(version, **spec))
         self.world.apply(agent_manifest(self.name, version, **spec))
-        self.steps: list[str] = [f"install {version}, {on_failure}"]
+        self.history: list[str] = [f"install {version}, {on_failure}"]
         self.compare()
 
     @rule(version=st.sampled_from(VERSIONS), broken=st.sampled_from([False, False, True]))
@@ -61,7 +61,7 @@ class Both(RuleBasedStateMachine):
         self.model.annotate(text)
         value = f"{FORCE}-" if text is None else f"{FORCE}={text}"
         self.world.kubectl("annotate", "mpa", self.name, "--overwrite", value)
-        self.steps.append(f"approve {text}")
+        self.history.append(f"approve {text}")
         self.compare()
 
     @rule(text=st.sampled_from(["one", "two", "three"]))
@@ -70,7 +70,7 @@ class Both(RuleBasedStateMachine):
         name = "agents.medplum.com/retry"
         self.model.mark(name, text)
         self.world.kubectl("annotate", "mpa", self.name, "--overwrite", f"{name}={text}")
-        self.steps.append(f"retry {text}")
+        self.history.append(f"retry {text}")
         self.compare()
 
     @rule(paused=st.booleans())
@@ -83,7 +83,7 @@ class Both(RuleBasedStateMachine):
         """Send SIGKILL, and start a new operator."""
         self.world.operators[-1].kill()
         self.world.start_operator()
-        self.steps.append("operator killed")
+        self.history.append("operator killed")
         self.compare()
 
     @rule(policy=st.sampled_from(["Always", "BelowZeroDowntime"]))
@@ -97,7 +97,7 @@ class Both(RuleBasedStateMachine):
         # Replace whole fields, as in the model: first remove what a merge would leave.
         changes = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in spec.items()]
         self.world.kubectl("patch", "mpa", self.name, "--type=json", "-p", json.dumps(changes))
-        self.steps.append(what)
+        self.history.append(what)
         self.compare()
 
     def compare(self) -> None:
@@ -116,7 +116,7 @@ class Both(RuleBasedStateMachine):
         except TimeoutError:
             raw = self.world.agent(self.name)
             real = digest(raw, raw.get("status") or {})
-            assert wanted == real, f"the model differs after {self.steps}"
+            assert wanted == real, f"the model differs after {self.history}"
 
     def _rest(self) -> None:
         """Let the model rest, long enough for the deadline of its rollout."""
