@@ -22,7 +22,7 @@ def use_virtual_time(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.Monkey
     select = selector.select
 
     def jump(timeout: float | None = None) -> list[tuple[Any, int]]:
-        """Take the events that are there; if there are none, let the time pass until the next timer."""
+        """Return the pending events; without any, let the time pass until the next timer."""
         nonlocal now
         if timeout is None:  # no timer: only a signal or another thread can wake the loop
             found: list[tuple[Any, int]] = select(None)
