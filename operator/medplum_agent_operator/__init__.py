@@ -1,1 +1,1 @@
-"""A Kubernetes operator for the Medplum Agent: handoffs without a gap, and no downgrade that nobody approved."""
+"""A Kubernetes operator for the Medplum Agent: handoffs without a gap, and no downgrade without an approval."""

@@ -1,7 +1,7 @@
-"""Settings, logging, client, health, queue, Kopf: the only place that starts anything.
+"""The program `medplum-agent-operator`: reads the settings, then starts and stops everything else.
 
-`medplum-agent-operator` on the command line. Exit codes: 0 after SIGTERM or SIGINT, 1 when something it needs is gone,
-2 when a setting or the cluster does not let it start (with a sentence on stderr).
+Only this module starts anything: logging, client, health server, queue, background tasks, Kopf. Exit codes: 0 after SIGTERM or SIGINT,
+1 when the watches end, 2 when a setting or the cluster prevents the start (with a sentence on stderr).
 """
 
 import asyncio
@@ -24,47 +24,40 @@ from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Config, Key
 from medplum_agent_operator.errors import ClusterError, ConflictError, StartupError
-from medplum_agent_operator.first_look import Surroundings, look_around, until_answered, until_readable
+from medplum_agent_operator.probes import Probes
 from medplum_agent_operator.reconcile import Reconciler
 from medplum_agent_operator.resync import Resync
 from medplum_agent_operator.settings import Settings
+from medplum_agent_operator.startup_checks import StartupFacts, read_facts, retry_until_answered, wait_until_readable
 from medplum_agent_operator.telemetry import log, set_up_logging
 from medplum_agent_operator.workqueue import WorkQueue
 
 PASS_TIMEOUT_SECONDS: Final = 120.0
-"""One pass: a handful of requests, each bounded by --request-timeout-seconds."""
-STUCK_AFTER_SECONDS: Final = 300.0
-"""An agent that waited that long for its turn means that the workers hang."""
+"""Longest time of one pass: a handful of requests, each bounded by --request-timeout-seconds."""
 GRACE_SECONDS: Final = 1.2
-"""What passes in hand get to finish after SIGTERM."""
-DEAF_AFTER_SECONDS: Final = 120.0
-"""A kind of which no watch has told by then is not watched, if there are objects of it: Kopf looks once at its start which kinds there are."""
+"""How long current passes may take to finish after SIGTERM."""
 
 T = TypeVar("T")
 
 
-class _ToldToStopError(Exception):
-    """SIGTERM or SIGINT, before the watches began."""
+class _StoppedError(Exception):
+    """SIGTERM or SIGINT arrived before the watches began."""
 
 
 class Operator:
-    """A running operator: everything it is made of, and how it ends."""
+    """A running operator: its parts, their start and their end."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._cache = Cache()
-        self._queue: WorkQueue | None = None
-        self._background: list[asyncio.Task[None]] = []
-        self._heard: set[str] = set()
-        """The kinds of which a watch has told something."""
-        self._watching_since: float | None = None
+        self._probes = Probes(self._cache, nodes=settings.watch_nodes)
         self._stop = asyncio.Event()
 
     async def run(self) -> int:
-        """Run until told to stop. Returns the exit code.
+        """Run until a signal stops it. Returns the exit code.
 
         Raises:
-            StartupError: when something that it needs is not there.
+            StartupError: when a setting or the cluster prevents the start.
         """
         self._catch_signals()
         async with AsyncExitStack() as stack:
@@ -72,32 +65,32 @@ class Operator:
             log.info("medplum-agent-operator %s starts; health on port %d", _version(), port)
             try:
                 return await self._run(stack)
-            except _ToldToStopError:
+            except _StoppedError:
                 return 0
 
     async def _run(self, stack: AsyncExitStack) -> int:
         settings = self._settings
         agent, timeout_seconds = f"medplum-agent-operator/{_version()}", settings.request_timeout_seconds
         kube = await stack.enter_async_context(Kube.connect(timeout_seconds=timeout_seconds, user_agent=agent))
-        where = await self._unless_stopped(until_answered(partial(look_around, kube, settings)))
+        facts = await self._unless_stopped(retry_until_answered(partial(read_facts, kube, settings)))
         gates = GateReports(self._cache)
-        queue = self._queue_of(kube, gates, where)
-        resync = Resync(kube, self._cache, queue.add, namespaces=where.namespaces, nodes=settings.watch_nodes)
-        # The cache is filled before anything is decided.
-        await self._unless_stopped(until_answered(resync.once))
+        queue = self._make_queue(kube, gates, facts)
+        resync = Resync(kube, self._cache, queue.add, namespaces=facts.namespaces, nodes=settings.watch_nodes)
+        # Fill the cache before the first decision.
+        await self._unless_stopped(retry_until_answered(resync.once))
         queue.start()
-        self._queue = queue
+        self._probes.queue = queue
         stack.push_async_callback(queue.stop, grace_seconds=GRACE_SECONDS)
-        # Before Kopf: it cancels, at its end, whatever was started after it.
+        # Start these before Kopf, which cancels at its end all tasks that were started after it.
         self._begin(stack, "resync", resync.forever(every_seconds=settings.resync_seconds))
-        self._begin(stack, "resync of changes", resync.of_changes_forever())
+        self._begin(stack, "resync of rollouts", resync.of_rollouts_forever())
         self._begin(stack, "gates", gates.forever(queue.add))
-        if where.left_out:
-            self._begin(stack, "left out", self._stop_when_readable(kube, where.left_out))
-        log.info("watching %s", ", ".join(where.namespaces) or "all namespaces")
-        return await self._watch(queue, where.namespaces)
+        if facts.left_out:
+            self._begin(stack, "left-out namespaces", self._stop_when_readable(kube, facts.left_out))
+        log.info("watching %s", ", ".join(facts.namespaces) or "all namespaces")
+        return await self._watch(queue, facts.namespaces)
 
-    def _queue_of(self, kube: Kube, gates: GateReports, where: Surroundings) -> WorkQueue:
+    def _make_queue(self, kube: Kube, gates: GateReports, facts: StartupFacts) -> WorkQueue:
         settings = self._settings
         reconciler = Reconciler(
             kube,
@@ -106,35 +99,37 @@ class Operator:
             config=Config(
                 image_repository=settings.image_repository,
                 nodes_watched=settings.watch_nodes,
-                gate_image=settings.gate_image or where.own_image,
-                namespaces=where.namespaces,
+                gate_image=settings.gate_image or facts.own_image,
+                namespaces=facts.namespaces,
             ),
             clock=lambda: datetime.now(UTC),
             identity=platform.node(),
         )
-        return WorkQueue(reconciler, on_failure=_tell, workers=settings.workers, timeout_seconds=PASS_TIMEOUT_SECONDS)
+        return WorkQueue(
+            reconciler, on_failure=_log_failure, workers=settings.workers, timeout_seconds=PASS_TIMEOUT_SECONDS
+        )
 
     def _begin(self, stack: AsyncExitStack, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background until the end of the block."""
+        """Run a task in the background until the stack closes."""
         task = asyncio.create_task(work, name=name)
-        self._background.append(task)
+        self._probes.background.append(task)
         stack.callback(task.cancel)
 
     async def _stop_when_readable(self, kube: Kube, left_out: tuple[str, ...]) -> None:
-        await until_readable(kube, left_out, every_seconds=self._settings.resync_seconds)
+        await wait_until_readable(kube, left_out, every_seconds=self._settings.resync_seconds)
         self._stop.set()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for it.
+        """Wait for some work, and return its result.
 
         Raises:
-            _ToldToStopError: when told to stop before it is done.
+            _StoppedError: when a signal arrives before the work is done.
         """
         task, stop = asyncio.create_task(work), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                raise _ToldToStopError
+                raise _StoppedError
             return await task
         finally:
             task.cancel()
@@ -144,7 +139,9 @@ class Operator:
         registry = kopf.OperatorRegistry()
         kopf_settings = kopf.OperatorSettings()
         handlers.configure(registry, kopf_settings, request_timeout_seconds=self._settings.request_timeout_seconds)
-        handlers.register(registry, self._cache, queue.add, nodes=self._settings.watch_nodes, heard=self._heard)
+        handlers.register(
+            registry, self._cache, queue.add, nodes=self._settings.watch_nodes, seen=self._probes.kinds_seen
+        )
         begun = asyncio.Event()
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         ready = asyncio.create_task(begun.wait(), name="ready")
@@ -153,7 +150,7 @@ class Operator:
                 registry=registry,
                 settings=kopf_settings,
                 standalone=True,
-                # Kopf would ask who the user is, and in an image a user has a number and no name. Its type is not exported.
+                # Without it Kopf looks up the name of the user, and in an image the user has only a number. The type is not exported.
                 identity=platform.node(),  # type: ignore[arg-type]
                 clusterwide=not namespaces,
                 namespaces=namespaces,
@@ -165,19 +162,19 @@ class Operator:
         await asyncio.wait({ready, stop, watching}, return_when=asyncio.FIRST_COMPLETED)
         ready.cancel()
         if begun.is_set():
-            self._watching_since = asyncio.get_running_loop().time()
-        # Kopf has put its own signal handlers in place; with them it would take 5 s to end.
+            self._probes.watching_since = asyncio.get_running_loop().time()
+        # Kopf has installed its own signal handlers; with those, stopping takes 5 s.
         self._catch_signals()
         await asyncio.wait({stop, watching}, return_when=asyncio.FIRST_COMPLETED)
         if self._stop.is_set():
-            log.info("stopping: passes in hand are finished, nothing new is begun")
+            log.info("stopping: finishing current passes, starting no new ones")
             await queue.stop(grace_seconds=GRACE_SECONDS)
             await asyncio.wait({watching}, timeout=0.3)
             watching.cancel()
             await asyncio.wait({watching}, timeout=0.3)
             return 0
         fault = watching.exception()
-        log.error("the watches ended: %s", fault or "Kopf stopped by itself")
+        log.error("the watches ended: %s", fault or "Kopf stopped")
         return 1
 
     def _catch_signals(self) -> None:
@@ -187,8 +184,12 @@ class Operator:
 
     @asynccontextmanager
     async def _listen(self) -> AsyncIterator[int]:
-        """Serve health; an address that cannot be bound is a reason not to start, with a sentence."""
-        settings, probes = self._settings, {"/healthz": self._liveness, "/readyz": self._readiness}
+        """Serve health until the end of the block. Yields the port.
+
+        Raises:
+            StartupError: when the address cannot be bound.
+        """
+        settings, probes = self._settings, {"/healthz": self._probes.liveness, "/readyz": self._probes.readiness}
         async with AsyncExitStack() as stack:
             try:
                 port = await stack.enter_async_context(
@@ -196,41 +197,21 @@ class Operator:
                 )
             except OSError as fault:
                 raise StartupError(
-                    f"The health address cannot be bound: {fault}. Set --health-host and --health-port."
+                    f"The health server cannot bind its address: {fault}. Set --health-host and --health-port."
                 ) from fault
             yield port
 
-    def _readiness(self) -> list[str]:
-        return ["The watches have not started yet."] if self._watching_since is None else self._liveness()
 
-    def _liveness(self) -> list[str]:
-        """What is wrong and would be mended by starting again."""
-        faults = [] if self._queue is None else _health(self._queue)
-        faults += [f"The task {task.get_name()} has ended." for task in self._background if task.done()]
-        since, now = self._watching_since, asyncio.get_running_loop().time()
-        if since is not None and now - since > DEAF_AFTER_SECONDS:
-            deaf = handlers.unheard(self._cache, self._heard, nodes=self._settings.watch_nodes)
-            faults += [f"No watch has told of any {kind}, and there are some." for kind in deaf]
-        return faults
-
-
-def _health(queue: WorkQueue) -> list[str]:
-    faults = [] if queue.alive else ["A worker has ended."]
-    if queue.oldest_wait_seconds > STUCK_AFTER_SECONDS:
-        faults.append(
-            f"An agent has been waiting for its turn for {queue.oldest_wait_seconds:.0f} s: the workers hang."
-        )
-    return faults
-
-
-def _tell(key: Key, fault: Exception, pause: float) -> None:
-    """Log a failed pass: a lost race is ordinary, a fault of the cluster a warning, anything else a bug with its trace."""
+def _log_failure(key: Key, fault: Exception, pause: float) -> None:
+    """Log a failed pass. A conflict is ordinary, a fault of the cluster is a warning, any other fault is a bug and gets its traceback."""
     extra = {"agent": str(key)}
     match fault:
         case ConflictError():
-            log.debug("changed meanwhile, looking again in %.1f s: %s", pause, fault, extra=extra)
+            log.debug("an object was changed meanwhile, requeued in %.1f s: %s", pause, fault, extra=extra)
         case ClusterError() | TimeoutError():
-            log.warning("trying again in %.1f s: %s", pause, fault or "the pass took too long", extra=extra)
+            log.warning(
+                "the pass failed, trying again in %.1f s: %s", pause, fault or "the pass took too long", extra=extra
+            )
         case _:
             log.error("a pass failed by a bug; trying again in %.1f s", pause, exc_info=fault, extra=extra)
 
@@ -244,7 +225,7 @@ async def _serve(settings: Settings) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     if sys.argv[1:] == ["--version"]:
         sys.stdout.write(f"medplum-agent-operator {_version()}\n")
         return

@@ -1,67 +1,44 @@
-"""Kopf's side: which kinds are watched, and what an event means, which is never more than "look at this agent".
+"""The watches, by Kopf. An event never means more than "reconcile this agent".
 
-Registered by `__main__` on a registry of its own. Only `on.event` is used: it writes nothing to anybody's object, no
-annotation, no finalizer. What happened is forgotten here; the object's key goes on the queue (docs/adr/0002).
+Registered by `__main__` on a registry of its own. Only `on.event` is used: it writes no annotation and no finalizer to any object.
+A handler puts the object into the cache and the agent's key on the queue, and forgets the event (docs/adr/0002).
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from typing import Any
 
 import kopf
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
+from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Key
-
-OWN_OBJECTS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"
-"""Selects the operator's own children on the server's side. Pods carry the same label, from their template."""
-
-WATCHED: Final[Mapping[str, tuple[str, str, str]]] = {
-    KIND: (GROUP, VERSION, PLURAL),
-    "Deployment": ("apps", "v1", "deployments"),
-    "Pod": ("", "v1", "pods"),
-    "Service": ("", "v1", "services"),
-    "PodDisruptionBudget": ("policy", "v1", "poddisruptionbudgets"),
-    "ServiceAccount": ("", "v1", "serviceaccounts"),
-    "RoleBinding": ("rbac.authorization.k8s.io", "v1", "rolebindings"),
-    "Job": ("batch", "v1", "jobs"),
-    "Node": ("", "v1", "nodes"),
-}
-NODE: Final = "Node"
-"""The one kind that is not an agent's own and in no namespace; left out where the setting says so."""
-
-
-def watched(*, nodes: bool) -> list[str]:
-    """The kinds that are watched."""
-    return [kind for kind in WATCHED if nodes or kind != NODE]
-
-
-def selector_of(kind: str) -> str:
-    """The label selector of a kind's watch and LIST."""
-    return "" if kind in {KIND, NODE} else OWN_OBJECTS
+from medplum_agent_operator.kinds import KINDS, NODE, POD, Kind, watched
 
 
 class NoDiffs(kopf.DiffBaseStorage):
-    """Kopf compares each object with its last-handled state, for handlers that we do not have: a third of the CPU for nothing."""
+    """Switches Kopf's diffs off.
+
+    Kopf compares each object with its last-handled state, for handlers that this operator does not have. That takes a third of the CPU.
+    """
 
     def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:
-        """Nothing is worth comparing."""
+        """Return nothing to compare."""
         del body, extra_fields
         return kopf.BodyEssence({})
 
     def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
-        """Nothing was handled before."""
+        """Return no last-handled state."""
         del body
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Nothing is remembered."""
+        """Store nothing."""
         del body, patch, essence
 
 
 def key_of(kind: str, raw: Mapping[str, Any]) -> Key | None:
-    """The MedplumAgent that an object is about: itself, or the one that its label names. None for a node."""
+    """The MedplumAgent that an object belongs to: itself, or the one that its label names. None for a node."""
     metadata = raw["metadata"]
     labels = metadata.get("labels") or {}
     name = metadata["name"] if kind == KIND else labels.get(names.AGENT_LABEL) or labels.get(names.FETCH_LABEL)
@@ -69,43 +46,43 @@ def key_of(kind: str, raw: Mapping[str, Any]) -> Key | None:
 
 
 def keys_of(kind: str, raw: Mapping[str, Any], cache: Cache) -> set[Key]:
-    """Every MedplumAgent that an object is about: for a node, those with a pod on it."""
+    """Every MedplumAgent that an object affects: for a node, those with a pod on it."""
     if kind == NODE:
-        found = [key_of("Pod", pod) for pod in cache.on_node(raw["metadata"]["name"])]
+        found = [key_of(POD, pod) for pod in cache.on_node(raw["metadata"]["name"])]
     else:
         found = [key_of(kind, raw)]
     return {key for key in found if key is not None}
 
 
 def rivals(cache: Cache) -> set[Key]:
-    """Those who claim an identity with which something has changed: a refusal clears by itself, or comes about."""
-    return {Key(*name) for name in cache.take_rivals()}
+    """The MedplumAgents that compete for an identity whose claims have changed: a refusal of theirs may end, or begin."""
+    return {Key(*name) for name in cache.take_competing_agents()}
 
 
-def unheard(cache: Cache, heard: Collection[str], *, nodes: bool) -> list[str]:
-    """The kinds of which there are objects and no watch has told of any."""
-    return [kind for kind in watched(nodes=nodes) if kind not in heard and cache.names(kind)]
+def kinds_without_events(cache: Cache, seen: Collection[str], *, nodes: bool) -> list[str]:
+    """The kinds that have objects in the cache but whose watch sent no event yet. `seen`: the kinds with events."""
+    return [kind.name for kind in watched(nodes=nodes) if kind.name not in seen and cache.names(kind.name)]
 
 
 def register(
-    registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, heard: set[str], nodes: bool = True
+    registry: kopf.OperatorRegistry, cache: Cache, add: Callable[[Key], None], *, seen: set[str], nodes: bool = True
 ) -> None:
-    """Watch every kind: an event updates the cache and puts the agent's key on the queue; its kind is added to those `heard` of."""
+    """Watch every kind. An event updates the cache, puts the agent's key on the queue, and adds its kind to `seen`."""
 
-    def watch(kind: str) -> None:
-        def seen(event: kopf.RawEvent, **_: Any) -> None:
+    def watch(kind: Kind) -> None:
+        def handle(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
-            heard.add(kind)
-            news = cache.drop(kind, raw) if event["type"] == "DELETED" else cache.put(kind, raw)
-            # The echo of our own write is no news: its answer is in the cache already. For those who wait for an identity it may be.
-            keys = keys_of(kind, raw, cache) if news else set()
+            seen.add(kind.name)
+            changed = cache.drop(kind.name, raw) if event["type"] == "DELETED" else cache.put(kind.name, raw)
+            # The cache already has the answer to our own write, so its event changes nothing. Competing agents may still need a pass.
+            keys = keys_of(kind.name, raw, cache) if changed else set()
             for key in keys | rivals(cache):
                 add(key)
 
         async def on_event(event: kopf.RawEvent, **kwargs: Any) -> None:
-            seen(event, **kwargs)
+            handle(event, **kwargs)
 
-        kopf.on.event(*WATCHED[kind], id=f"watch-{kind.lower()}", registry=registry)(on_event)
+        kopf.on.event(*kind.resource, id=f"watch-{kind.name.lower()}", registry=registry)(on_event)
 
     for kind in watched(nodes=nodes):
         watch(kind)
@@ -117,16 +94,16 @@ def configure(
     """Set Kopf up for watching and nothing else."""
     settings.peering.standalone = True
     settings.posting.enabled = False
-    settings.scanning.disabled = True  # the CRD's presence is checked at start; no right to list CRDs is needed
+    settings.scanning.disabled = True  # startup checks that the CRD exists; no right to list CRDs is needed
     settings.persistence.diffbase_storage = NoDiffs()
-    # A worker for each object, kept after its last event: a hundred agents at once have five hundred objects, each with some KiB.
+    # Kopf has a worker of some KiB for each object until this long after its last event. A hundred busy agents have five hundred objects.
     settings.queueing.idle_timeout = 0.2
     settings.networking.request_timeout = request_timeout_seconds
     settings.networking.connect_timeout = 5.0
     settings.watching.server_timeout = 600
     settings.watching.chunk_size = 25
     settings.process.ultimate_exiting_timeout = 25.0
-    for kind, where in WATCHED.items():
-        if selector_of(kind):
-            settings.watching.label_selectors[where] = selector_of(kind)
+    for kind in KINDS.values():
+        if kind.watched and kind.selector:
+            settings.watching.label_selectors[kind.resource] = kind.selector
     kopf.on.login(registry=registry)(kopf.login_via_client)

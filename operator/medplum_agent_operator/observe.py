@@ -1,6 +1,6 @@
-"""What a pass looks at: one agent and all that belongs to it, as the watches saw it or as it was just read.
+"""Observes one agent: gathers the raw objects that belong to it, from the watches or live.
 
-Called by `reconcile`. It never writes, and decides nothing.
+Called by `reconcile`. It never writes and decides nothing.
 """
 
 import asyncio
@@ -16,12 +16,24 @@ from medplum_agent_operator.core.observed.identity import Claim, Identity, appli
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.observed.resource_version import age, number
 from medplum_agent_operator.errors import ConflictError
+from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The raw objects."""
+    """The raw objects of one agent.
+
+    Attributes:
+        agent: the MedplumAgent.
+        deployment: its Deployment.
+        children: its other children, by part (`core.objects.children`).
+        pods: its agent pods.
+        nodes: the nodes of these pods.
+        fetching: the Jobs that fetch an image, and their pods.
+        traffic: the reports of its gates.
+        claims: the claims on its identity.
+    """
 
     agent: Object
     deployment: Object | None
@@ -34,13 +46,13 @@ class Snapshot:
 
 
 class LiveAgents:
-    """Every MedplumAgent in the watched namespaces, by a LIST that is begun after it was asked for.
+    """Every MedplumAgent in the watched namespaces, from a LIST that begins after the call.
 
-    Passes that ask at the same time share one, so that a hundred installations at once are not a hundred LISTs.
+    Concurrent passes share one LIST, so that a hundred installations at once are not a hundred LISTs.
     """
 
     def __init__(self, cluster: Cluster, namespaces: Sequence[str]) -> None:
-        """`namespaces`: those that are watched; none means all."""
+        """`namespaces`: the watched ones; empty means all."""
         self._cluster = cluster
         self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._moments = count(1)
@@ -49,7 +61,7 @@ class LiveAgents:
         self._found: Mapping[Key, Object] = {}
 
     async def listed(self) -> Mapping[Key, Object]:
-        """Of each what tells its identity and its age."""
+        """List them. Each is reduced to its identity and its age."""
         asked = next(self._moments)
         async with self._turn:
             if self._begun < asked:
@@ -61,7 +73,6 @@ class LiveAgents:
 
 
 def _key_of(agent: Object) -> Key:
-    """Which MedplumAgent it is."""
     return Key(agent["metadata"]["namespace"], agent["metadata"]["name"])
 
 
@@ -71,88 +82,94 @@ def _slim(agent: Object) -> Object:
 
 
 def _assert_not_older(seen: Snapshot, *, agent: Object, deployment: Object | None, pods_as_of: str) -> None:
-    """An API server that has fallen behind must not talk anybody into a decision: nobody may seem to serve who does."""
+    """Refuse reads from an API server that lags behind its watches: a pod that serves must not seem absent."""
     behind = (
         age(agent) < age(seen.agent)
         or (deployment is not None and seen.deployment is not None and age(deployment) < age(seen.deployment))
         or number(pods_as_of) < max(map(age, seen.pods), default=0)
     )
     if behind:
-        raise ConflictError("The API server tells of an older state than its watches have told of.", status=409)
+        raise ConflictError("The API server returned an older state than its watches have reported.", status=409)
 
 
 class Observer:
     """Gathers snapshots."""
 
     def __init__(self, cluster: Cluster, seen: Seen, gates: Gates, *, namespaces: Sequence[str]) -> None:
-        """`namespaces`: those that are watched; none means all."""
+        """`namespaces`: the watched ones; empty means all."""
         self._cluster = cluster
         self._live = LiveAgents(cluster, namespaces)
         self._seen = seen
         self._gates = gates
 
     def from_watches(self, key: Key, raw: Object) -> Snapshot:
-        """Gather what the watches have seen of an agent, and what its gates told last; costs no request."""
-        pods = self._seen.labelled("Pod", key.namespace, names.AGENT_LABEL, key.name)
+        """Gather what the watches have seen of an agent, and the latest reports of its gates. Sends no request."""
+        pods = self._seen.labelled(POD, key.namespace, names.AGENT_LABEL, key.name)
         return Snapshot(
             raw,
-            self._seen.get("Deployment", *key),
+            self._seen.get(DEPLOYMENT, *key),
             {part: self._seen.get(kind_of(part), key.namespace, name_of(part, key.name)) for part in CHILDREN},
             pods,
             self._nodes_of(pods),
             [
-                *self._seen.labelled("Job", key.namespace, names.FETCH_LABEL, key.name),
-                *self._seen.labelled("Pod", key.namespace, names.FETCH_LABEL, key.name),
+                *self._seen.labelled(JOB, key.namespace, names.FETCH_LABEL, key.name),
+                *self._seen.labelled(POD, key.namespace, names.FETCH_LABEL, key.name),
             ],
             self._gates.traffic(key),
             self._claims_seen(key, raw),
         )
 
     def _claims_seen(self, key: Key, raw: Object) -> tuple[Claim, ...]:
-        """The claims on an agent's identity, as far as the watches know of its own: else they are read live before it is acted on."""
+        """The claims on an agent's identity; none if the watches have not seen its own claim. Before a write they are read live."""
         identity = wanted(raw)
         claims = () if identity is None else self._seen.claims(identity)
         return claims if key in {(claim.namespace, claim.name) for claim in claims} else ()
 
     def _nodes_of(self, pods: Sequence[Object]) -> list[Object]:
-        """The nodes that these pods are on, as far as the watches have seen them."""
+        """The nodes of these pods that the watches have seen."""
         on = sorted({(pod.get("spec") or {}).get("nodeName") or "" for pod in pods} - {""})
-        return [node for name in on if (node := self._seen.get("Node", "", name)) is not None]
+        return [node for name in on if (node := self._seen.get(NODE, "", name)) is not None]
 
     async def from_cluster(self, key: Key, seen: Snapshot, to_write: Collection[tuple[str, str]]) -> Snapshot | None:
-        """Read live whatever a decision rests on: the agent, its Deployment and pods, and each object that is to be written.
+        """Read live what a decision depends on: the agent, its Deployment and pods, and each object to write.
 
-        `to_write`: kind and name of each.
+        The other objects stay as the watches saw them. If the second decision writes one of those, the write is bound to
+        the resource version that was seen, and fails if that is not the live one.
 
-        The others stay as the watches saw them: should they have to be written after all, that write is bound to the
-        version that was seen, and is refused if it is not the live one.
+        Args:
+            key: the agent.
+            seen: its snapshot from the watches.
+            to_write: kind and name of each object to write.
+
+        Returns:
+            The new snapshot; None if the agent no longer exists.
 
         Raises:
-            ConflictError: when the API server tells of a state that is older than what the watches have seen.
+            ConflictError: when the API server returns an older state than the watches have seen.
         """
         supporting = [part for part in CHILDREN if (kind_of(part), name_of(part, key.name)) in to_write]
         raw, deployment, found, (pods, as_of) = await asyncio.gather(
             self._cluster.get(KIND, *key),
-            self._cluster.get("Deployment", *key),
+            self._cluster.get(DEPLOYMENT, *key),
             asyncio.gather(
                 *(self._cluster.get(kind_of(part), key.namespace, name_of(part, key.name)) for part in supporting)
             ),
-            self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
+            self._cluster.list(POD, key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
         )
         if raw is None:
             return None
         _assert_not_older(seen, agent=raw, deployment=deployment, pods_as_of=as_of)
-        nodes = await self._look_at(self._nodes_of(pods))
+        nodes = await self._with_live_cordons(self._nodes_of(pods))
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
-        # A Job that fetches an image is looked at as the watches saw it: it can only have got further since.
+        # A Job that fetches an image stays as the watches saw it: since then it can only have progressed.
         claims = self._claims_seen(key, raw)
         return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes, claims=claims)
 
     async def with_live_claims(self, key: Key, live: Snapshot, identity: Identity) -> Snapshot | None:
-        """The same with everything read live that decides who may have an identity; None where the agent has gone meanwhile.
+        """Read live what decides which MedplumAgent may have an identity. None if the agent no longer exists.
 
-        MedplumAgents are listed: one that no watch has told of yet may be the older. Deployment and pods are read of those that want
-        the identity, or are known to run with it, as a rule of nobody.
+        MedplumAgents are listed, because an older one may exist that no watch has reported yet. Deployment and pods are read for each agent
+        that wants the identity, or that the cache knows to run with it. Usually no other agent does.
 
         Raises:
             ConflictError: when the agent's own server was changed meanwhile.
@@ -175,21 +192,21 @@ class Observer:
 
     async def _runs_as(self, key: Key, identity: Identity) -> bool:
         deployment, (pods, _) = await asyncio.gather(
-            self._cluster.get("Deployment", *key),
-            self._cluster.list("Pod", key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
+            self._cluster.get(DEPLOYMENT, *key),
+            self._cluster.list(POD, key.namespace, selector=f"{names.AGENT_LABEL}={key.name}"),
         )
         return _runs(deployment, pods, identity)
 
-    async def _look_at(self, nodes: Sequence[Object]) -> list[Object]:
-        """Cordoned nodes are read live, as an agent is moved off them; of the others what the watches saw will do."""
+    async def _with_live_cordons(self, nodes: Sequence[Object]) -> list[Object]:
+        """Read cordoned nodes live, because an agent is moved off them. The others stay as the watches saw them."""
         cordoned = [node["metadata"]["name"] for node in nodes if (node.get("spec") or {}).get("unschedulable")]
-        live = await asyncio.gather(*(self._cluster.get("Node", None, name) for name in cordoned))
+        live = await asyncio.gather(*(self._cluster.get(NODE, None, name) for name in cordoned))
         others = [node for node in nodes if node["metadata"]["name"] not in cordoned]
         return [*others, *(node for node in live if node is not None)]
 
 
 def _runs(deployment: Object | None, pods: Sequence[Object], identity: Identity) -> bool:
-    """Whether an agent runs with an identity, as its Deployment and its pods tell."""
+    """Whether an agent's Deployment or one of its pods has an identity."""
     return (deployment is not None and applied(deployment) == identity) or any(
         running_as(pod) == identity for pod in pods
     )

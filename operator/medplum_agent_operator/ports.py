@@ -1,6 +1,6 @@
-"""What a pass asks of the world: the API server, what the watches have seen of it, and what gates told.
+"""What a pass needs from outside, as Protocols: the API server, the objects that the watches have seen, and the reports of the gates.
 
-Implemented by `adapters.kube`, `cache` and `adapters.gates`, and by the tests' doubles; used by `observe`, `reconcile` and `report`.
+Implemented by `adapters.kube`, `cache` and `adapters.gates`, and by the tests' doubles. Used by `observe`, `reconcile` and `publish`.
 """
 
 from collections.abc import Mapping
@@ -14,44 +14,44 @@ Object = Mapping[str, Any]
 
 
 class Cluster(Protocol):
-    """What a pass asks of the API server."""
+    """Requests to the API server."""
 
     async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """Read one object; of a node, the namespace is None."""
+        """Read one object; None if it does not exist. For a node, the namespace is None."""
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
-        """Read all objects of a kind."""
+        """Read all objects of a kind. Returns them and the resource version of the LIST."""
 
     async def apply(self, body: Object, *, resource_version: str | None) -> dict[str, Any]:
-        """Server-side apply, unless the object has changed since."""
+        """Apply an object by server-side apply, unless it has changed since `resource_version`."""
 
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Object, *, subresource: str = ""
     ) -> dict[str, Any]:
-        """JSON merge patch."""
+        """Send a JSON merge patch."""
 
     async def create(self, body: Object) -> dict[str, Any]:
         """Create an object."""
 
 
 class Seen(Protocol):
-    """What the watches have seen."""
+    """The objects that the watches have seen."""
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
-        """An object."""
+        """An object; None if no watch has seen it."""
 
     def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
-        """Objects with a label."""
+        """The objects in a namespace that have a label with this value."""
 
     def claims(self, identity: Identity) -> tuple[Claim, ...]:
-        """Who claims an identity, and who runs with it."""
+        """The MedplumAgents that claim an identity, and those that run with it."""
 
     def put(self, kind: str, raw: Object) -> bool:
-        """Keep what a write was answered with, so that the next pass does not see the state before it."""
+        """Store the answer to a write, so that the next pass does not see the state before it."""
 
 
 class Gates(Protocol):
-    """What the gates told when they were last asked."""
+    """The latest reports of the gates."""
 
     def traffic(self, key: Key) -> Traffic | None:
-        """Of an agent; None where they were not asked."""
+        """The reports of one agent's gates; None if none were asked."""

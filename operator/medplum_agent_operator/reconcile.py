@@ -1,9 +1,9 @@
-"""One whole level-based pass for one MedplumAgent: observe, plan, apply, report.
+"""One level-based pass for one MedplumAgent: observe, plan, apply, publish.
 
-Called by `workqueue` with a key; what made it so is forgotten by then. It reads the clock (nobody below does) and meets the
-cluster only through the Protocols of `ports`. A pass decides first on what the watches saw, which costs no request; only if
-something would have to be applied does it read live what the decision rests on, decide again on that, and write. Where that
-would make the agent one that it was not before, it decides a third time, alone, on what others are (docs/adr/0018).
+Called by `workqueue` with a key; the event that led to the pass is forgotten by then. Only this module reads the clock. It reaches the
+cluster only through the Protocols of `ports`. A pass decides first on what the watches saw, without a request. If that decision applies
+anything, the pass reads live what the decision depends on, decides again, and writes. If the second decision gives the agent
+another identity, the pass decides a third time, on the live claims of other agents, one pass per identity at a time (docs/adr/0018).
 """
 
 import asyncio
@@ -29,15 +29,18 @@ from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
-from medplum_agent_operator.report import Reporter
+from medplum_agent_operator.publish import Publisher
 from medplum_agent_operator.telemetry import log
 
-LOOK_AGAIN_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
+REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
-class _Thought:
-    """What a pass would do and say about one snapshot."""
+class _Decision:
+    """What a pass does and publishes for one snapshot.
+
+    `before` is the status as it is, `after` as it should be. `observed` is None if the agent is unreadable or being deleted.
+    """
 
     raw: Object
     plan: Plan
@@ -47,12 +50,12 @@ class _Thought:
 
     @property
     def new_status(self) -> MedplumAgentStatus | None:
-        """The status to write; None where what stands there is true."""
+        """The status to write; None if it is up to date."""
         return None if self.after == self.before else self.after
 
 
 class Reconciler:
-    """Brings agents to what their specs say."""
+    """Makes agents match their specs."""
 
     def __init__(
         self,
@@ -69,81 +72,81 @@ class Reconciler:
         self._config = config
         self._clock = clock
         self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
-        self._reporter = Reporter(cluster, seen, clock=clock, identity=identity)
+        self._publisher = Publisher(cluster, seen, clock=clock, identity=identity)
         self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
-        """Run one pass. Returns the seconds after which to look again.
+        """Run one pass. Returns the seconds after which to requeue the agent, or None.
 
         Raises:
-            ClusterError: when a request failed in a way that a later try may mend.
+            ClusterError: when a request failed and a later try may succeed.
         """
         raw = self._seen.get(KIND, *key)
         if raw is None:
             return None
         seen = self._observer.from_watches(key, raw)
-        thought = self._think(seen)
-        if thought.plan.actions:
+        decision = self._decide(seen)
+        if decision.plan.actions:
             live = await self._observer.from_cluster(
-                key, seen, {(action.kind, action.name) for action in thought.plan.actions}
+                key, seen, {(action.kind, action.name) for action in decision.plan.actions}
             )
             if live is None:
                 return None
-            thought = self._think(live)
-            claimed = newly_claimed(thought.plan.actions)
+            decision = self._decide(live)
+            claimed = newly_claimed(decision.plan.actions)
             if claimed is not None:
                 return await self._claim(key, live, claimed)
-        return await self._carry_out(key, thought)
+        return await self._carry_out(key, decision)
 
     async def _claim(self, key: Key, live: Snapshot, identity: Identity) -> float | None:
-        """Become another than before. One pass at a time for one identity, from the look at the others to the write."""
+        """Give the agent another identity. One pass at a time for one identity, from the read of the other claims to the write."""
         lock = self._being_claimed.setdefault(identity, asyncio.Lock())
         async with lock:
             decisive = await self._observer.with_live_claims(key, live, identity)
             if decisive is None:
                 return None
             if wanted(decisive.agent) != identity:
-                return await self._become_again(key, live, decisive, identity)
-            return await self._carry_out(key, self._think(decisive))
+                return await self._reclaim_identity(key, live, decisive, identity)
+            return await self._carry_out(key, self._decide(decisive))
 
-    async def _become_again(self, key: Key, live: Snapshot, decisive: Snapshot, identity: Identity) -> float | None:
-        """Become what the spec does not ask for: what was active before a change of server that failed, if nobody else is that by now."""
-        thought = self._think(replace(decisive, claims=live.claims))
-        if newly_claimed(thought.plan.actions) != identity:
-            raise ConflictError(f"MedplumAgent {key} would be another by now", status=409)
+    async def _reclaim_identity(self, key: Key, live: Snapshot, decisive: Snapshot, identity: Identity) -> float | None:
+        """Roll back to the identity before a failed change of server, unless another agent has it by now. The spec does not ask for it."""
+        decision = self._decide(replace(decisive, claims=live.claims))
+        if newly_claimed(decision.plan.actions) != identity:
+            raise ConflictError(f"the rollback of MedplumAgent {key} no longer leads to this identity", status=409)
         own = Claim(
             *key, uid=live.agent["metadata"]["uid"], created=live.agent["metadata"].get("creationTimestamp", "")
         )
-        known = any((claim.namespace, claim.name) == key for claim in decisive.claims)
-        holder = foremost_other(decisive.claims if known else (*decisive.claims, own), key)
+        listed = any((claim.namespace, claim.name) == key for claim in decisive.claims)
+        holder = foremost_other(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
-            thought = self._held(thought, warning(Reason.IDENTITY_TAKEN, identity_messages.cannot_become_again(holder)))
-        return await self._carry_out(key, thought)
+            message = identity_messages.cannot_become_again(holder)
+            decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))
+        return await self._carry_out(key, decision)
 
-    async def _carry_out(self, key: Key, thought: _Thought) -> float | None:
-        if _going(thought.raw):
+    async def _carry_out(self, key: Key, decision: _Decision) -> float | None:
+        if _is_being_deleted(decision.raw):
             return None
-        thought = await self._apply(key, thought)
-        if not thought.plan.defer_reporting and (thought.new_status or thought.plan.actions):
-            await self._reporter.report(key, thought.raw, thought.plan.findings, status=thought.new_status)
-        again = thought.plan.requeue_at
-        return None if again is None else (again - self._clock()).total_seconds()
+        decision = await self._apply(key, decision)
+        if not decision.plan.defer_reporting and (decision.new_status or decision.plan.actions):
+            await self._publisher.publish(key, decision.raw, decision.plan.findings, status=decision.new_status)
+        requeue_at = decision.plan.requeue_at
+        return None if requeue_at is None else (requeue_at - self._clock()).total_seconds()
 
-    def _think(self, snapshot: Snapshot) -> _Thought:
+    def _decide(self, snapshot: Snapshot) -> _Decision:
         raw = snapshot.agent
         before = parse_status(raw.get("status") or {})
         now = self._clock()
-        if _going(raw):
-            return _Thought(
-                raw, Plan(phase=Phase.RUNNING, reason=Reason.SETTLED, message=Message("")), before, before, None
-            )
+        if _is_being_deleted(raw):
+            nothing = Plan(phase=Phase.RUNNING, reason=Reason.SETTLED, message=Message(""))
+            return _Decision(raw, nothing, before, before, None)
         try:
             agent = MedplumAgent.parse(raw)
         except ValidationError as fault:
             found = warning(Reason.INVALID_SPEC, _invalid(fault))
             plan = Plan(phase=Phase.FAILED, reason=found.reason, message=found.message, findings=(found,))
             generation = raw["metadata"].get("generation", 0)
-            return _Thought(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
+            return _Decision(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
         observed = Observed.of(
             agent,
             deployment=snapshot.deployment,
@@ -154,26 +157,26 @@ class Reconciler:
         )
         observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
         plan = make_plan(observed, config=self._config, now=now)
-        return _Thought(raw, plan, before, project(observed, plan, now=now), observed)
+        return _Decision(raw, plan, before, project(observed, plan, now=now), observed)
 
-    async def _apply(self, key: Key, thought: _Thought) -> _Thought:
-        """Carry the actions out, in order; what the API server refuses becomes a finding, and what comes after it is not done."""
-        for action in thought.plan.actions:
+    async def _apply(self, key: Key, decision: _Decision) -> _Decision:
+        """Carry out the actions in order. If the API server refuses one, the rest is not done and the refusal becomes a finding."""
+        for action in decision.plan.actions:
             try:
                 answer = await self._apply_one(key, action)
             except ConflictError:
                 raise
             except RefusedError as fault:
-                return self._refused(thought, action, fault)
-            if not action.immutable:  # no watch would ever take it out again
+                return self._refused(decision, action, fault)
+            if not action.immutable:  # its kind is not watched, so the cache would keep it forever
                 self._seen.put(action.kind, answer)
             log.info(
                 "applied %s (%s)",
                 action.kind,
                 action.difference,
-                extra={"agent": str(key), "reason": str(thought.plan.reason), "disruptive": action.disruptive},
+                extra={"agent": str(key), "reason": str(decision.plan.reason), "disruptive": action.disruptive},
             )
-        return thought
+        return decision
 
     async def _apply_one(self, key: Key, action: Apply) -> Object:
         if action.immutable:
@@ -185,8 +188,8 @@ class Reconciler:
             strategy = (action.body.get("spec") or {}).get("strategy") or {}
             if strategy.get("type") != "Recreate" or "rollingUpdate" not in str(fault):
                 raise
-            # Somebody else owns a parameter of the rolling strategy, which server-side apply cannot take away
-            # (kubernetes/kubernetes#24198): free the strategy first. The pod template is not touched by that.
+            # Another field manager owns a parameter of the rolling strategy, which server-side apply cannot remove
+            # (kubernetes/kubernetes#24198). A merge patch removes it first; it does not touch the pod template.
             freed = {
                 "spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}},
                 "metadata": {"resourceVersion": version},
@@ -200,20 +203,20 @@ class Reconciler:
         except ConflictError as fault:
             if fault.reason != "AlreadyExists":
                 raise
-            return dict(action.body)  # of a pass that was ended before its next write
+            return dict(action.body)  # written by an earlier pass that ended before its next write
 
-    def _refused(self, thought: _Thought, action: Apply, fault: RefusedError) -> _Thought:
+    def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
         if action.kind == revisions.KIND:
             message = messages.backup_refused(action.name, str(fault))
         else:
             message = messages.write_refused(action.kind, action.name, str(fault))
-        return self._held(thought, warning(Reason.WRITE_REFUSED, message))
+        return self._stopped(decision, warning(Reason.WRITE_REFUSED, message))
 
-    def _held(self, thought: _Thought, found: Finding) -> _Thought:
-        """Nothing (more) of the plan is done, for this reason."""
+    def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
+        """Drop the actions that are left, for this reason, and try again in a minute."""
         now = self._clock()
         plan = replace(
-            thought.plan,
+            decision.plan,
             phase=Phase.FAILED,
             reason=found.reason,
             message=found.message,
@@ -222,15 +225,15 @@ class Reconciler:
             actions=(),
             begins=None,
             defer_reporting=False,
-            requeue_at=now + LOOK_AGAIN_AFTER_REFUSED_WRITE,
+            requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE,
         )
-        if thought.observed is None:
-            return replace(thought, plan=plan)
-        return replace(thought, plan=plan, after=project(thought.observed, plan, now=now))
+        if decision.observed is None:
+            return replace(decision, plan=plan)
+        return replace(decision, plan=plan, after=project(decision.observed, plan, now=now))
 
 
-def _going(raw: Object) -> bool:
-    """Whether the object is being deleted: its children go by garbage collection, and nothing is to be made again."""
+def _is_being_deleted(raw: Object) -> bool:
+    """Whether the MedplumAgent is being deleted: garbage collection removes its children, and the operator must not create them again."""
     return bool(raw["metadata"].get("deletionTimestamp"))
 
 

@@ -1,7 +1,7 @@
-"""The safety net under the watches: a LIST of everything, at start and from time to time; of what changes wait for, more often.
+"""The safety net under the watches: regular LISTs of all kinds, and more frequent LISTs of the kinds that rollouts wait for.
 
-Started by `__main__`. Watches lose things: a delete that happens while one is broken is never told. The LIST replaces what
-the cache holds, and puts every agent on the queue; an agent that is as it should be costs no request.
+Started by `__main__`. Watches lose events: while a watch is broken, nothing reports a deletion. A LIST replaces
+the objects in the cache and puts every agent on the queue. An agent without drift then costs no request.
 """
 
 import asyncio
@@ -14,30 +14,28 @@ from medplum_agent_operator.api.status import UNDER_WAY
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError
-from medplum_agent_operator.handlers import NODE, key_of, rivals, selector_of, watched
+from medplum_agent_operator.handlers import key_of, rivals
+from medplum_agent_operator.kinds import AWAITED, Kind, watched
 from medplum_agent_operator.ports import Object
 from medplum_agent_operator.telemetry import log
 
 SOON_SECONDS: Final = (2.0, 8.0)
-"""After the start: the watches begin within a second, on a busy machine within some."""
-CHANGES_SECONDS: Final = 15.0
-"""How long a change waits at most for an object that has gone without a word."""
-AWAITED: Final = ("Deployment", "Pod", "Job")
-"""The kinds that a change waits for: that one goes, as an old pod, or gets on."""
-
+"""Pauses before the first two resyncs. Watches begin within a second of the start, or within a few on a busy machine."""
+ROLLOUT_SECONDS: Final = 15.0
+"""How long a rollout waits at most for an object whose deletion a watch missed."""
 MANY_NAMESPACES: Final = 10
-"""From here on one LIST of everything costs less than one of each namespace."""
+"""With more namespaces than this, one LIST of all namespaces costs less than one of each."""
 
 
 class Lister(Protocol):
-    """What a resync asks of the API server."""
+    """The one request of a resync."""
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
         """Read all objects of a kind."""
 
 
 class Resync:
-    """Lists everything and puts every agent on the queue."""
+    """Lists objects and puts their agents on the queue."""
 
     def __init__(
         self,
@@ -58,20 +56,20 @@ class Resync:
         """List every kind in every watched namespace.
 
         Raises:
-            ClusterError: when one of the LISTs failed; what was read before it counts.
+            ClusterError: when a LIST failed; the cache has the objects that were read before.
         """
         keys: set[Key] = set()
         for kind in self._kinds:
-            for namespace in (None,) if kind == NODE else self._namespaces:
+            for namespace in self._namespaces if kind.namespaced else (None,):
                 gone, found = await self._list(kind, namespace)
                 keys |= _keys(kind, (*gone, *found))
         self._add_all(keys)
 
-    async def of_changes(self) -> None:
-        """List what changes wait for, where one is under way. Where none is, it costs no request.
+    async def of_rollouts(self) -> None:
+        """List the kinds that rollouts wait for, in the namespaces of rollouts. Without a rollout, this sends no request.
 
         Raises:
-            ClusterError: when one of the LISTs failed; what was read before it counts.
+            ClusterError: when a LIST failed; the cache has the objects that were read before.
         """
         keys = {Key(*name) for name in self._cache.names(KIND) if self._under_way(*name)}
         places: Sequence[str | None] = sorted({key.namespace for key in keys})
@@ -84,24 +82,24 @@ class Resync:
         self._add_all(keys)
 
     async def forever(self, *, every_seconds: float, soon_seconds: Sequence[float] = SOON_SECONDS) -> None:
-        """Do it `once` from time to time.
+        """Run `once` at intervals.
 
-        First soon after the start, twice: what is deleted between the first LIST and the beginning of the watches is told by
-        nobody, and a pod that seems to end for ever would hold a rollout up.
+        The first two runs come soon after the start. No watch reports an object that was deleted between the first LIST and the beginning
+        of the watches, and a pod that seems to terminate forever would block a rollout.
         """
         pauses = (min(seconds, every_seconds) for seconds in chain(soon_seconds, repeat(every_seconds)))
-        await _repeated(self.once, pauses)
+        await _repeat(self.once, pauses)
 
-    async def of_changes_forever(self, *, every_seconds: float = CHANGES_SECONDS) -> None:
-        """Do it `of_changes` from time to time: what a watch loses in the middle of a change delays it by no more than that."""
-        await _repeated(self.of_changes, repeat(every_seconds))
+    async def of_rollouts_forever(self, *, every_seconds: float = ROLLOUT_SECONDS) -> None:
+        """Run `of_rollouts` at intervals: an event that a watch lost delays a rollout by no more than that."""
+        await _repeat(self.of_rollouts, repeat(every_seconds))
 
     async def _list(
-        self, kind: str, namespace: str | None, *, ended: bool = True
+        self, kind: Kind, namespace: str | None, *, ended: bool = True
     ) -> tuple[list[Object], list[dict[str, Any]]]:
-        """Tell the cache what there is of a kind. Returns what is thereby known to have gone, and what there is."""
-        found, as_of = await self._cluster.list(kind, namespace, selector=selector_of(kind))
-        return self._cache.replace(kind, namespace, found, as_of=as_of, ended=ended), found
+        """Replace a kind in the cache by a LIST. Returns the objects that no longer exist, and those that do."""
+        found, as_of = await self._cluster.list(kind.name, namespace, selector=kind.selector)
+        return self._cache.replace(kind.name, namespace, found, as_of=as_of, ended=ended), found
 
     def _under_way(self, namespace: str, name: str) -> bool:
         raw = self._cache.get(KIND, namespace, name) or {}
@@ -112,17 +110,17 @@ class Resync:
             self._add(key)
 
 
-def _keys(kind: str, objects: Iterable[Object]) -> set[Key]:
-    return {key for raw in objects if (key := key_of(kind, raw)) is not None}
+def _keys(kind: Kind, objects: Iterable[Object]) -> set[Key]:
+    return {key for raw in objects if (key := key_of(kind.name, raw)) is not None}
 
 
-async def _repeated(work: Callable[[], Awaitable[None]], pauses: Iterable[float]) -> None:
-    """Do it after each pause. When it fails it is logged and done again after the next one: the watches go on meanwhile."""
+async def _repeat(work: Callable[[], Awaitable[None]], pauses: Iterable[float]) -> None:
+    """Run the work after each pause. A failure is logged, and the next run comes after the next pause; the watches are unaffected."""
     for seconds in pauses:
         await asyncio.sleep(seconds)
         try:
             await work()
         except ClusterError as fault:
-            log.warning("resync failed and is tried again: %s", fault)
-        except Exception as fault:  # noqa: BLE001 - without it what watches lose would stay lost, and nobody would know
-            log.error("resync failed by a bug and is tried again", exc_info=fault)
+            log.warning("resync failed, trying again: %s", fault)
+        except Exception as fault:  # noqa: BLE001 - if the resync ended here, lost events would stay lost unnoticed
+            log.error("resync failed because of a bug, trying again", exc_info=fault)

@@ -1,6 +1,6 @@
-"""The operator's settings: one model for environment variables and flags, checked at start, each with its documentation.
+"""The operator's settings: one model for environment variables, flags and `--help`, validated at start.
 
-Read by `__main__` only. A wrong setting ends the process with a sentence before anything is watched or written.
+Read by `__main__` and `startup_checks`. An invalid setting ends the process with a sentence, before the first request.
 """
 
 import os
@@ -21,8 +21,8 @@ _REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(
 class Settings(BaseSettings):
     """Kubernetes operator for the Medplum Agent.
 
-    Every flag can be given as an environment variable too: MEDPLUM_AGENT_OPERATOR_ and its name in capitals, with
-    underscores. Which cluster: in a pod its own service account, elsewhere KUBECONFIG or ~/.kube/config.
+    Every flag has an environment variable: MEDPLUM_AGENT_OPERATOR_ and the flag's name in capitals, with underscores.
+    In a pod the operator connects with its service account, elsewhere with KUBECONFIG or ~/.kube/config.
     """
 
     model_config = SettingsConfigDict(
@@ -38,48 +38,48 @@ class Settings(BaseSettings):
 
     namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Namespaces to watch, separated by commas. Empty: all of them, which needs the ClusterRole.",
+        description="Namespaces to watch, separated by commas. Empty: all namespaces, which needs the ClusterRole.",
     )
     image_repository: str | None = Field(
         default=None,
-        description="Image repository of agents whose spec.image.repository is not set, without a tag. Upstream publishes no image.",
+        description="Image repository, without a tag, for agents without spec.image.repository. Upstream publishes no image.",
     )
     watch_nodes: CliImplicitFlag[bool] = Field(
         default=True,
-        description="Watch nodes, so that a node drain hands an agent to another node (from 4.2.4 on). It needs the ClusterRole "
-        "medplum-agent-operator-nodes. Without it every drain stops the agent and starts it elsewhere.",
+        description="Watch nodes, so that a node drain hands an agent over to another node (from 4.2.4 on). Needs the ClusterRole "
+        "medplum-agent-operator-nodes. If off, every node drain stops the agent and starts it elsewhere.",
     )
     gate_image: str | None = Field(
         default=None,
-        description="Image of the gates, with tag or digest. Left out: that of the operator's own pod, which holds the gate's program too.",
+        description="Image of the gates, with tag or digest. Default: the image of the operator's own pod, which contains the gate too.",
     )
     pod: str | None = Field(
-        default=None, description="Name of the operator's own pod, to find its image. The manifests set it."
+        default=None, description="Name of the operator's own pod, used to find its image. The manifests set it."
     )
     pod_namespace: str | None = Field(
         default=None, description="Namespace of the operator's own pod. The manifests set it."
     )
     log_format: Literal["json", "console"] = Field(
-        default="json", description="json (one object per line) or console (for people)."
+        default="json", description="json (one object per line) or console (for humans)."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="debug, info, warning or error."
     )
     health_host: str | None = Field(
-        default=None, description="Address that /healthz and /readyz listen on. Left out: all, IPv4 and IPv6."
+        default=None, description="Address for /healthz and /readyz. Default: all addresses, IPv4 and IPv6."
     )
     health_port: int = Field(
-        default=8080, ge=0, le=65535, description="Port of /healthz and /readyz; 0 takes a free one and logs it."
+        default=8080, ge=0, le=65535, description="Port for /healthz and /readyz. 0 chooses a free port and logs it."
     )
-    workers: int = Field(default=8, ge=1, le=64, description="How many agents are reconciled at the same time.")
+    workers: int = Field(default=8, ge=1, le=64, description="Number of agents that are reconciled at the same time.")
     resync_seconds: int = Field(
         default=300,
         ge=5,
         le=86_400,
-        description="How often everything is listed anew, to find what a watch may have lost. In seconds.",
+        description="Interval between two LISTs of all watched objects, which find the changes that a watch missed. In seconds.",
     )
     request_timeout_seconds: float = Field(
-        default=30.0, ge=1, le=300, description="How long one request to the API server may take. In seconds."
+        default=30.0, ge=1, le=300, description="Timeout of one request to the API server. In seconds."
     )
 
     @field_validator("namespaces", mode="before")
@@ -96,7 +96,7 @@ class Settings(BaseSettings):
     def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             if not _DNS_LABEL.fullmatch(name):
-                raise ValueError(f"{name!r} is not a namespace's name; give names such as clinic-a,clinic-b")
+                raise ValueError(f"{name!r} is not a namespace's name; use names such as clinic-a,clinic-b")
         return value
 
     @field_validator("image_repository")
@@ -104,16 +104,16 @@ class Settings(BaseSettings):
     def _is_repository(cls, value: str | None) -> str | None:
         if value is not None and not _REPOSITORY.fullmatch(value):
             raise ValueError(
-                f"{value!r} is not an image repository; give one such as registry.example.org/medplum-agent, without tag or digest"
+                f"{value!r} is not an image repository; use one such as registry.example.org/medplum-agent, without tag or digest"
             )
         return value
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:
-        """Read flags and environment.
+        """Load the settings from flags and environment variables.
 
         Raises:
-            StartupError: with a sentence per wrong setting.
+            StartupError: with a sentence per invalid setting.
         """
         _check_names(os.environ)
         try:
@@ -125,11 +125,11 @@ class Settings(BaseSettings):
 
 
 def _check_names(environment: Mapping[str, str]) -> None:
-    """A misspelt variable would silently leave a setting at its default."""
+    """Reject unknown variables: a misspelt one would silently leave a setting at its default."""
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     for name in environment:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            raise StartupError(f"There is no setting {name}. The settings are: {', '.join(sorted(known))}.")
+            raise StartupError(f"Unknown setting {name}. Use one of: {', '.join(sorted(known))}.")
 
 
 def _sentence(error: object) -> str:
@@ -138,4 +138,4 @@ def _sentence(error: object) -> str:
             flag = str(name).replace("_", "-")
             return f"Setting --{flag} ({ENV_PREFIX}{str(name).upper()}): {message.removeprefix('Value error, ')}."
         case _:
-            return f"A setting is wrong: {error}."
+            return f"Invalid setting: {error}."

@@ -1,1 +1,1 @@
-"""What the operator does, against a real API server, Deployment controller and scheduler; pods are simulated."""
+"""The operator against a real API server, Deployment controller and scheduler. Pods are simulated."""

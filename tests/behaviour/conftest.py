@@ -1,4 +1,4 @@
-"""Fixtures of the behaviour tests: an installed operator on the local cluster, and a recorder that nobody can forget."""
+"""Fixtures of the behaviour tests: the operator installed on the local cluster, and a recorder for every test."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def installed(simulated_cluster: Cluster) -> Cluster:
-    """The cluster, with CRD and rights."""
+    """The cluster with the CRD and the operator's rights."""
     install(simulated_cluster)
     return simulated_cluster
 
 
 @pytest.fixture
 def empty_world(installed: Cluster, namespace: str, tmp_path: Path) -> Iterator[World]:
-    """A namespace without an operator. The recorder watches it; what it saw is judged when the test is over."""
+    """A namespace without an operator. The recorder watches it, and its record is judged at the end of the test."""
     with recording(installed, namespace) as recorder:
         world = World(installed, namespace, tmp_path, recorder)
         try:
@@ -51,7 +51,7 @@ async def clinics(installed: Cluster, tmp_path: Path) -> AsyncIterator[Clinics]:
 
 @pytest.fixture(scope="session")
 def known() -> dict[str, Learned]:
-    """What was learned so far of undisturbed scenarios, by name."""
+    """The undisturbed runs so far, by scenario."""
     return {}
 
 

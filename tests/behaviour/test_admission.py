@@ -1,4 +1,4 @@
-"""Admission policies that write otherwise than the operator asked: borne, without a write more."""
+"""Admission policies that change what the operator writes: the operator accepts that, without additional writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FROM, TO = "registry.example.org", "mirror.example.org"
 
 
 def policy(name: str) -> list[dict[str, Any]]:
-    """Images in Deployments of the namespace of this name come from a mirror, as policies for pods that reach their controllers too do it."""
+    """Let images in Deployments of the namespace of this name come from a mirror, as admission policies that also match controllers do."""
     image = "/spec/template/spec/containers/0/image"
     value = f'object.spec.template.spec.containers[0].image.replace("{FROM}", "{TO}")'
     return [
@@ -61,7 +61,7 @@ def policy(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def mirrored(world: World) -> Iterator[World]:
-    """A world in which the policy is in force."""
+    """A world with that policy in force."""
     objects = yaml.safe_dump_all(policy(world.namespace))
     world.cluster.kubectl("apply", "-f", "-", input=objects)
 
@@ -77,12 +77,12 @@ def mirrored(world: World) -> Iterator[World]:
 
 
 def image(world: World) -> str:
-    """Of the agent, as the API server keeps it."""
+    """The image of the agent, as the API server stores it."""
     return str(world.deployment()["spec"]["template"]["spec"]["containers"][0]["image"])
 
 
-def test_what_a_policy_writes_otherwise_is_not_put_back(mirrored: World) -> None:
-    """Install, change, and a while of rest: a rollout for each change, and then no write; what somebody changes is put back all the same."""
+def test_the_operator_does_not_revert_what_a_policy_changed(mirrored: World) -> None:
+    """Install, change, and wait: one rollout for each change and no write after it. A change by a user is still reverted."""
     world = mirrored
     world.install()
     world.set_version("5.1.15")

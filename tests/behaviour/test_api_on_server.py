@@ -1,6 +1,6 @@
-"""The API as users meet it, on a real API server without an operator.
+"""The API as users see it, on a real API server without an operator.
 
-What is refused and in which words, what is filled in, what `kubectl explain` and `kubectl get` show.
+Which input is refused and with which message, which defaults are set, what `kubectl explain` and `kubectl get` show.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADT = {"name": "adt", "port": 2575}
 
 
 def agent(changes: dict[str, Any] | None = None, name: str = "front-desk") -> dict[str, Any]:
-    """A MedplumAgent, the smallest but for these fields, given by path: `image.tag`."""
+    """Build the smallest MedplumAgent, plus these fields, given by path: `image.tag`."""
     spec: dict[str, Any] = {
         "version": "5.1.15",
         "server": {
@@ -50,14 +50,14 @@ def agent(changes: dict[str, Any] | None = None, name: str = "front-desk") -> di
 
 @pytest.fixture(scope="session")
 def api(cluster: Cluster) -> Cluster:
-    """The cluster, with the definition from crds/ applied as a user does it."""
+    """The cluster, with the CRD from crds/ applied as a user does it."""
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(DEFINITION))
     cluster.kubectl("wait", "crd/medplumagents.agents.medplum.com", "--for=condition=Established", "--timeout=30s")
     return cluster
 
 
 def submit(api: Cluster, manifest: dict[str, Any], namespace: str, *how: str) -> subprocess.CompletedProcess[str]:
-    """Have the API server judge an object; nothing is stored unless `how` says so."""
+    """Let the API server validate an object. It is stored only if `how` says so."""
     how = how or ("create", "--dry-run=server")
     return api.kubectl(
         *how, "--namespace", namespace, "--filename", "-", "-o", "json", input=json.dumps(manifest), check=False
@@ -65,17 +65,17 @@ def submit(api: Cluster, manifest: dict[str, Any], namespace: str, *how: str) ->
 
 
 def channels(*some: dict[str, Any]) -> dict[str, Any]:
-    """Change the channels."""
+    """Replace the channels."""
     return {"channels": list(some)}
 
 
 def window(**changes: str) -> dict[str, Any]:
-    """Change the maintenance windows to one."""
+    """Replace the maintenance windows by one."""
     return {"maintenanceWindows": [{"schedule": "0 2 * * SUN", "duration": "2h", **changes}]}
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    # What was asked for; the field that the answer names; what the answer says about it.
+    # The input, the field that the answer names, and words of the answer.
     ({"version": "latest"}, "spec.version", GOOD_VERSION),
     ({"version": "v5.1.15"}, "spec.version", "no v in front"),
     ({"version": "5.1"}, "spec.version", GOOD_VERSION),
@@ -214,11 +214,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_bad_input_is_refused_with_the_field_and_the_fix(
     api: Cluster, changes: dict[str, Any], field: str, words: str
 ) -> None:
-    """`kubectl apply` fails, and its message is all that a user needs to mend the object."""
+    """`kubectl apply` fails, and its message is enough to fix the object."""
     answer = submit(api, agent(changes), "default")
     assert answer.returncode != 0, answer.stdout
-    told = [line for line in answer.stderr.splitlines() if field in line]
-    assert any(words in line for line in told), answer.stderr
+    lines = [line for line in answer.stderr.splitlines() if field in line]
+    assert any(words in line for line in lines), answer.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_bad_input_is_refused_with_the_field_and_the_fix(
     ["1st-desk", "front.desk", "front-desk-", "x" * 53],
 )
 def test_name_that_no_service_can_have_is_refused(api: Cluster, name: str) -> None:
-    """The agent's Service is named after it, so the name must fit a Service, with room for a suffix."""
+    """The agent's Service has its name, so the name must be valid for a Service, with room for a suffix."""
     answer = submit(api, agent(name=name), "default")
     assert answer.returncode != 0
     assert "metadata.name" in answer.stderr
@@ -257,28 +257,28 @@ ACCEPTED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", ACCEPTED, ids=[json.dumps(row)[:70] for row in ACCEPTED])
 def test_good_input_is_accepted(api: Cluster, changes: dict[str, Any]) -> None:
-    """What is right goes through; null means left out."""
+    """Valid input is accepted; null means that a field is not set."""
     answer = submit(api, agent(changes), "default")
     assert "" == answer.stderr
     assert 0 == answer.returncode
 
 
-def test_several_faults_are_told_at_once(api: Cluster) -> None:
-    """Nobody has to mend one field to learn of the next."""
+def test_one_answer_lists_all_faults(api: Cluster) -> None:
+    """A user does not have to fix one field to learn of the next fault."""
     answer = submit(api, agent({"version": "latest", "server.baseUrl": "nowhere", "image.tag": "a b"}), "default")
     for field in ("spec.version", "spec.server.baseUrl", "spec.image.tag"):
         assert f"{field}: Invalid value" in answer.stderr
 
 
 def test_definition_is_established_and_its_schema_is_structural(api: Cluster) -> None:
-    """The API server takes the definition whole: no condition speaks of a non-structural schema."""
+    """The API server accepts the whole CRD: no condition reports a non-structural schema."""
     definition = api.read("crd", "medplumagents.agents.medplum.com")
     conditions = {condition["type"]: condition["status"] for condition in definition["status"]["conditions"]}
     assert {"NamesAccepted": "True", "Established": "True"} == conditions
 
 
 def test_identity_never_changes(api: Cluster, namespace: str) -> None:
-    """A change of agentId is refused, with the way out; the rest of spec.server may change."""
+    """A change of agentId is refused, with what to do instead; other fields of spec.server may change."""
     assert 0 == submit(api, agent(), namespace, "apply").returncode
     answer = submit(api, agent({"server.agentId": "a2"}), namespace, "apply")
     assert answer.returncode != 0
@@ -288,7 +288,7 @@ def test_identity_never_changes(api: Cluster, namespace: str) -> None:
 
 
 def test_defaults_appear_in_the_stored_object(api: Cluster, namespace: str) -> None:
-    """`kubectl get -o yaml` shows what is in force, not only what was written."""
+    """`kubectl get -o yaml` shows the values in force, not only the ones that the user wrote."""
     submit(api, agent({"handoff": {"drainSeconds": 20}}), namespace, "apply")
     spec = api.read("mpa", "front-desk", "--namespace", namespace)["spec"]
     assert {
@@ -317,7 +317,7 @@ def test_defaults_appear_in_the_stored_object(api: Cluster, namespace: str) -> N
 def test_both_ways_to_apply_work_and_change_nothing_the_second_time(
     api: Cluster, namespace: str, how: tuple[str, ...]
 ) -> None:
-    """Applying the same manifest again is no change: neither generation nor resourceVersion moves, whatever is defaulted."""
+    """Applying the same manifest again is not a change: generation and resourceVersion stay, despite the defaults."""
     manifest = agent(
         channels({"name": "lab", "port": 2576}, ADT) | {"podTemplate.tolerations": [{"operator": "Exists"}]}
     )
@@ -332,7 +332,7 @@ def test_both_ways_to_apply_work_and_change_nothing_the_second_time(
 
 
 def test_status_is_a_subresource_that_spec_writes_cannot_touch(api: Cluster, namespace: str) -> None:
-    """Whoever may write specs cannot write status, and a write of status leaves generation alone."""
+    """The right to write specs does not include status, and a write of status leaves generation alone."""
     sent = agent() | {"status": {"phase": "Running"}}
     stored = json.loads(submit(api, sent, namespace, "apply").stdout)
     assert "status" not in stored
@@ -344,7 +344,7 @@ def test_status_is_a_subresource_that_spec_writes_cannot_touch(api: Cluster, nam
 
 
 def test_listing_shows_version_target_and_health(api: Cluster, namespace: str) -> None:
-    """`kubectl get mpa` tells at a glance what serves, what is wanted and whether all is well; `medplum` lists it too."""
+    """`kubectl get mpa` shows the active version, the target version and the health; the category `medplum` lists it too."""
     submit(api, agent(), namespace, "apply")
     now = "2026-09-01T08:00:00Z"
     conditions = [
@@ -377,5 +377,5 @@ def test_listing_shows_version_target_and_health(api: Cluster, namespace: str) -
     ],
 )
 def test_explain_is_documentation(api: Cluster, path: str, words: str) -> None:
-    """`kubectl explain` answers what a field does, in which unit, with which default and which consequence."""
+    """`kubectl explain` shows what a field does, its unit, its default and its consequences."""
     assert words in " ".join(api.kubectl("explain", path).stdout.split())

@@ -1,4 +1,4 @@
-"""What was active before an approved downgrade can be brought back with kubectl alone, by the commands that the guide shows."""
+"""The active version before an approved downgrade can be restored with kubectl alone, by the commands in the guide."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CREDENTIALS = {"clientId": "3c5e-the-client-id", "clientSecret": "f00d-the-clien
 
 
 def from_the_guide(what: str) -> str:
-    """The one command of the user guide that has these words in it."""
+    """The one command in the user guide that contains these words."""
     blocks = re.findall(r"^```sh\n(.+?)^```", (ROOT / "docs/user-guide.md").read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in blocks if what in block]
     return str(command)
 
 
 def run(world: World, command: str, backup: str, folder: Path) -> str:
-    """Run a command of the guide in a shell as it stands, but for the namespace and the backup's name."""
+    """Run a command of the guide in a shell, unchanged except for the namespace and the name of the backup."""
     cluster = world.cluster
     (folder / "kubectl").unlink(missing_ok=True)
     (folder / "kubectl").symlink_to(cluster.kubectl_program)
@@ -69,7 +69,7 @@ def run(world: World, command: str, backup: str, folder: Path) -> str:
 
 
 def install_labelled(world: World, **spec: Any) -> dict[str, Any]:
-    """5.1.15 serves, applied client-side with a label and an annotation of the user's, and with credentials. Returns the agent."""
+    """Install 5.1.15 client-side, with a label and an annotation of the user, and with credentials. Returns the agent."""
     world.kubectl(
         "create", "secret", "generic", "front-desk", *(f"--from-literal={k}={v}" for k, v in CREDENTIALS.items())
     )
@@ -81,7 +81,7 @@ def install_labelled(world: World, **spec: Any) -> dict[str, Any]:
 
 
 def change_by(world: World, tool: str, before: dict[str, Any]) -> None:
-    """Ask for 4.2.3 with settings of its own, approved in the same step, by one tool or another."""
+    """Ask for 4.2.3 with other settings, approved in the same step, by one tool or another."""
     changed: dict[str, Any] = {
         "version": "4.2.3",
         "image": {"repository": "registry.example.org/medplum-agent", "tag": "4.2.3-debian"},
@@ -99,7 +99,7 @@ def change_by(world: World, tool: str, before: dict[str, Any]) -> None:
 
 
 def as_asked_for(world: World) -> dict[str, Any]:
-    """The live pod template without what tells which change has made it."""
+    """The live pod template without the annotations that identify the change that made it."""
     template: dict[str, Any] = world.deployment()["spec"]["template"]
     own = {names.STOPPED_FIRST, names.TEMPLATE_HASH}
     annotations = {key: value for key, value in template["metadata"]["annotations"].items() if key not in own}
@@ -107,8 +107,8 @@ def as_asked_for(world: World) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("tool", ["apply", "server-side apply", "patch"])
-def test_the_guide_s_command_gives_the_agent_its_spec_back(world: World, tmp_path: Path, tool: str) -> None:
-    """To the letter, whatever tool had changed it; nothing else of it is touched, and it needs no approval."""
+def test_the_command_in_the_guide_restores_the_spec(world: World, tmp_path: Path, tool: str) -> None:
+    """Exactly, for every tool that had changed it. Nothing else of the agent changes, and it needs no approval."""
     before = install_labelled(world)
     template = as_asked_for(world)
     change_by(world, tool, before)
@@ -131,8 +131,8 @@ def test_the_guide_s_command_gives_the_agent_its_spec_back(world: World, tmp_pat
     )
 
 
-def test_the_backup_is_written_first_and_is_told(world: World) -> None:
-    """The first write of all; named in the Event; owned by the agent; nothing of the Secret is in it."""
+def test_the_backup_is_written_first_and_named_in_the_event(world: World) -> None:
+    """It is the first write, is owned by the agent, and contains nothing of the Secret."""
     install_labelled(world)
     since = datetime.now(UTC)
     world.set_version("5.1.14")
@@ -154,8 +154,8 @@ def test_the_backup_is_written_first_and_is_told(world: World) -> None:
     assert [] == [secret for secret in CREDENTIALS.values() if secret in json.dumps(backup)]
 
 
-def test_nobody_can_change_a_backup_and_it_goes_with_its_agent(world: World) -> None:
-    """The API server refuses it even to an administrator; garbage collection removes it."""
+def test_a_backup_is_immutable_and_is_deleted_with_its_agent(world: World) -> None:
+    """The API server refuses a change even by an administrator; garbage collection deletes the backup."""
     world.install("5.1.15")
     world.set_version("5.1.14")
     world.approve("5.1.14")
@@ -171,8 +171,8 @@ def test_nobody_can_change_a_backup_and_it_goes_with_its_agent(world: World) -> 
 
 
 @pytest.mark.parametrize("how", [["create"], ["apply"], ["apply", "--server-side"]], ids=" ".join)
-def test_a_copy_makes_a_deleted_agent_anew(world: World, tmp_path: Path, how: list[str]) -> None:
-    """The manifest in it is one that kubectl takes, and the spec is the one that was."""
+def test_a_backup_recreates_a_deleted_agent(world: World, tmp_path: Path, how: list[str]) -> None:
+    """The manifest in the backup is one that kubectl accepts, and the spec is the same as before."""
     before = install_labelled(world)
     world.set_version("5.1.14")
     world.approve("5.1.14")
@@ -185,8 +185,8 @@ def test_a_copy_makes_a_deleted_agent_anew(world: World, tmp_path: Path, how: li
     assert before["spec"] == world.agent()["spec"]
 
 
-def test_given_back_to_an_agent_that_is_as_it_was_it_changes_nothing(empty_world: World) -> None:
-    """With every field of the full sample set, and with empty maps that mean something: the API server counts no new generation."""
+def test_restoring_an_unchanged_agent_changes_nothing(empty_world: World) -> None:
+    """With every field of the full sample set, and with empty maps that have a meaning, generation stays the same."""
     (sample,) = yaml.safe_load_all((ROOT / "manifests/samples/agent-full.yaml").read_text())
     sample["metadata"] = {"name": "front-desk"}
     sample["spec"]["podTemplate"]["topologySpreadConstraints"] = [
@@ -202,7 +202,7 @@ def test_given_back_to_an_agent_that_is_as_it_was_it_changes_nothing(empty_world
 
 
 def test_a_backup_of_another_agent_is_refused(world: World) -> None:
-    """The patch tests the name first."""
+    """The patch first tests the name."""
     world.apply(agent_manifest(version="5.1.15"), agent_manifest("back-office", "5.1.15"))
     for name in ("front-desk", "back-office"):
         world.wait_for_phase("Running", "5.1.15", name)
@@ -219,7 +219,7 @@ def test_a_backup_of_another_agent_is_refused(world: World) -> None:
 
 
 def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World) -> None:
-    """A quota lets none in: nothing is stopped, the cause is told, the approval still counts; then it goes on by itself."""
+    """A quota refuses the backup: no agent stops, the plan reports the cause, and the approval stays valid. Then the downgrade resumes automatically."""
     world.install("5.1.15")
     (old,) = world.pods()
     quota = {
@@ -242,8 +242,8 @@ def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World)
     world.wait_for_phase("Running", "5.1.14", seconds=90)
 
 
-def test_another_try_of_a_downgrade_that_failed_finds_its_backup_there(world: World) -> None:
-    """It is created once more, the API server says that it exists, and the downgrade begins."""
+def test_a_retry_of_a_failed_downgrade_finds_its_backup(world: World) -> None:
+    """The operator creates it once more, the API server answers that it exists, and the downgrade begins."""
     quick = {"minReadySeconds": 0, "drainSeconds": 1, "progressDeadlineSeconds": 4}
     world.install("5.1.15", handoff=quick)
     world.patch({"version": "5.1.14", "podTemplate": {"annotations": QUICK | simulate(Behaviour.NEVER_READY)}})

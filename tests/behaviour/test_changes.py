@@ -27,7 +27,7 @@ def last_rollout(world: World) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize(("version", "kind"), [("5.1.14", "RollingUpdate"), ("4.2.3", "Recreate")])
 def test_first_version_is_installed_without_approval(world: World, version: str, kind: str) -> None:
-    """Nothing → any version: installed, ready for the kind of change that this version can take."""
+    """No version → any version: installed, with the strategy that this version supports next."""
     status = world.install(version)
     assert (version, version) == (status["activeVersion"], status["lastGoodVersion"])
     assert kind == strategy(world)
@@ -37,7 +37,7 @@ def test_first_version_is_installed_without_approval(world: World, version: str,
 
 
 def test_upgrade_between_new_agents_is_a_rolling_handoff(world: World) -> None:
-    """5.1.14 → 5.1.15: the new pod starts beside the old one, and the agent is available all the time."""
+    """5.1.14 → 5.1.15: the new pod starts beside the old one, and an agent is available all the time."""
     world.install()
     since = world.condition("Available")["lastTransitionTime"]
     world.set_version("5.1.15")
@@ -67,7 +67,7 @@ def test_upgrade_from_an_old_agent_stops_it_first_and_ends_ready_for_handoffs(wo
 def test_other_change_of_the_template_needs_no_approval(
     world: World, version: str, strategy_taken: str, running_at_once: int
 ) -> None:
-    """Same version, another template: a handoff from 4.2.4 on, else a recreate."""
+    """Same version, another template: a handoff from 4.2.4 on, a recreate before."""
     world.install(version)
     world.patch({"logging": {"channelLevel": "ERROR"}})
     world.wait(lambda: len(world.status()["history"]) == 2, "second rollout in history")
@@ -86,7 +86,7 @@ def test_downgrade_to_a_new_agent_needs_approval_and_is_a_handoff(world: World) 
 
 
 def test_policy_below_zero_downtime_lets_small_downgrades_through(world: World) -> None:
-    """5.1.15 → 5.1.14 goes ahead at once; 4.2.3 still waits."""
+    """5.1.15 → 5.1.14 begins at once; 4.2.3 still waits for an approval."""
     world.install("5.1.15", downgradePolicy={"approval": "BelowZeroDowntime"})
     world.set_version("5.1.14")
     world.wait_for_phase("Running", "5.1.14")
@@ -95,7 +95,7 @@ def test_policy_below_zero_downtime_lets_small_downgrades_through(world: World) 
 
 
 def test_forced_downgrade_below_zero_downtime_stops_first(world: World) -> None:
-    """5.1.15 → 4.2.3: the old pod is gone before the new one starts; history tells who approved it; one write does it."""
+    """5.1.15 → 4.2.3: the old pod ends before the new one starts, history names the approval, and one write does it."""
     world.install("5.1.15")
     before = world.deployment()["metadata"]["generation"]
     world.set_version("4.2.3")
@@ -117,7 +117,7 @@ def test_forced_downgrade_below_zero_downtime_stops_first(world: World) -> None:
 
 
 def test_approval_may_come_in_the_same_apply_as_the_version(world: World) -> None:
-    """Annotation and version in one `kubectl apply` work as one step."""
+    """Annotation and version in one `kubectl apply` work in one step."""
     world.install("5.1.15")
     wanted = agent_manifest(version="4.2.3")
     wanted["metadata"]["annotations"] = {FORCE: "4.2.3 GitOps merge request 99"}
@@ -127,8 +127,8 @@ def test_approval_may_come_in_the_same_apply_as_the_version(world: World) -> Non
     assert "4.2.3 GitOps merge request 99" == world.status()["history"][0]["approval"]["text"]
 
 
-def test_going_back_from_a_target_that_never_became_active_is_free(world: World) -> None:
-    """5.1.14 → 5.1.15 (never ready) → 5.1.14: no approval, the old pod goes on, nothing is restarted."""
+def test_abort_of_a_target_that_never_became_active_needs_no_approval(world: World) -> None:
+    """5.1.14 → 5.1.15 (never ready) → 5.1.14: no approval, the old pod keeps running, and no agent restarts."""
     world.install()
     [old] = world.pods()
     stuck = {"annotations": {"sim.medplum.com/behaviour": "never-ready"}}
@@ -142,8 +142,8 @@ def test_going_back_from_a_target_that_never_became_active_is_free(world: World)
 
 
 @pytest.mark.parametrize("other", ["5.1.16", "5.1.14-rebuilt", "5.1.15"])
-def test_retarget_in_the_middle_is_measured_from_the_active_version(world: World, other: str) -> None:
-    """5.1.13 active, 5.1.20 under way and not ready: any target above 5.1.13 is an upgrade, also one below 5.1.20."""
+def test_retarget_during_a_rollout_is_compared_with_the_active_version(world: World, other: str) -> None:
+    """5.1.13 is active, 5.1.20 is not ready yet: any target above 5.1.13 is an upgrade, even one below 5.1.20."""
     world.install("5.1.13")
     world.patch({"version": "5.1.20", "podTemplate": {"annotations": {"sim.medplum.com/behaviour": "never-ready"}}})
     world.wait_for_phase("HandingOff")
@@ -152,8 +152,8 @@ def test_retarget_in_the_middle_is_measured_from_the_active_version(world: World
     assert ["Completed", "Superseded", "Completed"] == [entry["outcome"] for entry in world.status()["history"]]
 
 
-def test_retarget_below_the_active_version_in_the_middle_is_refused(world: World) -> None:
-    """5.1.14 active, 5.1.15 under way: 4.2.3 is a downgrade from 5.1.14; the rollout under way ends by itself."""
+def test_retarget_below_the_active_version_is_refused_during_a_rollout(world: World) -> None:
+    """5.1.14 is active, 5.1.15 is rolling out: 4.2.3 is a downgrade from 5.1.14, and the current rollout completes."""
     world.install()
     world.set_version("5.1.15")
     world.wait_for_phase("HandingOff")
@@ -171,8 +171,8 @@ def test_retarget_below_the_active_version_in_the_middle_is_refused(world: World
     ],
     ids=["hostPort", "hostNetwork"],
 )
-def test_agents_that_bind_ports_of_the_node_are_never_side_by_side(world: World, binding: dict[str, Any]) -> None:
-    """With hostPort or hostNetwork even 5.1.14 → 5.1.15 stops first, and the plan says why."""
+def test_agents_that_bind_ports_of_the_node_never_run_at_the_same_time(world: World, binding: dict[str, Any]) -> None:
+    """With hostPort or hostNetwork, 5.1.14 → 5.1.15 also stops first, and the plan says why."""
     world.install(**binding)
     world.set_version("5.1.15")
     status = world.wait_for_phase("Recreating")
@@ -181,15 +181,15 @@ def test_agents_that_bind_ports_of_the_node_are_never_side_by_side(world: World,
     assert 1 == world.recorder.most_running["front-desk"]
 
 
-def test_paused_agent_is_left_alone_until_it_is_not(world: World) -> None:
-    """spec.paused: neither a version change nor drift is acted on; taking it off acts on both."""
+def test_paused_agent_is_left_alone_until_the_pause_ends(world: World) -> None:
+    """spec.paused: the operator acts neither on a version change nor on drift; after the pause it acts on both."""
     world.install()
     generation = world.deployment()["metadata"]["generation"]
     world.patch({"paused": True, "version": "5.1.16"})
     world.wait_for_phase("Paused")
     world.kubectl("delete", "service", "front-desk")
     world.set_version("5.1.15")
-    world.wait_for_phase("Paused")  # of the newer generation: a pass has run since the Service went
+    world.wait_for_phase("Paused")  # of the newer generation: a pass has run since the Service was deleted
     assert generation == world.deployment()["metadata"]["generation"]
     assert "" == world.kubectl("get", "service", "front-desk", "--ignore-not-found")
     world.patch({"paused": False})
@@ -197,8 +197,8 @@ def test_paused_agent_is_left_alone_until_it_is_not(world: World) -> None:
     assert "service/front-desk" in world.kubectl("get", "service", "front-desk", "-o", "name")
 
 
-def test_what_costs_downtime_waits_for_a_window_and_a_handoff_does_not(world: World) -> None:
-    """A window that opens in some hours: an upgrade from 4.2.3 waits for it, drift is repaired meanwhile, and `now` lets it go."""
+def test_a_recreate_waits_for_a_window_and_a_handoff_does_not(world: World) -> None:
+    """A window opens in some hours: an upgrade from 4.2.3 waits for it, drift is repaired meanwhile, and `now` starts it at once."""
     opens = (datetime.now(UTC) + timedelta(hours=3)).hour
     world.install("4.2.3", maintenanceWindows=[{"schedule": f"0 {opens} * * *", "duration": "1h"}])
     [old] = world.pods()
@@ -216,8 +216,8 @@ def test_what_costs_downtime_waits_for_a_window_and_a_handoff_does_not(world: Wo
     world.wait_for_phase("Running", "5.1.15")
 
 
-def test_a_window_that_opens_lets_a_change_begin_by_itself(world: World) -> None:
-    """Nothing happens to the object in between: the operator looks again at the opening."""
+def test_a_change_begins_automatically_when_its_window_opens(world: World) -> None:
+    """No event happens in between: the operator requeues the agent for that time."""
     opens = (datetime.now(UTC) + timedelta(seconds=65)).replace(second=0, microsecond=0)
     world.install("4.2.3", maintenanceWindows=[{"schedule": f"{opens.minute} {opens.hour} * * *", "duration": "10m"}])
     world.set_version("5.1.14")
@@ -228,8 +228,8 @@ def test_a_window_that_opens_lets_a_change_begin_by_itself(world: World) -> None
     assert opens <= since
 
 
-def test_a_window_that_cannot_be_read_is_told(world: World) -> None:
-    """A time zone that does not exist: one Warning, and the sentence in the plan."""
+def test_an_invalid_window_is_reported(world: World) -> None:
+    """A time zone that does not exist: one Warning, and a sentence in the plan."""
     status = world.install(
         maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlim"}]
     )

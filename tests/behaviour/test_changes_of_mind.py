@@ -1,4 +1,4 @@
-"""Changes of mind in the middle of a change, on the real controllers. Every moment of every kind of change is in `tests/unit`, on a model."""
+"""Changes of mind during a change, on the real controllers. `tests/unit` covers every moment of every kind of change, on a model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOW_END = {"annotations": {**QUICK, **simulate(terminate_after="4s")}}
 
 
 def handing_over(world: World) -> None:
-    """5.1.14 serves, and 5.1.15 runs beside it without getting ready."""
+    """5.1.14 serves, and 5.1.15 runs beside it without becoming ready."""
     world.install()
     world.patch({"version": "5.1.15", "podTemplate": STUCK})
     world.wait_for_phase("HandingOff")
@@ -29,15 +29,15 @@ def handing_over(world: World) -> None:
 
 
 def stopping(world: World) -> None:
-    """An approved 5.1.15 to 4.2.3 has begun, and 5.1.15 takes its time to end."""
+    """An approved downgrade from 5.1.15 to 4.2.3 has begun, and 5.1.15 has not ended yet."""
     world.install("5.1.15", podTemplate=SLOW_END)
     world.approve("4.2.3 CHG-1")
     world.set_version("4.2.3")
-    world.wait(lambda: any("deletionTimestamp" in pod["metadata"] for pod in world.pods()), "5.1.15 told to go")
+    world.wait(lambda: any("deletionTimestamp" in pod["metadata"] for pod in world.pods()), "5.1.15 terminates")
 
 
 def fetching(world: World) -> None:
-    """An approved 5.1.15 to 4.2.3 waits for its image."""
+    """An approved downgrade from 5.1.15 to 4.2.3 waits for its image."""
     world.install("5.1.15")
     world.patch({"version": "4.2.3", "podTemplate": REGISTRY_AWAY})
     world.approve("4.2.3 CHG-1")
@@ -45,24 +45,24 @@ def fetching(world: World) -> None:
 
 
 def the_image_comes(world: World) -> None:
-    """Late, and the Job is done."""
+    """Let the Job fetch the image and complete."""
     [job] = world.jobs()
-    world.get_ready(f"batch.kubernetes.io/job-name={job['metadata']['name']}")
+    world.make_ready(f"batch.kubernetes.io/job-name={job['metadata']['name']}")
     world.wait(lambda: world.jobs()[0]["status"].get("succeeded") == 1, "the Job complete")
 
 
 def uids(world: World) -> list[str]:
-    """The agent's pods."""
+    """The uids of the agent's pods."""
     return [pod["metadata"]["uid"] for pod in world.pods()]
 
 
 def outcomes(world: World) -> list[str]:
-    """How the rollouts ended, the latest first."""
+    """The outcomes of the rollouts, the latest first."""
     return [entry["outcome"] for entry in world.status().get("history", [])]
 
 
-def test_an_approved_retarget_down_in_a_handoff_stops_both_agents_first(world: World) -> None:
-    """5.1.14 active, 5.1.15 beside it: 4.2.3 starts when both have gone (the recorder judges that), as a downgrade from 5.1.14."""
+def test_an_approved_downgrade_during_a_handoff_stops_both_agents_first(world: World) -> None:
+    """5.1.14 is active, 5.1.15 beside it: 4.2.3 starts after both have ended (the recorder judges that), as a downgrade from 5.1.14."""
     handing_over(world)
     world.approve("4.2.3 CHG-1")
     world.patch({"version": "4.2.3", "podTemplate": WORKS})
@@ -73,8 +73,8 @@ def test_an_approved_retarget_down_in_a_handoff_stops_both_agents_first(world: W
     assert ["4.2.3 CHG-1"] == status["spentApprovals"]
 
 
-def test_back_again_in_a_recreate_brings_back_what_was_active(world: World) -> None:
-    """5.1.15 ends, 4.2.3 has not started: back to 5.1.15 needs no approval, and the one that was used is spent."""
+def test_abort_during_a_recreate_restores_the_active_version(world: World) -> None:
+    """5.1.15 terminates, 4.2.3 has not started: the return to 5.1.15 needs no approval, and the used approval is spent."""
     stopping(world)
     world.set_version("5.1.15")
     world.wait(lambda: len(outcomes(world)) == 3, "the abort in history")
@@ -87,7 +87,7 @@ def test_back_again_in_a_recreate_brings_back_what_was_active(world: World) -> N
 
 
 def test_an_approval_that_is_withdrawn_before_it_is_used_approves_nothing(world: World) -> None:
-    """While the image is fetched; when it comes nobody is stopped. Set again, the same words count: they were never used."""
+    """It is withdrawn while the image is fetched, so no agent stops afterwards. Set again, the same text is valid: it was never used."""
     fetching(world)
     old = uids(world)
     world.kubectl("annotate", "mpa", "front-desk", f"{FORCE}-")
@@ -101,19 +101,19 @@ def test_an_approval_that_is_withdrawn_before_it_is_used_approves_nothing(world:
 
 
 def test_an_approval_that_is_withdrawn_after_it_was_used_changes_nothing(world: World) -> None:
-    """The downgrade that it let begin is finished, and history tells what approved it."""
+    """The downgrade that used it completes, and history names the approval."""
     stopping(world)
     world.kubectl("annotate", "mpa", "front-desk", f"{FORCE}-")
     status = world.wait_for_phase("Running", "4.2.3")
     assert ("4.2.3 CHG-1", []) == (status["history"][0]["approval"]["text"], status.get("spentApprovals", []))
 
 
-def test_a_handoff_that_was_begun_ends_while_the_agent_is_paused(world: World) -> None:
-    """The Deployment controller finishes it, and history tells; what is asked for then waits until the pause is over."""
+def test_a_handoff_completes_while_the_agent_is_paused(world: World) -> None:
+    """The Deployment controller completes it, and history records it. A change during the pause waits for its end."""
     handing_over(world)
     world.patch({"paused": True})
     assert "5.1.15" == world.wait_for_phase("Paused", "5.1.14")["rollout"]["to"]
-    world.get_ready("agents.medplum.com/version=5.1.15")
+    world.make_ready("agents.medplum.com/version=5.1.15")
     world.wait(lambda: outcomes(world) == ["Completed", "Completed"], "the end of the handoff in history")
     world.patch({"version": "5.1.16", "podTemplate": WORKS})
     assert "5.1.15" == world.wait_for_phase("Paused", "5.1.15")["history"][0]["to"]
@@ -122,8 +122,8 @@ def test_a_handoff_that_was_begun_ends_while_the_agent_is_paused(world: World) -
     assert ["Completed"] * 3 == outcomes(world)
 
 
-def test_a_pause_before_the_old_agent_is_stopped_stops_nobody(world: World) -> None:
-    """While the image is fetched; when it comes the agent serves on, and the approval counts when the pause is over."""
+def test_a_pause_before_the_old_agent_is_stopped_keeps_it_running(world: World) -> None:
+    """The pause begins while the image is fetched. The agent keeps serving, and the approval is valid after the pause."""
     fetching(world)
     old = uids(world)
     world.patch({"paused": True})
@@ -136,8 +136,8 @@ def test_a_pause_before_the_old_agent_is_stopped_stops_nobody(world: World) -> N
     assert ["4.2.3 CHG-1"] == world.wait_for_phase("Running", "4.2.3")["spentApprovals"]
 
 
-def test_deleted_in_the_middle_of_a_forced_downgrade_nothing_is_left(world: World) -> None:
-    """The agent that ends, the one that was to start, the Job, the backup: all go."""
+def test_deletion_during_a_forced_downgrade_leaves_nothing(world: World) -> None:
+    """The agent that ends, the one that would start, the Job and the backup are all deleted."""
     stopping(world)
     world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
     world.wait(lambda: "front-desk" not in world.kubectl("get", EVERYTHING, "-o", "name"), "all gone", seconds=90)
@@ -151,8 +151,10 @@ def test_deleted_in_the_middle_of_a_forced_downgrade_nothing_is_left(world: Worl
         pytest.param(stopping, "5.1.15", id="of a forced downgrade, newer"),
     ],
 )
-def test_deleted_and_created_anew_in_the_middle(world: World, middle: Callable[[World], None], version: str) -> None:
-    """An installation without an approval, when the first one's pods have gone (the recorder judges that); nothing of it is taken over."""
+def test_an_agent_is_deleted_and_created_again_during_a_change(
+    world: World, middle: Callable[[World], None], version: str
+) -> None:
+    """The new one is installed without an approval, after the pods of the first have ended (the recorder judges that). It takes nothing over."""
     middle(world)
     first = world.agent()["metadata"]["uid"]
     world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")

@@ -1,4 +1,4 @@
-"""The children: owned, repaired when they drift, left alone where a field is somebody else's, gone with their owner."""
+"""The children: owned, repaired after drift, with the fields of other managers left alone, deleted with their owner."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 CHILDREN = ("deployment", "service", "pdb", "serviceaccount")
 
 
-def test_children_are_owned_and_small_in_rights(world: World) -> None:
-    """All four carry the owner reference; no token is mounted; the pod fits Pod Security `restricted`, which the namespace enforces."""
+def test_children_are_owned_and_have_few_rights(world: World) -> None:
+    """All four have the owner reference. No token is mounted. The pod fits Pod Security `restricted`, which the namespace enforces."""
     world.kubectl("label", "namespace", world.namespace, "pod-security.kubernetes.io/enforce=restricted")
     world.install()
     uid = world.agent()["metadata"]["uid"]
@@ -30,7 +30,7 @@ def test_children_are_owned_and_small_in_rights(world: World) -> None:
 
 
 def test_readiness_is_a_connection_to_every_port_and_there_is_no_liveness_probe(world: World) -> None:
-    """Each channel's port has a TCP readiness probe of the kubelet in the pod."""
+    """The pod has a TCP readiness probe by the kubelet for the port of each channel."""
     world.install()
     spec = world.pods()[0]["spec"]
     assert "initContainers" not in spec
@@ -40,8 +40,8 @@ def test_readiness_is_a_connection_to_every_port_and_there_is_no_liveness_probe(
 
 
 @pytest.mark.parametrize("kind", CHILDREN)
-def test_deleted_child_is_made_again(world: World, kind: str) -> None:
-    """Whatever is deleted comes back, and status is as before."""
+def test_deleted_child_is_created_again(world: World, kind: str) -> None:
+    """Every deleted child is created again, and status is as before."""
     world.install()
     before = world.read(kind, child(kind))["metadata"]["uid"]
     world.kubectl("delete", kind, child(kind), "--wait=true")
@@ -78,7 +78,7 @@ def test_deleted_child_is_made_again(world: World, kind: str) -> None:
     ids=["replicas", "maxSurge", "selector", "minAvailable", "token"],
 )
 def test_drift_is_repaired(world: World, kind: str, patch: str, look: Callable[[dict[str, Any]], bool]) -> None:
-    """A field that is ours, changed by hand, is set back, and an Event tells of it."""
+    """A field of ours that was changed by hand is set back, and an Event reports it."""
     world.install()
     world.kubectl("patch", kind, child(kind), "--type=merge", "-p", patch)
     world.wait(lambda: look(world.read(kind, child(kind))), f"{kind} repaired")
@@ -86,7 +86,7 @@ def test_drift_is_repaired(world: World, kind: str, patch: str, look: Callable[[
 
 
 def test_image_edited_by_hand_is_set_back(world: World) -> None:
-    """`kubectl set image` to another version is undone by a rollout back to what the spec says."""
+    """The operator reverts `kubectl set image` to another version by a rollout to the version of the spec."""
     world.install("5.1.15")
     world.kubectl("set", "image", "deployment/front-desk", "agent=registry.example.org/medplum-agent:5.1.16")
     wanted = "registry.example.org/medplum-agent:5.1.15"
@@ -98,7 +98,7 @@ def test_image_edited_by_hand_is_set_back(world: World) -> None:
 
 
 def test_fields_of_others_are_left_alone(world: World) -> None:
-    """Labels and annotations of other tools stay on every child, over the operator's own changes."""
+    """Labels and annotations of other tools stay on every child when the operator changes it."""
     world.install()
     for kind in CHILDREN:
         world.kubectl("label", kind, child(kind), "team=lab")
@@ -111,7 +111,7 @@ def test_fields_of_others_are_left_alone(world: World) -> None:
 
 
 def test_rollout_restart_is_a_handoff(world: World) -> None:
-    """`kubectl rollout restart` replaces the pod by a handoff and is not undone."""
+    """`kubectl rollout restart` replaces the pod by a handoff and is not reverted."""
     world.install()
     [old] = world.pods()
     world.kubectl("rollout", "restart", "deployment/front-desk")
@@ -125,8 +125,8 @@ def test_rollout_restart_is_a_handoff(world: World) -> None:
     assert "kubectl.kubernetes.io/restartedAt" in annotations
 
 
-def test_removed_field_is_removed_below(world: World) -> None:
-    """An annotation taken out of spec.service goes from the Service, one that somebody else set stays."""
+def test_removed_field_is_removed_from_the_child(world: World) -> None:
+    """An annotation that is removed from spec.service is removed from the Service; one of another manager stays."""
     world.install(service={"annotations": {"example.org/pool": "a"}})
     world.kubectl("annotate", "service", "front-desk", "example.org/other=stays")
     world.kubectl(
@@ -146,10 +146,8 @@ def test_removed_field_is_removed_below(world: World) -> None:
         ("Service", ("create", "service", "clusterip", "front-desk", "--tcp=80:80")),
     ],
 )
-def test_object_of_that_name_that_is_not_ours_is_never_taken_over(
-    world: World, kind: str, create: tuple[str, ...]
-) -> None:
-    """A stranger's Deployment or Service stays as it is; the finding says what to do."""
+def test_foreign_object_of_the_same_name_is_never_taken_over(world: World, kind: str, create: tuple[str, ...]) -> None:
+    """A foreign Deployment or Service stays as it is; the finding says what to do."""
     world.kubectl(*create)
     before = world.read(kind, child(kind))
     world.apply(agent_manifest())
@@ -163,7 +161,7 @@ def test_object_of_that_name_that_is_not_ours_is_never_taken_over(
 
 @pytest.mark.parametrize("how", ["background", "foreground"])
 def test_deleting_the_agent_leaves_nothing_and_never_hangs(world: World, how: str) -> None:
-    """No finalizer: the object goes at once, its children by garbage collection, and nothing is made again."""
+    """There is no finalizer: the object is deleted at once, its children by garbage collection, and none is created again."""
     world.install()
     assert "finalizers" not in world.agent()["metadata"]
     world.kubectl("delete", "mpa", "front-desk", f"--cascade={how}", "--timeout=30s")
@@ -176,7 +174,7 @@ def test_deleting_the_agent_leaves_nothing_and_never_hangs(world: World, how: st
 
 
 def test_deleting_works_without_an_operator(world: World) -> None:
-    """I5: no operator, no hanging: the agent and its children go all the same."""
+    """I5: without an operator, the agent and its children are deleted too."""
     world.install()
     world.operators[-1].kill()
     world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
@@ -185,8 +183,8 @@ def test_deleting_works_without_an_operator(world: World) -> None:
     )
 
 
-def test_kopf_leaves_no_mark_on_anybodys_object(world: World) -> None:
-    """No Kopf annotation, no finalizer, on the agent and on its children."""
+def test_kopf_leaves_no_mark_on_any_object(world: World) -> None:
+    """There is no annotation and no finalizer of Kopf on the agent and its children."""
     world.install()
     everything = world.kubectl("get", "mpa,deployment,service,pdb,serviceaccount,pods", "-o", "yaml")
     assert "kopf" not in everything.lower()

@@ -1,4 +1,4 @@
-"""It ends well wherever the operator dies: every write of every scenario as the moment of its death."""
+"""Every write of every scenario as the moment of the operator's death: each ends well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.support.audit import USER, resource
 from tests.support.crash_points.digest import differences, without_replica_sets
 from tests.support.crash_points.enumeration import enumerate_points, learned, quiet
-from tests.support.crash_points.modes import Counting, Holding, Mode
+from tests.support.crash_points.modes import Counting, Delaying, Mode
 from tests.support.crash_points.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(1800 if ALL else 900)
 
 
 def cases(name: str, writes: int) -> list[tuple[Mode, range]]:
-    """In which modes which writes are played."""
+    """The write numbers to play in each mode."""
     modes = [mode for mode in Mode if ALL or mode is Mode.KILLED or name in MOST_TELLING]
     numbers = range(1, writes + 1)
     return [(mode, numbers if ALL or (name, mode) in EVERY else numbers[::3]) for mode in modes]
@@ -36,20 +36,19 @@ def cases(name: str, writes: int) -> list[tuple[Mode, range]]:
 
 @pytest.mark.parametrize("hashed", ["4", "55b68dd", "6949559fd4"])
 @pytest.mark.parametrize("workload", ["front-desk", "front-desk-gate"])
-def test_what_controllers_make_up_is_no_difference(workload: str, hashed: str) -> None:
-    """The hash in the name of a ReplicaSet has one to ten letters."""
+def test_generated_names_are_not_a_difference(workload: str, hashed: str) -> None:
+    """The hash in the name of a ReplicaSet has one to ten characters."""
     named = [f"{workload}-{hashed}-", f"{workload}-{hashed}-gl9lz"]
     assert [f"{workload}-RS-", f"{workload}-RS-"] == [without_replica_sets(name) for name in named]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: dict[str, Learned]) -> None:
-    """Killed at it, its answer lost, or late behind a successor's: the same end, one history entry, nothing done twice.
+    """The operator is killed at it, or its answer is lost, or it arrives after a successor's writes: the same end, one history entry, nothing done twice.
 
-    First it is played undisturbed: the same objects are written in the same order each time, and the ends are the same, so writes can be
-    counted and ends compared. One test for all modes of a scenario, so that this is learned once. As many writes as there are besides
-    status and Events are reached in every run; how often those are written depends on how quickly one thing follows another, so that a
-    run may have no last one to strike at.
+    Undisturbed runs come first. They write the same objects in the same order and end in the same state, so writes can be counted and ends
+    compared. One test covers all modes of a scenario, so that it learns this only once. Every run reaches as many writes as there are besides
+    status and Events. The number of status and Event writes depends on timing, so a run may not reach the last number.
     """
     undisturbed = await learned(clinics, SCENARIOS[name], known)
     assert 1 == len(set(undisturbed.acts))
@@ -67,7 +66,7 @@ async def test_every_write_may_be_the_last(clinics: Clinics, name: str, known: d
 
 
 async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics) -> None:
-    """The API server takes it for its ServiceAccount, not for the administrator by whose way the proxy knows the API server."""
+    """The API server authenticates it as its ServiceAccount, not as the administrator whose certificate the proxy knows."""
     if clinics.cluster.audit_log is None:
         pytest.skip("the audit log of a cluster that the tests did not start cannot be read")
     since = datetime.now(UTC)
@@ -84,10 +83,10 @@ async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics)
     assert {USER} == writers
 
 
-async def test_a_first_write_that_comes_late_changes_nothing(clinics: Clinics) -> None:
-    """The Deployment of 5.1.14, sent by an operator that died, arrives after its successor has gone on to 5.1.15: it is refused."""
+async def test_a_late_first_write_changes_nothing(clinics: Clinics) -> None:
+    """The Deployment of 5.1.14, sent by an operator that died, arrives after its successor has rolled out 5.1.15: it is refused."""
     async with clinics.clinic() as clinic:
-        dying = Holding(4)
+        dying = Delaying(4)
         dying.arm()
         await clinic.start_operator(dying)
         await clinic.apply("5.1.14")

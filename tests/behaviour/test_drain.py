@@ -24,7 +24,7 @@ BUDGET = "front-desk-moves-by-handoff"
 
 @pytest.fixture
 def nodes(world: World) -> Iterator[list[str]]:
-    """Two nodes for this test alone: what is cordoned here disturbs nobody else."""
+    """Two nodes for this test only, so that cordons do not affect other tests."""
     template = next(iter(yaml.safe_load_all((ROOT / "tests/support/cluster/nodes.yaml").read_text())))
     names = [f"{world.namespace}-{letter}" for letter in "ab"]
     for name in names:
@@ -40,8 +40,8 @@ def nodes(world: World) -> Iterator[list[str]]:
     world.cluster.kubectl("delete", "node", *names)
 
 
-def at_home(world: World, **fields: Any) -> dict[str, Any]:
-    """A podTemplate that keeps the agent on this test's nodes."""
+def on_own_nodes(world: World, **fields: Any) -> dict[str, Any]:
+    """A podTemplate that binds the agent to the nodes of this test."""
     return {
         "annotations": dict(QUICK),
         "nodeSelector": {"pool": world.namespace},
@@ -51,13 +51,13 @@ def at_home(world: World, **fields: Any) -> dict[str, Any]:
 
 
 def node_of(world: World, name: str = "front-desk") -> str:
-    """Where the agent's one pod is."""
+    """The node of the agent's only pod."""
     [pod] = world.pods(name)
     return str(pod["spec"].get("nodeName", ""))
 
 
 def evict(world: World, *flags: str) -> str:
-    """POST a real Eviction of the agent's pod; returns what kubectl says."""
+    """POST an Eviction of the agent's pod. Returns the output of kubectl."""
     name = world.pods()[0]["metadata"]["name"]
     body = json.dumps({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}})
     path = f"/api/v1/namespaces/{world.namespace}/pods/{name}/eviction"
@@ -65,15 +65,15 @@ def evict(world: World, *flags: str) -> str:
 
 
 def wait_for_the_budget(world: World, name: str = BUDGET) -> None:
-    """Until it counts the pod."""
+    """Wait until the budget counts the pod."""
     world.wait(lambda: world.read("pdb", name)["status"].get("currentHealthy") == 1, "the budget counts the pod")
 
 
 def test_kubectl_drain_hands_over_every_agent_of_the_node(world: World, nodes: list[str]) -> None:
-    """Two agents on the node: both run twice for a moment, both serve on the other node, and the drain ends well by itself."""
+    """Two agents on the node: each runs twice for a moment, both serve on the other node, and the drain completes."""
     world.kubectl("cordon", nodes[1])
     both = ("front-desk", "lab")
-    world.apply(*(agent_manifest(name, "5.1.15", podTemplate=at_home(world)) for name in both))
+    world.apply(*(agent_manifest(name, "5.1.15", podTemplate=on_own_nodes(world)) for name in both))
     for name in both:
         world.wait_for_phase("Running", "5.1.15", name)
         wait_for_the_budget(world, f"{name}-moves-by-handoff")
@@ -98,9 +98,9 @@ def test_kubectl_drain_hands_over_every_agent_of_the_node(world: World, nodes: l
     assert 2 == writes_of_the_operator(world, since).count("patch deployments")
 
 
-def test_a_refused_eviction_names_the_budget_that_tells_the_way(world: World, nodes: list[str]) -> None:
-    """429: its causes name the budget, and the budget's note has the command for when the operator does not run."""
-    world.install("5.1.15", podTemplate=at_home(world))
+def test_a_refused_eviction_names_the_budget_with_the_instructions(world: World, nodes: list[str]) -> None:
+    """429: its causes name the budget, and the budget's annotation has the command for the case that the operator does not run."""
+    world.install("5.1.15", podTemplate=on_own_nodes(world))
     wait_for_the_budget(world)
     said = evict(world, "-v=9")
     assert "TooManyRequests" in said
@@ -110,9 +110,9 @@ def test_a_refused_eviction_names_the_budget_that_tells_the_way(world: World, no
     assert nodes
 
 
-def test_without_the_operator_the_note_s_command_lets_the_drain_go_on(world: World, nodes: list[str]) -> None:
-    """The operator is dead, the node cordoned: `kubectl rollout restart` hands over, and nothing is left to do when it is back."""
-    world.install("5.1.15", podTemplate=at_home(world))
+def test_without_an_operator_the_command_in_the_annotation_unblocks_the_drain(world: World, nodes: list[str]) -> None:
+    """The operator is dead and the node cordoned: `kubectl rollout restart` hands over, and the next operator has nothing left to do."""
+    world.install("5.1.15", podTemplate=on_own_nodes(world))
     here = node_of(world)
     other = next(name for name in nodes if name != here)
     world.operators[-1].kill()
@@ -127,9 +127,9 @@ def test_without_the_operator_the_note_s_command_lets_the_drain_go_on(world: Wor
     assert generation == world.deployment()["metadata"]["generation"]
 
 
-def test_no_other_node_stops_nothing_and_says_so(world: World, nodes: list[str]) -> None:
-    """Both nodes cordoned: the agent serves on, the plan says that no other node takes it; with the cordon taken back it ends."""
-    world.install("5.1.15", podTemplate=at_home(world))
+def test_without_another_node_the_agent_keeps_serving(world: World, nodes: list[str]) -> None:
+    """Both nodes are cordoned: the agent keeps serving, and the plan says that no other node takes it. After an uncordon the message is gone."""
+    world.install("5.1.15", podTemplate=on_own_nodes(world))
     world.kubectl("cordon", *nodes)
     plan = world.wait(
         lambda: (text := world.status().get("plan", "")) and "No other node takes the agent" in text and text,
@@ -142,9 +142,9 @@ def test_no_other_node_stops_nothing_and_says_so(world: World, nodes: list[str])
 
 
 def test_evict_lets_the_eviction_through(world: World, nodes: list[str]) -> None:
-    """spec.handoff.onNodeDrain: Evict: the cordon moves nobody, the eviction stops the agent, and it starts elsewhere."""
+    """spec.handoff.onNodeDrain: Evict: the cordon moves no agent, the eviction stops the agent, and it starts elsewhere."""
     handoff = {"minReadySeconds": 1, "drainSeconds": 1, "progressDeadlineSeconds": 60, "onNodeDrain": "Evict"}
-    world.install("5.1.15", handoff=handoff, podTemplate=at_home(world))
+    world.install("5.1.15", handoff=handoff, podTemplate=on_own_nodes(world))
     here = node_of(world)
     generation = world.deployment()["metadata"]["generation"]
     world.kubectl("cordon", here)
@@ -156,9 +156,9 @@ def test_evict_lets_the_eviction_through(world: World, nodes: list[str]) -> None
 
 
 def test_an_agent_before_4_2_4_stops_and_then_starts(world: World, nodes: list[str]) -> None:
-    """`kubectl drain`: never two at once (I1), and the operator writes nothing for it."""
+    """`kubectl drain`: never two at the same time (I1), and the operator writes nothing for it."""
     slow = {**simulate(ready_after="300ms", terminate_after="1500ms")}
-    world.install("4.2.3", podTemplate=at_home(world, annotations=slow))
+    world.install("4.2.3", podTemplate=on_own_nodes(world, annotations=slow))
     here = node_of(world)
     generation = world.deployment()["metadata"]["generation"]
     world.cluster.kubectl("drain", here, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
@@ -170,7 +170,7 @@ def test_an_agent_before_4_2_4_stops_and_then_starts(world: World, nodes: list[s
 
 def test_a_node_s_own_reports_cost_nothing(world: World, nodes: list[str]) -> None:
     """A label, a condition, a heartbeat of the agent's node: no request at all, the regular LISTs apart. Only a cordon is looked at."""
-    world.install("5.1.15", podTemplate=at_home(world))
+    world.install("5.1.15", podTemplate=on_own_nodes(world))
     world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
     since = datetime.now(UTC)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""A change that fails: told in the words of its pods, taken back unless that is held, and not tried again by itself."""
+"""A failed change: reported with the cause from its pods, rolled back unless the setting is Hold, and not retried automatically."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ RETRY = "agents.medplum.com/retry"
     ],
     ids=["image", "secret missing", "silent crash", "crash with words", "credentials", "first port", "second port"],
 )
-def test_failed_upgrade_is_told_in_words_and_the_old_agent_serves(
+def test_failed_upgrade_is_explained_and_the_old_agent_serves(
     world: World, pod: dict[str, str], reason: str, words: str
 ) -> None:
-    """5.1.14 → 5.1.15 cannot succeed: taken back, Stalled, the cause, the ways out; the old pod was never touched."""
+    """5.1.14 → 5.1.15 cannot succeed: rolled back, Stalled, with cause and fixes; the old pod was never touched."""
     world.install(handoff=DEADLINE)
     [old] = world.pods()
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": pod}})
@@ -67,23 +67,23 @@ def test_failed_upgrade_is_told_in_words_and_the_old_agent_serves(
     assert 1 == len(world.wait(lambda: world.events(reason), "the Event")[:1])
 
 
-def test_the_same_once_more_is_judged_by_this_time(empty_world: World) -> None:
-    """Up, down and up again, and this time 5.1.15 never opens its port: what the ReplicaSet of the first time once was tells nothing of it."""
+def test_a_repeated_change_is_judged_by_its_own_try(empty_world: World) -> None:
+    """Up, down and up again, and this time 5.1.15 never opens its port: the old state of the ReplicaSet does not count."""
     world = empty_world
     slow = {**DEADLINE, "progressDeadlineSeconds": 10}
     pods = {"annotations": simulate(Behaviour.NEVER_READY)}
     world.start_operator()
     world.apply(agent_manifest("front-desk", "4.2.3", handoff=slow, podTemplate=pods))
-    world.get_ready("agents.medplum.com/version=4.2.3")
+    world.make_ready("agents.medplum.com/version=4.2.3")
     world.wait_for_phase("Running", "4.2.3")
     world.approve("4.2.3 CHG-1")
     for version in ("5.1.15", "4.2.3"):
         world.set_version(version)
-        world.get_ready(f"agents.medplum.com/version={version}")
+        world.make_ready(f"agents.medplum.com/version={version}")
         world.wait_for_phase("Running", version)
     world.set_version("5.1.15")
     world.wait_for_phase("RollingBack")
-    world.get_ready("agents.medplum.com/version=4.2.3")
+    world.make_ready("agents.medplum.com/version=4.2.3")
     status = world.wait_for_phase("Failed", "4.2.3")
     outcomes = [(entry["to"], entry["outcome"]) for entry in status["history"]]
     assert [("4.2.3", "Completed"), ("5.1.15", "Failed"), ("4.2.3", "Completed"), ("5.1.15", "Completed")] == outcomes[
@@ -91,8 +91,8 @@ def test_the_same_once_more_is_judged_by_this_time(empty_world: World) -> None:
     ]
 
 
-def test_pod_that_no_node_takes_is_told_in_the_schedulers_words(world: World) -> None:
-    """Unschedulable: the reason and what the scheduler says."""
+def test_unschedulable_pod_is_reported_with_the_schedulers_message(world: World) -> None:
+    """Unschedulable: the reason and the scheduler's message."""
     world.install(handoff=DEADLINE)
     world.patch({"version": "5.1.15", "podTemplate": {"nodeSelector": {"kubernetes.io/hostname": "nowhere"}}})
     status = world.wait_for_phase("Failed")
@@ -100,8 +100,8 @@ def test_pod_that_no_node_takes_is_told_in_the_schedulers_words(world: World) ->
     assert "nodes are available" in status["plan"]
 
 
-def test_pod_that_may_not_be_created_is_told_in_the_api_servers_words(world: World) -> None:
-    """A quota that lets no second pod in: the reason and what the API server says."""
+def test_forbidden_pod_is_reported_with_the_api_servers_message(world: World) -> None:
+    """A quota refuses a second pod: the reason and the API server's message."""
     world.install(handoff=DEADLINE)
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
     world.set_version("5.1.15")
@@ -110,8 +110,8 @@ def test_pod_that_may_not_be_created_is_told_in_the_api_servers_words(world: Wor
     assert "exceeded quota: tight" in status["plan"]
 
 
-def test_what_is_held_goes_on_by_itself_when_its_cause_is_mended(world: World) -> None:
-    """The quota goes, the rollout completes; history has one entry for it, now Completed."""
+def test_a_rollout_with_hold_resumes_when_its_cause_is_fixed(world: World) -> None:
+    """After the quota is deleted, the rollout completes; history has one entry for it, now Completed."""
     world.install(handoff=HOLD)
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
     world.set_version("5.1.15")
@@ -123,15 +123,15 @@ def test_what_is_held_goes_on_by_itself_when_its_cause_is_mended(world: World) -
     assert ["Completed", "Completed"] == [entry["outcome"] for entry in world.status()["history"]]
 
 
-def test_what_no_waiting_mends_is_taken_back_long_before_the_deadline(world: World) -> None:
-    """A missing Secret with an hour to go."""
+def test_a_failure_that_waiting_cannot_fix_is_rolled_back_long_before_the_deadline(world: World) -> None:
+    """A missing Secret, with an hour left until the deadline."""
     world.install(handoff={**DEADLINE, "progressDeadlineSeconds": 3600})
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate(Behaviour.CONFIG_ERROR)}})
     assert "5.1.14" == world.wait_for_phase("Failed")["activeVersion"]
 
 
-def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(world: World) -> None:
-    """Its ReplicaSet is there from the first try: the real Deployment controller takes that for complete and never gives up."""
+def test_a_retried_recreate_has_its_deadline_too(world: World) -> None:
+    """Its ReplicaSet exists from the first try: the real Deployment controller considers that complete and never times out."""
     world.install("4.2.3", handoff=DEADLINE)
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate(Behaviour.NEVER_READY)}})
     world.wait_for_phase("Failed", "4.2.3")
@@ -140,8 +140,8 @@ def test_what_is_stopped_for_and_tried_again_has_its_deadline_too(world: World) 
     assert "does not listen on port 2575" in world.wait_for_phase("Failed", "4.2.3")["plan"]
 
 
-def test_what_failed_is_tried_again_when_somebody_asks_and_not_before(world: World) -> None:
-    """Not by another operator; a new text in the annotation does it, and the same text does not do it again."""
+def test_a_failed_change_is_retried_only_on_request(world: World) -> None:
+    """Another operator does not retry it; a new text in the annotation does, and the same text not again."""
     world.install(handoff=DEADLINE)
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
     world.set_version("5.1.15")
@@ -154,19 +154,19 @@ def test_what_failed_is_tried_again_when_somebody_asks_and_not_before(world: Wor
     generation = world.deployment()["metadata"]["generation"]
     world.start_operator("--resync-seconds", "5")
     world.wait(lambda: world.operators[-1].get("/readyz")[0] == 200, "the next operator")
-    time.sleep(11)  # two resyncs: that nothing happens can only be waited for
+    time.sleep(11)  # two resyncs: only waiting shows that nothing happens
     assert generation == world.deployment()["metadata"]["generation"]
     world.kubectl("annotate", "mpa", "front-desk", "--overwrite", f"{RETRY}=two")
     world.wait_for_phase("Running", "5.1.15")
 
 
 def outcomes(world: World) -> list[str]:
-    """How the rollouts ended, the latest first."""
+    """The outcomes of the rollouts, the latest first."""
     return [entry["outcome"] for entry in world.status().get("history", [])]
 
 
-def test_going_back_from_a_failed_upgrade_is_free(world: World) -> None:
-    """Failed 5.1.15 → back to 5.1.14 without approval: Running, and history tells of the failure."""
+def test_return_from_a_failed_upgrade_needs_no_approval(world: World) -> None:
+    """Failed 5.1.15 → back to 5.1.14 without approval: Running, and history records the failure."""
     world.install(handoff=DEADLINE)
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": simulate(Behaviour.NEVER_READY)}})
     world.wait_for_phase("Failed")
@@ -176,8 +176,8 @@ def test_going_back_from_a_failed_upgrade_is_free(world: World) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("5.1.15", "4.2.3"), ("4.2.3", "5.1.15")])
-def test_failed_recreate_brings_back_what_was_active(world: World, before: str, after: str) -> None:
-    """A forced downgrade to a version that keeps ending, or an upgrade from below 4.2.4: what was active serves again, by recreate."""
+def test_failed_recreate_is_rolled_back(world: World, before: str, after: str) -> None:
+    """A forced downgrade to a version that keeps crashing, or an upgrade from below 4.2.4: the active version serves again, by recreate."""
     world.install(before, handoff=DEADLINE)
     world.patch({"version": after, "podTemplate": {"annotations": simulate(Behaviour.CRASH_LOOP)}})
     if after == "4.2.3":
@@ -195,8 +195,8 @@ def test_failed_recreate_brings_back_what_was_active(world: World, before: str, 
     world.wait_for_phase("Running", before)
 
 
-def test_spec_that_the_api_server_refuses_to_render_is_told_and_stops_nothing(world: World) -> None:
-    """A nodePort out of the cluster's range together with a new version: told in words, the agent untouched."""
+def test_child_that_the_api_server_refuses_is_reported_and_stops_no_agent(world: World) -> None:
+    """A nodePort outside the cluster's range together with a new version: the plan has the message, the agent is untouched."""
     world.install()
     [old] = world.pods()
     broken: dict[str, Any] = {
@@ -211,8 +211,8 @@ def test_spec_that_the_api_server_refuses_to_render_is_told_and_stops_nothing(wo
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
 
 
-def test_missing_image_repository_is_told_before_anything_is_made(world: World) -> None:
-    """Neither spec nor setting names a repository: no child is made, and the message says where to set it."""
+def test_missing_image_repository_is_reported_before_any_child_is_created(world: World) -> None:
+    """Neither spec nor setting has a repository: no child is created, and the message says where to set it."""
     world.apply(agent_manifest(image={"pullPolicy": "Always"}))
     status = world.wait_for_phase("Failed")
     assert "spec.image.repository" in status["plan"]

@@ -1,4 +1,4 @@
-"""It ends well whatever the API server does meanwhile: faults of every kind, through a proxy, while an agent is changed."""
+"""Faults of the API server of every kind, through a proxy, while an agent is changed: each trial ends well."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(900)
 
 
 async def attempts(clinics: Clinics, name: str, kinds: list[Kind], known: dict[str, Learned]) -> list[Trial]:
-    """Play a scenario under each of these kinds, some of them side by side."""
+    """Play a scenario with each of these kinds of fault, some of them concurrently."""
     undisturbed = await learned(clinics, SCENARIOS[name], known)
     lanes = asyncio.Semaphore(LANES)
 
@@ -41,17 +41,15 @@ async def attempts(clinics: Clinics, name: str, kinds: list[Kind], known: dict[s
 
 
 @pytest.mark.parametrize("name", ["handoff", "forced downgrade"])
-async def test_it_ends_well_whatever_the_api_server_does(
-    clinics: Clinics, name: str, known: dict[str, Learned]
-) -> None:
-    """The same end as undisturbed, soon after the fault is over, with a bounded number of requests, and then none at all."""
+async def test_every_fault_of_the_api_server_ends_well(clinics: Clinics, name: str, known: dict[str, Learned]) -> None:
+    """The same end as undisturbed, soon after the fault, with a bounded number of requests, and then no more requests."""
     trials = await attempts(clinics, name, CHOSEN, known)
     assert len(CHOSEN) == len(trials) > 0
     assert [] == [str(trial) for trial in trials if trial.faults]
 
 
 class Blindfold(Counting):
-    """At the write of the Deployment every watch ends with 410 Gone, and no LIST of pods is answered until it is taken off."""
+    """When the Deployment is written, every watch ends with 410 Gone, and LISTs of pods wait until the blindfold is released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +58,7 @@ class Blindfold(Counting):
         self.lists_kept_back = 0
 
     async def before(self, call: Call) -> Answer | None:
-        """Put it on, or keep a LIST back."""
+        """Begin at the write of the Deployment, or delay a LIST."""
         answer = await super().before(call)
         if self.proxy is not None and call.label == "PATCH deployments front-desk" and not self.struck.is_set():
             self.struck.set()
@@ -71,8 +69,8 @@ class Blindfold(Counting):
         return answer
 
 
-async def test_an_old_pod_that_goes_while_a_watch_is_broken_delays_a_change_by_seconds(clinics: Clinics) -> None:
-    """Nobody tells that it was deleted: not the watch that ended, nor the one that begins. The LIST of everything is 300 s away."""
+async def test_an_old_pod_that_is_deleted_during_a_broken_watch_delays_a_rollout_by_seconds(clinics: Clinics) -> None:
+    """Neither the watch that ended nor the new one reports the deletion. The next LIST of all kinds is 300 s away."""
     async with clinics.clinic("faults") as clinic:
         blindfold = Blindfold()
         proxy = await clinic.start_operator(blindfold)

@@ -1,4 +1,4 @@
-"""Many agents, evictions, and how much a change costs the API server."""
+"""Many agents, evictions, and the writes that a change costs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.handlers import WATCHED
+from medplum_agent_operator.kinds import watched
 from tests.support.audit import calls_of_the_operator, resource, writes_of_the_operator
 from tests.support.world import agent_manifest
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 TEN = [f"agent-{number}" for number in range(10)]
 
 
-def test_ten_agents_changing_at_once_all_arrive(world: World) -> None:
-    """Handoffs, recreates and refusals side by side: each ends as if it were alone."""
+def test_ten_concurrent_changes_all_complete(world: World) -> None:
+    """Concurrent handoffs, recreates and refusals: each ends as if it were alone."""
     olds = {name: ("5.1.14", "4.2.3", "5.1.15")[number % 3] for number, name in enumerate(TEN)}
     news = {name: ("5.1.15", "5.1.15", "4.2.3")[number % 3] for number, name in enumerate(TEN)}
     world.apply(*(agent_manifest(name, olds[name]) for name in TEN))
@@ -35,8 +35,8 @@ def test_ten_agents_changing_at_once_all_arrive(world: World) -> None:
     assert [2] * len(handed_over) == [world.recorder.most_running[name] for name in handed_over]
 
 
-def test_evicted_old_agent_is_never_two_at_once(world: World) -> None:
-    """4.2.3 is evicted as a node drain does it: its replacement waits, Pending, until it has gone (I1)."""
+def test_evicted_old_agent_never_runs_twice(world: World) -> None:
+    """4.2.3 is evicted as by a node drain: its replacement waits, Pending, until it has ended (I1)."""
     world.install("4.2.3", podTemplate={"annotations": {"sim.medplum.com/terminate-after": "2s"}})
     [old] = world.pods()
     name = old["metadata"]["name"]
@@ -54,11 +54,11 @@ def test_evicted_old_agent_is_never_two_at_once(world: World) -> None:
     [("5.1.14", "5.1.15", 1, 3), ("5.1.15", "4.2.3", 1, 5), ("4.2.3", "5.1.15", 2, 5)],
 )
 def test_change_of_version_costs_few_writes(world: World, old: str, new: str, deployments: int, statuses: int) -> None:
-    """One Deployment write and at most three of status; where the old agent is stopped first, two more of status and a Job.
+    """One write of the Deployment and at most three of status. If the old agent is stopped first, two more of status and a Job.
 
-    One tells that the image is fetched, and one that the old agent has ended: nothing serves, and when that began must be
-    noted while it is known.
-    After a recreate up to a new agent there is one more Deployment write: it sets the strategy for the next change, so that
+    One of these reports that the image is fetched. The other reports that the old agent has ended: no agent serves, and the time must be
+    recorded while it is known.
+    After a recreate to 4.2.4 or later there is one more write of the Deployment: it sets the strategy for the next change, so that
     `kubectl rollout restart` is a handoff again.
     """
     world.install(old)
@@ -75,7 +75,7 @@ def test_change_of_version_costs_few_writes(world: World, old: str, new: str, de
 
 
 def writes_once_quiet(world: World, since: datetime) -> list[str]:
-    """The operator's writes, once two seconds brought no further one: the last are told after the phase is reached."""
+    """The operator's writes, after two seconds without a new one: the last writes come after the phase is reached."""
     seen: list[str] = []
     unchanged_since = datetime.now(UTC)
 
@@ -90,19 +90,19 @@ def writes_once_quiet(world: World, since: datetime) -> list[str]:
     return seen
 
 
-def looks_at_everything(world: World, since: datetime) -> int:
+def full_lists(world: World, since: datetime) -> int:
     """How often the operator has listed every kind that it watches."""
     lists = Counter(resource(call) for call in calls_of_the_operator(world, since) if call["verb"] == "list")
-    return min(lists[WATCHED[kind][2]] for kind in WATCHED)
+    return min(lists[kind.plural] for kind in watched(nodes=True))
 
 
 def test_event_that_changes_nothing_costs_no_request(world: World) -> None:
-    """A label on the agent, a note on its pod: seen by the watches, answered from memory."""
+    """A label on the agent, an annotation on its pod: the watches see them, and the cache answers."""
     started = datetime.now(UTC) - timedelta(seconds=30)
     world.install()
     world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
-    # It looks at everything at its start, Kopf does, and it does twice more soon after: those LISTs are no answer to an event.
-    world.wait(lambda: looks_at_everything(world, started) >= 4, "the LISTs of the start")
+    # The operator lists all kinds at its start, Kopf does too, and two resyncs follow soon: those LISTs do not answer an event.
+    world.wait(lambda: full_lists(world, started) >= 4, "the LISTs of the start")
     since = datetime.now(UTC)
     world.kubectl("label", "mpa", "front-desk", "team=lab")
     world.kubectl("annotate", "pods", "-l", "agents.medplum.com/agent=front-desk", "example.org/note=x")

@@ -1,6 +1,6 @@
-"""The gate's objects on a real API server: made, led to, left alone, gone past.
+"""The gate's objects on a real API server: created, selected by the Service, left alone, bypassed.
 
-Its pods are simulated; what passes through a gate is tested in `tests/gate` and `tests/node`.
+Its pods are simulated; `tests/gate` and `tests/node` test the messages through a gate.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ TO_GATE = {"agents.medplum.com/gate-of": "front-desk", "app.kubernetes.io/name":
 TO_AGENT = {"agents.medplum.com/agent": "front-desk", "app.kubernetes.io/name": "medplum-agent"}
 
 
-def leads_to(world: World) -> dict[str, str]:
-    """What the Service selects."""
+def selected_by_the_service(world: World) -> dict[str, str]:
+    """The selector of the Service."""
     found: dict[str, str] = world.read("service", "front-desk")["spec"]["selector"]
     return found
 
@@ -41,15 +41,15 @@ def set_gate(world: World, **spec: Any) -> None:
 
 @pytest.fixture
 def gated(world: World) -> World:
-    """An agent whose devices go through a gate."""
+    """An agent behind a gate."""
     world.install(gate={"enabled": True})
-    world.wait(lambda: leads_to(world) == TO_GATE, "the Service leads to the gate")
+    world.wait(lambda: selected_by_the_service(world) == TO_GATE, "the Service leads to the gate")
     world.wait_for_phase("Running", "5.1.14")
     return world
 
 
-def test_a_gate_is_made_and_led_to(gated: World) -> None:
-    """Two pods, a Service that tells where the agent is, and the right to see that and nothing else; all of it owned."""
+def test_a_gate_is_created_and_selected_by_the_service(gated: World) -> None:
+    """Two pods, a headless Service for the agent's address, and the right to read its endpoints and nothing else; all objects are owned."""
     uid = gated.agent()["metadata"]["uid"]
     for kind, name in (
         ("deployment", "front-desk-gate"),
@@ -76,8 +76,8 @@ def test_a_gate_is_made_and_led_to(gated: World) -> None:
     assert 1 == len(gated.pods()), "a gate's pod counts as an agent's"
 
 
-def test_a_gate_that_is_as_it_should_be_costs_no_write(gated: World) -> None:
-    """Also after a restart of the operator. One of a newer release tells once that its image waits, and interrupts no device for it."""
+def test_a_gate_without_drift_costs_no_write(gated: World) -> None:
+    """Not even after a restart of the operator. A newer release reports once that an update is pending, and interrupts no device for it."""
     gated.wait(lambda: gated.deployment("front-desk-gate")["status"].get("availableReplicas") == 2, "both gates")
     assert [] == written_by_the_next(gated, GATE_IMAGE)
     assert ["patch medplumagents/status"] == written_by_the_next(gated, "registry.test/medplum-agent-operator:9.9.9")
@@ -85,7 +85,7 @@ def test_a_gate_that_is_as_it_should_be_costs_no_write(gated: World) -> None:
 
 
 def written_by_the_next(gated: World, image: str) -> list[str]:
-    """What an operator with this image writes in its first seconds."""
+    """The writes of an operator with this image in its first seconds."""
     since = datetime.now(UTC)
     gated.operators[-1].stop()
     gated.start_operator("--gate-image", image)
@@ -106,27 +106,27 @@ def test_a_change_of_the_gate_rolls_it_and_leaves_the_agent_alone(gated: World) 
     assert before["metadata"]["uid"] == after["metadata"]["uid"]
 
 
-def test_a_gate_without_a_pod_is_gone_past(gated: World) -> None:
-    """The Service leads to the agent, status says so, and back to the gate when that takes connections again."""
+def test_a_gate_without_a_ready_pod_is_bypassed(gated: World) -> None:
+    """The Service selects the agent, status says so, and the Service selects the gate again as soon as it is ready."""
     gated.kubectl("delete", "pods", "-l", "agents.medplum.com/gate-of=front-desk", "--grace-period=0", "--force")
-    gated.wait(lambda: leads_to(gated) == TO_AGENT, "the Service leads to the agent")
-    gated.wait(lambda: forwarding(gated) == ("Unknown", "GateNotServing"), "it is told")
-    gated.wait(lambda: leads_to(gated) == TO_GATE, "the Service leads to the gate again")
+    gated.wait(lambda: selected_by_the_service(gated) == TO_AGENT, "the Service leads to the agent")
+    gated.wait(lambda: forwarding(gated) == ("Unknown", "GateNotServing"), "the condition reports it")
+    gated.wait(lambda: selected_by_the_service(gated) == TO_GATE, "the Service leads to the gate again")
     gated.wait(lambda: forwarding(gated) == ("Unknown", "GatesUnreachable"), "simulated gates cannot be asked")
     assert [] == gated.events("GateNotServing"), "a moment without is no warning"
     assert "NetworkPolicy" in gated.condition("Forwarding")["message"]
 
 
-def test_a_gate_that_is_switched_off_goes_when_devices_are_led_past_it(gated: World) -> None:
-    """The agent is handed over, as its drain is another one without a gate; the gate's Deployment stays, without a pod."""
+def test_a_disabled_gate_is_removed_after_the_service_bypasses_it(gated: World) -> None:
+    """The agent is handed over, because its drain differs without a gate; the gate's Deployment stays, with zero replicas."""
     set_gate(gated, enabled=False)
-    gated.wait(lambda: leads_to(gated) == TO_AGENT, "the Service leads to the agent")
+    gated.wait(lambda: selected_by_the_service(gated) == TO_AGENT, "the Service leads to the agent")
     gated.wait(lambda: gated.deployment("front-desk-gate")["spec"]["replicas"] == 0, "no gate any more")
     gated.wait_for_phase("Running", "5.1.14")
     assert 2 == gated.recorder.most_running["front-desk"]
 
 
-def test_all_of_it_goes_with_the_agent(gated: World) -> None:
+def test_the_gate_is_deleted_with_the_agent(gated: World) -> None:
     """By garbage collection: the operator deletes nothing."""
     gated.kubectl("delete", "mpa", "front-desk")
     gated.wait(
@@ -136,8 +136,8 @@ def test_all_of_it_goes_with_the_agent(gated: World) -> None:
     )
 
 
-def test_the_sample_of_network_policies_is_taken_by_the_api_server(gated: World) -> None:
-    """It selects the pods that there are. Whether it is enforced is the cluster's network's affair, and not tested."""
+def test_the_api_server_accepts_the_sample_of_network_policies(gated: World) -> None:
+    """The sample selects the existing pods. Enforcement depends on the cluster's network, and is not tested."""
     rendered = gated.cluster.kubectl("kustomize", str(ROOT / "manifests" / "network-policy")).stdout
     policies = [
         policy | {"metadata": policy["metadata"] | {"namespace": gated.namespace}}

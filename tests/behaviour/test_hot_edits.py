@@ -1,4 +1,4 @@
-"""An object that is edited all the time: the operator keeps up, asks no more than it must, and rests when the edits end."""
+"""An object that is edited all the time: the operator keeps up, sends few requests, and rests when the edits end."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ ONE_PASS = 12
 pytestmark = pytest.mark.timeout(300)
 
 
-class Asked(Counting):
-    """Counts everything that is asked, but watches and the LISTs of the regular look at everything."""
+class Requests(Counting):
+    """Counts all requests except watches and the LISTs of the resync."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked = 0
 
     async def before(self, call: Call) -> Answer | None:
-        """Count it."""
+        """Count a request."""
         self.asked += not call.watches and not (call.lists and AGENT_LABEL not in call.query.get("labelSelector", ""))
         return await super().before(call)
 
@@ -49,10 +49,10 @@ async def edited(edit: Callable[[int], Awaitable[object]]) -> None:
 
 
 @pytest.mark.parametrize("what", ["an annotation", "the spec"])
-async def test_an_object_that_is_edited_fifty_times_a_second_is_kept_up_with(clinics: Clinics, what: str) -> None:
-    """Other people's annotations cost no request at all; a spec no more than a pass for each edit; both end at rest on the last one."""
+async def test_the_operator_keeps_up_with_fifty_edits_a_second(clinics: Clinics, what: str) -> None:
+    """Annotations of other tools cost no request; a spec costs at most one pass for each edit. Both end at rest, on the last edit."""
     async with clinics.clinic() as clinic:
-        asked = Asked()
+        asked = Requests()
         await clinic.start_operator(asked)
         await clinic.apply("5.1.14")
         await clinic.until(lambda seen: seen.at_rest("5.1.14"), "5.1.14 installed")

@@ -1,4 +1,4 @@
-"""One identity, one agent, also across objects and namespaces: the second is refused, the first notices nothing, and it clears by itself."""
+"""One identity, one agent, across objects and namespaces: the second is refused, the first is unaffected, and the refusal ends automatically."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PAIRS = 10
 
 
 def agent(name: str, *, id_of: str = "front-desk", url: str = HERE, **spec: Any) -> dict[str, Any]:
-    """A MedplumAgent with the identity of another name's."""
+    """A MedplumAgent with the identity of the agent with another name."""
     manifest = agent_manifest(name, **spec)
     manifest["spec"]["server"] |= {"agentId": f"id-of-{id_of}", "baseUrl": url}
     return manifest
 
 
 def parts(world: World, name: str = "front-desk") -> list[tuple[str, int]]:
-    """What changes when anything is written to an agent's Deployment, or its pod is replaced."""
+    """Values that change with any write of an agent's Deployment or with a new pod."""
     deployment, pods = world.deployment(name), world.pods(name)
     return [
         (deployment["metadata"]["resourceVersion"], deployment["metadata"]["generation"]),
@@ -38,14 +38,14 @@ def parts(world: World, name: str = "front-desk") -> list[tuple[str, int]]:
 
 
 def refused(world: World, name: str) -> str:
-    """Wait until an agent is told that its identity is taken; returns what it is told."""
+    """Wait until an agent is refused because its identity is taken. Returns the message."""
     plan: str = world.wait_for_phase("Failed", name=name)["plan"]
     assert ["IdentityTaken"] * 2 == [world.condition(kind, name)["reason"] for kind in ("Ready", "Stalled")]
     return plan
 
 
-def test_second_agent_of_an_identity_is_refused_and_comes_when_the_first_has_gone(world: World) -> None:
-    """It is told who holds it, nothing is made for it and nothing written to the first; deleted, that gives way by itself."""
+def test_second_agent_of_an_identity_is_refused_until_the_first_is_deleted(world: World) -> None:
+    """The message names the holder. The second gets no child, and the first gets no write. After the first is deleted, the second is installed."""
     world.install("4.2.3")
     world.wait(lambda: world.events("RolloutCompleted"), "the last Event of the installation")
     before, since = parts(world), datetime.now(UTC)
@@ -60,15 +60,15 @@ def test_second_agent_of_an_identity_is_refused_and_comes_when_the_first_has_gon
     assert ["create events", "patch medplumagents/status"] == sorted(writes_of_the_operator(world, since))
 
     world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
-    # Where the CRD is new, garbage collection hears of it within half a minute.
+    # The garbage collector discovers a new CRD within half a minute.
     world.wait_for_phase("Running", "4.2.3", "back-office", seconds=90)
     [started] = world.recorder.served_from.keys() - {uid for uid, _ in before}
     [stopped] = world.recorder.served_until
     assert world.recorder.served_until[stopped] <= world.recorder.served_from[started]
 
 
-def test_edit_that_would_take_over_a_running_identity_is_refused_and_the_agent_goes_on(world: World) -> None:
-    """Although it is the older: both go on as they are; set back, all is as before."""
+def test_edit_that_would_take_over_a_running_identity_is_refused(world: World) -> None:
+    """Even if the edited agent is older: both keep running. After the edit is reverted, all is as before."""
     world.install()
     world.apply(agent("back-office", url=THERE))
     world.wait_for_phase("Running", "5.1.14", "back-office")
@@ -85,7 +85,7 @@ def test_edit_that_would_take_over_a_running_identity_is_refused_and_the_agent_g
 
 
 def test_identity_is_free_when_its_holder_runs_with_another_server(world: World) -> None:
-    """The one that waits starts by itself, and not before the other's pod of the server before has gone."""
+    """The waiting agent starts automatically, but not before the holder's pod with the previous server has ended."""
     world.install(podTemplate={"annotations": {"sim.medplum.com/terminate-after": "2s"}})
     [old] = world.pods()
     world.apply(agent("back-office"))
@@ -111,7 +111,7 @@ def elsewhere(empty_world: World) -> Iterator[str]:
 
 
 def test_identity_counts_across_namespaces(empty_world: World, elsewhere: str) -> None:
-    """An agent in another watched namespace, even of the same name, is refused, named the holder, and clears when that goes."""
+    """An agent in another watched namespace, even with the same name, is refused with the name of the holder, until the holder is deleted."""
     world = empty_world
     world.install()
     before = parts(world)
@@ -130,8 +130,8 @@ def test_identity_counts_across_namespaces(empty_world: World, elsewhere: str) -
     world.wait(lambda: other().get("phase") == "Running", "the other one serves", seconds=90)
 
 
-def test_ten_pairs_that_are_created_at_once_end_with_one_each(world: World) -> None:
-    """Whoever comes first: of each pair exactly one gets a Deployment, ever, and the other is told that one's name."""
+def test_of_ten_pairs_created_at_once_one_each_is_installed(world: World) -> None:
+    """Of each pair exactly one ever gets a Deployment, and the message to the other names that one."""
     since = datetime.now(UTC)
     at_once = [
         subprocess.Popen(
@@ -157,11 +157,11 @@ def test_ten_pairs_that_are_created_at_once_end_with_one_each(world: World) -> N
     for number in range(PAIRS):
         pair = [f"pair-{number}-a", f"pair-{number}-b"]
 
-        def told(pair: list[str] = pair) -> list[str] | None:
+        def settled(pair: list[str] = pair) -> list[str] | None:
             phases = {name: world.status(name).get("phase") for name in pair}
             return sorted(pair, key=phases.get) if {"Failed", "Running"} == set(phases.values()) else None  # type: ignore[arg-type]
 
-        second, first = world.wait(told, f"one of {pair} serves and the other is refused", seconds=60)
+        second, first = world.wait(settled, f"one of {pair} serves and the other is refused", seconds=60)
         assert f"is held by MedplumAgent {world.namespace}/{first}." in refused(world, second)
     made = {
         event["objectRef"]["name"]

@@ -1,8 +1,8 @@
-"""The model of the property tests, held against the real controllers: one story, told to both, must come to rest in the same state.
+"""The model of the property tests, compared with the real controllers: the same steps must lead to the same state.
 
-A state machine draws the steps, as it does for the model alone (`tests/property/test_machine.py`), only fewer: each one waits until the
-real cluster has come to rest. So the model cannot drift into fiction, and the invariants are asserted on the real API server too: the
-recorder judges I1 after the test. `MODEL_STORIES=20 python -m pytest tests/behaviour/test_model.py` tells more.
+A state machine draws the steps, as for the model alone (`tests/property/test_machine.py`), but fewer: after each step the test waits until
+the real cluster is at rest. This keeps the model realistic, and checks the invariants on the real API server too: the recorder judges I1
+after the test. `MODEL_STORIES=20 python -m pytest tests/behaviour/test_model.py` plays more of them.
 """
 
 from __future__ import annotations
@@ -41,98 +41,98 @@ class Both(RuleBasedStateMachine):
 
     @initialize(version=st.sampled_from(VERSIONS), on_failure=st.sampled_from(["Rollback", "Rollback", "Hold"]))
     def install(self, version: str, on_failure: str) -> None:
-        """The first agent serves."""
+        """Install the first version, which serves."""
         self.name = f"twin-{next(self.numbers)}"
         spec: dict[str, Any] = {"handoff": {**NEVER, "onFailure": on_failure}, "podTemplate": {}}
         self.model = SimulatedCluster(agent(version, **spec))
         self.world.apply(agent_manifest(self.name, version, **spec))
-        self.told: list[str] = [f"install {version}, {on_failure}"]
+        self.history: list[str] = [f"install {version}, {on_failure}"]
         self.compare()
 
     @rule(version=st.sampled_from(VERSIONS), broken=st.sampled_from([False, False, True]))
     def change(self, version: str, *, broken: bool) -> None:
-        """Another version, whose agent may never start."""
+        """Ask for another version, whose agent may never start."""
         notes = SECRET if broken else {}
         self.edit(f"{version}{' broken' if broken else ''}", version=version, podTemplate={"annotations": notes})
 
     @rule(text=st.sampled_from([None, *APPROVALS]))
     def approve(self, text: str | None) -> None:
-        """Set or take off the approval."""
+        """Set or remove the approval."""
         self.model.annotate(text)
         value = f"{FORCE}-" if text is None else f"{FORCE}={text}"
         self.world.kubectl("annotate", "mpa", self.name, "--overwrite", value)
-        self.told.append(f"approve {text}")
+        self.history.append(f"approve {text}")
         self.compare()
 
     @rule(text=st.sampled_from(["one", "two", "three"]))
     def retry(self, text: str) -> None:
-        """Ask for another try."""
+        """Ask for a retry."""
         name = "agents.medplum.com/retry"
         self.model.mark(name, text)
         self.world.kubectl("annotate", "mpa", self.name, "--overwrite", f"{name}={text}")
-        self.told.append(f"retry {text}")
+        self.history.append(f"retry {text}")
         self.compare()
 
     @rule(paused=st.booleans())
     def pause(self, *, paused: bool) -> None:
-        """Hands off, or go on."""
+        """Pause or resume."""
         self.edit(f"paused {paused}", paused=paused)
 
     @rule()
     def operator_dies(self) -> None:
-        """SIGKILL, and a new one."""
+        """Send SIGKILL, and start a new operator."""
         self.world.operators[-1].kill()
         self.world.start_operator()
-        self.told.append("operator killed")
+        self.history.append("operator killed")
         self.compare()
 
     @rule(policy=st.sampled_from(["Always", "BelowZeroDowntime"]))
     def policy(self, policy: str) -> None:
-        """Which downgrades need an approval."""
+        """Choose which downgrades need an approval."""
         self.edit(policy, downgradePolicy={"approval": policy})
 
     def edit(self, what: str, **spec: Any) -> None:
-        """The same edit of both."""
+        """Edit both agents alike."""
         self.model.edit(**spec)
-        # Whole fields, as in the model: what a merge would leave goes first.
+        # Replace whole fields, as in the model: first remove what a merge would leave.
         changes = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in spec.items()]
         self.world.kubectl("patch", "mpa", self.name, "--type=json", "-p", json.dumps(changes))
-        self.told.append(what)
+        self.history.append(what)
         self.compare()
 
     def compare(self) -> None:
-        """Both come to rest in the same state."""
+        """Wait until both are at rest, and compare them."""
         Both.steps += 1
         self._rest()
         wanted = digest(self.model.agent, self.model.status.model_dump(by_alias=True, exclude_none=True, mode="json"))
 
         def same() -> bool:
             raw = self.world.agent(self.name)
-            told = (raw.get("status") or {}).get("observedGeneration") == raw["metadata"]["generation"]
-            return told and digest(raw, raw.get("status") or {}) == wanted
+            current = (raw.get("status") or {}).get("observedGeneration") == raw["metadata"]["generation"]
+            return current and digest(raw, raw.get("status") or {}) == wanted
 
         try:
-            wait_for(same, what="the real cluster where the model is", seconds=60)
+            wait_for(same, what="the real cluster in the state of the model", seconds=60)
         except TimeoutError:
             raw = self.world.agent(self.name)
             real = digest(raw, raw.get("status") or {})
-            assert wanted == real, f"the model differs after {self.told}"
+            assert wanted == real, f"the model differs after {self.history}"
 
     def _rest(self) -> None:
-        """In the model too a rollout has its deadline, and whoever waits for it waits long enough."""
+        """Let the model rest, long enough for the deadline of its rollout."""
         for _ in range(3):
             self.model.settle(seconds=300)
             self.model.tick(NEVER["progressDeadlineSeconds"] + 1)
         self.model.settle(seconds=300)
 
     def teardown(self) -> None:
-        """The next story has the operator for itself."""
+        """Remove the agent, so that the next run has the operator alone."""
         if hasattr(self, "name"):
             self.world.kubectl("delete", "mpa", self.name, "--wait=true")
 
 
 def digest(raw: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
-    """What two clusters can have in common: all that a user is told, without times, names of pods and who wrote what."""
+    """What two clusters can have in common: all that a user sees, without times, pod names and field managers."""
     ready: dict[str, Any] = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {})
     return {
         "spec.version": raw["spec"]["version"],

@@ -1,4 +1,4 @@
-"""The image is on the node before the old agent is stopped: a real Job on a real API server, its pod simulated."""
+"""The image is on the node before the old agent is stopped: a real Job on a real API server, with a simulated pod."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def test_the_image_is_fetched_before_the_agent_is_stopped(world: World) -> None:
     assert world.events("FetchingImage")
 
 
-def test_a_secret_that_is_not_there_stops_nobody(world: World) -> None:
-    """Failed at once, long before the deadline; the old pod is the same, and the approval unspent."""
+def test_a_missing_secret_stops_no_agent(world: World) -> None:
+    """The change fails at once, long before the deadline. The old pod is the same, and the approval is unspent."""
     world.install("5.1.15", handoff={**DEADLINE, "progressDeadlineSeconds": 3600})
     [old] = world.pods()
     go_down(world, podTemplate={"annotations": simulate(Behaviour.CONFIG_ERROR)})
@@ -58,8 +58,8 @@ def test_a_secret_that_is_not_there_stops_nobody(world: World) -> None:
     assert (1, []) == (len(status["history"]), status.get("spentApprovals", []))
 
 
-def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
-    """Told in the kubelet's words, then Failed; the old pod is the same; going back is free and the approval unspent."""
+def test_an_image_that_cannot_be_pulled_stops_no_agent(world: World) -> None:
+    """The plan has the kubelet's message, then the change fails. The old pod is the same, the return needs no approval, and the approval is unspent."""
     world.install("5.1.15", handoff=DEADLINE)
     [old] = world.pods()
     go_down(world, podTemplate=UNPULLABLE)
@@ -77,8 +77,8 @@ def test_an_image_that_cannot_be_pulled_stops_nobody(world: World) -> None:
 
 
 @pytest.mark.parametrize("on_failure", ["Hold", "Rollback"])
-def test_an_image_that_comes_late_stops_nobody_unasked(world: World, on_failure: str) -> None:
-    """The kubelet keeps trying, and can pull after the deadline: held, the change goes on; else only when somebody asks."""
+def test_a_late_image_stops_no_agent_unasked(world: World, on_failure: str) -> None:
+    """The kubelet keeps trying and succeeds after the deadline. With Hold the change resumes; without it only on request."""
     world.install("5.1.15", handoff={**DEADLINE, "onFailure": on_failure})
     go_down(world, podTemplate=REGISTRY_AWAY)
     world.wait_for_phase("Failed")
@@ -95,12 +95,12 @@ def test_an_image_that_comes_late_stops_nobody_unasked(world: World, on_failure:
 
 
 def pull(world: World, job: str) -> None:
-    """From now on the image of this Job's pod can be pulled."""
-    world.get_ready(f"batch.kubernetes.io/job-name={job}")
+    """Let the pod of this Job pull its image from now on."""
+    world.make_ready(f"batch.kubernetes.io/job-name={job}")
 
 
-def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:
-    """The Job's pod cannot be made: after the deadline it is told where to look, and without the Job it goes on."""
+def test_a_quota_that_refuses_the_pod_stops_no_agent(world: World) -> None:
+    """The Job's pod cannot be created: after the deadline the plan says where to look. Without the quota the change resumes."""
     world.install("5.1.15", handoff=DEADLINE)
     [old] = world.pods()
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
@@ -112,8 +112,8 @@ def test_a_quota_that_lets_no_pod_in_stops_nobody(world: World) -> None:
     world.wait_for_phase("Running", "4.2.3")
 
 
-def test_a_refused_job_stops_nobody(world: World) -> None:
-    """A quota on Jobs: the API server's words, and the field that does without."""
+def test_a_refused_job_stops_no_agent(world: World) -> None:
+    """A quota on Jobs: the plan has the API server's message, and the field that avoids the Job."""
     world.install("5.1.15")
     [old] = world.pods()
     world.kubectl("create", "quota", "none", "--hard=count/jobs.batch=0")

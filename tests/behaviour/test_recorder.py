@@ -1,4 +1,4 @@
-"""The recorder that watches every behaviour test must cry where I1 or I2 is broken, and only there; the witness of a crash where nobody serves."""
+"""The recorder of the behaviour tests must report every violation of I1 and I2, and nothing else; the witness every moment without a serving agent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pod(uid: str, version: str, *, running: bool = True, kind: str = "MODIFIED")
 
 
 def deployment(version: str, *, complete: bool, of: str = "agent-1") -> dict[str, Any]:
-    """A watch event about its Deployment; `of`: the MedplumAgent that it belongs to."""
+    """A watch event about its Deployment. `of`: the uid of the MedplumAgent that owns it."""
     counts = dict.fromkeys(("replicas", "updatedReplicas", "availableReplicas"), 1 if complete else 0)
     raw = {
         "kind": "Deployment",
@@ -43,7 +43,7 @@ def agent(*, approval: str | None = None, policy: str = "Always") -> dict[str, A
 
 
 def replica_set(version: str, replicas: int, *, of: str = "agent-1") -> dict[str, Any]:
-    """A watch event about a ReplicaSet of the agent; `of`: the MedplumAgent that its Deployment belongs to."""
+    """A watch event about a ReplicaSet of the agent. `of`: the uid of the MedplumAgent that owns its Deployment."""
     template = {"metadata": {"labels": {AGENT: "front-desk", VERSION: version}}}
     metadata = {"uid": version, "ownerReferences": [{"uid": f"deployment of {of}", "controller": True}]}
     raw = {"kind": "ReplicaSet", "metadata": metadata, "spec": {"replicas": replicas, "template": template}}
@@ -82,7 +82,7 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         "an old one may not join",
         "waiting is not running",
         "gone before the next starts",
-        "nobody approved",
+        "no approval",
         "approved",
         "approved something else",
         "the policy frees small steps only",
@@ -90,13 +90,13 @@ DOWN = [deployment("5.1.15", complete=True), deployment("4.2.3", complete=False)
         "what never became active is no baseline",
         "a namesake of a deleted agent may be older",
         "its ReplicaSet may be seen first",
-        "nobody approved for the namesake",
+        "no approval for the new agent of that name",
         "an older ReplicaSet is scaled up",
         "an older ReplicaSet is scaled down",
     ],
 )
-def test_recorder_cries_where_an_invariant_is_broken(events: list[dict[str, Any]], violations: int) -> None:
-    """One sequence of watch events a row, and how many violations it must find."""
+def test_recorder_reports_every_violation(events: list[dict[str, Any]], violations: int) -> None:
+    """Each row is a sequence of watch events with its number of violations."""
     recorder = Recorder()
     for event in events:
         recorder.see(event)
@@ -104,7 +104,7 @@ def test_recorder_cries_where_an_invariant_is_broken(events: list[dict[str, Any]
 
 
 def readiness(uid: str, said: str) -> dict[str, Any]:
-    """A watch event about a pod whose agent runs: `ready`, `not ready`, or the same while it `ends`."""
+    """A watch event about a pod whose agent runs: `ready`, `not ready`, or the same while it terminates (`ends`)."""
     event = pod(uid, "5.1.15")
     event["object"]["metadata"]["name"] = uid
     if "ends" in said:
@@ -122,10 +122,10 @@ def readiness(uid: str, said: str) -> dict[str, Any]:
         ("a ready, a ends not ready, b ready, b not ready, b ready", ["a"]),
         ("a ready, a ends not ready, b ready, b ends not ready, c ready", ["a", "b"]),
     ],
-    ids=["handoff", "one gap", "one gap that is told twice", "a probe that is taken back", "two gaps"],
+    ids=["handoff", "one gap", "one gap that is reported twice", "a probe that is taken back", "two gaps"],
 )
-def test_the_witness_tells_whose_end_left_nobody(events: str, left_nobody: list[str]) -> None:
-    """Each agent once, and none whose end another one bridged."""
+def test_the_witness_names_the_agents_whose_end_left_no_serving_agent(events: str, left_nobody: list[str]) -> None:
+    """Each agent is named once, and none whose end another agent bridged."""
     witness = Witness()
     for event in events.split(", "):
         uid, said = event.split(" ", 1)

@@ -1,4 +1,4 @@
-"""The heart: a downgrade that nobody approved changes nothing, says everything, and approvals count once."""
+"""The core promise: a downgrade without an approval changes nothing and explains everything, and an approval is valid once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = '--overwrite agents.medplum.com/force-downgrade="4.2.3"'
 
 
 def untouched(world: World) -> tuple[Any, ...]:
-    """What must be the same before and after a refusal."""
+    """The values that a refusal must not change."""
     pods = [(pod["metadata"]["uid"], pod["metadata"]["resourceVersion"]) for pod in world.pods()]
     versions = [
         world.read(kind, child(kind))["metadata"]["resourceVersion"] for kind in ("deployment", "service", "pdb")
@@ -25,7 +25,7 @@ def untouched(world: World) -> tuple[Any, ...]:
 
 
 def refused(world: World) -> dict[str, Any]:
-    """5.1.15 serves, 4.2.3 is asked for and refused; returns the status."""
+    """Let 5.1.15 serve, ask for 4.2.3 and wait for the refusal. Returns the status."""
     world.install("5.1.15")
     world.set_version("4.2.3")
     return world.wait_for_phase("AwaitingApproval")
@@ -62,7 +62,7 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
 
 
 def test_command_in_the_message_works_as_it_stands(world: World) -> None:
-    """Copying the command out of `plan` into a shell approves the downgrade."""
+    """The command from `plan`, copied into a shell, approves the downgrade."""
     plan = refused(world)["plan"]
     program, *arguments = shlex.split(plan[plan.index("kubectl annotate") :])
     assert "kubectl" == program
@@ -82,7 +82,7 @@ def test_command_in_the_message_works_as_it_stands(world: World) -> None:
     ids=["true", "sentence", "other version", "prefix is not equality", "200 KB are fine"],
 )
 def test_other_values_are_answered_with_the_right_one(world: World, value: str, reason: str | None, says: str) -> None:
-    """A value that does not approve is told so, and what to write instead; nothing is changed by it."""
+    """A value that does not approve changes nothing, and the answer says what to write instead."""
     refused(world)
     before = untouched(world)
     if reason is None:
@@ -97,7 +97,7 @@ def test_other_values_are_answered_with_the_right_one(world: World, value: str, 
 
 
 def test_approval_counts_once(world: World) -> None:
-    """After the way down and up again the same text approves nothing; another text does, or the same set anew."""
+    """After a downgrade and an upgrade the same text approves nothing. Another text does, or the same text set again."""
     refused(world)
     world.approve("4.2.3 CHG-1")
     world.wait_for_phase("Running", "4.2.3")
@@ -113,8 +113,8 @@ def test_approval_counts_once(world: World) -> None:
     world.wait_for_phase("Running", "4.2.3")
 
 
-def test_taking_the_version_back_ends_the_refusal(world: World) -> None:
-    """spec.version back to what serves: Running, nothing was restarted."""
+def test_reverting_the_version_ends_the_refusal(world: World) -> None:
+    """spec.version is set back to the active version: Running, and no agent restarted."""
     refused(world)
     pods = [pod["metadata"]["uid"] for pod in world.pods()]
     world.set_version("5.1.15")
@@ -122,16 +122,16 @@ def test_taking_the_version_back_ends_the_refusal(world: World) -> None:
     assert pods == [pod["metadata"]["uid"] for pod in world.pods()]
 
 
-def test_pod_that_dies_during_a_refusal_comes_back_on_the_version_that_ran(world: World) -> None:
-    """I2: the Deployment still is the old one, so its controller brings back 5.1.15."""
+def test_pod_that_dies_during_a_refusal_is_replaced_by_the_active_version(world: World) -> None:
+    """I2: the Deployment is unchanged, so its controller creates a pod with 5.1.15."""
     refused(world)
     world.kubectl("delete", "pod", "-l", "agents.medplum.com/agent=front-desk")
     world.wait(lambda: world.condition("Available")["status"] == "True" and len(world.pods()) == 1, "a new pod")
     assert "5.1.15" == world.pods()[0]["metadata"]["labels"]["agents.medplum.com/version"]
 
 
-def test_drift_is_repaired_during_a_refusal_to_what_ran(world: World) -> None:
-    """A Service, and even the Deployment, deleted while 4.2.3 is refused: both come back, with 5.1.15."""
+def test_drift_is_repaired_to_the_active_version_during_a_refusal(world: World) -> None:
+    """A Service, and even the Deployment, is deleted while 4.2.3 is refused: both are created again, with 5.1.15."""
     refused(world)
     world.kubectl("delete", "service", "front-desk")
     world.wait(lambda: world.kubectl("get", "service", "front-desk", "--ignore-not-found"), "the Service again")

@@ -1,4 +1,4 @@
-"""Another release of the operator replaces no pod: what it would render otherwise waits. Up, down, and in the middle of a handoff."""
+"""Another release of the operator replaces no pod: what it renders differently waits. Upgrade, downgrade, and during a handoff."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PACKAGE = "operator/medplum_agent_operator"
 REFRESH = "agents.medplum.com/refresh"
-OTHERWISE = {
+CHANGED = {
     "core/objects/agent_pod.py": ("GRACE_AFTER_DRAIN_SECONDS: Final = 10", "GRACE_AFTER_DRAIN_SECONDS: Final = 11"),
     "core/objects/gate_pod.py": ("GRACE_SECONDS: Final = 25", "GRACE_SECONDS: Final = 26"),
     "core/rollout/template_in_force.py": ("REVISION: Final = 1", "REVISION: Final = 2"),
 }
-"""What the next release renders otherwise, of the agent's pods and of its gate's."""
+"""What the next release renders differently for the pods of the agent and of its gate."""
 
 
 @pytest.fixture
 def next_release(tmp_path: Path) -> Path:
     """This package with some changes."""
     shutil.copytree(ROOT / PACKAGE, tmp_path / "next" / Path(PACKAGE).name)
-    for name, (before, after) in OTHERWISE.items():
+    for name, (before, after) in CHANGED.items():
         path = tmp_path / "next" / Path(PACKAGE).name / name
         text = path.read_text()
         assert 1 <= text.count(before)
@@ -40,7 +40,7 @@ def next_release(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def previous_commit(tmp_path: Path) -> Path:
-    """The package of the commit before this one."""
+    """The package of the previous commit."""
     found = subprocess.run(["git", "rev-parse", "HEAD~1"], cwd=ROOT, capture_output=True, text=True, check=False)
     if found.returncode:
         pytest.skip("there is no commit before this one here")
@@ -52,20 +52,20 @@ def previous_commit(tmp_path: Path) -> Path:
 
 
 def uids(world: World) -> list[str]:
-    """Every pod of the agent and of its gate."""
+    """The uids of all pods of the agent and of its gate."""
     gates = world.read("pods", "-l", "agents.medplum.com/gate-of=front-desk")["items"]
     return sorted(pod["metadata"]["uid"] for pod in [*world.pods(), *gates])
 
 
 def grace(world: World) -> list[int]:
-    """The agent's and the gate's time to end, in seconds."""
+    """The termination grace periods of agent and gate, in seconds."""
     names = ("front-desk", "front-desk-gate")
     templates = [world.read("deployment", name)["spec"]["template"]["spec"] for name in names]
     return [int(template["terminationGracePeriodSeconds"]) for template in templates]
 
 
 def converged(world: World) -> None:
-    """Wait until the agent's gate serves and nothing is left to do."""
+    """Wait until the agent's gate serves and the operator is at rest."""
     world.wait_for_phase("Running")
     world.wait(
         lambda: world.read("deployment", "front-desk-gate")["status"].get("availableReplicas") == 2, "the gate serves"
@@ -73,7 +73,7 @@ def converged(world: World) -> None:
 
 
 def test_the_next_release_replaces_no_pod_until_the_next_change(world: World, next_release: Path) -> None:
-    """Agent and gate run on; status says what waits; the agent's own change takes it along, the gate waits for its own."""
+    """Agent and gate keep running; status says which update is pending. The agent's next change includes it; the gate waits for its own change."""
     world.install(gate={"enabled": True})
     converged(world)
     before, lasting = uids(world), grace(world)
@@ -90,8 +90,8 @@ def test_the_next_release_replaces_no_pod_until_the_next_change(world: World, ne
     world.wait(lambda: "waitingForNextChange" not in world.status(), "nothing waits")
 
 
-def test_drift_is_put_back_to_what_was_applied_by_whichever_release(world: World, next_release: Path) -> None:
-    """A hand-made change under the next release leads to the old template, not to the new one."""
+def test_drift_is_repaired_to_the_template_that_was_applied(world: World, next_release: Path) -> None:
+    """A change by hand under the next release leads back to the old template, not to the new one."""
     world.install(gate={"enabled": True})
     converged(world)
     lasting = grace(world)
@@ -104,8 +104,8 @@ def test_drift_is_put_back_to_what_was_applied_by_whichever_release(world: World
 
 
 @pytest.mark.parametrize("onto", ["next", "back"])
-def test_a_handoff_that_one_release_began_is_ended_by_another(world: World, next_release: Path, onto: str) -> None:
-    """Killed in the middle; the other release finishes it with one entry in history, and replaces no pod of its own accord."""
+def test_a_handoff_of_one_release_is_completed_by_another(world: World, next_release: Path, onto: str) -> None:
+    """The first is killed during it; the other completes it with one entry in history, and replaces no pod on its own."""
     first, second = (None, next_release) if onto == "next" else (next_release, None)
     world.operators[-1].stop()
     world.start_operator(source=first)
@@ -122,8 +122,8 @@ def test_a_handoff_that_one_release_began_is_ended_by_another(world: World, next
 
 
 @pytest.mark.parametrize("middle", [False, True], ids=["at rest", "in the middle of a handoff"])
-def test_up_from_the_commit_before_and_back(world: World, previous_commit: Path, middle: bool) -> None:  # noqa: FBT001
-    """On this commit's CRD: the previous commit's operator, this one's, the previous one's again; each leaves the pods as they are."""
+def test_upgrade_from_the_previous_commit_and_back(world: World, previous_commit: Path, middle: bool) -> None:  # noqa: FBT001
+    """On this commit's CRD: the operator of the previous commit, of this one, of the previous one again. No pod changes."""
     world.operators[-1].stop()
     world.start_operator(source=previous_commit)
     world.apply(agent_manifest(gate={"enabled": True}))

@@ -1,4 +1,4 @@
-"""Nothing is remembered outside the cluster: operators that die, are absent or lose a watch end in the same state."""
+"""The operator has no state outside the cluster: operators that die, are absent or lose a watch lead to the same end."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ VERSION = "agents.medplum.com/version"
 
 
 @pytest.mark.parametrize("after", ["deployment written", "both pods there"])
-def test_operator_killed_in_the_middle_of_a_handoff(world: World, after: str) -> None:
-    """SIGKILL during 5.1.14 → 5.1.15; the next operator finishes it: one history entry, nothing done twice."""
+def test_operator_killed_during_a_handoff(world: World, after: str) -> None:
+    """SIGKILL during 5.1.14 → 5.1.15; the next operator completes it: one history entry, nothing done twice."""
     world.install()
     slow = simulate(Behaviour.SLOW_READY, ready_after="3s", terminate_after="700ms")
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": slow}})
@@ -39,8 +39,8 @@ def test_operator_killed_in_the_middle_of_a_handoff(world: World, after: str) ->
 
 
 @pytest.mark.parametrize("moment", ["approval given", "old pod terminating"])
-def test_operator_killed_in_the_middle_of_a_forced_downgrade(world: World, moment: str) -> None:
-    """SIGKILL during 5.1.15 → 4.2.3; the next one finishes it, and the approval is spent all the same."""
+def test_operator_killed_during_a_forced_downgrade(world: World, moment: str) -> None:
+    """SIGKILL during 5.1.15 → 4.2.3; the next operator completes it, and the approval is spent."""
     stubborn = {"annotations": simulate(ready_after="300ms", terminate_after="2s")}
     world.install("5.1.15", podTemplate=stubborn)
     world.set_version("4.2.3")
@@ -56,8 +56,8 @@ def test_operator_killed_in_the_middle_of_a_forced_downgrade(world: World, momen
     assert ["4.2.3", "5.1.15"] == [entry["to"] for entry in world.status()["history"]]
 
 
-def test_operator_that_was_away_tells_the_gap_by_kubernetes_own_seconds(world: World) -> None:
-    """Killed while the old agent drains, back when the new one serves: the gap is off by a second at each end at the most."""
+def test_gap_is_measured_by_kubernetes_timestamps_if_the_operator_was_down(world: World) -> None:
+    """Killed while the old agent drains, back when the new one serves: the gap is off by at most one second at each end."""
     world.install("5.1.15", podTemplate={"annotations": simulate(ready_after="2500ms", terminate_after="2s")})
     world.set_version("4.2.3")
     world.approve("4.2.3 CHG-9")
@@ -70,8 +70,8 @@ def test_operator_that_was_away_tells_the_gap_by_kubernetes_own_seconds(world: W
     assert gap == pytest.approx(world.status()["history"][0]["gapSeconds"], abs=1 + SEEN_LATE)
 
 
-def test_approval_stays_spent_when_the_operator_died_before_noting_it(empty_world: World) -> None:
-    """The write that used an approval tells of it: with all of status wiped, the same text still approves nothing more."""
+def test_approval_stays_spent_if_the_operator_died_before_recording_it_in_status(empty_world: World) -> None:
+    """The write that used an approval records it: even with the whole status deleted, the same text approves nothing more."""
     world = empty_world
     world.start_operator()
     world.install("5.1.15")
@@ -90,7 +90,7 @@ def test_approval_stays_spent_when_the_operator_died_before_noting_it(empty_worl
 
 
 def test_spec_changed_while_no_operator_runs(world: World) -> None:
-    """An upgrade, then a refused downgrade, both asked for in the operator's absence: acted on when it is back."""
+    """An upgrade, then a downgrade without approval, both requested without an operator: the next one acts on them."""
     world.install()
     assert 0 == world.operators[-1].stop()
     world.set_version("5.1.15")
@@ -102,8 +102,8 @@ def test_spec_changed_while_no_operator_runs(world: World) -> None:
     assert "5.1.15" == world.wait_for_phase("AwaitingApproval")["activeVersion"]
 
 
-def test_agent_deleted_and_created_anew_while_no_operator_runs(world: World) -> None:
-    """The namesake gets children of its own; nothing of the first one is taken over, its approvals do not count."""
+def test_agent_deleted_and_created_again_while_no_operator_runs(world: World) -> None:
+    """The new agent of the same name gets its own children. It takes nothing over, and the approvals of the first do not count."""
     world.install("5.1.15")
     world.operators[-1].stop()
     world.kubectl("delete", "mpa", "front-desk", "--wait=true")
@@ -112,14 +112,14 @@ def test_agent_deleted_and_created_anew_while_no_operator_runs(world: World) -> 
     world.apply(fresh)
     uid = world.agent()["metadata"]["uid"]
     world.start_operator()
-    # A garbage collector that learns of the CRD only now takes half a minute.
+    # The garbage collector may need half a minute to discover a new CRD.
     status = world.wait_for_phase("Running", "4.2.3", seconds=90)
     assert uid == world.deployment()["metadata"]["ownerReferences"][0]["uid"]
     assert [None] == [entry.get("from") for entry in status["history"]]
 
 
-def test_operator_ends_soon_after_sigterm_also_in_the_middle_of_work(world: World) -> None:
-    """SIGTERM: exit code 0, a rollout under way or not; once passes in hand have had their grace, in less than it starts in."""
+def test_operator_ends_soon_after_sigterm(world: World) -> None:
+    """Exit code 0, with and without a rollout in progress; after the grace time of current passes, in less time than a start takes."""
     world.install()
     world.set_version("5.1.15")
     began = time.monotonic()
@@ -131,8 +131,8 @@ def test_operator_ends_soon_after_sigterm_also_in_the_middle_of_work(world: Worl
     world.wait_for_phase("Running", "5.1.15")
 
 
-def test_what_a_frozen_operator_missed_is_found_when_it_goes_on(world: World) -> None:
-    """SIGSTOP cuts the operator off while things change and go; afterwards it converges."""
+def test_a_frozen_operator_catches_up_when_it_resumes(world: World) -> None:
+    """SIGSTOP freezes the operator while objects change and are deleted; afterwards it converges."""
     world.install()
     operator = world.operators[-1]
     operator.process.send_signal(signal.SIGSTOP)
@@ -143,8 +143,8 @@ def test_what_a_frozen_operator_missed_is_found_when_it_goes_on(world: World) ->
     assert world.kubectl("get", "service", "front-desk", "-o", "name")
 
 
-def test_resync_finds_what_no_watch_told(empty_world: World) -> None:
-    """A foreign Deployment is not watched: that it went is found by looking again."""
+def test_resync_finds_what_no_watch_reports(empty_world: World) -> None:
+    """A foreign Deployment is not watched: the resync finds that it was deleted."""
     world = empty_world
     world.kubectl("create", "deployment", "front-desk", "--image=registry.example.org/other")
     world.start_operator("--resync-seconds", "5")
@@ -155,8 +155,8 @@ def test_resync_finds_what_no_watch_told(empty_world: World) -> None:
     world.wait_for_phase("Running", "5.1.14")
 
 
-def test_converged_operator_writes_nothing_not_even_over_a_restart(world: World) -> None:
-    """Three agents, one of them refused: no write for a while, and none by an operator that starts anew."""
+def test_converged_operator_writes_nothing_even_after_a_restart(world: World) -> None:
+    """Three agents, one of them refused: no write for a while, and none after a restart of the operator."""
     world.apply(agent_manifest("one"), agent_manifest("two", "4.2.3"), agent_manifest("three", "5.1.15"))
     for name in ("one", "two", "three"):
         world.wait_for_phase("Running", name=name)

@@ -1,4 +1,4 @@
-"""Starting and being watched: sentences instead of traces, and exactly the rights that are needed."""
+"""Start and health: sentences instead of tracebacks, and exactly the rights that are needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def refused_start(kubeconfig: Path, log: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> str:
-    """Start an operator that ends soon by itself, with exit code 2. Returns what it said."""
+    """Start an operator that soon exits with code 2. Returns its log."""
     operator = start_operator(kubeconfig, log, *arguments, environment=environment)
     try:
         assert 2 == operator.process.wait(20)
@@ -38,7 +38,7 @@ def refused_start(kubeconfig: Path, log: Path, *arguments: str, environment: Map
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the program until it ends."""
+    """Run the program until it exits."""
     return subprocess.run(
         [str(PROGRAM), *arguments],
         env={"PATH": "/usr/bin:/bin", **environment},
@@ -61,10 +61,10 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     ],
     ids=["not a number", "no namespace", "environment", "tag", "unknown flag", "kubeconfig"],
 )
-def test_wrong_setting_ends_the_start_with_a_sentence(
+def test_invalid_setting_ends_the_start_with_a_sentence(
     arguments: list[str], environment: dict[str, str], says: str
 ) -> None:
-    """Exit code 2, what is wrong on stderr, and no Python trace."""
+    """Exit code 2, the fault on stderr, and no Python traceback."""
     result = run(*arguments, **environment)
     assert 2 == result.returncode
     assert says in result.stderr
@@ -72,7 +72,7 @@ def test_wrong_setting_ends_the_start_with_a_sentence(
 
 
 def test_help_documents_every_setting() -> None:
-    """--help names every flag, --version the version."""
+    """--help lists every flag, --version prints the version."""
     text = run("--help").stdout
     for flag in (
         "--namespaces",
@@ -86,8 +86,8 @@ def test_help_documents_every_setting() -> None:
     assert run("--version").stdout.startswith("medplum-agent-operator ")
 
 
-def test_missing_crd_is_told_with_the_command_that_installs_it(cluster: Cluster, tmp_path: Path) -> None:
-    """Against a cluster whose API has no such resource (asked for by a group that nobody serves): exit 2 and the way out."""
+def test_missing_crd_is_reported_with_the_command_that_installs_it(cluster: Cluster, tmp_path: Path) -> None:
+    """A cluster without this resource (here: a group that no server has): exit code 2 and the command."""
     kubeconfig = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
     kubeconfig["clusters"][0]["cluster"]["server"] += "/nothing-here"
     path = tmp_path / "config"
@@ -95,8 +95,8 @@ def test_missing_crd_is_told_with_the_command_that_installs_it(cluster: Cluster,
     assert "kubectl apply -f crds/medplumagents.yaml" in refused_start(path, tmp_path / "log")
 
 
-def test_an_api_server_that_is_not_trusted_is_not_waited_for(cluster: Cluster, tmp_path: Path) -> None:
-    """After a rotation of the CA the mounted one is replaced soon: a new start reads it, whoever waits does not."""
+def test_the_start_does_not_wait_for_an_untrusted_api_server(cluster: Cluster, tmp_path: Path) -> None:
+    """After a rotation of the CA the mounted certificate is replaced soon. A restart reads it; a waiting process does not."""
     kubeconfig = json.loads(cluster.kubectl("config", "view", "--raw", "--flatten", "-o", "json").stdout)
     another = kubeconfig["users"][0]["user"]["client-certificate-data"]
     kubeconfig["clusters"][0]["cluster"]["certificate-authority-data"] = another
@@ -107,7 +107,7 @@ def test_an_api_server_that_is_not_trusted_is_not_waited_for(cluster: Cluster, t
 
 @contextmanager
 def api_server(answer: Callable[[str], tuple[int, bytes]], folder: Path) -> Iterator[Path]:
-    """Something on loopback that gives each GET of a path this status and body; and a kubeconfig that takes it for an API server."""
+    """A server on loopback that answers each GET of a path with this status and body, and a kubeconfig that leads to it."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -133,12 +133,12 @@ def api_server(answer: Callable[[str], tuple[int, bytes]], folder: Path) -> Iter
             answering.join()
 
 
-def test_an_api_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
-    """A proxy's page for signing in, with the status of success: told with its words, alive, not ready; SIGTERM ends the waiting."""
+def test_the_start_waits_for_an_unavailable_api_server(tmp_path: Path) -> None:
+    """A proxy answers with a sign-in page and status 200: the log quotes it, the operator is live but not ready, and SIGTERM ends the wait."""
     with api_server(lambda _: (200, b"<html>Please sign in</html>"), tmp_path) as kubeconfig:
         operator = start_operator(kubeconfig, tmp_path / "log")
         try:
-            wait_for(lambda: "Please sign in" in operator.log.read_text(), what="the reason is told")
+            wait_for(lambda: "Please sign in" in operator.log.read_text(), what="the reason is logged")
             assert 200 == operator.get("/healthz")[0]
             assert 503 == operator.get("/readyz")[0]
             assert 0 == operator.stop()
@@ -149,8 +149,8 @@ def test_an_api_server_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_an_operator_that_cannot_read_its_own_pod_for_now_waits(tmp_path: Path) -> None:
-    """It would make no gate until somebody started it again, for one answer that did not come."""
+def test_the_start_waits_until_the_operator_can_read_its_own_pod(tmp_path: Path) -> None:
+    """Without this, one missing answer would prevent gates until a restart."""
     asked: list[str] = []
 
     def answer(path: str) -> tuple[int, bytes]:
@@ -168,10 +168,10 @@ def test_an_operator_that_cannot_read_its_own_pod_for_now_waits(tmp_path: Path) 
     assert 2 == len([path for path in asked if path.endswith("/pods/me")])
 
 
-def test_a_namespace_that_may_not_be_read_is_left_out_until_it_may(
+def test_an_unreadable_namespace_is_left_out_until_it_is_readable(
     installed: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    """Of two the one without a RoleBinding, as after it was deleted: the other is looked after, and later both are."""
+    """One of two has no RoleBinding, as after a deletion: the operator watches the other, and later both."""
     other = f"{namespace}-other"
     installed.kubectl("create", "namespace", other)
     installed.kubectl("create", "serviceaccount", "of-two", "-n", namespace)
@@ -199,18 +199,18 @@ def test_a_namespace_that_may_not_be_read_is_left_out_until_it_may(
         installed.kubectl("delete", "namespace", other, "--wait=false")
 
 
-def test_missing_rights_are_told_with_the_place_where_they_are_written(
+def test_missing_rights_are_reported_with_the_manifests_that_grant_them(
     installed: Cluster, namespace: str, tmp_path: Path
 ) -> None:
-    """A service account without rights: exit 2, what was forbidden, and where the rights are."""
-    installed.kubectl("create", "serviceaccount", "nobody", "-n", namespace)
-    said = refused_start(installed.service_account_kubeconfig(namespace, "nobody"), tmp_path / "log")
+    """A service account without rights: exit code 2, the forbidden request, and where the rights are."""
+    installed.kubectl("create", "serviceaccount", "without-rights", "-n", namespace)
+    said = refused_start(installed.service_account_kubeconfig(namespace, "without-rights"), tmp_path / "log")
     assert "forbidden" in said
     assert "manifests/base" in said
 
 
-def test_missing_right_on_nodes_is_told_with_both_ways_out(installed: Cluster, namespace: str, tmp_path: Path) -> None:
-    """Everything but nodes: exit 2 at once, and not after a minute of silent tries; with --no-watch-nodes it starts."""
+def test_missing_right_on_nodes_is_reported_with_both_fixes(installed: Cluster, namespace: str, tmp_path: Path) -> None:
+    """All rights but nodes: exit code 2 at once, not after a minute of silent tries; with --no-watch-nodes it starts."""
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
@@ -232,13 +232,13 @@ def test_missing_right_on_nodes_is_told_with_both_ways_out(installed: Cluster, n
 
 
 def test_health_and_readiness_are_answered(world: World) -> None:
-    """/healthz and /readyz say ok; another path is 404."""
+    """/healthz and /readyz answer ok; another path is 404."""
     operator = world.operators[-1]
     assert [(200, "ok"), (200, "ok"), 404] == [operator.get("/healthz"), operator.get("/readyz"), operator.get("/")[0]]
 
 
 def test_operator_of_one_namespace_leaves_others_alone(world: World, installed: Cluster) -> None:
-    """--namespaces: an agent in another namespace gets nothing."""
+    """--namespaces: an agent in another namespace gets no children."""
     with installed.namespace() as other:
         world.kubectl("get", "mpa")
         manifest = {**agent_manifest(), "metadata": {"name": "elsewhere", "namespace": other}}
@@ -253,7 +253,7 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
-    """In a life of one agent nothing is forbidden, and every verb that is granted is used (but two kinds, tested apart)."""
+    """In the life of one agent no request is forbidden, and every granted verb is used (except for two kinds, tested separately)."""
     since = datetime.now(UTC)
     world.start_operator()
     world.install(gate={"enabled": True})
@@ -275,19 +275,19 @@ def test_rights_are_sufficient_and_each_is_used(world: World) -> None:
     assert [] == [event["requestURI"] for event in calls if event["responseStatus"]["code"] == 403]
     used = {(resource(event), event["verb"]) for event in calls}
     granted = {(name, verb) for rule in _rules() for name in rule["resources"] for verb in rule["verbs"]}
-    # `create` on children is asked for by server-side apply of what does not exist, and logged as `patch`.
+    # Server-side apply of a missing child needs `create`, and is logged as `patch`.
     unseen = {
         (name, "create")
         for name in ("deployments", "services", "serviceaccounts", "poddisruptionbudgets", "rolebindings", "jobs")
     }
-    # The gate's own right, and the operator's to pass it on, which the API server looks at when a RoleBinding is written.
+    # The gate's own right, and the operator's right to grant it, which the API server checks at the write of a RoleBinding.
     unseen |= {("endpointslices", "list"), ("endpointslices", "watch"), ("clusterroles", "bind")}
     assert set() == granted - used - unseen - {("medplumagents/finalizers", "update")}
 
 
 @pytest.mark.parametrize("kind", ["deployments", "services", "serviceaccounts", "poddisruptionbudgets"])
 def test_right_to_create_is_needed(installed: Cluster, namespace: str, tmp_path: Path, kind: str) -> None:
-    """Without `create` on one kind of child the installation stops there and says what is forbidden."""
+    """Without `create` on one kind of child the installation stops there and reports what is forbidden."""
     rules = _rules()
     for rule in rules:
         if kind in rule["resources"]:
@@ -321,19 +321,19 @@ def test_right_to_create_is_needed(installed: Cluster, namespace: str, tmp_path:
     )
     try:
 
-        def told() -> bool:
+        def refused() -> bool:
             found = installed.kubectl(
                 "get", "mpa", "front-desk", "-n", namespace, "-o", "jsonpath={.status.plan}"
             ).stdout
             return "cannot create" in found and kind in found
 
-        wait_for(told, what=f"the refusal of {kind}")
+        wait_for(refused, what=f"the refusal of {kind}")
     finally:
         operator.kill()
 
 
 def test_service_account_is_the_one_of_the_manifests() -> None:
-    """What the tests run as is what the manifests bind."""
+    """The tests use the ServiceAccount that the manifests bind."""
     objects = list(yaml.safe_load_all((ROOT / "manifests/base/rbac.yaml").read_text()))
     [subject] = next(o for o in objects if o["kind"] == "ClusterRoleBinding")["subjects"]
     assert (NAMESPACE, SERVICE_ACCOUNT) == (subject["namespace"], subject["name"])

@@ -1,4 +1,4 @@
-"""Watches that break or fall silent: what they lost is found again."""
+"""Watches that break or fall silent: a resync finds what they lost."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def proxy(empty_world: World) -> Iterator[Proxy]:
-    """An operator behind a proxy, that lists everything anew every five seconds."""
+    """An operator behind a proxy, with a resync every five seconds."""
     kubeconfig = empty_world.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
     with through_proxy(kubeconfig) as (proxy, proxied):
         empty_world.start_operator("--resync-seconds", "5", "--request-timeout-seconds", "2", kubeconfig=proxied)
         yield proxy
-        # The operator ends before its way to the API server does.
+        # Stop the operator before its proxy.
         empty_world.operators[-1].kill()
 
 
 def test_silent_watches_lose_nothing(empty_world: World, proxy: Proxy) -> None:
-    """Every open connection falls silent, then things change and go: the next LIST finds both, ghosts included."""
+    """Every open connection falls silent, then objects change and are deleted: the next LIST finds both."""
     world = empty_world
     world.apply(agent_manifest(), agent_manifest("ghost"))
     for name in ("front-desk", "ghost"):
         world.wait_for_phase("Running", "5.1.14", name)
-    proxy.deafen()
+    proxy.silence()
     world.kubectl("delete", "mpa", "ghost", "--timeout=30s")
     world.kubectl("delete", "service", "front-desk")
     world.set_version("5.1.15")
@@ -44,8 +44,8 @@ def test_silent_watches_lose_nothing(empty_world: World, proxy: Proxy) -> None:
     )
 
 
-def test_cut_connections_are_made_anew(empty_world: World, proxy: Proxy) -> None:
-    """All connections break in the middle of a handoff: it ends well all the same."""
+def test_cut_connections_are_opened_again(empty_world: World, proxy: Proxy) -> None:
+    """All connections break during a handoff: it completes anyway."""
     world = empty_world
     world.install()
     world.set_version("5.1.15")

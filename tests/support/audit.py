@@ -1,4 +1,4 @@
-"""What the operator asked of the API server, from the server's own audit log."""
+"""The requests of the operator, from the audit log of the API server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ READS = {"get", "list", "watch"}
 
 
 def calls_of_the_operator(world: World, since: datetime) -> Iterator[dict[str, Any]]:
-    """Its calls in this namespace, or in none."""
+    """The operator's requests in this namespace, and those outside namespaces."""
     for event in world.cluster.audit_events(since):
         where = event.get("objectRef", {}).get("namespace")
         if event["user"]["username"] == USER and where in {None, world.namespace}:
@@ -25,7 +25,7 @@ def calls_of_the_operator(world: World, since: datetime) -> Iterator[dict[str, A
 
 
 def writes_of_the_operator(world: World, since: datetime) -> list[str]:
-    """Its writes in this namespace: verb and resource each."""
+    """The operator's writes in this namespace, as verb and resource."""
     return [
         f"{event['verb']} {resource(event)}"
         for event in calls_of_the_operator(world, since)
@@ -34,6 +34,6 @@ def writes_of_the_operator(world: World, since: datetime) -> list[str]:
 
 
 def resource(event: dict[str, Any]) -> str:
-    """The resource of a call, with its subresource."""
+    """The resource of a request, with its subresource."""
     reference = event["objectRef"]
     return "/".join(part for part in (reference["resource"], reference.get("subresource")) if part)

@@ -1,7 +1,7 @@
-"""An HTTP proxy on loopback between one operator and the API server: it sees each request, and can be told to meddle.
+"""An HTTP proxy on loopback between one operator and the API server. It sees each request and can interfere with it.
 
-Made by `crash_points` and by `test_faults`. Plain HTTP towards the operator, whose token it hands on; TLS towards the API server.
-What happens to a call is decided by a `Meddler`; this module only carries it out, and knows nothing of tests.
+Made by `crash_points` and by `test_faults`. It speaks plain HTTP to the operator, whose token it forwards, and TLS to the API server.
+An `Interceptor` decides what happens to a call. This module only carries that out, and knows nothing of tests.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class Call:
 
     @property
     def writes(self) -> bool:
-        """Whether it changes anything."""
+        """Whether it is a write."""
         return self.method not in _READS
 
     @property
     def watches(self) -> bool:
-        """Whether its answer is a stream without end."""
+        """Whether it is a watch."""
         return self.query.get("watch", "") in {"1", "true"}
 
     @property
     def lists(self) -> bool:
-        """Whether it reads all objects of a kind."""
+        """Whether it is a LIST."""
         return not self.writes and not self.watches and not self.names
 
     @property
@@ -67,12 +67,12 @@ class Call:
 
     @property
     def names(self) -> str:
-        """The object that it names; empty where it names none."""
+        """The object that it names; empty for a collection."""
         return self._parts[1] if len(self._parts) > 1 else ""
 
     @property
     def label(self) -> str:
-        """What it does, in short: `PATCH deployments front-desk`; what is made by a fingerprint is left out of the name."""
+        """Its summary, such as `PATCH deployments front-desk`. A hash at the end of the name is left out."""
         return f"{self.method} {self.resource} {self.names.partition('-fetch-')[0]}".rstrip()
 
 
@@ -86,14 +86,14 @@ class Answer:
 
     @classmethod
     def fault(cls, status: int, reason: str, message: str, **headers: str) -> Answer:
-        """What the API server says of a request that failed."""
-        told = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
-        body = json.dumps(told | {"reason": reason, "code": status}).encode()
+        """Build the API server's answer to a failed request."""
+        answer = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
+        body = json.dumps(answer | {"reason": reason, "code": status}).encode()
         return cls(status, body, {"Content-Type": "application/json"} | headers)
 
 
-class Cut(Exception):  # noqa: N818 - it is an order, no error
-    """Raised by a Meddler: break the connection instead of answering; `after` so many bytes of the answer."""
+class Cut(Exception):  # noqa: N818 - an order, not an error
+    """Raised by an Interceptor: break the connection instead of answering, or after so many bytes (`after`) of the answer."""
 
     def __init__(self, answer: Answer | None = None, *, after: int = 0) -> None:
         super().__init__()
@@ -101,67 +101,67 @@ class Cut(Exception):  # noqa: N818 - it is an order, no error
         self.after = after
 
 
-class Meddler:
-    """Lets everything through; others override what they meddle with. Each may take its time."""
+class Interceptor:
+    """Lets every call through. Subclasses override what they interfere with. Both methods may wait."""
 
     async def before(self, call: Call) -> Answer | None:
-        """Called before a call reaches the API server. An answer of its own keeps it from there."""
+        """Called before a call reaches the API server. If this returns an answer, the API server never gets the call."""
 
     async def after(self, call: Call, answer: Answer) -> Answer:
-        """Called with the API server's answer, before the operator gets it; not for watches."""
+        """Called with the API server's answer before the operator gets it. Not called for watches."""
         del call
         return answer
 
 
 @dataclass(slots=True)
 class HttpProxy:
-    """A running proxy. `calls` has every request in the order of its arrival."""
+    """A running proxy. `calls` has all requests in the order of their arrival."""
 
     server: str
     session: aiohttp.ClientSession
     kubeconfig: Path
-    """Leads through this proxy, as the user of the one that it was made of."""
-    meddler: Meddler = field(default_factory=Meddler)
+    """Leads through this proxy, with the user of the original kubeconfig."""
+    interceptor: Interceptor = field(default_factory=Interceptor)
     calls: list[Call] = field(default_factory=list)
-    _deaf: bool = False
+    _silent: bool = False
     _streams: dict[web.StreamResponse, tuple[web.BaseRequest, aiohttp.ClientResponse]] = field(default_factory=dict)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Carry one request through."""
+        """Handle one request."""
         call = Call(request.method, request.path, dict(request.query), await request.read())
         self.calls.append(call)
         try:
-            answer = await self.meddler.before(call)
+            answer = await self.interceptor.before(call)
             if answer is None and call.watches:
                 return await self._stream(request)
             if answer is None:
-                answer = await self.meddler.after(call, await self._forward(request, call))
+                answer = await self.interceptor.after(call, await self._forward(request, call))
         except Cut as order:
             return await self._cut(request, order)
         return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
     async def _forward(self, request: web.BaseRequest, call: Call) -> Answer:
         async with self._upstream(request, call.body) as response:
-            return Answer(response.status, await response.read(), _kept(response.headers))
+            return Answer(response.status, await response.read(), _end_to_end(response.headers))
 
     def _upstream(self, request: web.BaseRequest, body: bytes) -> Any:
         return self.session.request(
-            request.method, f"{self.server}{request.raw_path}", data=body or None, headers=_kept(request.headers)
+            request.method, f"{self.server}{request.raw_path}", data=body or None, headers=_end_to_end(request.headers)
         )
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Hand a watch on, chunk by chunk, for as long as both sides want it."""
+        """Forward a watch, chunk by chunk, until one side ends it."""
         async with self._upstream(request, b"") as upstream:
-            answer = web.StreamResponse(status=upstream.status, headers=_kept(upstream.headers))
-            deaf_too = False
-            # Either side may go at any moment: operators are killed here.
+            answer = web.StreamResponse(status=upstream.status, headers=_end_to_end(upstream.headers))
+            silenced = False
+            # Either side may end at any moment: operators are killed here.
             try:
                 with contextlib.suppress(aiohttp.ClientError, ConnectionError):
                     await answer.prepare(request)
                     self._streams[answer] = (request, upstream)
                     async for chunk in upstream.content.iter_any():
-                        deaf_too = deaf_too or self._deaf
-                        if not deaf_too:
+                        silenced = silenced or self._silent
+                        if not silenced:
                             await answer.write(chunk)
             finally:
                 self._streams.pop(answer, None)
@@ -178,21 +178,21 @@ class HttpProxy:
         reset(request)
         return answer
 
-    # Meddling with the watches that there are.
+    # Interfering with the current watches.
 
     def cut_watches(self) -> int:
-        """Break them; returns how many there were."""
+        """Break them. Returns how many there were."""
         cut = list(self._streams.values())
         for request, _ in cut:
             reset(request)
         return len(cut)
 
-    def deafen(self, *, deaf: bool = True) -> None:
-        """Let nothing more through on watches; they stay open and silent, those that begin meanwhile too."""
-        self._deaf = deaf
+    def silence_watches(self, *, silent: bool = True) -> None:
+        """Drop all events of current and new watches. They stay open."""
+        self._silent = silent
 
     async def end_watches(self, event: Mapping[str, Any]) -> int:
-        """Say a last event on each watch and end it; returns how many there were."""
+        """Send a last event on each watch and end it. Returns how many there were."""
         streams = list(self._streams.items())
         for stream, (_, upstream) in streams:
             with contextlib.suppress(ConnectionError):
@@ -202,7 +202,7 @@ class HttpProxy:
 
 
 def reset(request: web.BaseRequest) -> None:
-    """Reset the connection that a request came by: RST, no FIN."""
+    """Reset the connection of a request: RST, not FIN."""
     transport = request.transport
     if transport is None:
         return
@@ -212,12 +212,12 @@ def reset(request: web.BaseRequest) -> None:
     transport.abort()
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+def _end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.lower() not in _HOP_BY_HOP}
 
 
 def _write(path: Path, *, like: Path, server: str) -> None:
-    """A kubeconfig with the same user and another server."""
+    """Write a kubeconfig with the same user and another server."""
     config = json.loads(like.read_text())
     config["clusters"][0]["cluster"] = {"server": server}
     path.touch(mode=0o600)
@@ -226,7 +226,7 @@ def _write(path: Path, *, like: Path, server: str) -> None:
 
 @asynccontextmanager
 async def upstream_session(context: ssl.SSLContext) -> AsyncIterator[aiohttp.ClientSession]:
-    """The way to the API server, for any number of proxies; answers go through as they are, compressed or not."""
+    """Open a session with the API server for any number of proxies. It passes compressed answers through."""
     connector = aiohttp.TCPConnector(ssl=context, limit=0)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
@@ -235,11 +235,11 @@ async def upstream_session(context: ssl.SSLContext) -> AsyncIterator[aiohttp.Cli
 
 @asynccontextmanager
 async def http_proxy(
-    server: str, session: aiohttp.ClientSession, kubeconfig: Path, meddler: Meddler
+    server: str, session: aiohttp.ClientSession, kubeconfig: Path, interceptor: Interceptor
 ) -> AsyncIterator[HttpProxy]:
-    """A proxy, with a kubeconfig of the same user that leads through it."""
+    """Run a proxy, with a kubeconfig of the same user that leads through it."""
     path = kubeconfig.with_name(f"{kubeconfig.name}-{secrets.token_hex(4)}")
-    proxy = HttpProxy(server, session, path, meddler)
+    proxy = HttpProxy(server, session, path, interceptor)
     runner = web.ServerRunner(web.Server(proxy.handle, access_log=None), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

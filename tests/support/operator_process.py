@@ -1,7 +1,7 @@
-"""The operator as tests, demo, playground and bench run it: the installed program, as its own ServiceAccount, as a process.
+"""Runs the operator as a process with the rights of its own ServiceAccount, for tests, demo, playground and bench.
 
-`install` applies what a user applies (CRD and rights from `manifests/base`), but not the operator's own Deployment: tier A's
-pods are simulated, so the program runs beside the cluster, with exactly the rights that it would have in it.
+`install` applies the CRD and the rights from `manifests/base` as a user does, without the operator's own Deployment: in the local cluster
+pods are simulated, so the program runs beside the cluster, with exactly the rights that it has inside.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def install(cluster: Cluster) -> None:
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump_all(objects))
 
     def established() -> bool:
-        # Not `kubectl wait`, and no jsonpath: both fail on a CRD that has no conditions yet, as on a busy machine.
+        # `kubectl wait` and jsonpath fail on a CRD without conditions, which happens on a busy machine.
         conditions = cluster.read("crd", "medplumagents.agents.medplum.com").get("status", {}).get("conditions") or ()
         return any(c["type"] == "Established" and c["status"] == "True" for c in conditions)
 
@@ -57,7 +57,7 @@ class OperatorProcess:
 
     @property
     def health_port(self) -> int:
-        """The port that it logged for /healthz and /readyz."""
+        """The port for /healthz and /readyz, from its log."""
         if self._health is None:
             self._health = int(self._wait_for_text("health on port ").split()[0].strip('",}'))
         return self._health
@@ -71,10 +71,10 @@ class OperatorProcess:
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)
-        raise TimeoutError(f"the operator did not say {text!r}:\n{self.log.read_text()[-4000:]}")
+        raise TimeoutError(f"the operator did not log {text!r}:\n{self.log.read_text()[-4000:]}")
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask its health server: status and text."""
+        """Send a GET to its health server. Returns status and text."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()
@@ -82,7 +82,7 @@ class OperatorProcess:
             return answer.code, answer.read().decode()
 
     def wait_until_ready(self, seconds: float = 30) -> None:
-        """Wait for /readyz."""
+        """Wait until /readyz answers 200."""
         deadline = time.monotonic() + seconds
         while self.get("/readyz")[0] != 200:
             if time.monotonic() > deadline:
@@ -90,18 +90,18 @@ class OperatorProcess:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """SIGKILL: what a node's death or the OOM killer does."""
+        """Send SIGKILL, as the OOM killer does, or a node that fails."""
         self.process.kill()
         self.process.wait()
 
     def stop(self, seconds: float = 10) -> int:
-        """SIGTERM, and its exit code."""
+        """Send SIGTERM. Returns the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def rss_bytes(self) -> int:
-        """Resident memory now."""
+        """Its resident memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
@@ -113,9 +113,9 @@ def start_operator(
     environment: Mapping[str, str] | None = None,
     source: Path | None = None,
 ) -> OperatorProcess:
-    """Start the operator with a kubeconfig; the caller ends it. Health listens on a free port of loopback.
+    """Start the operator with a kubeconfig; the caller must end it. Its health server listens on a free port of loopback.
 
-    `source`: a folder with another release's package, instead of the one that is installed.
+    `source`: a folder with the package of another release; default: the installed package.
     """
     program = [str(PROGRAM)]
     if source is not None:
@@ -136,7 +136,7 @@ def start_operator(
 
 @contextmanager
 def running_operator(cluster: Cluster, log: Path, *arguments: str) -> Iterator[OperatorProcess]:
-    """An operator with the rights of its own ServiceAccount, ready; ended at the end of the block."""
+    """Run an operator as its ServiceAccount until the end of the block. It is ready at the start of the block."""
     kubeconfig = cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
     operator = start_operator(kubeconfig, log, *arguments)
     try:

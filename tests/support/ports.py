@@ -1,4 +1,4 @@
-"""A fake API server behind the Protocol of `reconcile`: the simulated cluster's objects, a log of requests, faults on demand."""
+"""A fake API server behind the Protocols of `ports`: the objects of the simulated cluster, a log of requests, faults on demand."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ KEY = Key(NAMESPACE, NAME)
 
 
 class FakeCluster:
-    """What a pass asks of the API server, answered from a simulated cluster.
+    """Answers the requests of a pass from a simulated cluster.
 
     Attributes:
         requests: every request: verb and kind.
-        faults: errors to answer with, by request; the first of a list first.
+        faults: errors to answer with, by request, in this order.
         patches: bodies of merge patches, by kind.
         events: Events that were created.
-        gone: whether the MedplumAgent was deleted meanwhile.
+        gone: whether the MedplumAgent has been deleted.
     """
 
     def __init__(self, simulated: SimulatedCluster) -> None:
@@ -58,7 +58,7 @@ class FakeCluster:
         return copy.deepcopy(self.simulated.objects.get(kind))
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[Raw], str]:
-        """Read the agents, or the agent's pods."""
+        """Read all agents, or the agent's pods."""
         self._ask(f"list {kind}")
         if kind == KIND:
             assert (None, "") == (namespace, selector)
@@ -67,7 +67,7 @@ class FakeCluster:
         return [pod.raw() for pod in self.simulated.pods], "1"
 
     async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
-        """Server-side apply, unless the object has changed since."""
+        """Apply an object, unless it has changed since `resource_version`."""
         kind = str(body["kind"])
         self._ask(f"apply {kind}")
         live = None if kind == "Job" else self.simulated.objects.get(kind)
@@ -78,7 +78,7 @@ class FakeCluster:
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
     ) -> Raw:
-        """JSON merge patch of the status, or of a child."""
+        """Send a JSON merge patch of the status or of a child."""
         assert KEY == (namespace, name)
         self._ask(f"patch {kind}{'/' if subresource else ''}{subresource}")
         self.patches.append((kind, patch))
@@ -102,18 +102,18 @@ class FakeCluster:
 
 
 class FakeGates:
-    """What gates told: nothing, until a test says otherwise."""
+    """The reports of the gates: none until a test sets some."""
 
-    told: Traffic | None = None
+    reports: Traffic | None = None
 
     def traffic(self, key: Key) -> Traffic | None:
-        """Of the agent."""
+        """The reports of the agent's gates."""
         assert key == KEY
-        return self.told
+        return self.reports
 
 
 class Stage:
-    """A simulated cluster, a fake API server before it, what the watches have seen of it, and the reconciler between them."""
+    """A simulated cluster, a fake API server in front of it, the cache of the watches, and the reconciler."""
 
     def __init__(self, simulated: SimulatedCluster) -> None:
         self.simulated = simulated
@@ -139,17 +139,17 @@ class Stage:
         self.seen.replace("Node", None, copy.deepcopy(self.simulated.nodes), as_of="999999")
 
     async def one_pass(self) -> float | None:
-        """One pass on what the watches have seen."""
+        """Run one pass on what the watches have seen."""
         return await self.reconciler(KEY)
 
     @property
     def writes(self) -> list[str]:
-        """Requests that change something."""
+        """The requests that write."""
         return [request for request in self.cluster.requests if not request.startswith(("get", "list"))]
 
     @property
     def reasons(self) -> list[str]:
-        """Reasons of the Events that were written."""
+        """The reasons of the Events that were written."""
         return [event["reason"] for event in self.cluster.events]
 
 

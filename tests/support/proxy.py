@@ -1,6 +1,6 @@
-"""A TCP proxy on loopback between the operator and its API server, to cut or to deafen its watches.
+"""A TCP proxy on loopback between the operator and its API server, to cut or to silence its watches.
 
-TLS goes through it untouched: the API server's certificate is good for 127.0.0.1, whatever the port.
+It passes TLS through: the API server's certificate is valid for 127.0.0.1 on any port.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Proxy:
-    """Forwards connections until told otherwise."""
+    """Forwards connections."""
 
     target: tuple[str, int]
     listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
     _links: list[tuple[socket.socket, socket.socket]] = field(default_factory=list)
-    _deaf: set[socket.socket] = field(default_factory=set)
+    _silent: set[socket.socket] = field(default_factory=set)
     _closing: bool = False
 
     def serve(self) -> None:
-        """Accept connections until closed."""
+        """Accept connections until `close`."""
         while not self._closing:
             try:
                 client, _ = self.listener.accept()
@@ -43,18 +43,18 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if source not in self._deaf:
+                if source not in self._silent:
                     sink.sendall(data)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def deafen(self) -> None:
-        """Let nothing more through from the server on the connections that there are: they stay open and silent."""
-        self._deaf.update(server for _, server in self._links)
+    def silence(self) -> None:
+        """Drop everything that the server sends on the current connections. They stay open."""
+        self._silent.update(server for _, server in self._links)
 
     def cut(self) -> None:
-        """Break every connection that there is."""
+        """Break all connections."""
         links, self._links = self._links, []
         for link in links:
             for end in link:
@@ -63,7 +63,7 @@ class Proxy:
                 end.close()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the proxy."""
         self._closing = True
         self.listener.close()
         self.cut()
@@ -71,7 +71,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def through_proxy(kubeconfig: Path) -> Iterator[tuple[Proxy, Path]]:
-    """A proxy, and a kubeconfig that leads through it."""
+    """Run a proxy. Yields it and a kubeconfig that leads through it."""
     config = json.loads(kubeconfig.read_text())
     server = urlsplit(config["clusters"][0]["cluster"]["server"])
     proxy = Proxy((server.hostname or "127.0.0.1", server.port or 443))

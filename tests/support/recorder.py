@@ -1,10 +1,10 @@
-"""Watches a namespace during a test and says afterwards whether I1 or I2 was ever broken.
+"""Watches a namespace during a test and records every violation of I1 and I2.
 
-It knows nothing of the operator: it reads pods, ReplicaSets, Deployments and MedplumAgents from the API server's own watches, and it
-judges by what they say at each event, so no test has to remember to look.
+It does not use the operator's code. It watches pods, ReplicaSets, Deployments and MedplumAgents and judges their state at each event,
+so every test checks both invariants.
 
-I1: no two agents of one MedplumAgent run at once if either is before 4.2.4.
-I2: the Deployment never goes to an older version than the one that became active last, unless the annotation said so.
+I1: no two agents of one MedplumAgent run at the same time if one of them is before 4.2.4.
+I2: the Deployment never goes to an older version than the active one, unless the annotation approves it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ZERO_DOWNTIME = Version("4.2.4")
 
 
 def release(text: str) -> Version:
-    """X.Y.Z of an agent version."""
+    """The X.Y.Z of an agent version."""
     return Version(text.partition("-")[0])
 
 
 def documents(stream: Any) -> Iterator[dict[str, Any]]:
-    """The JSON documents in an endless stream of them."""
+    """Yield the JSON documents of an endless stream."""
     decoder, text = json.JSONDecoder(), ""
     while chunk := stream.read1(65536):
         text += chunk.decode()
@@ -51,14 +51,14 @@ def documents(stream: Any) -> Iterator[dict[str, Any]]:
 
 @dataclass
 class Recorder:
-    """What was seen, and what of it was forbidden."""
+    """What the watches reported, and which of it is a violation."""
 
     violations: list[str] = field(default_factory=list)
     most_running: dict[str, int] = field(default_factory=dict)
     served_from: dict[str, datetime] = field(default_factory=dict)
-    """When each pod was first seen to serve, by uid: ready, and its agent running."""
+    """When each pod first served, by uid: it is ready and its agent runs."""
     served_until: dict[str, datetime] = field(default_factory=dict)
-    """When each pod was first seen not to serve any more."""
+    """When each pod first stopped serving, by uid."""
     events: int = 0
     _running: dict[str, dict[str, str]] = field(default_factory=dict)
     _active: dict[str, str] = field(default_factory=dict)
@@ -71,13 +71,13 @@ class Recorder:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, stream: BinaryIO) -> None:
-        """Take every watch event of a stream, until it ends."""
+        """Read the watch events of a stream until it ends."""
         with stream:
             for event in documents(stream):
                 self.see(event)
 
     def see(self, event: dict[str, Any]) -> None:
-        """Take one watch event."""
+        """Record one watch event."""
         with self._lock:
             self.events += 1
             raw = event["object"]
@@ -108,7 +108,7 @@ class Recorder:
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
         self._see_service(raw["metadata"]["uid"], serves=ready and "running" in agent.get("state", {}))
         running = self._running.setdefault(labels[AGENT], {})
-        # Started and not yet exited: a crash-looping container counts too, it may start again at any moment.
+        # A crash-looping container counts as started: it may restart at any moment.
         started = "running" in agent.get("state", {}) or agent.get("restartCount", 0) > 0
         ended = status.get("phase") in {"Succeeded", "Failed"}
         if kind == "DELETED" or ended or not started:
@@ -134,12 +134,12 @@ class Recorder:
         return not free and version not in self._approvals.get(name, set())
 
     def _see_replica_set(self, raw: dict[str, Any]) -> None:
-        """Whoever scales an older ReplicaSet up goes down too, whatever the Deployment says."""
+        """Scaling up the ReplicaSet of an older version is a downgrade too, even without a change of the Deployment."""
         labels = raw["spec"]["template"]["metadata"].get("labels") or {}
         if AGENT not in labels:
             return
         uid, wanted = raw["metadata"]["uid"], raw["spec"]["replicas"]
-        # Of a Deployment that was not seen yet nothing is known; what it says is judged when it is.
+        # A Deployment whose watch event has not arrived yet is judged when it does.
         known = _owner(raw) == self._deployments.get(labels[AGENT])
         if known and wanted > self._replicas.get(uid, 0) and self._may_not_go_down(labels[AGENT], labels[VERSION]):
             self.violations.append(
@@ -152,7 +152,7 @@ class Recorder:
         name = metadata["name"]
         if VERSION not in template or kind == "DELETED":
             return
-        if self._owners.get(name, _owner(raw)) != _owner(raw):  # another MedplumAgent: for that one nothing was active
+        if self._owners.get(name, _owner(raw)) != _owner(raw):  # another MedplumAgent: it has no active version yet
             self._active.pop(name, None)
             self._applied.pop(name, None)
         self._owners[name], self._deployments[name] = _owner(raw), metadata.get("uid")
@@ -168,13 +168,13 @@ class Recorder:
 
 
 def _owner(raw: dict[str, Any]) -> str | None:
-    """The uid of the object that this one belongs to."""
+    """The uid of the owner."""
     return next((owner["uid"] for owner in raw["metadata"].get("ownerReferences", ()) if owner.get("controller")), None)
 
 
 @contextmanager
 def recording(cluster: Cluster, namespace: str) -> Iterator[Recorder]:
-    """Watch a namespace until the end of the block; by then everything that the API server sent has been judged."""
+    """Watch a namespace until the end of the block. By then every event that the API server sent has been judged."""
     recorder = Recorder()
     watches = []
     for kind in ("pods", "replicasets.apps", "deployments.apps", "medplumagents.agents.medplum.com"):

@@ -1,4 +1,4 @@
-"""What a behaviour test speaks in: one agent in a namespace of its own, changed as a user would, and read back."""
+"""The vocabulary of the behaviour tests: one agent in its own namespace, changed and read as a user does it."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 FORCE = "agents.medplum.com/force-downgrade"
 SEEN_LATE = 0.5
-"""How many seconds apart two watches may see the same on a busy machine. Without load it is some milliseconds."""
+"""By how many seconds two watches may see the same event apart, on a busy machine. Without load it is some milliseconds."""
 QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 REGISTRY_AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
-"""In a pod template: no answer is no refusal, and is waited for."""
+"""For a pod template. A registry that does not answer is not a refusal, so the operator waits for it."""
 
 GATE_IMAGE = "registry.test/medplum-agent-operator:0.1.0"
-"""Nothing runs it here: pods are simulated."""
+"""No container runs it: pods are simulated."""
 
 
 def child(kind: str, name: str = "front-desk") -> str:
-    """The name of an agent's child, by kubectl's word for its kind."""
+    """The name of an agent's child. `kind`: as kubectl names it."""
     return f"{name}-moves-by-handoff" if kind == "pdb" else name
 
 
 def agent_manifest(name: str = "front-desk", version: str = "5.1.14", **spec: Any) -> dict[str, Any]:
-    """A MedplumAgent whose handoffs are quick."""
+    """Build a MedplumAgent whose handoffs are quick."""
     return {
         "apiVersion": "agents.medplum.com/v1alpha1",
         "kind": "MedplumAgent",
@@ -58,7 +58,7 @@ def agent_manifest(name: str = "front-desk", version: str = "5.1.14", **spec: An
 
 @dataclass
 class World:
-    """A namespace with an operator that watches it and nothing else."""
+    """A namespace with an operator that watches only this namespace."""
 
     cluster: Cluster
     namespace: str
@@ -71,7 +71,7 @@ class World:
     def start_operator(
         self, *arguments: str, kubeconfig: Path | None = None, source: Path | None = None
     ) -> OperatorProcess:
-        """Start one, with the rights of its ServiceAccount, and wait until it is ready. `source`: of another release."""
+        """Start an operator as its ServiceAccount, and wait until it is ready. `source`: the folder of another release."""
         kubeconfig = kubeconfig or self.cluster.service_account_kubeconfig(NAMESPACE, SERVICE_ACCOUNT)
         log = self.folder / f"operator-{len(self.operators)}.log"
         operator = start_operator(
@@ -83,7 +83,7 @@ class World:
 
     @property
     def log(self) -> str:
-        """Everything that the operators of this test have logged."""
+        """The logs of all operators of this test."""
         return "".join(operator.log.read_text() for operator in self.operators)
 
     # What a user does.
@@ -93,7 +93,7 @@ class World:
         return self.cluster.kubectl("--namespace", self.namespace, *arguments, **options).stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """`kubectl apply`, client-side as most people do it."""
+        """Run `kubectl apply`, client-side as most users do."""
         bundle = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "-f", "-", input=json.dumps(bundle))
 
@@ -106,18 +106,18 @@ class World:
         self.patch({"version": version}, name)
 
     def approve(self, text: str, name: str = "front-desk") -> None:
-        """Approve a downgrade as the message says."""
+        """Approve a downgrade as the message of the refusal says."""
         self.kubectl("annotate", "mpa", name, "--overwrite", f"{FORCE}={text}")
 
-    def get_ready(self, selected: str) -> None:
-        """Pods of this label get on from now on, whatever their template says."""
+    def make_ready(self, selected: str) -> None:
+        """Let the pods with this label become ready, despite their template."""
         self.wait(lambda: self.read("pods", "-l", selected)["items"], f"pods with {selected}")
         self.kubectl("annotate", "pods", "-l", selected, "--overwrite", "sim.medplum.com/behaviour=ready")
 
     # What is there.
 
     def read(self, *arguments: str) -> Any:
-        """`kubectl get` as data."""
+        """Run `kubectl get` and parse the answer."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
     def agent(self, name: str = "front-desk") -> dict[str, Any]:
@@ -150,22 +150,22 @@ class World:
         return found
 
     def events(self, reason: str, name: str = "front-desk") -> list[dict[str, Any]]:
-        """Events about it with a reason."""
+        """The Events about it with this reason."""
         found = self.read("events")["items"]
         return [e for e in found if e["reason"] == reason and e["involvedObject"]["name"] == name]
 
     def gaps(self) -> list[float]:
-        """Seconds from each pod's last moment of service to the next one's first, as the recorder's own watch saw them."""
+        """The seconds between the end of each pod's service and the start of the next one's, as the recorder's own watch saw them."""
         seen = self.recorder
         self.wait(lambda: len(seen.served_until) + 1 == len(seen.served_from), "the recorder sees the old pod's end")
         starts = sorted(seen.served_from.items(), key=lambda item: item[1])
         following = itertools.pairwise(starts)
         return [(begun - seen.served_until[uid]).total_seconds() for (uid, _), (_, begun) in following]
 
-    # Waiting for it.
+    # Waiting.
 
     def wait(self, question: Callable[[], Any], what: str, seconds: float = 40) -> Any:
-        """Wait until something is so; show status and log when it does not come about."""
+        """Wait until `question` returns something true. Shows status and log if it does not in time."""
         try:
             return wait_for(question, what=what, seconds=seconds)
         except TimeoutError as late:
@@ -175,13 +175,13 @@ class World:
     def wait_for_phase(
         self, phase: str, version: str | None = None, name: str = "front-desk", **at_least: Any
     ) -> dict[str, Any]:
-        """Wait until status tells this phase of the current spec (and this active version); returns the status."""
+        """Wait until the status of the current spec has this phase (and this active version). Returns the status."""
 
         def reached() -> dict[str, Any] | None:
             agent = self.agent(name)
             status: dict[str, Any] = agent.get("status", {})
-            told = status.get("observedGeneration") == agent["metadata"]["generation"]
-            if told and status.get("phase") == phase and (version is None or status.get("activeVersion") == version):
+            current = status.get("observedGeneration") == agent["metadata"]["generation"]
+            if current and status.get("phase") == phase and (version is None or status.get("activeVersion") == version):
                 return status
             return None
 

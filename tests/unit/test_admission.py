@@ -1,4 +1,4 @@
-"""Fields that are ours and are otherwise than we applied them; and that what we note is written all the same."""
+"""Owned fields that differ from what the operator applied; its records are written anyway."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOSED = [{"schedule": "0 3 29 2 *", "duration": "1m"}]
 
 
 def installed(version: str, *, mirrored: bool = False, **spec: Any) -> AdmittingCluster:
-    """A cluster in which the agent was installed and serves."""
+    """A cluster with an installed agent that serves."""
     cluster = AdmittingCluster(agent(version, **{"handoff": QUICK, **spec}))
     if mirrored:
         cluster.policy = from_a_mirror
@@ -29,22 +29,22 @@ def installed(version: str, *, mirrored: bool = False, **spec: Any) -> Admitting
 
 
 def image(cluster: AdmittingCluster) -> str:
-    """Of the agent, as the API server keeps it."""
+    """The image of the agent, as the API server stores it."""
     return str(cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"])
 
 
 def pods(cluster: AdmittingCluster) -> list[str]:
-    """The names of all that are there."""
+    """The names of all pods."""
     return [pod.name for pod in cluster.pods]
 
 
 def latched(cluster: SimulatedCluster) -> bool:
-    """Whether a failure is noted on the Deployment."""
+    """Whether the Deployment has a record of a failure."""
     return cluster.record.failed is not None
 
 
-def test_what_a_policy_writes_otherwise_costs_one_write() -> None:
-    """A rollout for each change, and rest after it."""
+def test_a_policy_that_changes_fields_costs_one_write() -> None:
+    """One rollout for each change, and rest after it."""
     cluster = installed("5.1.14", mirrored=True)
     assert "mirror.example.org" in image(cluster)
     writes = list(cluster.writes)
@@ -56,8 +56,8 @@ def test_what_a_policy_writes_otherwise_costs_one_write() -> None:
     assert "mirror.example.org/medplum-agent:5.1.15" in image(cluster)
 
 
-def test_a_policy_that_has_gone_replaces_no_pod_by_a_write_that_begins_nothing() -> None:
-    """An agent before 4.2.4 whose windows are closed: the next own change brings the image as it is asked for, and nothing before."""
+def test_after_a_policy_is_removed_a_write_without_rollout_replaces_no_pod() -> None:
+    """An agent before 4.2.4 with closed windows: only the agent's next change applies the requested image."""
     cluster = installed("4.2.3", mirrored=True, maintenanceWindows=CLOSED)
     before, kept = pods(cluster), image(cluster)
     cluster.policy = None
@@ -68,8 +68,8 @@ def test_a_policy_that_has_gone_replaces_no_pod_by_a_write_that_begins_nothing()
     assert (["5.1.15"], "registry.example.org") == (cluster.running, image(cluster).partition("/")[0])
 
 
-def test_a_latch_under_a_policy_that_has_gone_replaces_no_pod() -> None:
-    """A change that failed before anything was done is noted, and that is all."""
+def test_after_a_policy_is_removed_a_latch_replaces_no_pod() -> None:
+    """A change that failed before its rollout is recorded, and nothing else happens."""
     cluster = installed("4.2.3", mirrored=True)
     before = pods(cluster)
     cluster.policy = None
@@ -79,8 +79,8 @@ def test_a_latch_under_a_policy_that_has_gone_replaces_no_pod() -> None:
     assert (Phase.FAILED, before) == (cluster.status.phase, pods(cluster))
 
 
-def test_a_change_whose_image_does_not_come_is_latched() -> None:
-    """The note of it is written, although every field of the Deployment is ours."""
+def test_a_change_whose_image_cannot_be_pulled_is_latched() -> None:
+    """Its record is written, although the operator owns every field of the Deployment."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1")
     cluster.never_pulled.add("4.2.3")
     cluster.edit(version="4.2.3").settle().tick(61)
@@ -88,8 +88,8 @@ def test_a_change_whose_image_does_not_come_is_latched() -> None:
     assert latched(cluster)
 
 
-def test_a_restart_by_hand_is_taken_over_while_the_old_pod_shows_that_nothing_was_active() -> None:
-    """Else what failed would be held, with nobody serving."""
+def test_a_restart_by_hand_of_a_template_that_was_never_active_is_rolled_back() -> None:
+    """Without that the failed template would stay, and no agent would serve."""
     cluster = installed("4.2.3")
     cluster.never_ready.add("5.1.15")
     cluster.edit(version="5.1.15").fetched().reconcile()
@@ -102,8 +102,8 @@ def test_a_restart_by_hand_is_taken_over_while_the_old_pod_shows_that_nothing_wa
     assert (["4.2.3"], "5.1.15") == (cluster.running, cluster.record.rolled_back_from)
 
 
-def test_going_back_in_the_spec_forgets_the_failure() -> None:
-    """Then the same change is tried anew."""
+def test_reverting_the_spec_clears_the_failure() -> None:
+    """Then the same change is tried again."""
     cluster = installed("5.1.14")
     cluster.never_ready.add("5.1.15")
     cluster.edit(version="5.1.15").settle().wait_for_deadline()
@@ -114,8 +114,8 @@ def test_going_back_in_the_spec_forgets_the_failure() -> None:
     assert ["5.1.15"] == cluster.edit(version="5.1.15").settle().running
 
 
-def test_a_refresh_that_was_asked_for_while_nothing_waited_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release that comes later replaces no pod by it."""
+def test_a_refresh_without_a_pending_update_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later release replaces no pod because of it."""
     cluster = installed("5.1.15")
     cluster.mark(names.REFRESH, "2026-01").settle()
     assert "2026-01" == cluster.record.refresh

@@ -1,4 +1,4 @@
-"""What the watches have seen: never older than what is known, and complete after a LIST."""
+"""The cache of the watches: never older than a known state, and complete after a LIST."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.cache import Cache, Strings
+from medplum_agent_operator.cache import Cache, StringPool
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.pods import Pod
-from medplum_agent_operator.handlers import keys_of, unheard
+from medplum_agent_operator.handlers import keys_of, kinds_without_events
 from tests.support.builders import NOW, container_status, pod
 
 KIND = "Deployment"
@@ -30,7 +30,7 @@ def versioned(raw: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def cached(*objects: dict[str, Any]) -> Cache:
-    """A cache that has seen these."""
+    """A cache with these objects."""
     cache = Cache()
     for raw in objects:
         cache.put(KIND, raw)
@@ -38,7 +38,7 @@ def cached(*objects: dict[str, Any]) -> Cache:
 
 
 def version_of(cache: Cache, name: str = "lab") -> str | None:
-    """The resource version that is known."""
+    """The resource version in the cache."""
     found = cache.get(KIND, "clinic", name)
     return None if found is None else found["metadata"]["resourceVersion"]
 
@@ -49,45 +49,47 @@ def version_of(cache: Cache, name: str = "lab") -> str | None:
         pytest.param(one("9"), one("10"), "10", id="a newer state replaces an older one: 10 is more than 9"),
         pytest.param(one("10"), one("9"), "10", id="an older state is ignored"),
         pytest.param(one("10"), one("10"), "10", id="the same state stays"),
-        pytest.param(one("10"), one("9", uid="2"), "9", id="a new object of that name counts, whatever its number"),
+        pytest.param(
+            one("10"), one("9", uid="2"), "9", id="a new object of that name replaces it, despite a lower version"
+        ),
     ],
 )
 def test_the_newest_state_stays(first: dict[str, Any], then: dict[str, Any], kept: str) -> None:
-    """A watch that is behind our own write does not bring back the state before it."""
+    """A watch that lags behind our own write does not restore the state before it."""
     assert kept == version_of(cached(first, then))
 
 
 @pytest.mark.parametrize(
-    ("known", "then", "news"),
+    ("known", "then", "changed"),
     [
-        pytest.param([], one("10"), True, id="an object that was not known"),
+        pytest.param([], one("10"), True, id="an unknown object"),
         pytest.param([one("10")], one("11"), True, id="a newer state"),
-        pytest.param([one("10")], one("10"), False, id="the very state that our own write was answered with"),
+        pytest.param([one("10")], one("10"), False, id="the answer to our own write"),
         pytest.param([one("10")], one("9"), False, id="an older state"),
         pytest.param([one("10")], one("9", uid="2"), True, id="a new object of that name"),
     ],
 )
-def test_only_what_is_news_needs_a_look(known: list[dict[str, Any]], then: dict[str, Any], *, news: bool) -> None:
-    """A watch that tells of what is known already leads to no pass."""
-    assert news is cached(*known).put(KIND, then)
+def test_only_a_new_state_needs_a_pass(known: list[dict[str, Any]], then: dict[str, Any], *, changed: bool) -> None:
+    """A watch event with a known state leads to no pass."""
+    assert changed is cached(*known).put(KIND, then)
 
 
-def test_the_state_of_what_has_no_resource_version_is_always_news() -> None:
-    """Where an order cannot be told, looking once too often is right."""
+def test_a_state_without_a_resource_version_is_always_new() -> None:
+    """If the order is unknown, one pass too many is right."""
     cache = cached(one(""))
     assert cache.put(KIND, one(""))
 
 
-def test_a_deleted_object_is_forgotten() -> None:
-    """DELETED of the object that is known; the second time it is no news."""
+def test_a_deleted_object_leaves_the_cache() -> None:
+    """At its DELETED event; the second one changes nothing."""
     cache = cached(one("10"))
     assert cache.drop(KIND, one("11"))
     assert not cache.drop(KIND, one("11"))
     assert cache.get(KIND, "clinic", "lab") is None
 
 
-def test_a_pod_that_had_ended_is_kept_with_its_last_words_until_the_next_list() -> None:
-    """When its agent ended comes with DELETED at the latest, and the pass comes after that. It is news, and it is no leak."""
+def test_a_pod_that_had_ended_stays_with_its_final_state_until_the_next_list() -> None:
+    """The time of its end may arrive only with DELETED, and the pass comes after that. It needs a pass, and it does not leak."""
     cache = Cache()
     cache.put("Pod", versioned(pod(ready_since=NOW, terminating=True), "10"))
     assert cache.drop("Pod", versioned(pod(phase="Succeeded", ended_at=NOW, terminating=True), "11"))
@@ -97,8 +99,8 @@ def test_a_pod_that_had_ended_is_kept_with_its_last_words_until_the_next_list() 
     assert [] == cache.names("Pod")
 
 
-def test_a_pod_that_was_removed_while_it_ran_is_forgotten() -> None:
-    """By force, or with its node: nothing is known of its end, and what is gone must not count as running."""
+def test_a_pod_that_was_removed_while_it_ran_leaves_the_cache() -> None:
+    """By force, or with its node: its end is unknown, and a deleted pod must not count as running."""
     cache = Cache()
     cache.put("Pod", versioned(pod(ready_since=NOW), "10"))
     assert cache.drop("Pod", versioned(pod(ready_since=NOW, terminating=True), "11"))
@@ -106,7 +108,7 @@ def test_a_pod_that_was_removed_while_it_ran_is_forgotten() -> None:
 
 
 def test_a_late_delete_of_an_old_object_does_not_drop_the_new_one() -> None:
-    """A new one of that name has taken its place meanwhile."""
+    """A new object has that name by now."""
     cache = cached(one("10"), one("12", uid="2"))
     assert not cache.drop(KIND, one("11"))
     assert "12" == version_of(cache)
@@ -120,22 +122,22 @@ def test_dropping_what_is_not_known_is_nothing() -> None:
 
 
 def test_a_list_finds_what_a_watch_lost() -> None:
-    """What is not in it has gone, and is told so that somebody looks; what is new in it is known."""
+    """An object that is not in it is removed, and returned so that its agent gets a pass; a new one is added."""
     cache = cached(one("10"), one("11", name="old"))
     gone = cache.replace(KIND, None, [one("10"), one("13", name="new")], as_of="20")
     assert ["old"] == [raw["metadata"]["name"] for raw in gone]
     assert {("clinic", "lab"), ("clinic", "new")} == set(cache.names(KIND))
 
 
-def test_what_is_newer_than_the_list_stays() -> None:
-    """Made or changed while the LIST was under way."""
+def test_objects_newer_than_the_list_stay() -> None:
+    """They were created or changed during the LIST."""
     cache = cached(one("10"), one("21", name="young"))
     assert [] == cache.replace(KIND, None, [one("9")], as_of="20")
     assert ("10", "21") == (version_of(cache), version_of(cache, "young"))
 
 
-def test_a_list_of_one_namespace_says_nothing_of_others() -> None:
-    """And nothing of other kinds."""
+def test_a_list_of_one_namespace_does_not_affect_others() -> None:
+    """Nor other kinds."""
     cache = cached(one("10"), one("11", namespace="other"))
     cache.put("Pod", one("5"))
     gone = cache.replace(KIND, "clinic", [], as_of="20")
@@ -145,7 +147,7 @@ def test_a_list_of_one_namespace_says_nothing_of_others() -> None:
 
 
 def test_objects_are_found_by_label_within_their_namespace() -> None:
-    """As the pods of one agent are."""
+    """For example the pods of one agent."""
     cache = cached(
         one("1", name="a", agent="lab"),
         one("2", name="b", agent="rad"),
@@ -154,8 +156,8 @@ def test_objects_are_found_by_label_within_their_namespace() -> None:
     assert ["a"] == [raw["metadata"]["name"] for raw in cache.labelled(KIND, "clinic", "agent", "lab")]
 
 
-def test_of_a_pod_only_what_decisions_read_is_kept() -> None:
-    """A pod reads the same from the cache as from the cluster, and takes a fraction of the memory."""
+def test_of_a_pod_only_the_fields_that_decisions_read_are_cached() -> None:
+    """A pod reads the same from the cache as from the cluster, with a fraction of the memory."""
     containers = [container_status("agent", ready=True)]
     raw = pod("5.1.15", image="agent:5.1.15", ready_since=NOW, containers=containers)
     raw["spec"] |= {"nodeName": "node-1", "volumes": [{"name": "work", "emptyDir": {}}]}
@@ -168,8 +170,8 @@ def test_of_a_pod_only_what_decisions_read_is_kept() -> None:
     assert {"nodeName": "node-1", "containers": [{"name": "agent", "image": "agent:5.1.15"}]} == kept["spec"]
 
 
-def test_managed_fields_are_kept_only_where_they_are_read() -> None:
-    """They are most of an object's size; only a MedplumAgent's metadata tell something by them (who approved)."""
+def test_managed_fields_are_cached_only_for_an_agent_s_metadata() -> None:
+    """They are most of an object's size. Only those of a MedplumAgent's metadata are read: they show who approved."""
     raw = one("1")
     approved: dict[str, Any] = {"f:metadata": {"f:annotations": {"f:agents.medplum.com/force-downgrade": {}}}}
     raw["metadata"]["managedFields"] = [
@@ -187,8 +189,8 @@ def test_managed_fields_are_kept_only_where_they_are_read() -> None:
     assert 3 == len(raw["metadata"]["managedFields"])
 
 
-def test_equal_short_strings_are_kept_once() -> None:
-    """Names of fields, labels and values are the same in a hundred agents; long ones are as good as never."""
+def test_equal_short_strings_are_interned() -> None:
+    """Field names, labels and values are the same in a hundred agents; long strings rarely are."""
 
     def text(short: str) -> dict[str, Any]:
         return json.loads(json.dumps({**one("1"), "spec": {"a field": [short, short * 50, 1, None]}}))  # type: ignore[no-any-return]
@@ -205,17 +207,17 @@ def test_equal_short_strings_are_kept_once() -> None:
     assert values[0][1] is not values[1][1]
 
 
-def test_not_every_string_there_ever_was_is_remembered() -> None:
+def test_the_pool_of_strings_is_bounded() -> None:
     """Uids and times come and go."""
-    strings = Strings()
-    kept = strings.once("kept")
-    assert strings.once(json.loads(json.dumps("kept"))) is kept
-    strings.once([str(number) for number in range(10_000)])
+    strings = StringPool()
+    kept = strings.intern("kept")
+    assert strings.intern(json.loads(json.dumps("kept"))) is kept
+    strings.intern([str(number) for number in range(10_000)])
     assert len(strings) < 10_000
 
 
 def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: Any) -> dict[str, Any]:
-    """A node at a resource version, with as much noise as kubelets make."""
+    """A node at a resource version, with the other fields that kubelets write."""
     return {
         "kind": "Node",
         "metadata": {"name": "node-1", "uid": "n-1", "resourceVersion": version, "labels": {"zone": "a"}, **noise},
@@ -228,21 +230,21 @@ def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: 
 
 
 @pytest.mark.parametrize(
-    ("then", "news"),
+    ("then", "changed"),
     [
         pytest.param(node("11"), False, id="a heartbeat"),
-        pytest.param(node("11", annotations={"a": "b"}), False, id="somebody's annotation"),
+        pytest.param(node("11", annotations={"a": "b"}), False, id="an annotation of another tool"),
         pytest.param(node("11", cordoned=True), True, id="a cordon"),
-        pytest.param(node("11", ready="False"), False, id="it is not ready: its pods tell"),
-        pytest.param(node("11", ready="Unknown"), True, id="its kubelet is not heard of"),
+        pytest.param(node("11", ready="False"), False, id="it is not ready: its pods report that"),
+        pytest.param(node("11", ready="Unknown"), True, id="its kubelet stopped reporting"),
         pytest.param(node("9", cordoned=True), False, id="an older state"),
     ],
 )
-def test_of_a_node_only_a_cordon_and_that_it_is_lost_are_news(then: dict[str, Any], *, news: bool) -> None:
-    """What a kubelet reports all the time leads to no pass, and is not kept; the age is, so that order stays known."""
+def test_of_a_node_only_a_cordon_and_its_loss_need_a_pass(then: dict[str, Any], *, changed: bool) -> None:
+    """Other reports of a kubelet lead to no pass and are not cached. The resource version is, so that the order stays known."""
     cache = Cache()
     assert cache.put("Node", node("10"))
-    assert news is cache.put("Node", then)
+    assert changed is cache.put("Node", then)
     kept = cache.get("Node", "", "node-1")
     assert kept is not None
     assert Node.read(kept) == Node.read(then if then["metadata"]["resourceVersion"] == "11" else node("10"))
@@ -251,8 +253,8 @@ def test_of_a_node_only_a_cordon_and_that_it_is_lost_are_news(then: dict[str, An
     assert not cache.put("Node", node("10", cordoned=not Node.read(kept).cordoned)), "older than what is known"
 
 
-def test_an_event_of_a_node_is_about_the_agents_with_a_pod_on_it() -> None:
-    """Those, each once, in whatever namespace; an object of an agent is about that agent alone."""
+def test_an_event_of_a_node_affects_the_agents_with_a_pod_on_it() -> None:
+    """Each of them once, in all namespaces. An object of an agent affects only that agent."""
     cache = Cache()
     here, other = pod(name="lab-1", node="node-1"), pod(name="lab-2", node="node-2")
     far = pod(name="rad-1", node="node-1")
@@ -265,28 +267,28 @@ def test_an_event_of_a_node_is_about_the_agents_with_a_pod_on_it() -> None:
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "{", "null", "[]"])
-def test_a_deployment_of_anybody_s_making_is_kept_and_claims_nothing(text: str) -> None:
-    """Whoever may edit Deployments may give one our label and any note: no LIST with it in it may fail."""
+def test_a_deployment_with_any_annotation_is_cached_and_claims_nothing(text: str) -> None:
+    """A user with the right to edit Deployments may set our label and any annotation: no LIST may fail because of it."""
     raw = one("1", name="evil", **{names.AGENT_LABEL: "evil"})
     raw["metadata"]["annotations"] = {names.APPLIED_SPEC: text}
     cache = Cache()
     assert [] == cache.replace(KIND, None, [raw], as_of="1")
     assert [("clinic", "evil")] == cache.names(KIND)
-    assert set() == cache.take_rivals()
+    assert set() == cache.take_competing_agents()
 
 
-def test_a_kind_of_which_there_are_objects_and_no_watch_has_told_is_known() -> None:
-    """Kopf leaves out, for good, what the API server did not list among its kinds at the start."""
+def test_a_kind_with_objects_but_without_watch_events_is_found() -> None:
+    """Kopf never watches a kind that the API server did not list at the start."""
     cache = Cache()
     for kind, raw in (("Pod", pod()), (KIND, one("1")), ("Node", node("1"))):
         cache.put(kind, raw)
-    assert [KIND, "Node"] == unheard(cache, {"Pod"}, nodes=True)
-    assert [KIND] == unheard(cache, {"Pod", "Service"}, nodes=False)
-    assert [] == unheard(cache, {"Pod", KIND, "Node"}, nodes=True)
+    assert [KIND, "Node"] == kinds_without_events(cache, {"Pod"}, nodes=True)
+    assert [KIND] == kinds_without_events(cache, {"Pod", "Service"}, nodes=False)
+    assert [] == kinds_without_events(cache, {"Pod", KIND, "Node"}, nodes=True)
 
 
-def test_what_was_deleted_while_a_list_was_on_its_way_does_not_come_back() -> None:
-    """The LIST began before, and tells of it; nobody would ever take it out again."""
+def test_an_object_that_was_deleted_during_a_list_stays_deleted() -> None:
+    """The LIST began before and contains it; no later event would remove it."""
     cache = Cache()
     cache.put("Pod", versioned(pod(name="old"), "7"))
     cache.drop("Pod", versioned(pod(name="old"), "101"))
@@ -298,8 +300,8 @@ def test_what_was_deleted_while_a_list_was_on_its_way_does_not_come_back() -> No
     assert [("clinic", "old")] == cache.names("Pod")
 
 
-def test_last_words_outlive_a_list_of_what_changes_wait_for() -> None:
-    """Not the LIST of everything."""
+def test_final_states_outlive_a_list_during_a_rollout() -> None:
+    """But not a LIST of all kinds."""
     ended = versioned(pod(name="old", phase="Failed"), "7")
     cache = Cache()
     cache.put("Pod", ended)

@@ -1,4 +1,4 @@
-"""Kubernetes Events: told once, and again only when there is something new to say."""
+"""Kubernetes Events: published once, and again only when their content changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def event(raw: Raw | None = None, finding: Finding = FINDING, *, later: int = 0,
     return render_event(raw or agent(), finding, now=NOW + timedelta(seconds=later), instance=instance)
 
 
-def test_an_event_says_what_of_whom() -> None:
+def test_an_event_has_the_finding_and_its_object() -> None:
     """Type, reason and message of the finding, about this object, from the operator."""
     found = event()
     assert ("Normal", "HandingOff", "Going from 5.1.14 to 5.1.15.") == (
@@ -42,8 +42,8 @@ def test_an_event_says_what_of_whom() -> None:
     assert ("medplum-agent-operator", "pod-a") == (found["source"]["component"], found["reportingInstance"])
 
 
-def test_the_same_words_have_the_same_name() -> None:
-    """Later, or by another instance after a restart: the API server answers "exists"."""
+def test_the_same_content_has_the_same_name() -> None:
+    """Later, or from another instance after a restart: the API server answers "exists"."""
     assert event()["metadata"]["name"] == event(later=60, instance="pod-b")["metadata"]["name"]
     assert event()["metadata"]["name"].startswith("lab.")
 
@@ -61,6 +61,6 @@ def test_the_same_words_have_the_same_name() -> None:
         ),
     ],
 )
-def test_what_is_new_has_another_name(raw: Raw, finding: Finding) -> None:
-    """It is told although something like it was told before."""
+def test_new_content_has_another_name(raw: Raw, finding: Finding) -> None:
+    """It is published although a similar Event exists."""
     assert event()["metadata"]["name"] != event(raw, finding)["metadata"]["name"]

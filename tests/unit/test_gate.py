@@ -336,7 +336,7 @@ def test_a_drain_ends_when_nobody_is_connected_any_more(port: socket.socket) -> 
         time.sleep(2)
         assert running.poll() is None
         accepted.close()
-    assert 0 == running.wait(5)
+    assert 0 == running.wait(30)
 
 
 @pytest.mark.parametrize(("lab", "looks"), [("HL7", 1), ("DICOM", 20)])

@@ -164,6 +164,12 @@ async def asked(pods: Pods, answer: Answer) -> AsyncIterator[tuple[GateReports, 
         await runner.cleanup()
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good answer counts however slow the machine is; a test of bad ones sets its own limit."""
+    monkeypatch.setattr(gates, "TIMEOUT_SECONDS", 60.0)
+
+
 async def well(_: web.Request) -> web.Response:
     """As a gate does."""
     return web.json_response({"channels": [{"name": "adt", "connectedDevices": 2}]})

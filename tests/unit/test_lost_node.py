@@ -1,4 +1,4 @@
-"""A node that is not heard of: told with what can be done; before 4.2.4 nothing starts until the old agent is known to have ended."""
+"""A node whose kubelet stopped reporting: the plan says what to do. Before 4.2.4 no agent starts until the old one is known to have ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.builders import NOW, stamp
 from tests.support.simulated_cluster import installed
 
 
-def test_from_4_2_4_on_the_agent_serves_from_another_node_as_soon_as_kubernetes_gives_it_up() -> None:
-    """Told at once; five minutes later the other node has it; nothing is written to the Deployment."""
+def test_from_4_2_4_on_the_agent_serves_from_another_node_after_its_eviction() -> None:
+    """Reported at once; five minutes later the agent serves from the other node; the Deployment gets no write."""
     cluster = installed("5.1.15")
     cluster.lose_node("node-1").settle()
     assert (Phase.RUNNING, ("False", "NodeLost")) == (cluster.status.phase, cluster.condition("Ready"))
@@ -27,8 +27,8 @@ def test_from_4_2_4_on_the_agent_serves_from_another_node_as_soon_as_kubernetes_
     assert writes == cluster.writes.count("Deployment")
 
 
-def test_before_4_2_4_nothing_starts_until_the_old_one_has_ended() -> None:
-    """For hours, with the ways out; when the node is back, or is known to be off, it goes on by itself."""
+def test_before_4_2_4_no_agent_starts_until_the_old_one_has_ended() -> None:
+    """For hours, with the possible fixes. When the node is back, or known to be off, the rollout resumes automatically."""
     cluster = installed("4.2.3")
     cluster.lose_node("node-1").settle().tick(3600)
     cluster.settle().tick(3600)
@@ -43,7 +43,7 @@ def test_before_4_2_4_nothing_starts_until_the_old_one_has_ended() -> None:
 
 @pytest.mark.parametrize("approval", [None, "4.2.3 CHG-1"])
 def test_a_change_that_stops_first_waits_for_a_lost_node_and_says_so(approval: str | None) -> None:
-    """An upgrade from 4.2.3, or a forced downgrade to it: nothing starts beside what may still run."""
+    """An upgrade from 4.2.3, or a forced downgrade to it: no agent starts beside one that may still run."""
     before, after = ("5.1.15", "4.2.3") if approval else ("4.2.3", "5.1.15")
     cluster = installed(before, handoff={"minReadySeconds": 2, "drainSeconds": 2, "prePull": False})
     cluster.lose_node("node-1").annotate(approval).edit(version=after).settle()
@@ -54,8 +54,8 @@ def test_a_change_that_stops_first_waits_for_a_lost_node_and_says_so(approval: s
     assert [after] == cluster.find_nodes().settle(seconds=400).running
 
 
-def test_what_a_kubelet_reports_is_no_news_but_that_it_does_not() -> None:
-    """A node's heartbeat costs no pass; that it is lost, and back, does."""
+def test_a_heartbeat_needs_no_pass_but_its_absence_does() -> None:
+    """A node's heartbeat costs no pass; the loss of the node and its return do."""
     cache = Cache()
 
     def report(version: int, status: str, at: int) -> bool:

@@ -1,4 +1,4 @@
-"""One whole pass against a fake API server: what is asked, what is written, and what a refusal or a conflict leads to."""
+"""Whole passes against a fake API server: which requests a pass sends, and what a refusal or a conflict leads to."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ STATUS = f"patch {KIND}/status"
 FORBIDDEN = "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'"
 
 
-async def test_a_pass_that_finds_nothing_to_do_costs_no_request() -> None:
+async def test_a_pass_without_changes_sends_no_request() -> None:
     """What the watches have seen is enough to know that."""
     stage = Stage(installed())
     assert await stage.one_pass() is None
     assert [] == stage.cluster.requests
 
 
-async def test_what_gates_tell_is_one_status_and_no_more_for_a_while() -> None:
-    """Each answer of a gate is a look; it costs a write where something is worth telling."""
+async def test_reports_of_gates_lead_to_few_status_writes() -> None:
+    """Each report starts a pass, but only significant changes are written."""
     stage = Stage(installed(gate={"enabled": True}))
     await stage.one_pass()
     before = len(stage.cluster.requests)
     for devices in (3, 4, 5):
-        stage.gates.told = Traffic(2, {"adt": Channel("adt", devices)})
+        stage.gates.reports = Traffic(2, {"adt": Channel("adt", devices)})
         await stage.one_pass()
     assert 1 == stage.cluster.requests[before:].count(STATUS)
     assert [3] == [channel.connected_devices for channel in stage.simulated.status.channels]
 
 
 async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:
-    """The watch has seen a cordon that was taken back meanwhile: nothing is written."""
+    """The watch has seen a cordon that has been reverted since: the pass writes nothing."""
     stage = Stage(installed().cordon("node-1"))
     stage.simulated.cordoned.clear()
     await stage.one_pass()
@@ -57,7 +57,7 @@ async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:
     assert ["apply Deployment", STATUS, "create Event"] == stage.writes
 
 
-async def test_an_agent_that_is_not_known_costs_no_request() -> None:
+async def test_an_unknown_agent_costs_no_request() -> None:
     """It was deleted meanwhile."""
     stage = Stage(installed())
     assert await stage.reconciler(Key("clinic", "other")) is None
@@ -65,7 +65,7 @@ async def test_an_agent_that_is_not_known_costs_no_request() -> None:
 
 
 async def test_an_installation_reads_everything_and_writes_in_order() -> None:
-    """Children first, the Deployment last of them, then the status, then the Event."""
+    """The children first, the Deployment last of them, then the status, then the Event."""
     stage = Stage(SimulatedCluster())
     await stage.one_pass()
     assert {
@@ -87,8 +87,8 @@ async def test_an_installation_reads_everything_and_writes_in_order() -> None:
     assert ["Installing"] == stage.reasons
 
 
-async def test_writes_are_decided_on_what_is_read_live_and_not_on_what_the_watches_saw() -> None:
-    """The watches still show an upgrade that the user has paused meanwhile: nothing is written but the pause."""
+async def test_writes_are_decided_on_live_objects_not_on_the_cache() -> None:
+    """The watches still show an upgrade that the user has paused meanwhile: only the pause is written."""
     simulated = installed("5.1.14").edit(version="5.1.15")
     stage = Stage(simulated)
     simulated.edit(paused=True)
@@ -98,7 +98,7 @@ async def test_writes_are_decided_on_what_is_read_live_and_not_on_what_the_watch
 
 
 async def test_drift_that_only_a_late_watch_shows_is_not_repaired() -> None:
-    """The live object is as it should be: no write."""
+    """The live object has no drift, so the pass writes nothing."""
     simulated = installed()
     right = copy.deepcopy(simulated.objects["Service"])
     simulated.objects["Service"]["spec"]["type"] = "NodePort"
@@ -109,8 +109,8 @@ async def test_drift_that_only_a_late_watch_shows_is_not_repaired() -> None:
     assert [] == stage.writes
 
 
-async def test_what_a_write_was_answered_with_is_known_to_the_next_pass() -> None:
-    """No watch has told of it yet, and still the pass after it does not do it again."""
+async def test_the_next_pass_knows_the_answer_to_a_write() -> None:
+    """No watch has reported it yet, but the next pass does not repeat the write."""
     stage = Stage(SimulatedCluster())
     await stage.one_pass()
     stage.cluster.requests.clear()
@@ -118,8 +118,8 @@ async def test_what_a_write_was_answered_with_is_known_to_the_next_pass() -> Non
     assert [] == stage.cluster.requests
 
 
-async def test_an_agent_that_is_deleted_between_look_and_read_is_left_alone() -> None:
-    """Nothing is made for it again."""
+async def test_an_agent_that_is_deleted_before_the_live_read_is_left_alone() -> None:
+    """No child is created for it."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.gone = True
     assert await stage.one_pass() is None
@@ -127,7 +127,7 @@ async def test_an_agent_that_is_deleted_between_look_and_read_is_left_alone() ->
 
 
 async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() -> None:
-    """Foreground deletion: its children go, and are not made again."""
+    """Foreground deletion: its children are deleted and not created again."""
     simulated = installed()
     simulated.agent["metadata"]["deletionTimestamp"] = "2026-09-01T12:00:00Z"
     simulated.delete("Service")
@@ -136,7 +136,7 @@ async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() ->
     assert [] == stage.cluster.requests
 
 
-async def test_an_agent_that_is_gone_when_its_status_is_written_is_no_fault() -> None:
+async def test_an_agent_that_is_deleted_before_its_status_is_written_is_not_a_fault() -> None:
     """404: no Event, no second try."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults[STATUS] = [ClusterError("not found", status=404)]
@@ -147,14 +147,14 @@ async def test_an_agent_that_is_gone_when_its_status_is_written_is_no_fault() ->
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(ConflictError("changed", status=409), id="somebody wrote in between"),
+        pytest.param(ConflictError("changed", status=409), id="another client wrote in between"),
         pytest.param(ClusterError("no answer"), id="no answer"),
         pytest.param(ClusterError("busy", status=429), id="too busy"),
     ],
 )
 @pytest.mark.parametrize("request_", ["apply Deployment", STATUS, "get Deployment", "list Pod"])
-async def test_a_fault_that_a_later_try_may_mend_ends_the_pass(fault: ClusterError, request_: str) -> None:
-    """It goes up to the queue, which tries again; nothing is written after it, and no Event tells of what was not noted."""
+async def test_a_temporary_fault_ends_the_pass(fault: ClusterError, request_: str) -> None:
+    """The queue gets the fault and tries again. Nothing is written after it, and no Event reports what status does not."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults[request_] = [fault]
     with pytest.raises(type(fault)):
@@ -163,8 +163,8 @@ async def test_a_fault_that_a_later_try_may_mend_ends_the_pass(fault: ClusterErr
     assert stage.writes[-1:] in ([], [request_])
 
 
-async def test_after_a_conflict_the_next_pass_decides_anew() -> None:
-    """The write that was lost is made on the state that won."""
+async def test_after_a_conflict_the_next_pass_decides_again() -> None:
+    """The next write is based on the state that won."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults["apply Deployment"] = [ConflictError("changed", status=409)]
     with pytest.raises(ConflictError):
@@ -175,8 +175,8 @@ async def test_after_a_conflict_the_next_pass_decides_anew() -> None:
     assert "5.1.16" == stage.simulated.applied_version
 
 
-async def test_what_the_api_server_refuses_is_told_and_nothing_after_it_is_done() -> None:
-    """A Service that is refused holds the Deployment back too; status and Event hold the API server's words; a try a minute."""
+async def test_a_refused_write_is_reported_and_ends_the_actions() -> None:
+    """A refused Service stops the write of the Deployment too. Status and Event have the API server's message, and the pass repeats every minute."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15", service={"annotations": {"a": "b"}}))
     stage.cluster.faults["apply Service"] = [RefusedError("Service lab is invalid: nodePort taken.", status=422)]
     assert 60.0 == await stage.one_pass()
@@ -189,21 +189,21 @@ async def test_what_the_api_server_refuses_is_told_and_nothing_after_it_is_done(
     assert ["WriteRefused"] == stage.reasons
 
 
-async def test_a_refusal_of_any_length_is_told() -> None:
-    """A webhook may answer a book; a condition takes 32 KiB."""
+async def test_a_refusal_of_any_length_is_reported() -> None:
+    """A webhook may answer with a book; a condition takes 32 KiB."""
     stage = Stage(installed("5.1.14"))
     stage.simulated.edit(version="5.1.15")
     stage.watch()
-    stage.cluster.faults["apply Deployment"] = [RefusedError("x" * 40_000, status=422)]
+    stage.cluster.faults["apply Deployment"] = [RefusedError("#" * 40_000, status=422)]
     await stage.one_pass()
     assert ("WriteRefused", LONGEST_MESSAGE - 1) == (
         stage.simulated.condition("Stalled")[1],
-        (stage.simulated.status.plan or "").count("x"),
+        (stage.simulated.status.plan or "").count("#"),
     )
 
 
-async def test_what_comes_back_is_kept_from_it_by_nothing_beside_it() -> None:
-    """The Service's port is another's by now: the agent serves again, and then that is told."""
+async def test_a_rollback_does_not_wait_for_other_children() -> None:
+    """Another Service has the port by now: the agent serves again first, then the plan reports the conflict."""
     ports = [[{"name": "adt", "port": 2575, "nodePort": number}] for number in (30001, 30002)]
     stage = Stage(installed("4.2.3", service={"type": "NodePort"}, channels=ports[0]))
     cluster = stage.simulated
@@ -221,7 +221,7 @@ async def test_what_comes_back_is_kept_from_it_by_nothing_beside_it() -> None:
 
 
 async def test_a_refused_write_begins_no_rollout_in_status() -> None:
-    """What was not written did not happen: neither a rollout under way nor a used approval."""
+    """A write that did not happen starts no rollout and uses no approval."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply Deployment"] = [RefusedError("no", status=403)]
     await stage.one_pass()
@@ -233,8 +233,8 @@ async def test_a_refused_write_begins_no_rollout_in_status() -> None:
     )
 
 
-async def test_a_backup_that_cannot_be_written_holds_the_downgrade_back() -> None:
-    """A missing right, a quota: nothing is stopped, nothing else is written, the approval still counts, and it is tried again."""
+async def test_a_downgrade_waits_for_its_backup() -> None:
+    """A missing right or a quota: no agent stops, nothing else is written, the approval stays valid, and the pass repeats."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["create ControllerRevision"] = [RefusedError("controllerrevisions is forbidden.", status=403)]
     assert 60.0 == await stage.one_pass()
@@ -249,8 +249,8 @@ async def test_a_backup_that_cannot_be_written_holds_the_downgrade_back() -> Non
     assert "4.2.3" == stage.simulated.applied_version
 
 
-async def test_a_backup_that_is_there_already_is_as_good_as_written() -> None:
-    """The operator was killed after it: the next one creates it in vain, goes on, and names the same in the record."""
+async def test_an_existing_backup_counts_as_written() -> None:
+    """The operator was killed after it wrote the backup. The next one fails to create it, continues, and names the same in the record."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply PodDisruptionBudget"] = [ClusterError("no answer")]
     with pytest.raises(ClusterError):
@@ -262,7 +262,7 @@ async def test_a_backup_that_is_there_already_is_as_good_as_written() -> None:
 
 
 async def test_another_conflict_over_a_backup_ends_the_pass() -> None:
-    """Such as that of a quota: it is not there, so nothing goes on without it."""
+    """For example a conflict over a quota: the backup does not exist, so the downgrade does not continue."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["create ControllerRevision"] = [ConflictError("quota", status=409, reason="Conflict")]
     with pytest.raises(ConflictError):
@@ -270,16 +270,16 @@ async def test_another_conflict_over_a_backup_ends_the_pass() -> None:
     assert ["create ControllerRevision"] == stage.writes
 
 
-async def test_a_backup_is_not_kept_in_memory() -> None:
-    """No watch tells of it, so nothing would ever take it out of the cache."""
+async def test_a_backup_is_not_cached() -> None:
+    """Its kind is not watched, so nothing would remove it from the cache."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     await stage.one_pass()
     assert [] == stage.seen.names("ControllerRevision")
     assert "get ControllerRevision" not in stage.cluster.requests
 
 
-async def test_a_refusal_that_has_gone_is_forgotten() -> None:
-    """The next try goes through, and status tells of the rollout as if nothing had been."""
+async def test_a_refusal_that_is_over_leaves_no_trace() -> None:
+    """The next try succeeds, and status reports the rollout as if there had been no refusal."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults["apply Deployment"] = [RefusedError("no", status=403)]
     await stage.one_pass()
@@ -288,8 +288,8 @@ async def test_a_refusal_that_has_gone_is_forgotten() -> None:
     assert "5.1.15" == stage.simulated.applied_version
 
 
-async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
-    """kubernetes#24198: the rolling parameters go by a patch that touches no template, then the same apply is made once more."""
+async def test_a_strategy_of_another_field_manager_is_freed_first() -> None:
+    """kubernetes#24198: a patch removes the rolling parameters and touches no template, then the same apply is repeated."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     stage.cluster.faults["apply Deployment"] = [RefusedError(FORBIDDEN, status=422)]
     await stage.one_pass()
@@ -309,17 +309,19 @@ async def test_a_strategy_that_somebody_else_holds_is_freed_first() -> None:
     ("cluster", "words"),
     [
         pytest.param(
-            lambda: installed("5.1.14").edit(version="5.1.15"), FORBIDDEN, id="a rolling handoff has nothing to free"
+            lambda: installed("5.1.14").edit(version="5.1.15"),
+            FORBIDDEN,
+            id="a rolling handoff has no parameters to free",
         ),
         pytest.param(
             lambda: installed("4.2.3").edit(version="5.1.15").fetched(),
             "quota",
-            id="another refusal is not mended by it",
+            id="the patch does not fix another refusal",
         ),
     ],
 )
-async def test_other_refusals_are_told_as_they_are(cluster: Callable[[], SimulatedCluster], words: str) -> None:
-    """The way round is for that one refusal of that one write."""
+async def test_other_refusals_are_reported_without_a_patch(cluster: Callable[[], SimulatedCluster], words: str) -> None:
+    """The patch is only for that one refusal of that one write."""
     stage = Stage(cluster())
     stage.cluster.faults["apply Deployment"] = [RefusedError(words, status=422)]
     await stage.one_pass()
@@ -327,8 +329,8 @@ async def test_other_refusals_are_told_as_they_are(cluster: Callable[[], Simulat
     assert Phase.FAILED is stage.simulated.status.phase
 
 
-async def test_what_is_no_longer_so_is_taken_out_of_status() -> None:
-    """The merge patch sets it to null: after a rollout nothing tells of one under way."""
+async def test_obsolete_fields_are_removed_from_status() -> None:
+    """The merge patch sets them to null: after a rollout, status reports none in progress."""
     simulated = installed("5.1.14").edit(version="5.1.15")
     stage = Stage(simulated)
     await stage.one_pass()
@@ -341,23 +343,23 @@ async def test_what_is_no_longer_so_is_taken_out_of_status() -> None:
     assert {"rollout": None}.items() <= stage.cluster.patches[-1][1]["status"].items()
 
 
-async def test_a_status_is_written_on_the_state_that_it_tells_of() -> None:
-    """With the resource version of the read: a status over a newer spec would be a conflict."""
+async def test_a_status_is_bound_to_the_state_that_it_describes() -> None:
+    """It has the resource version of the read: a status over a newer spec is a conflict."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     version = stage.simulated.agent["metadata"]["resourceVersion"]
     await stage.one_pass()
     assert version == stage.cluster.patches[0][1]["metadata"]["resourceVersion"]
 
 
-async def test_an_event_that_exists_is_not_told_again() -> None:
-    """Its name is made of its words: "exists" is as good as told."""
+async def test_an_existing_event_is_not_a_fault() -> None:
+    """Its name is a hash of its content, so it was published before."""
     stage = Stage(SimulatedCluster())
     stage.cluster.faults["create Event"] = [ConflictError("exists", status=409, reason="AlreadyExists")]
     await stage.one_pass()
     assert Phase.INSTALLING is stage.simulated.status.phase
 
 
-async def test_an_event_that_cannot_be_written_fails_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_event_that_cannot_be_written_does_not_fail_the_pass(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged, with the agent and the reason."""
     stage = Stage(SimulatedCluster())
     stage.cluster.faults["create Event"] = [RefusedError("quota", status=403)]
@@ -367,8 +369,8 @@ async def test_an_event_that_cannot_be_written_fails_nothing(caplog: pytest.LogC
     assert (str(KEY), "Installing") == (record.__dict__["agent"], record.__dict__["reason"])
 
 
-async def test_a_finding_is_one_event_and_one_log_line_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The refusal: a Warning, with the reason of the condition, and nothing more at the next pass."""
+async def test_a_finding_is_published_once_as_event_and_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """A refusal: a Warning with the reason of the condition, and nothing more at the next pass."""
     stage = Stage(installed("5.1.15").edit(version="4.2.3"))
     with caplog.at_level(logging.INFO, logger="medplum_agent_operator"):
         await stage.one_pass()
@@ -385,15 +387,15 @@ async def test_a_finding_is_one_event_and_one_log_line_and_is_told_once(caplog: 
     )
 
 
-async def test_a_refused_downgrade_writes_nothing_but_its_status() -> None:
-    """I2, to the letter: no request for any other object, not even a read."""
+async def test_a_refused_downgrade_writes_only_its_status() -> None:
+    """I2: no request for any other object, not even a read."""
     stage = Stage(installed("5.1.15").edit(version="4.2.3"))
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests
 
 
-async def test_an_object_that_does_not_fit_the_model_is_told_and_left_alone() -> None:
-    """A CRD of another release let it in: the field is named, nothing is applied, what is known stays."""
+async def test_an_object_that_does_not_fit_the_model_is_reported_and_left_alone() -> None:
+    """A CRD of another release let it in: the plan names the field, nothing is applied, and the rest of status stays."""
     simulated = installed().edit(server=ABSENT)
     stage = Stage(simulated)
     await stage.one_pass()
@@ -405,16 +407,16 @@ async def test_an_object_that_does_not_fit_the_model_is_told_and_left_alone() ->
     assert [STATUS, "create Event"] == stage.cluster.requests
 
 
-async def test_the_time_to_look_again_is_told_in_seconds_from_now() -> None:
-    """During a rollout: its deadline and a second."""
+async def test_a_pass_returns_the_seconds_until_its_requeue() -> None:
+    """During a rollout: its deadline plus one second."""
     stage = Stage(SimulatedCluster(agent(handoff={"progressDeadlineSeconds": 60})))
     await stage.one_pass()
     stage.simulated.now += timedelta(seconds=20)
     assert 41.0 == await stage.one_pass()
 
 
-async def test_applied_children_are_logged_with_what_differed(caplog: pytest.LogCaptureFixture) -> None:
-    """Which object, which field, for which agent, and whether pods are replaced."""
+async def test_applied_children_are_logged_with_the_difference(caplog: pytest.LogCaptureFixture) -> None:
+    """Object, field and agent, and whether pods are replaced."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     with caplog.at_level(logging.INFO, logger="medplum_agent_operator"):
         await stage.one_pass()
@@ -424,8 +426,8 @@ async def test_applied_children_are_logged_with_what_differed(caplog: pytest.Log
 
 
 @pytest.mark.parametrize("behind", ["agent", "Deployment", "Pod"])
-async def test_an_api_server_that_has_fallen_behind_talks_nobody_into_a_decision(behind: str) -> None:
-    """It tells of an older state than its own watches: the pass ends without a write, and begins anew later."""
+async def test_an_api_server_that_lags_behind_its_watches_leads_to_no_write(behind: str) -> None:
+    """It returns an older state than its own watches: the pass ends with a conflict and repeats later."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3"))
     newer = {"resourceVersion": "999999999"}
     if behind == "agent":

@@ -1,6 +1,6 @@
-"""The LIST of everything: again soon after the start, because what went before the watches began is told by nobody.
+"""The resync: LISTs that find the deletions that no watch reports.
 
-And of what changes wait for, while there are some: what goes while a watch is broken is told by nobody either.
+All kinds are listed at the start, soon after it, and at intervals. The kinds that rollouts wait for are listed more often while one is under way.
 """
 
 from __future__ import annotations
@@ -14,14 +14,22 @@ from medplum_agent_operator.api.status import UNDER_WAY, Phase
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError
-from medplum_agent_operator.resync import AWAITED, MANY_NAMESPACES, Resync
+from medplum_agent_operator.kinds import AWAITED
+from medplum_agent_operator.resync import MANY_NAMESPACES, Resync
 from tests.support.builders import NAME, NAMESPACE, SERVER, agent, pod
+from tests.support.virtual_time import use_virtual_time
 
 KEY = Key(NAMESPACE, NAME)
 
 
+@pytest.fixture(autouse=True)
+async def _virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the event loop of each test a clock of its own."""
+    use_virtual_time(asyncio.get_running_loop(), monkeypatch)
+
+
 class Pods:
-    """An API server that has a pod at first and none after it; it counts the LISTs of pods."""
+    """An API server with a pod in its first LIST of pods only. It counts these LISTs."""
 
     def __init__(self) -> None:
         self.lists = 0
@@ -29,7 +37,7 @@ class Pods:
         """Kind and namespace of each LIST."""
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
-        """Everything but pods is empty."""
+        """Answer with no objects of any other kind."""
         del selector
         self.asked.append((kind, namespace))
         if kind != "Pod":
@@ -40,64 +48,64 @@ class Pods:
         return ([raw] if self.lists == 1 else []), "100"
 
 
-async def test_a_pod_that_went_before_the_watches_began_is_forgotten_soon() -> None:
-    """No event tells of it; the LIST soon after the start does, and its agent is looked at again."""
-    api, cache, looked_at = Pods(), Cache(), list[Key]()
-    news = asyncio.Event()
+async def test_a_pod_that_was_deleted_before_the_watches_began_leaves_the_cache_soon() -> None:
+    """No event reports it. The LIST soon after the start does, and its agent gets a pass."""
+    api, cache, added = Pods(), Cache(), list[Key]()
+    called = asyncio.Event()
 
-    def look_at(key: Key) -> None:
-        looked_at.append(key)
-        news.set()
+    def add(key: Key) -> None:
+        added.append(key)
+        called.set()
 
-    resync = Resync(api, cache, look_at, namespaces=())
+    resync = Resync(api, cache, add, namespaces=())
     await resync.once()
     assert [(NAMESPACE, "old")] == cache.names("Pod")
-    news.clear()
+    called.clear()
     soon = asyncio.create_task(resync.forever(every_seconds=1000, soon_seconds=(0.0,)))
     async with asyncio.timeout(5):
-        await news.wait()
+        await called.wait()
     soon.cancel()
     assert 2 == api.lists
-    assert 2 == len(looked_at)
+    assert 2 == len(added)
     assert [] == cache.names("Pod")
 
 
 def in_phase(phase: str, namespace: str = NAMESPACE) -> dict[str, Any]:
-    """An agent whose status says so."""
+    """An agent with this phase in its status."""
     raw = agent(status={"phase": phase}, server={**SERVER, "agentId": namespace})
     raw["metadata"]["namespace"] = namespace
     return raw
 
 
 def resync_of(api: Pods, *agents: dict[str, Any], namespaces: tuple[str, ...] = ()) -> tuple[Resync, Cache, list[Key]]:
-    """A resync whose cache knows these agents; and which keys it has put on the queue."""
-    cache, looked_at = Cache(), list[Key]()
+    """A resync, its cache with these agents, and the keys that it puts on the queue."""
+    cache, added = Cache(), list[Key]()
     for raw in agents:
         cache.put("MedplumAgent", raw)
-    return Resync(api, cache, looked_at.append, namespaces=namespaces), cache, looked_at
+    return Resync(api, cache, added.append, namespaces=namespaces), cache, added
 
 
 @pytest.mark.parametrize("phase", sorted(UNDER_WAY))
-async def test_a_pod_that_went_in_the_middle_of_a_change_is_forgotten(phase: str) -> None:
-    """By three LISTs in the namespace of the change, and the agent is looked at."""
+async def test_a_pod_that_was_deleted_during_a_rollout_leaves_the_cache(phase: str) -> None:
+    """Three LISTs in the namespace of the rollout find it, and the agent gets a pass."""
     api = Pods()
-    resync, cache, looked_at = resync_of(api, in_phase(phase), in_phase("Running", "elsewhere"))
-    await resync.of_changes()
+    resync, cache, added = resync_of(api, in_phase(phase), in_phase("Running", "elsewhere"))
+    await resync.of_rollouts()
     assert [(NAMESPACE, "old")] == cache.names("Pod")
-    await resync.of_changes()
+    await resync.of_rollouts()
     assert [] == cache.names("Pod")
-    assert [(kind, NAMESPACE) for kind in AWAITED] * 2 == api.asked
-    assert [KEY, KEY] == looked_at
+    assert [(kind.name, NAMESPACE) for kind in AWAITED] * 2 == api.asked
+    assert [KEY, KEY] == added
 
 
 @pytest.mark.parametrize("phase", sorted(set(Phase) - UNDER_WAY))
-async def test_where_nothing_is_under_way_nothing_is_asked(phase: str) -> None:
-    """Nor is anybody looked at."""
+async def test_without_a_rollout_no_request_is_sent(phase: str) -> None:
+    """And no agent gets a pass."""
     api = Pods()
-    resync, _, looked_at = resync_of(api, in_phase(phase), in_phase("", "new"))
-    await resync.of_changes()
+    resync, _, added = resync_of(api, in_phase(phase), in_phase("", "new"))
+    await resync.of_rollouts()
     assert [] == api.asked
-    assert [] == looked_at
+    assert [] == added
 
 
 @pytest.mark.parametrize(
@@ -108,29 +116,29 @@ async def test_where_nothing_is_under_way_nothing_is_asked(phase: str) -> None:
         pytest.param(MANY_NAMESPACES + 1, True, MANY_NAMESPACES + 1, id="many, with no right to read others"),
     ],
 )
-async def test_a_whole_fleet_on_the_move_is_listed_at_once(number: int, asked: int, *, watched: bool) -> None:
-    """A LIST for each namespace would be hundreds; an operator that watches some namespaces has no right to more."""
+async def test_rollouts_in_many_namespaces_share_one_list(number: int, asked: int, *, watched: bool) -> None:
+    """A LIST for each namespace would be hundreds. An operator that watches only some namespaces may not list all."""
     api = Pods()
     places = tuple(f"clinic-{n:02}" for n in range(number))
-    moving = (in_phase("HandingOff", place) for place in places)
-    resync, _, _ = resync_of(api, *moving, namespaces=places if watched else ())
-    await resync.of_changes()
+    rolling_out = (in_phase("HandingOff", place) for place in places)
+    resync, _, _ = resync_of(api, *rolling_out, namespaces=places if watched else ())
+    await resync.of_rollouts()
     assert asked * len(AWAITED) == len(api.asked)
     assert (asked == 1) is (("Pod", None) in api.asked)
 
 
 @pytest.mark.parametrize("fault", [ClusterError("away", status=503), KeyError("items")])
-async def test_a_list_that_fails_is_tried_again(fault: Exception) -> None:
-    """Changes are not left alone because an API server was away for a moment, or said something that nobody expected."""
+async def test_a_failed_list_is_tried_again(fault: Exception) -> None:
+    """Neither an unavailable API server nor an unexpected answer ends the resync."""
     again = asyncio.Event()
 
     class Away(Pods):
-        """The first time."""
+        """Fails the first request."""
 
         async def list(
             self, kind: str, namespace: str | None, *, selector: str = ""
         ) -> tuple[list[dict[str, Any]], str]:
-            """Raise; then answer."""
+            """Raise at first, then answer."""
             if not self.asked:
                 self.asked.append((kind, namespace))
                 raise fault
@@ -138,7 +146,7 @@ async def test_a_list_that_fails_is_tried_again(fault: Exception) -> None:
             return await super().list(kind, namespace, selector=selector)
 
     resync, _, _ = resync_of(Away(), in_phase("Recreating"))
-    watching = asyncio.create_task(resync.of_changes_forever(every_seconds=0.001))
+    watching = asyncio.create_task(resync.of_rollouts_forever(every_seconds=0.001))
     async with asyncio.timeout(5):
         await again.wait()
     watching.cancel()

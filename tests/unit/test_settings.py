@@ -1,4 +1,4 @@
-"""Settings: by environment and by flag, and a sentence for each wrong one."""
+"""Settings: by environment variable and by flag, with a sentence for each invalid one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from medplum_agent_operator.settings import ENV_PREFIX, Settings
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the machine that the tests run on."""
+    """Remove the settings of the machine that the tests run on."""
     for field in Settings.model_fields:
         monkeypatch.delenv(f"{ENV_PREFIX}{field.upper()}", raising=False)
 
 
-def test_nothing_needs_to_be_set() -> None:
+def test_no_setting_is_required() -> None:
     """All namespaces, JSON, info, port 8080."""
     found = Settings.load([])
     assert ((), None, "json", "info", 8080) == (
@@ -55,7 +55,7 @@ GOOD = [
 def test_each_setting_can_be_given_by_flag_or_by_environment(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: object
 ) -> None:
-    """Both say the same."""
+    """Both have the same effect."""
     field = name.replace("-", "_")
     assert expected == getattr(Settings.load([f"--{name}", value]), field)
     monkeypatch.setenv(f"{ENV_PREFIX}{field.upper()}", value)
@@ -69,21 +69,21 @@ def test_every_setting_is_in_the_table_above() -> None:
 
 
 def test_a_switch_needs_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
-    """--no-watch-nodes says it all; the environment says true or false."""
+    """--no-watch-nodes is enough; the environment variable is true or false."""
     found = [Settings.load(arguments).watch_nodes for arguments in ([], ["--watch-nodes"], ["--no-watch-nodes"])]
     assert [True, True, False] == found
     monkeypatch.setenv(f"{ENV_PREFIX}WATCH_NODES", "false")
     assert Settings.load([]).watch_nodes is False
 
 
-def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is said last and closest counts."""
+def test_a_flag_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The most specific one counts."""
     monkeypatch.setenv(f"{ENV_PREFIX}WORKERS", "3")
     assert 4 == Settings.load(["--workers", "4"]).workers
 
 
-def test_an_empty_environment_variable_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest may leave one empty."""
+def test_an_empty_environment_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may have an empty one."""
     monkeypatch.setenv(f"{ENV_PREFIX}WORKERS", "")
     monkeypatch.setenv(f"{ENV_PREFIX}IMAGE_REPOSITORY", "")
     found = Settings.load([])
@@ -92,14 +92,14 @@ def test_an_empty_environment_variable_is_no_setting(monkeypatch: pytest.MonkeyP
 
 BAD = [
     pytest.param("namespaces", "Clinic", "'Clinic' is not a namespace's name", id="a capital in a namespace"),
-    pytest.param("namespaces", "a_b", "give names such as clinic-a,clinic-b", id="an underscore in a namespace"),
+    pytest.param("namespaces", "a_b", "use names such as clinic-a,clinic-b", id="an underscore in a namespace"),
     pytest.param("namespaces", "x" * 64, "is not a namespace's name", id="a namespace that is too long"),
     pytest.param("image-repository", "agent:5.1.15", "without tag or digest", id="a repository with a tag"),
     pytest.param("image-repository", "agent@sha256:00", "without tag or digest", id="a repository with a digest"),
     pytest.param("image-repository", "a b", "is not an image repository", id="a space in a repository"),
     pytest.param("log-format", "xml", "json", id="an unknown format"),
     pytest.param("log-level", "INFO!", "debug", id="an unknown level"),
-    pytest.param("health-port", "65536", "65535", id="a port that is none"),
+    pytest.param("health-port", "65536", "65535", id="a port out of range"),
     pytest.param("health-port", "http", "integer", id="a port by name"),
     pytest.param("workers", "0", "greater than or equal to 1", id="no workers"),
     pytest.param("workers", "65", "less than or equal to 64", id="too many workers"),
@@ -110,10 +110,10 @@ BAD = [
 
 @pytest.mark.parametrize("by_flag", [True, False], ids=["by flag", "by environment"])
 @pytest.mark.parametrize(("name", "value", "words"), BAD)
-def test_a_wrong_setting_ends_the_start_with_a_sentence(
+def test_an_invalid_setting_ends_the_start_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str, *, by_flag: bool
 ) -> None:
-    """The sentence names the flag and the environment variable, and what would be right."""
+    """The sentence names the flag and the environment variable, and says what is valid."""
     variable = f"{ENV_PREFIX}{name.replace('-', '_').upper()}"
     if not by_flag:
         monkeypatch.setenv(variable, value)
@@ -123,8 +123,8 @@ def test_a_wrong_setting_ends_the_start_with_a_sentence(
     assert words in str(fault.value)
 
 
-def test_two_wrong_settings_are_told_together() -> None:
-    """One sentence each, one start."""
+def test_two_invalid_settings_are_reported_together() -> None:
+    """One sentence each, in one start."""
     with pytest.raises(StartupError) as fault:
         Settings.load(["--workers", "0", "--health-port", "-1"])
     assert 2 == len(str(fault.value).splitlines())

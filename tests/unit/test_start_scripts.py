@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,7 +54,7 @@ def start(
     process = subprocess.Popen(
         whole, cwd=folder / "work", env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    said, _ = process.communicate(timeout=10)
+    said, _ = process.communicate(timeout=60)
     return process, said
 
 
@@ -148,11 +149,17 @@ def test_a_container_that_starts_again_takes_the_secret_as_it_is_by_then(tmp_pat
     assert "clientSecret=after" in (tmp_path / "work" / "agent.properties").read_text().splitlines()
 
 
-def test_a_container_that_carries_a_probe_sleeps_until_it_is_told_to_end() -> None:
+def test_a_container_that_carries_a_probe_sleeps_until_it_is_told_to_end(tmp_path: Path) -> None:
     """It ends at once on SIGTERM, with 0, although nothing but its trap would let a PID 1 do so."""
     two = [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}]
-    process = subprocess.Popen(containers(channels=two)[1]["command"], start_new_session=True)
+    begun, sleep = tmp_path / "begun", tmp_path / "sleep"
+    sleep.write_text(f'#!/bin/sh\ntouch {begun}\nexec /bin/sleep "$@"\n')
+    sleep.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    process = subprocess.Popen(containers(channels=two)[1]["command"], start_new_session=True, env=os.environ | path)
     try:
+        while not begun.exists():  # from here on the trap is set; pytest's own timeout ends a test that gets no further
+            time.sleep(0.01)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=0.5)
         process.send_signal(signal.SIGTERM)

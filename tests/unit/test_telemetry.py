@@ -1,4 +1,4 @@
-"""Log lines: for machines and for people, each with the agent and the reason."""
+"""Log lines for machines and for humans, each with the agent and the reason."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_message_with_line_breaks_stays_one_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whatever somebody writes into an annotation."""
+    """Messages may contain text from annotations."""
     set_up_logging(as_json=True, level="info")
     log.info("one\ntwo")
     assert 1 == len(capsys.readouterr().err.splitlines())
 
 
-def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    """Time, level, agent, reason, message; without marks where there are none."""
+def test_a_line_for_humans(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, level, agent, reason, message; without agent and reason if it has none."""
     set_up_logging(as_json=False, level="info")
     log.warning("going", extra=MARKS)
     log.info("started")
@@ -64,7 +64,7 @@ def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert second.endswith(" info  started")
 
 
-def test_a_fault_is_shown_to_people_with_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fault_is_shown_to_humans_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     """So that they can report it."""
     set_up_logging(as_json=False, level="info")
     try:
@@ -75,10 +75,10 @@ def test_a_fault_is_shown_to_people_with_its_trace(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(("level", "shown"), [("debug", 3), ("info", 1), ("error", 0)])
-def test_libraries_speak_from_warning_on_unless_everything_is_wanted(
+def test_libraries_log_from_warning_on_unless_the_level_is_debug(
     capsys: pytest.CaptureFixture[str], level: str, shown: int
 ) -> None:
-    """The level is ours; Kopf's chatter comes with debug only."""
+    """The level applies to our lines; Kopf's debug and info lines appear only with debug."""
     set_up_logging(as_json=False, level=level)
     log.debug("ours")
     log.info("ours")

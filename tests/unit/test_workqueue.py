@@ -1,4 +1,4 @@
-"""The queue: what it promises to every key, whatever the work does. Time is real, and short."""
+"""The work queue: what it guarantees for every key. Time is virtual, so results do not depend on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from medplum_agent_operator import workqueue
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.workqueue import WorkQueue, backoff_seconds
+from tests.support.virtual_time import use_virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -18,24 +19,33 @@ if TYPE_CHECKING:
 A, B = Key("clinic", "a"), Key("clinic", "b")
 
 
+@pytest.fixture(autouse=True)
+async def _virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give the event loop of each test a clock of its own."""
+    use_virtual_time(asyncio.get_running_loop(), monkeypatch)
+
+
 class Work:
-    """Work that waits at a gate, and notes what it was asked for."""
+    """Work that waits until its gate opens, and records its runs."""
 
     def __init__(self) -> None:
         self.begun: list[Key] = []
+        self.begun_at: list[float] = []
+        """Seconds on the clock of the event loop."""
         self.done: list[Key] = []
-        self.together: dict[Key, int] = {}
-        self.most_together = 0
+        self.concurrent: dict[Key, int] = {}
+        self.most_concurrent = 0
         self.faults: list[Exception] = []
         self.answers: list[float | None] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def __call__(self, key: Key) -> float | None:
-        """Work on a key."""
+        """Run for a key."""
         self.begun.append(key)
-        self.together[key] = self.together.get(key, 0) + 1
-        self.most_together = max(self.most_together, self.together[key])
+        self.begun_at.append(asyncio.get_running_loop().time())
+        self.concurrent[key] = self.concurrent.get(key, 0) + 1
+        self.most_concurrent = max(self.most_concurrent, self.concurrent[key])
         try:
             await self.gate.wait()
             if self.faults:
@@ -43,24 +53,24 @@ class Work:
             self.done.append(key)
             return self.answers.pop(0) if self.answers else None
         finally:
-            self.together[key] -= 1
+            self.concurrent[key] -= 1
 
 
 class Failures(list[tuple[Key, Exception, float]]):
-    """What the queue told of failed runs."""
+    """The failed runs that the queue reported."""
 
     def __call__(self, key: Key, fault: Exception, pause: float) -> None:
-        """Note it."""
+        """Record one."""
         self.append((key, fault, pause))
 
 
 @asynccontextmanager
 async def running(
-    work: Work, *, workers: int = 4, timeout_seconds: float = 5, told: Failures | None = None
+    work: Work, *, workers: int = 4, timeout_seconds: float = 5, failures: Failures | None = None
 ) -> AsyncIterator[WorkQueue]:
-    """Run a queue for the time of a test."""
+    """Run a queue until the end of the block."""
     queue = WorkQueue(
-        work, on_failure=Failures() if told is None else told, workers=workers, timeout_seconds=timeout_seconds
+        work, on_failure=Failures() if failures is None else failures, workers=workers, timeout_seconds=timeout_seconds
     )
     queue.start()
     try:
@@ -71,15 +81,15 @@ async def running(
 
 
 async def until(holds: object, *, seconds: float = 2) -> None:
-    """Wait until something callable holds."""
+    """Wait until a callable returns something true."""
     assert callable(holds)
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - what is waited for is a fact of the queue, which tells nobody
+        while not holds():  # noqa: ASYNC110 - the queue has no event for the facts that tests wait for
             await asyncio.sleep(0.002)
 
 
-async def test_a_key_that_is_added_twice_before_its_run_runs_once() -> None:
-    """What happened many times needs one look."""
+async def test_a_key_that_is_added_several_times_before_its_run_runs_once() -> None:
+    """Many events need one run."""
     work = Work()
     queue = WorkQueue(work, on_failure=Failures(), workers=1, timeout_seconds=5)
     for _ in range(5):
@@ -90,8 +100,8 @@ async def test_a_key_that_is_added_twice_before_its_run_runs_once() -> None:
     assert [A] == work.done
 
 
-async def test_one_key_is_never_worked_on_twice_at_once_and_nothing_is_lost() -> None:
-    """Added while it is worked on, it is worked on again, once, afterwards."""
+async def test_one_key_never_runs_twice_at_once_and_no_event_is_lost() -> None:
+    """A key that is added during its run runs once more afterwards."""
     work = Work()
     work.gate.clear()
     async with running(work) as queue:
@@ -104,11 +114,11 @@ async def test_one_key_is_never_worked_on_twice_at_once_and_nothing_is_lost() ->
         work.gate.set()
         await until(lambda: queue.idle)
     assert [A, A] == work.done
-    assert 1 == work.most_together
+    assert 1 == work.most_concurrent
 
 
-async def test_different_keys_are_worked_on_side_by_side() -> None:
-    """One slow agent does not hold up another."""
+async def test_different_keys_run_concurrently() -> None:
+    """A slow agent does not delay another."""
     work = Work()
     work.gate.clear()
     async with running(work, workers=2) as queue:
@@ -118,8 +128,8 @@ async def test_different_keys_are_worked_on_side_by_side() -> None:
         assert 2 == len(work.begun)
 
 
-async def test_no_more_are_worked_on_at_once_than_there_are_workers() -> None:
-    """The rest waits, and the queue knows for how long."""
+async def test_no_more_keys_run_at_once_than_there_are_workers() -> None:
+    """The others wait, and the queue knows how long."""
     work = Work()
     work.gate.clear()
     async with running(work, workers=1) as queue:
@@ -128,59 +138,59 @@ async def test_no_more_are_worked_on_at_once_than_there_are_workers() -> None:
         queue.add(B)
         await asyncio.sleep(0.03)
         assert [A] == work.begun
-        assert 0.02 < queue.oldest_wait_seconds < 2
+        assert 0.03 == pytest.approx(queue.oldest_wait_seconds, abs=0.003)
         assert not queue.idle
         work.gate.set()
         await until(lambda: queue.idle)
         assert 0.0 == queue.oldest_wait_seconds
 
 
-async def test_a_failing_key_comes_back_after_pauses_that_grow_and_begins_anew_after_a_success(
+async def test_a_failing_key_backs_off_for_longer_each_time_until_a_run_succeeds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Told each time; the pause starts over once it has gone well."""
+    """The queue reports each failure. After a success the first backoff applies again."""
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.004)
     monkeypatch.setattr("random.random", lambda: 0.0)
-    work, told = Work(), Failures()
+    work, failures = Work(), Failures()
     work.faults = [ValueError(str(n)) for n in range(3)]
-    async with running(work, told=told) as queue:
+    async with running(work, failures=failures) as queue:
         queue.add(A)
         await until(lambda: [A] == work.done)
         work.faults = [ValueError("3")]
         queue.add(A)
         await until(lambda: 2 == len(work.done))
-    assert ["0", "1", "2", "3"] == [str(fault) for _, fault, _ in told]
-    assert [0.004, 0.008, 0.016, 0.004] == [pause for _, _, pause in told]
+    assert ["0", "1", "2", "3"] == [str(fault) for _, fault, _ in failures]
+    assert [0.004, 0.008, 0.016, 0.004] == [backoff for _, _, backoff in failures]
 
 
-async def test_a_key_that_is_added_does_not_wait_for_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Something happened: look now."""
+async def test_an_added_key_does_not_wait_for_the_end_of_its_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event starts a run at once."""
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 20)
-    work, told = Work(), Failures()
+    work, failures = Work(), Failures()
     work.faults = [ValueError("x")]
-    async with running(work, told=told) as queue:
+    async with running(work, failures=failures) as queue:
         queue.add(A)
-        await until(lambda: 1 == len(told))
-        assert told[-1][2] > 5
+        await until(lambda: 1 == len(failures))
+        assert failures[-1][2] > 5
         queue.add(A)
         await until(lambda: [A] == work.done)
 
 
-async def test_what_else_starts_a_failing_key_does_not_lengthen_its_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten events within its first pause: ten runs that fail, and it comes back after that one pause."""
+async def test_events_do_not_lengthen_the_backoff_of_a_failing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten events within the first backoff lead to ten failing runs, and the key is requeued at the end of that backoff."""
     monkeypatch.setattr(workqueue, "FIRST_BACKOFF_SECONDS", 0.3)
-    work, told = Work(), Failures()
+    work, failures = Work(), Failures()
     work.faults = [TimeoutError() for _ in range(10)]
-    async with running(work, told=told) as queue:
-        for failures in range(1, 11):
+    async with running(work, failures=failures) as queue:
+        for number in range(1, 11):
             queue.add(A)
-            await until(lambda n=failures: n == len(told))
-        assert max(pause for _, _, pause in told) <= 0.3
+            await until(lambda n=number: n == len(failures))
+        assert max(backoff for _, _, backoff in failures) <= 0.3
         await until(lambda: [A] == work.done)
 
 
-async def test_a_key_is_looked_at_again_after_the_time_that_it_asked_for() -> None:
-    """Deadlines are computed times, not sleeps in a run."""
+async def test_a_key_is_requeued_after_the_time_that_its_run_asked_for() -> None:
+    """A run asks for a time and ends; it does not sleep."""
     work = Work()
     work.answers = [0.03, -5.0, None]
     async with running(work) as queue:
@@ -190,10 +200,12 @@ async def test_a_key_is_looked_at_again_after_the_time_that_it_asked_for() -> No
         await until(lambda: 3 == len(work.done))
         await asyncio.sleep(0.05)
     assert 3 == len(work.done)
+    first = work.begun_at[0]
+    assert [0.0, 0.03, 0.03] == pytest.approx([at - first for at in work.begun_at])
 
 
-async def test_a_later_look_is_forgotten_when_the_key_runs_before_it() -> None:
-    """One look is enough; the latest answer counts."""
+async def test_a_run_before_that_time_cancels_the_requeue() -> None:
+    """One run is enough; the latest answer counts."""
     work = Work()
     work.answers = [0.05, None]
     async with running(work) as queue:
@@ -204,23 +216,23 @@ async def test_a_later_look_is_forgotten_when_the_key_runs_before_it() -> None:
     assert [A, A] == work.done
 
 
-async def test_a_run_that_hangs_is_ended_and_counts_as_failed() -> None:
-    """No object may hold a worker for ever."""
-    work, told = Work(), Failures()
+async def test_a_run_that_hangs_is_cancelled_and_counts_as_failed() -> None:
+    """No key can block a worker forever."""
+    work, failures = Work(), Failures()
     work.gate.clear()
-    async with running(work, timeout_seconds=0.02, told=told) as queue:
+    async with running(work, timeout_seconds=0.02, failures=failures) as queue:
         queue.add(A)
-        await until(lambda: told)
+        await until(lambda: failures)
         assert queue.alive
-    assert (A, TimeoutError) == (told[0][0], type(told[0][1]))
+    assert (A, TimeoutError) == (failures[0][0], type(failures[0][1]))
 
 
-async def test_a_key_that_became_dirty_in_a_run_that_failed_runs_again_at_once() -> None:
-    """What happened during the run was not seen by it, and waits for no pause."""
-    work, told = Work(), Failures()
+async def test_a_key_that_was_added_during_a_failing_run_runs_again_at_once() -> None:
+    """The run did not see that event, so the event does not wait for the backoff."""
+    work, failures = Work(), Failures()
     work.faults = [ValueError("x")]
     work.gate.clear()
-    async with running(work, told=told) as queue:
+    async with running(work, failures=failures) as queue:
         queue.add(A)
         await until(lambda: [A] == work.begun)
         queue.add(A)
@@ -229,8 +241,8 @@ async def test_a_key_that_became_dirty_in_a_run_that_failed_runs_again_at_once()
     assert [A, A] == work.begun
 
 
-async def test_stopping_lets_runs_in_hand_finish_and_begins_no_other() -> None:
-    """A run that is half told gets its time; what waits is left for the next start."""
+async def test_stopping_lets_current_runs_finish_and_starts_no_others() -> None:
+    """A current run gets its time; queued keys are left to the next start."""
     work = Work()
     work.gate.clear()
     async with running(work, workers=1) as queue:
@@ -246,8 +258,8 @@ async def test_stopping_lets_runs_in_hand_finish_and_begins_no_other() -> None:
         assert not queue.alive
 
 
-async def test_stopping_waits_no_longer_than_it_may() -> None:
-    """A run that hangs is cancelled when the grace is over."""
+async def test_stopping_waits_no_longer_than_the_grace_time() -> None:
+    """A run that hangs is cancelled when the grace time is over."""
     work = Work()
     work.gate.clear()
     async with running(work) as queue:
@@ -258,8 +270,8 @@ async def test_stopping_waits_no_longer_than_it_may() -> None:
     assert [] == work.done
 
 
-async def test_a_stopped_queue_looks_at_nothing_again() -> None:
-    """Looks that were asked for are dropped."""
+async def test_a_stopped_queue_requeues_no_key() -> None:
+    """The requeues that runs asked for are dropped."""
     work = Work()
     work.answers = [0.02]
     async with running(work) as queue:
@@ -271,7 +283,7 @@ async def test_a_stopped_queue_looks_at_nothing_again() -> None:
 
 
 async def test_a_queue_that_was_not_started_is_not_alive() -> None:
-    """Which /healthz tells."""
+    """/healthz reports it."""
     work = Work()
     assert not WorkQueue(work, on_failure=Failures(), workers=1, timeout_seconds=1).alive
     async with running(work) as queue:
@@ -281,12 +293,12 @@ async def test_a_queue_that_was_not_started_is_not_alive() -> None:
 @pytest.mark.parametrize(
     ("failures", "jitter", "expected"),
     [
-        pytest.param(1, 0.0, 0.2, id="the first pause is 0.2 s"),
-        pytest.param(4, 0.0, 1.6, id="each is twice the one before"),
+        pytest.param(1, 0.0, 0.2, id="the first backoff is 0.2 s"),
+        pytest.param(4, 0.0, 1.6, id="each is twice as long as the one before"),
         pytest.param(10_000, 0.0, 60.0, id="never more than a minute"),
-        pytest.param(1, 1.0, 0.1, id="jitter takes off a half at the most"),
+        pytest.param(1, 1.0, 0.1, id="jitter subtracts at most a half"),
     ],
 )
-def test_pauses_double_up_to_a_minute(failures: int, jitter: float, expected: float) -> None:
-    """The pause after so many failures in a row."""
+def test_backoffs_double_up_to_a_minute(failures: int, jitter: float, expected: float) -> None:
+    """The backoff after this number of failures in a row."""
     assert expected == backoff_seconds(failures, jitter=jitter)

@@ -1,1 +1,1 @@
-"""The outside world: everything that talks to an API server or listens on a socket lives here."""
+"""The adapters to the outside: requests to the API server, requests to gates, and the health server."""

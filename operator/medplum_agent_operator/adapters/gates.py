@@ -1,7 +1,7 @@
-"""Asking gates how it goes: one small page of each, from time to time, and then a look at their agent.
+"""Polls the gates for their reports and requeues their agents.
 
-Started by `__main__`, beside the resync. What is asked is where the watches saw ready pods of gates; what cannot be asked is left out, and
-`core.traffic` says what that means. No request goes to the API server.
+Started by `__main__`, beside the resync. It asks every ready gate pod that the watches have seen, and sends no request to the API server.
+A gate that does not answer is left out; `core.report.traffic` says what that means.
 """
 
 import asyncio
@@ -16,86 +16,87 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.core.objects.gate_pod import HTTP_PORT
 from medplum_agent_operator.core.observed.gate_reports import Traffic
 from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.kinds import POD
 from medplum_agent_operator.ports import Object
 from medplum_agent_operator.telemetry import log
 
 EVERY_SECONDS: Final = 10.0
 TIMEOUT_SECONDS: Final = 2.0
 LONGEST_ANSWER: Final = 256 * 1024
-"""Bytes; a gate with a hundred channels tells 20 KiB."""
-AT_ONCE: Final = 20
+"""Bytes. The report of a gate with a hundred channels has 20 KiB."""
+MAX_CONCURRENT: Final = 20
 
 
 class Pods(Protocol):
-    """What the watches have seen."""
+    """The objects that the watches have seen."""
 
     def with_label(self, kind: str, key: str) -> list[Object]:
-        """Objects of every namespace that have a label, whatever its value."""
+        """The objects in all namespaces that have a label with any value."""
 
 
 class GateReports:
-    """What every agent's gates told when they were last asked."""
+    """The latest reports of every agent's gates."""
 
     def __init__(self, pods: Pods, *, port: int = HTTP_PORT) -> None:
-        """`port`: that gates tell it on."""
+        """`port`: where gates serve their reports."""
         self._pods = pods
         self._port = port
         self._traffic: dict[Key, Traffic] = {}
 
     def traffic(self, key: Key) -> Traffic | None:
-        """What an agent's gates told; None where there were none to be asked."""
+        """The reports of an agent's gates; None if none were asked."""
         return self._traffic.get(key)
 
     async def forever(self, add: Callable[[Key], None], *, every_seconds: float = EVERY_SECONDS) -> None:
-        """Ask all of them from time to time. `add`: asks for a look at an agent, after its gates were asked."""
+        """Poll all gates at intervals, and queue each agent with `add` after its gates were asked."""
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        # What is asked is whatever calls itself a gate: nothing that it sends is unpacked.
+        # Any pod may carry the label of a gate, so answers are not decompressed.
         async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
             while True:
                 await asyncio.sleep(every_seconds)
                 try:
                     await self._ask_all(session, add)
-                except Exception as fault:  # noqa: BLE001 - whatever is wrong with what gates tell, agents go on being looked after
-                    log.error("gates could not be asked, by a bug; trying again", exc_info=fault)
+                except Exception as fault:  # noqa: BLE001 - no fault of a report may end the polling
+                    log.error("polling the gates failed because of a bug, trying again", exc_info=fault)
 
     async def _ask_all(self, session: aiohttp.ClientSession, add: Callable[[Key], None]) -> None:
         gates: dict[Key, list[str]] = defaultdict(list)
-        for pod in self._pods.with_label("Pod", names.GATE_LABEL):
+        for pod in self._pods.with_label(POD, names.GATE_LABEL):
             metadata, address = pod["metadata"], _address(pod)
             if address is not None:
                 gates[Key(metadata["namespace"], metadata["labels"][names.GATE_LABEL])].append(address)
-        places = asyncio.Semaphore(AT_ONCE)
-        told = await asyncio.gather(
-            *(asyncio.gather(*(self._ask(session, places, one) for one in addresses)) for addresses in gates.values())
+        limit = asyncio.Semaphore(MAX_CONCURRENT)
+        reports = await asyncio.gather(
+            *(asyncio.gather(*(self._ask(session, limit, one) for one in addresses)) for addresses in gates.values())
         )
-        self._traffic = {key: Traffic.read(reports) for key, reports in zip(gates, told, strict=True)}
+        self._traffic = {key: Traffic.read(of_agent) for key, of_agent in zip(gates, reports, strict=True)}
         for key in gates:
             add(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, places: asyncio.Semaphore, address: str) -> object:
-        """What one gate tells; None where it does not."""
+    async def _ask(self, session: aiohttp.ClientSession, limit: asyncio.Semaphore, address: str) -> object:
+        """The report of one gate; None if it does not answer."""
         host = f"[{address}]" if ":" in address else address
         try:
             async with (
-                places,
+                limit,
                 asyncio.timeout(TIMEOUT_SECONDS),
                 session.get(f"http://{host}:{self._port}/status", allow_redirects=False) as answer,
             ):
                 return json.loads(await _body(answer))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as fault:
-            log.debug("a gate could not be asked: %s", fault or "it took too long", extra={"gate": address})
+            log.debug("a gate did not answer: %s", fault or "timeout", extra={"gate": address})
             return None
 
 
 async def _body(answer: aiohttp.ClientResponse) -> bytes:
     answer.raise_for_status()
     if answer.content_length is None or answer.content_length > LONGEST_ANSWER:
-        raise ValueError("its answer is too long, or does not say how long it is")
+        raise ValueError("the answer is too long, or has no Content-Length")
     return await answer.read()
 
 
 def _address(pod: Object) -> str | None:
-    """Where to ask a gate; None where it takes no connections."""
+    """The address of a gate pod; None if it is not ready."""
     status = pod.get("status") or {}
     ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in status.get("conditions") or ())
     address = status.get("podIP")

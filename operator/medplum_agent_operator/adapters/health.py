@@ -1,6 +1,6 @@
 """`/healthz` and `/readyz`, on the operator's own event loop: a loop that hangs cannot answer.
 
-Started by `__main__`. Answers 200 and `ok`, or 503 and a sentence per fault.
+Started by `__main__`. It answers 200 and `ok`, or 503 and a sentence per fault.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 Probe = Callable[[], list[str]]
-"""Returns what is wrong, a sentence each; nothing when all is well."""
+"""Returns a sentence per fault; none if all is well."""
 
 
 def make_app(probes: Mapping[str, Probe]) -> web.Application:
-    """An application with one path per probe."""
+    """Build an application with one path per probe."""
 
     def handler(probe: Probe) -> Callable[[web.Request], object]:
         async def answer(_: web.Request) -> web.Response:
@@ -30,7 +30,7 @@ def make_app(probes: Mapping[str, Probe]) -> web.Application:
 
 @asynccontextmanager
 async def serve(probes: Mapping[str, Probe], *, host: str | None, port: int) -> AsyncIterator[int]:
-    """Listen until the end of the block. Gives the port, which matters where 0 was asked for. `host`: None for all addresses, IPv6 included.
+    """Listen until the end of the block. Yields the port, which may differ from `port` if that is 0. `host`: None for all addresses, IPv6 included.
 
     Raises:
         OSError: when the address cannot be bound.

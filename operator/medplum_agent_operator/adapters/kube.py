@@ -1,95 +1,63 @@
 """Requests to the API server: dicts in, dicts out, every fault mapped to one of `errors`.
 
-Made by `__main__`, used by `reconcile` through its Protocol. Built on `kubernetes.aio`, which brings authentication, token
-refresh and TLS. It decides nothing and remembers nothing. A merge patch is needed beside server-side apply in two places:
-where a field has to become absent whoever owns it (status), and to free a strategy from defaulted parameters.
+Made by `__main__`, used by `reconcile` through its Protocol. Built on `kubernetes.aio`, which does authentication, token
+refresh and TLS. It decides nothing and remembers nothing. Besides server-side apply, two places need a merge patch:
+to remove a status field regardless of its field manager, and to remove defaulted parameters from a strategy.
 """
 
 import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Self
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 from medplum_agent_operator.api.annotations import MANAGED_BY
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError, UntrustedError
+from medplum_agent_operator.kinds import KINDS
 
 FIELD_MANAGER: Final = MANAGED_BY
 PAGE_SIZE: Final = 25
-"""A page is held in memory as text and as objects at once: small ones keep the peak low."""
+"""A page is in memory as text and as objects at the same time, so small pages reduce the peak."""
 MAX_CONNECTIONS: Final = 8
-"""A pass reads about as many objects at once; each connection has a TLS buffer of 256 KiB."""
+"""A pass reads about as many objects at once. Each connection has a TLS buffer of 256 KiB."""
 
 NO_OBJECT: Final = "1"
-"""A resource version that no object has. Server-side apply with it creates what is not there, and is refused (409) where something is: a first write
-that comes late must not overwrite what a successor has made meanwhile.
+"""A resource version that no object has. Server-side apply with it creates a missing object and fails (409) if the object exists: a first write
+that arrives late must not overwrite the object that a later operator has created.
 
 Source: staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go (Update) compares versions only where an object exists; etcd counts from 1, and
-the first object that it stores is newer. `tests/behaviour/test_crash_points.py` plays it.
+the first object that it stores is newer. `tests/behaviour/test_crash_points.py` covers it.
 """
 
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
-    """Where objects of a kind live in the API."""
-
-    api_version: str
-    plural: str
-
-    def path(self, namespace: str | None, name: str = "", subresource: str = "") -> str:
-        """The URL path of one object, of a namespace's objects, or of all."""
-        root = "/api/" if "/" not in self.api_version else "/apis/"
-        where = f"/namespaces/{namespace}" if namespace else ""
-        return f"{root}{self.api_version}{where}/{self.plural}" + "".join(
-            f"/{part}" for part in (name, subresource) if part
-        )
-
-
-RESOURCES: Final[Mapping[str, Resource]] = MappingProxyType(
-    {
-        KIND: Resource(f"{GROUP}/{VERSION}", PLURAL),
-        "Deployment": Resource("apps/v1", "deployments"),
-        "Service": Resource("v1", "services"),
-        "PodDisruptionBudget": Resource("policy/v1", "poddisruptionbudgets"),
-        "ServiceAccount": Resource("v1", "serviceaccounts"),
-        "RoleBinding": Resource("rbac.authorization.k8s.io/v1", "rolebindings"),
-        "Pod": Resource("v1", "pods"),
-        "Event": Resource("v1", "events"),
-        "Node": Resource("v1", "nodes"),
-        "Job": Resource("batch/v1", "jobs"),
-        "ControllerRevision": Resource("apps/v1", "controllerrevisions"),
-    }
-)
+RESOURCES: Final = KINDS
 
 
 async def load_configuration() -> Configuration:
-    """Find the cluster: the pod's own service account, else KUBECONFIG or ~/.kube/config.
+    """Find the cluster: by the pod's own service account, else by KUBECONFIG or ~/.kube/config.
 
     Raises:
-        StartupError: when neither leads to a cluster.
+        StartupError: when none of them leads to a cluster.
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
     try:
-        if "KUBERNETES_SERVICE_HOST" in os.environ:  # the same order as Kopf's own login
+        if "KUBERNETES_SERVICE_HOST" in os.environ:  # the order of Kopf's own login
             load_incluster_config(client_configuration=configuration)
         else:
             _check_files(os.environ.get("KUBECONFIG", ""))
             await load_kube_config(client_configuration=configuration)
     except (ConfigException, OSError) as fault:
         raise StartupError(
-            f"No cluster to work on: {fault} Set KUBECONFIG, or run the operator in a pod with a service account."
+            f"No cluster found: {fault} Set KUBECONFIG, or run the operator in a pod with a service account."
         ) from fault
     return configuration
 
@@ -116,55 +84,61 @@ class Kube:
             yield cls(client, timeout_seconds=timeout_seconds)
 
     async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
-        """Read one object; None where there is none."""
+        """Read one object; None if it does not exist."""
         try:
-            return await self._request("GET", RESOURCES[kind].path(namespace, name))
+            return await self._request("GET", KINDS[kind].path(namespace, name))
         except ClusterError as fault:
             if fault.status == 404:  # noqa: PLR2004 - HTTP's own number
                 return None
             raise
 
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
-        """Read all objects of a kind, page by page. Returns them and the resource version of that moment."""
+        """Read all objects of a kind, page by page. Returns them and the resource version of the LIST."""
         found: list[dict[str, Any]] = []
         query = {"limit": str(PAGE_SIZE)} | ({"labelSelector": selector} if selector else {})
         while True:
-            page = await self._request("GET", RESOURCES[kind].path(namespace), query=query)
-            # Items of built-in kinds come without what they are; watches and GETs tell it.
-            what = {"apiVersion": RESOURCES[kind].api_version, "kind": kind}
-            found.extend({**what, **item} for item in page.get("items") or ())
+            page = await self._request("GET", KINDS[kind].path(namespace), query=query)
+            # In a LIST, items of built-in kinds have no apiVersion and kind; in watch events and GETs they do.
+            type_meta = {"apiVersion": KINDS[kind].api_version, "kind": kind}
+            found.extend({**type_meta, **item} for item in page.get("items") or ())
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
                 return found, metadata.get("resourceVersion", "")
             query["continue"] = metadata["continue"]
 
     async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> dict[str, Any]:
-        """Server-side apply under the operator's one field manager, taking conflicting fields back.
+        """Apply an object by server-side apply, with the operator's one field manager. Takes over fields that others changed (force).
 
         Args:
             body: the object as it should be.
-            resource_version: of the object that the decision was made on; if it has changed since, nothing is written
-                (ConflictError). None where there was no object: one that is there by now is not overwritten either.
+            resource_version: of the object that the decision was made on. None if there was no object.
+
+        Raises:
+            ConflictError: when the object has changed since, or exists by now; it is not overwritten.
 
         Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/
         """
         metadata = {**body["metadata"], "resourceVersion": resource_version or NO_OBJECT}
-        path = RESOURCES[body["kind"]].path(metadata["namespace"], metadata["name"])
+        path = KINDS[body["kind"]].path(metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request("PATCH", path, query=query, body={**body, "metadata": metadata}, content_type=_APPLY)
 
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
     ) -> dict[str, Any]:
-        """JSON merge patch: the way to make a field absent."""
-        path = RESOURCES[kind].path(namespace, name, subresource)
+        """Send a JSON merge patch, which can remove a field."""
+        path = KINDS[kind].path(namespace, name, subresource)
         return await self._request(
             "PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=patch, content_type=_MERGE
         )
 
     async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object; ConflictError where one of that name exists."""
-        path = RESOURCES[body["kind"]].path(body["metadata"]["namespace"])
+        """Create an object.
+
+        Raises:
+            ConflictError: when an object of that name exists.
+        """
+        path = KINDS[body["kind"]].path(body["metadata"]["namespace"])
         return await self._request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
 
     async def _request(
@@ -192,35 +166,39 @@ class Kube:
             ) from fault
         except aiohttp.ClientSSLError as fault:
             raise UntrustedError(f"{method} {path}: {fault}.") from fault
-        except (aiohttp.ClientError, OSError, ConfigException) as fault:  # the last two: of the service account's token
+        except (
+            aiohttp.ClientError,
+            OSError,
+            ConfigException,
+        ) as fault:  # the last two come from reading the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(f"{method} {path}", response.status, content)
         return _object(f"{method} {path}", response.status, content)
 
 
-def _object(what: str, status: int, content: bytes) -> dict[str, Any]:
-    """What a call was answered with; an answer that is no object is not the API server's."""
+def _object(request: str, status: int, content: bytes) -> dict[str, Any]:
+    """Parse an answer. One that is not a JSON object does not come from an API server."""
     try:
         found = json.loads(content)
     except ValueError:
         found = None
     if not isinstance(found, dict):
         raise ClusterError(
-            f"{what} was answered with {status} and no Kubernetes object: {content[:300].decode(errors='replace')}"
+            f"{request} was answered with {status} and no Kubernetes object: {content[:300].decode(errors='replace')}"
         )
     return found
 
 
-def _fault(what: str, status: int, content: bytes) -> ClusterError:
+def _fault(request: str, status: int, content: bytes) -> ClusterError:
     try:
         answer = json.loads(content)
     except ValueError:
         answer = None
-    if not isinstance(answer, dict):  # of whoever stands in between
+    if not isinstance(answer, dict):  # from a proxy in between
         answer = {}
     reason, message = answer.get("reason", ""), answer.get("message") or content[:300].decode(errors="replace")
-    text = f"{what} was answered with {status} {reason}: {message}"
+    text = f"{request} was answered with {status} {reason}: {message}"
     match status:
         case 409:
             return ConflictError(text, status=status, reason=reason)

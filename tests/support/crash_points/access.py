@@ -1,6 +1,6 @@
-"""The administrator's own way to the API server, without a process per call, and one set of watches for all namespaces.
+"""The administrator's requests to the API server without a process per call, and one set of watches for all namespaces.
 
-Used by `clinic`. kubectl costs a tenth of a second of CPU a call, and a watch of it a process: hundreds of namespaces want less.
+Used by `clinic`. A call of kubectl costs a tenth of a second of CPU, and each of its watches a process: too much for hundreds of namespaces.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ WATCHED: Final = (f"{CORE}/pods", f"{APPS}/replicasets", f"{APPS}/deployments", 
 
 
 def of(namespace: str, collection: str, name: str = "") -> str:
-    """The path of a collection's part in a namespace, or of one object in it."""
+    """The path of a collection in a namespace, or of one object in it."""
     group, _, plural = collection.rpartition("/")
     return f"{group}/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
 
@@ -42,7 +42,7 @@ class Access:
     server: str
     session: aiohttp.ClientSession
     anonymous: ssl.SSLContext
-    """Trusts the API server and shows no certificate: the API server goes by that before it looks at a token."""
+    """Trusts the API server and presents no certificate: a certificate would take precedence over a token."""
 
     async def request(
         self,
@@ -54,7 +54,7 @@ class Access:
         accept: tuple[int, ...] = (),
         manager: str = "",
     ) -> dict[str, Any]:
-        """One request; what is not answered with 2xx or one of `accept` fails."""
+        """Send one request. A status that is neither 2xx nor in `accept` raises RuntimeError."""
         headers = {"Content-Type": kind}
         data = None if body is None else json.dumps(body)
         query = {"fieldManager": manager} if manager else {}
@@ -68,7 +68,7 @@ class Access:
         return found
 
     async def create(self, collection: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Make an object."""
+        """Create an object."""
         return await self.request("POST", collection, body)
 
     async def patch(self, path: str, body: Mapping[str, Any], *, manager: str = "kubectl-patch") -> dict[str, Any]:
@@ -81,11 +81,11 @@ class Access:
         return found
 
     async def watch(self, path: str, see: Callable[[dict[str, Any]], None], *, begun: asyncio.Event) -> None:
-        """Hand on every event of a collection, what is there already first. That it ends is a fault of the harness."""
+        """Call `see` with every event of a collection, existing objects first. If the watch ends, the harness is broken: RuntimeError."""
         query = {"watch": "1", "timeoutSeconds": "7200"}
         while not begun.is_set():
             async with self.session.get(f"{self.server}{path}", params=query, timeout=_ENDLESS) as answer:
-                if answer.status == 429:  # a kind whose definition is seconds old
+                if answer.status == 429:  # the CRD was created seconds ago
                     await asyncio.sleep(0.2)
                     continue
                 answer.raise_for_status()
@@ -121,7 +121,7 @@ def _context(cluster: Mapping[str, Any], user: Mapping[str, Any]) -> ssl.SSLCont
 
 @asynccontextmanager
 async def administrator(cluster: Cluster) -> AsyncIterator[Access]:
-    """Access as the user of the cluster's own kubeconfig."""
+    """Open access as the user of the cluster's kubeconfig."""
     raw = cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "--output", "json").stdout
     config = json.loads(raw)
     where, user = config["clusters"][0]["cluster"], config["users"][0]["user"]

@@ -1,6 +1,6 @@
-"""One run's namespace: an agent in it, what its user does, and the operators that live and die there, each behind a proxy.
+"""The namespace of one run: its agent, its user, and its operators, each behind a proxy.
 
-Made by `Clinics`, which keeps what all runs share: the administrator's access, the watches, the way to the API server.
+Made by `Clinics`, which has what all runs share: the administrator's access, the watches, the session with the API server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.crash_points.access import AGENTS, CORE, WATCHED, Access, administrator, of
 from tests.support.crash_points.witness import NAME, Witness
-from tests.support.http_proxy import HttpProxy, Meddler, http_proxy, upstream_session
+from tests.support.http_proxy import HttpProxy, Interceptor, http_proxy, upstream_session
 from tests.support.operator_process import NAMESPACE, SERVICE_ACCOUNT, OperatorProcess, start_operator
 from tests.support.world import FORCE, GATE_IMAGE, agent_manifest
 
@@ -40,19 +40,19 @@ class Clinic:
     operators: list[OperatorProcess] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
     patience_seconds: float = PATIENCE_SECONDS
-    """How long a user waits for the next thing to happen."""
+    """How long the user waits for one step."""
     started: dict[int, float] = field(default_factory=dict)
-    """When each operator had become ready, by process id."""
+    """When each operator became ready, by process id."""
     on_step: Callable[[], None] = lambda: None
-    """Called before each thing that the user does."""
+    """Called before each step of the user."""
 
     # Operators.
 
-    async def start_operator(self, meddler: Meddler | None = None, *arguments: str) -> HttpProxy:
-        """Start one behind a proxy of its own, and wait until it is ready."""
+    async def start_operator(self, interceptor: Interceptor | None = None, *arguments: str) -> HttpProxy:
+        """Start an operator behind its own proxy, and wait until it is ready."""
         shared = self.clinics
         proxy = await self.stack.enter_async_context(
-            http_proxy(shared.access.server, shared.upstream, shared.kubeconfig, meddler or Meddler())
+            http_proxy(shared.access.server, shared.upstream, shared.kubeconfig, interceptor or Interceptor())
         )
         await self.start_behind(proxy.kubeconfig, *arguments)
         return proxy
@@ -67,14 +67,14 @@ class Clinic:
         self.started[operator.process.pid] = time.monotonic()
 
     def kill(self) -> None:
-        """SIGKILL for every operator that there is."""
+        """Send SIGKILL to every running operator."""
         for operator in self.operators:
             if operator.process.poll() is None:
                 operator.kill()
 
     @property
     def log(self) -> str:
-        """Everything that the operators of this run have logged."""
+        """The logs of all operators of this run."""
         return "".join(operator.log.read_text() for operator in self.operators)
 
     # What a user does.
@@ -95,7 +95,7 @@ class Clinic:
         await self.access.patch(self._agent, {"metadata": {"annotations": {FORCE: text}}}, manager="kubectl-annotate")
 
     async def annotate(self, **marks: str) -> None:
-        """Set annotations that mean nothing to the operator."""
+        """Set annotations that the operator ignores."""
         await self.access.patch(self._agent, {"metadata": {"annotations": marks}})
 
     async def delete(self) -> None:
@@ -116,7 +116,7 @@ class Clinic:
         return of(self.namespace, f"{AGENTS}/medplumagents", NAME)
 
     async def until(self, question: Callable[[Witness], object], what: str, *, seconds: float | None = None) -> None:
-        """Wait until something is seen."""
+        """Wait until `question` is true of the witness."""
         seconds = seconds or self.patience_seconds
         deadline = time.monotonic() + seconds
         while not question(self.witness):
@@ -128,7 +128,7 @@ class Clinic:
 
 @dataclass
 class Clinics:
-    """What all runs share."""
+    """The shared parts of all runs."""
 
     cluster: Cluster
     folder: Path
@@ -139,13 +139,13 @@ class Clinics:
     witnesses: dict[str, Witness] = field(default_factory=dict)
 
     def see(self, event: dict[str, Any]) -> None:
-        """Hand an event of any namespace to whom it concerns."""
+        """Pass an event to the witness of its namespace."""
         raw = event["object"]
         if witness := self.witnesses.get(raw.get("metadata", {}).get("namespace", "")):
             witness.see(event)
 
     def check(self) -> None:
-        """Fail if the harness itself has gone blind."""
+        """Fail if a watch of the harness has ended."""
         for task in self.watches:
             if task.done():
                 task.result()
@@ -153,9 +153,9 @@ class Clinics:
     @classmethod
     @asynccontextmanager
     async def open(cls, cluster: Cluster, folder: Path) -> AsyncIterator[Self]:
-        """Connect and watch."""
+        """Connect and start the watches."""
         async with AsyncExitStack() as stack:
-            # Closed TLS connections are gone some turns of the loop later only.
+            # TLS connections need some turns of the loop to close.
             stack.push_async_callback(asyncio.sleep, 0.3)
             access = await stack.enter_async_context(administrator(cluster))
             upstream = await stack.enter_async_context(upstream_session(access.anonymous))
@@ -178,7 +178,7 @@ class Clinics:
 
     @asynccontextmanager
     async def clinic(self, prefix: str = "crash") -> AsyncIterator[Clinic]:
-        """A namespace; at the end its operators are killed and it is deleted, without waiting."""
+        """Create a namespace. At the end its operators are killed and it is deleted, without waiting."""
         namespace = f"{prefix}-{secrets.token_hex(4)}"
         await self.access.create(f"{CORE}/namespaces", {"metadata": {"name": namespace}})
         nodes: list[str] = []
@@ -193,7 +193,7 @@ class Clinics:
 
     @asynccontextmanager
     async def within(self, namespace: str) -> AsyncIterator[Clinic]:
-        """A namespace that is somebody else's, with no agent in it yet; at the end its operators are killed."""
+        """Use an existing namespace without an agent. At the end its operators are killed."""
         self.witnesses[namespace] = Witness()
         async with AsyncExitStack() as stack:
             clinic = Clinic(self, namespace, self.witnesses[namespace], stack)

@@ -1,6 +1,6 @@
-"""What must be the same in the end whatever happened on the way: status, children and pods, without times and chance.
+"""What must be equal at the end of every run, disturbed or not: status, children and pods, without times and random values.
 
-Called by `enumeration` with a finished run, disturbed or not; two digests are compared as they are, so a difference can be read.
+Called by `enumeration` with a finished run. Digests are plain trees, so that a difference is readable.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _TIMES: Final = {
     "newReadyAt",
     "lastTransitionTime",
     "observedAt",
-    # Measured: they differ from run to run, and are absent where the operator was away.
+    # Measured: they differ between runs, and are absent if no operator ran.
     "gapSeconds",
     "overlapSeconds",
 }
-_CHANCE: Final = {
-    "agents.medplum.com/applied-hash",  # of what is taken out here, too
+_RANDOM: Final = {
+    "agents.medplum.com/applied-hash",  # a hash that covers values which are removed here
     "clusterIP",
     "clusterIPs",
     "creationTimestamp",
@@ -56,11 +56,11 @@ _CHANCE: Final = {
 
 
 async def digest(clinic: Clinic) -> dict[str, Any]:
-    """Everything of a namespace that a user could tell apart."""
+    """Read everything in a namespace that a user can distinguish."""
     read = [clinic.access.items(of(clinic.namespace, path)) for path in CHILDREN]
     found = await asyncio.gather(clinic.access.items(of(clinic.namespace, f"{AGENTS}/medplumagents")), *read)
     agents, (deployments, services, pods, *others) = found[0], found[1:]
-    # The fingerprint of a template tells of what is in it, names made by chance included where it was moved off a node.
+    # A template's fingerprint covers random names too, if the agent was moved off a node.
     names = {pod["metadata"]["name"] for pod in pods}
     plain = {
         "status": [_status(agent.get("status") or {}) for agent in agents],
@@ -70,12 +70,12 @@ async def digest(clinic: Clinic) -> dict[str, Any]:
         "pods": sorted(f"{pod['metadata']['generateName']} {pod['status'].get('phase')}" for pod in pods),
         "pods ever": dict(sorted(Counter(clinic.witness.pods_ever.values()).items())),
     }
-    return _without_chance(plain, clinic.namespace, names)
+    return _without_random_names(plain, clinic.namespace, names)
 
 
 def _status(raw: dict[str, Any]) -> dict[str, Any]:
-    """Conditions by their names: which one was told first is no matter."""
-    found: dict[str, Any] = _tell(raw)
+    """A status with its conditions by type, because their order does not matter."""
+    found: dict[str, Any] = _stable(raw)
     return found | {"conditions": {condition.pop("type"): condition for condition in found.get("conditions", ())}}
 
 
@@ -86,7 +86,7 @@ def _object(raw: dict[str, Any]) -> dict[str, Any]:
         annotations[ROLLOUT] = json.loads(annotations[ROLLOUT])
     owners = [f"{owner['kind']} {owner['name']}" for owner in metadata.get("ownerReferences") or ()]
     tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects", "data"}}
-    found: dict[str, Any] = _tell({**tree, "metadata": {**metadata, "annotations": annotations}})
+    found: dict[str, Any] = _stable({**tree, "metadata": {**metadata, "annotations": annotations}})
     return {"kind": raw.get("kind", ""), "owners": owners, **found}
 
 
@@ -95,14 +95,14 @@ def _replicas(raw: dict[str, Any]) -> list[int]:
     return [status.get(key, 0) for key in ("replicas", "updatedReplicas", "availableReplicas")]
 
 
-def _tell(value: Any) -> Any:
-    """A tree without times and without what the API server makes up."""
+def _stable(value: Any) -> Any:
+    """A tree without times and without values that the API server generates."""
     if isinstance(value, dict):
-        return {key: _tell(part) for key, part in value.items() if key not in _TIMES | _CHANCE}
-    return [_tell(part) for part in value] if isinstance(value, list) else value
+        return {key: _stable(part) for key, part in value.items() if key not in _TIMES | _RANDOM}
+    return [_stable(part) for part in value] if isinstance(value, list) else value
 
 
-def _without_chance(plain: dict[str, Any], namespace: str, names: Iterable[str]) -> dict[str, Any]:
+def _without_random_names(plain: dict[str, Any], namespace: str, names: Iterable[str]) -> dict[str, Any]:
     text = json.dumps(plain, sort_keys=True).replace(namespace, "NAMESPACE")
     for name in names:
         text = text.replace(name, "POD")
@@ -110,16 +110,16 @@ def _without_chance(plain: dict[str, Any], namespace: str, names: Iterable[str])
     text = re.sub(r"\(pod front-desk-[0-9a-z-]+\)", "(pod POD)", text)
     text = without_replica_sets(text)
     text = re.sub(r"(NAMESPACE|node)-[ab]\b", "NODE", text)
-    if "moved-off" in text:  # also where a template stands as a text within a text
+    if "moved-off" in text:  # also in a template that is a string in another string
         text = re.sub(r'(agents.medplum.com/template-hash\\*": ?\\*")[0-9a-f]+', r"\1HASH", text)
     found: dict[str, Any] = json.loads(text)
     return found
 
 
 def without_replica_sets(text: str) -> str:
-    """A text without what the names of ReplicaSets and their pods end with.
+    """Replace the hashes and suffixes in the names of ReplicaSets and their pods.
 
-    Their hash is a number of 32 bits whose digits are written as 4 to 9, b, c, d and f: one in 400 has fewer than eight.
+    The hash is a 32-bit number with the digits 4 to 9, b, c, d and f. One in 400 has fewer than eight digits.
 
     Source: `SafeEncodeString` in staging/src/k8s.io/apimachinery/pkg/util/rand/rand.go.
 
@@ -130,7 +130,7 @@ def without_replica_sets(text: str) -> str:
 
 
 def differences(expected: Any, actual: Any, where: str = "") -> list[str]:
-    """Where two digests differ, one line each.
+    """The differences between two digests, one line each.
 
     >>> differences({"a": [1, 2], "b": 3}, {"a": [1, 4], "c": 5})
     ['a[1]: expected 2, is 4', 'b: expected 3, is absent', 'c: expected absent, is 5']

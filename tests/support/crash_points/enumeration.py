@@ -1,6 +1,6 @@
-"""Learns the writes of a scenario, then plays it again for each of them; says of each run whether it ended as it should.
+"""Learns the writes of a scenario, then plays it once for each write and checks how each run ends.
 
-Called by `test_crash_points`. Runs go side by side, each in a namespace of its own.
+Called by `test_crash_points`. Runs are concurrent, each in its own namespace.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.support.crash_points.digest import differences, digest
-from tests.support.crash_points.modes import Counting, Holding, Killing, Mode, Swallowing
+from tests.support.crash_points.modes import Counting, Delaying, Killing, Mode, Swallowing
 from tests.support.operator_process import ROOT
 
 if TYPE_CHECKING:
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from tests.support.crash_points.scenarios import Scenario
 
 LANES: Final = 6
-"""How many runs go side by side: most of a run is waiting."""
+"""The number of concurrent runs. Most of a run is waiting."""
 LEARNING_RUNS: Final = 3
 TRIES: Final = 4
-"""A run that had fewer writes than the number to strike at is played again."""
+"""A run with fewer writes than the number to strike at is repeated this often."""
 QUIET_SECONDS: Final = 1.2
-"""Nothing is written for that long: then nothing more comes. The silence of a pass that waits with its word is 1 s."""
+"""After this long without a write, no more writes come. A pass that defers its status does so for 1 s."""
 CONVERGES_SECONDS: Final = 60.0
 REPORT: Final = ROOT / "build" / "reliability" / "crash-points.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Some undisturbed runs.
+    """The results of undisturbed runs.
 
     Attributes:
-        writes: of the run that had most of them. How often status is written depends on how quickly one thing follows another.
-        acts: of each run, what it wrote besides status and Events.
-        digests: how each ended.
+        writes: the writes of the run that had the most. The number of status writes depends on timing.
+        acts: the writes of each run besides status and Events.
+        digests: the end of each run.
     """
 
     writes: tuple[str, ...]
@@ -50,7 +50,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A disturbed one."""
+    """The result of one disturbed run."""
 
     number: int
     write: str
@@ -59,29 +59,29 @@ class Run:
 
     @property
     def ended_well(self) -> bool:
-        """Whether it was disturbed, and ended as it should."""
+        """Whether it was disturbed and ended correctly."""
         return self.reached and not self.faults
 
     def __str__(self) -> str:
-        return f"write {self.number} ({self.write}): " + "; ".join(self.faults or ("as it should",))
+        return f"write {self.number} ({self.write}): " + "; ".join(self.faults or ("as expected",))
 
 
 async def learn(clinics: Clinics, scenario: Scenario) -> Learned:
-    """Play the scenario undisturbed, some times."""
+    """Play the scenario several times undisturbed."""
     runs = await asyncio.gather(*(_undisturbed(clinics, scenario) for _ in range(LEARNING_RUNS)))
     writes = sorted((writes for writes, _ in runs), key=len)
     return Learned(writes[-1], tuple(map(_acts, writes)), tuple(found for _, found in runs))
 
 
 async def learned(clinics: Clinics, scenario: Scenario, known: dict[str, Learned]) -> Learned:
-    """The undisturbed runs of a scenario, played once a session."""
+    """The undisturbed runs of a scenario, played once per session."""
     if scenario.name not in known:
         known[scenario.name] = await learn(clinics, scenario)
     return known[scenario.name]
 
 
 def _acts(writes: Sequence[str]) -> tuple[str, ...]:
-    """What is written besides reports; once where a write was refused as others had been quicker, and tried again."""
+    """The writes besides status and Events. A write that was repeated after a conflict counts once."""
     acts = [write for write in writes if "/status" not in write and write != "POST events"]
     return tuple(write for write, _ in itertools.groupby(acts))
 
@@ -100,7 +100,7 @@ async def _undisturbed(clinics: Clinics, scenario: Scenario) -> tuple[tuple[str,
 async def enumerate_points(
     clinics: Clinics, scenario: Scenario, mode: Mode, learned: Learned, numbers: Sequence[int]
 ) -> list[Run]:
-    """Play it once for each of these writes (the first is 1)."""
+    """Play the scenario once for each of these write numbers; the first is 1."""
     began = time.monotonic()
     lanes = asyncio.Semaphore(LANES)
 
@@ -119,69 +119,71 @@ async def enumerate_points(
 
 async def _disturbed(clinics: Clinics, scenario: Scenario, mode: Mode, learned: Learned, number: int) -> Run:
     async with clinics.clinic() as clinic:
-        meddler = _meddler(mode, number, clinic)
+        interceptor = _interceptor(mode, number, clinic)
         faults: tuple[str, ...] = ()
         try:
-            await _play(clinic, scenario, meddler)
+            await _play(clinic, scenario, interceptor)
         except AssertionError as late:
             faults = (str(late),)
         else:
-            if isinstance(meddler, Holding):
-                meddler.release.set()
-            faults = await ends_as_learned(clinic, scenario, learned, meddler)
-        write = meddler.writes[number - 1] if len(meddler.writes) >= number else "none"
-        return Run(number, write, meddler.struck.is_set(), faults)
+            if isinstance(interceptor, Delaying):
+                interceptor.release.set()
+            faults = await ends_as_learned(clinic, scenario, learned, interceptor)
+        write = interceptor.writes[number - 1] if len(interceptor.writes) >= number else "none"
+        return Run(number, write, interceptor.struck.is_set(), faults)
 
 
-def _meddler(mode: Mode, number: int, clinic: Clinic) -> Counting:
+def _interceptor(mode: Mode, number: int, clinic: Clinic) -> Counting:
     match mode:
         case Mode.KILLED:
             return Killing(number, clinic.kill)
         case Mode.UNANSWERED:
             return Swallowing(number)
         case Mode.LATE:
-            return Holding(number)
+            return Delaying(number)
 
 
-async def _play(clinic: Clinic, scenario: Scenario, meddler: Counting) -> None:
-    """The whole story; a second operator comes when the first is struck, unless it lives through it."""
-    await clinic.start_operator(meddler)
+async def _play(clinic: Clinic, scenario: Scenario, interceptor: Counting) -> None:
+    """Play a scenario. When a write is struck, a second operator starts, unless the first survives."""
+    await clinic.start_operator(interceptor)
     await scenario.begin(clinic)
-    await quiet(meddler)
-    meddler.arm()
+    await quiet(interceptor)
+    interceptor.arm()
 
     async def follow() -> None:
-        await meddler.struck.wait()
-        if not isinstance(meddler, Swallowing):
+        await interceptor.struck.wait()
+        if not isinstance(interceptor, Swallowing):
             await clinic.start_operator()
 
     follower = asyncio.create_task(follow())
     try:
         await scenario.act(clinic)
         await clinic.until(scenario.ends, f"{scenario.name} ends well")
-        await quiet(meddler)  # the last writes of all may be the ones that are waited for
-        if meddler.struck.is_set():
+        await quiet(interceptor)  # the write to strike at may be one of the last
+        if interceptor.struck.is_set():
             await follower
     finally:
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
 
 
-async def quiet(meddler: Counting) -> None:
-    """Wait until nothing is written any more."""
-    while meddler.quiet_seconds() < QUIET_SECONDS:  # noqa: ASYNC110 - every write begins the time anew
+async def quiet(interceptor: Counting) -> None:
+    """Wait until the operator stops writing."""
+    while interceptor.quiet_seconds() < QUIET_SECONDS:  # noqa: ASYNC110 - every write restarts the time
         await asyncio.sleep(0.1)
 
 
-async def ends_as_learned(clinic: Clinic, scenario: Scenario, learned: Learned, meddler: Counting) -> tuple[str, ...]:
-    """Wait for the state that the undisturbed runs ended in, and see that it stays. Returns what is wrong."""
+async def ends_as_learned(
+    clinic: Clinic, scenario: Scenario, learned: Learned, interceptor: Counting
+) -> tuple[str, ...]:
+    """Wait for the state at the end of the undisturbed runs, and check that it stays. Returns the faults."""
     deadline = time.monotonic() + CONVERGES_SECONDS
     while True:
         found = await digest(clinic)
         if found == learned.digests[0]:
             await asyncio.sleep(QUIET_SECONDS)
             found = await digest(clinic)
-            await quiet(meddler)
+            await quiet(interceptor)
             if found == learned.digests[0]:
                 break
         if time.monotonic() > deadline:
@@ -191,7 +193,7 @@ async def ends_as_learned(clinic: Clinic, scenario: Scenario, learned: Learned, 
 
 
 def _faults(clinic: Clinic, scenario: Scenario, found: dict[str, Any]) -> list[str]:
-    """What is wrong with a run, whatever an undisturbed one looks like."""
+    """The faults of a run, independent of the undisturbed runs."""
     seen = clinic.witness
     faults = list(seen.recorder.violations)
     if scenario.serves_throughout and seen.left_nobody:
@@ -209,7 +211,7 @@ def _faults(clinic: Clinic, scenario: Scenario, found: dict[str, Any]) -> list[s
 
 
 def _report(scenario: Scenario, mode: Mode, learned: Learned, runs: Sequence[Run], seconds: float) -> None:
-    """Print and keep the figures."""
+    """Print the figures and append them to the report."""
     line = {
         "scenario": scenario.name,
         "mode": str(mode),
@@ -219,7 +221,7 @@ def _report(scenario: Scenario, mode: Mode, learned: Learned, runs: Sequence[Run
         "ended well": sum(run.ended_well for run in runs),
         "seconds": round(seconds, 1),
     }
-    print(json.dumps(line))  # noqa: T201 - figures are for people too
+    print(json.dumps(line))  # noqa: T201 - figures are for humans too
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     with REPORT.open("a", encoding="utf-8") as report:
         report.write(json.dumps(line) + "\n")

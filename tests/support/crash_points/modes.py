@@ -1,7 +1,7 @@
-"""What goes wrong at one write: three ways, each a Meddler that counts writes from the moment it is armed.
+"""What goes wrong at one write: three modes, each an Interceptor that counts writes after it is armed.
 
-Made by `enumeration`, one for each run. A write counts when it reaches the proxy; the API server has taken and answered it before
-anything is done about it, but for `LATE`, where it is kept back.
+Made by `enumeration`, one for each run. A write counts when it reaches the proxy. Except in `LATE`, which delays the write,
+the API server answers it before the fault strikes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from tests.support.http_proxy import Answer, Call, Cut, Meddler
+from tests.support.http_proxy import Answer, Call, Cut, Interceptor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,36 +21,36 @@ class Mode(StrEnum):
     """What goes wrong."""
 
     KILLED = "killed"
-    """SIGKILL once the API server has answered the write; the answer is never seen. Then a new operator starts.
+    """SIGKILL after the API server has answered the write; the operator never sees the answer. Then a new operator starts.
 
-    A kill after the answer was seen leaves the same in the cluster, and nothing else is left of an operator."""
+    A kill after the answer arrived would leave the same state in the cluster, and an operator has no other state."""
     UNANSWERED = "unanswered"
-    """The write is done, but its answer is lost with the connection; the operator lives on."""
+    """The write is done, but its answer is lost with the connection. The operator survives."""
     LATE = "late"
-    """The write is kept back, a new operator starts beside the old one and ends the story, and then the write gets through."""
+    """The write is delayed. A new operator starts beside the old one and finishes the scenario, then the write arrives."""
 
 
-class Counting(Meddler):
-    """Counts writes; at the one that it is told to wait for it strikes, once."""
+class Counting(Interceptor):
+    """Counts writes, and strikes once, at the write with this number."""
 
     def __init__(self, number: int | None = None) -> None:
         self._number = number
         self._armed = False
         self.writes: list[str] = []
-        """What was written since it was armed, in short."""
+        """The label of each write since `arm`."""
         self.last_write = time.monotonic()
         self.struck = asyncio.Event()
 
     def arm(self) -> None:
-        """Count from here on."""
+        """Start to count."""
         self._armed = True
 
     def quiet_seconds(self) -> float:
-        """For how long nothing has been written."""
+        """The seconds since the last write."""
         return time.monotonic() - self.last_write
 
     async def before(self, call: Call) -> Answer | None:
-        """Count a write, and strike before it is done if it is the one."""
+        """Count a write, and strike if it is due."""
         if not call.writes:
             return None
         self.last_write = time.monotonic()
@@ -60,12 +60,12 @@ class Counting(Meddler):
                 return await self.strike(call)
         return None
 
-    def is_due(self, call: Call) -> bool:  # noqa: ARG002 - for those that go by what is written
-        """Whether this write, the latest one counted, is the one to strike at."""
+    def is_due(self, call: Call) -> bool:  # noqa: ARG002 - subclasses use it
+        """Whether to strike at this write, the last one that was counted."""
         return len(self.writes) == self._number
 
-    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - for those that do something
-        """The write has come; nothing goes wrong."""
+    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - subclasses use it
+        """Record that the write has come. Nothing goes wrong."""
         self.struck.set()
         return None
 
@@ -79,12 +79,12 @@ class Killing(Counting):
         self._due: Call | None = None
 
     async def strike(self, call: Call) -> Answer | None:
-        """Let the write through; what kills comes after it."""
+        """Let the write through; `after` kills the operator."""
         self._due = call
         return None
 
     async def after(self, call: Call, answer: Answer) -> Answer:
-        """Kill, and answer nobody."""
+        """Kill the operator instead of answering it."""
         if call is not self._due:
             return answer
         self._due = None
@@ -94,37 +94,37 @@ class Killing(Counting):
 
 
 class Aiming(Killing):
-    """`Mode.KILLED` at a write that is known by what it says, where nobody knows how many come before it. It has to be carried out."""
+    """`Mode.KILLED` at the first successful write that `aim` selects, if its number is not known."""
 
     def __init__(self, aim: Callable[[Call], bool], kill: Callable[[], None]) -> None:
         super().__init__(None, kill)
         self._aim = aim
 
     def is_due(self, call: Call) -> bool:
-        """Whether it says so."""
+        """Whether `aim` selects the write."""
         return self._aim(call)
 
     async def after(self, call: Call, answer: Answer) -> Answer:
-        """Let one live on that was refused: it will try again."""
+        """Let the operator survive a refused write; it tries again."""
         return answer if answer.status >= 300 else await super().after(call, answer)
 
 
 class Swallowing(Killing):
-    """`Mode.UNANSWERED`: as `KILLED`, but only the connection dies."""
+    """`Mode.UNANSWERED`: like `KILLED`, but only the connection breaks."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number, lambda: None)
 
 
-class Holding(Counting):
+class Delaying(Counting):
     """`Mode.LATE`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.release = asyncio.Event()
 
-    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - whatever it is
-        """Keep the write back until told to let it go."""
+    async def strike(self, call: Call) -> Answer | None:  # noqa: ARG002 - every write is delayed alike
+        """Delay the write until `release`."""
         self.struck.set()
         await self.release.wait()
         self.last_write = time.monotonic()

@@ -1,7 +1,7 @@
-"""What users do while operators die: the table of scenarios. A new kind of change is a new row here, and nothing else.
+"""The table of scenarios: what users do while operators die. A new kind of change needs only a new row here.
 
-Read by `test_crash_points` and `test_faults`. Each has a beginning, in which nothing goes wrong and after which all is quiet, and
-an act, in which everything may. Steps of an act wait for what a user would wait for, never for a time.
+Read by `test_crash_points` and `test_faults`. Each scenario has a beginning without faults, which ends at rest, and an act in which
+any fault may happen. The steps of an act wait for what a user would see, never for a time.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ GATE: Final = {"enabled": True}
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A story, and what must be true of it however often the operator dies.
+    """A scenario, and what must be true of it however often the operator dies.
 
     Attributes:
         name: its name.
-        act: what the user does, and waits for, once all is quiet.
-        ends: what is seen in the end.
+        act: what the user does and waits for.
+        ends: what must be true at the end.
         history: the outcome of each rollout, the latest first.
-        before: the version that is installed before; None where the act begins with nothing.
-        serves_throughout: whether some agent serves from the first moment one does until the end of the act.
-        spec: the rest of the spec of what is installed before.
-        pool: whether the agent lives on two nodes of its own.
+        before: the version that the beginning installs; None for no installation.
+        serves_throughout: whether an agent serves all the time, from the first moment that one does until the end of the act.
+        spec: the rest of the spec of that installation.
+        pool: whether the agent runs on two nodes of its own.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Scenario:
     pool: bool = False
 
     async def begin(self, clinic: Clinic) -> None:
-        """Install what is there before, and wait until it serves."""
+        """Install the version before the act, and wait until it serves."""
         spec = dict(self.spec or {})
         if self.pool:
             spec["podTemplate"] = {**(spec.get("podTemplate") or {"annotations": dict(QUICK)}), **await _nodes(clinic)}
@@ -66,7 +66,7 @@ class Scenario:
 
 
 async def _nodes(clinic: Clinic) -> dict[str, Any]:
-    """Two nodes for this run alone, and what keeps a pod on them."""
+    """Create two nodes for this run only. Returns the fields that bind a pod to them."""
     template = next(iter(yaml.safe_load_all((ROOT / "tests/support/cluster/nodes.yaml").read_text())))
     for letter in "ab":
         name = f"{clinic.namespace}-{letter}"
@@ -95,14 +95,14 @@ async def _hand_over(clinic: Clinic) -> None:
 
 async def _force_down(clinic: Clinic) -> None:
     await clinic.patch(version="4.2.3")
-    await clinic.until(lambda seen: seen.told("AwaitingApproval"), "the downgrade refused")
+    await clinic.until(lambda seen: seen.has_phase("AwaitingApproval"), "the downgrade refused")
     await clinic.approve(APPROVAL)
 
 
 async def _abort(clinic: Clinic) -> None:
     stuck = {"annotations": simulate(Behaviour.NEVER_READY, terminate_after="700ms")}
     await clinic.patch(version="5.1.15", podTemplate=stuck)
-    await clinic.until(lambda seen: len(seen.pods) == 2 and seen.told("HandingOff"), "both pods")
+    await clinic.until(lambda seen: len(seen.pods) == 2 and seen.has_phase("HandingOff"), "both pods")
     ready = {"sim.medplum.com/behaviour": None, "sim.medplum.com/ready-after": "300ms"}
     await clinic.patch(version="5.1.14", podTemplate={"annotations": ready})
 
@@ -119,9 +119,9 @@ async def _switch_gate_on(clinic: Clinic) -> None:
 
 
 async def _delete_in_the_middle(clinic: Clinic) -> None:
-    slow = {"annotations": simulate(ready_after="10s", terminate_after="700ms")}  # an operator starts within that
+    slow = {"annotations": simulate(ready_after="10s", terminate_after="700ms")}  # long enough to start an operator
     await clinic.patch(version="5.1.15", podTemplate=slow)
-    await clinic.until(lambda seen: len(seen.pods) == 2 and seen.told("HandingOff"), "both pods")
+    await clinic.until(lambda seen: len(seen.pods) == 2 and seen.has_phase("HandingOff"), "both pods")
     await clinic.delete()
 
 
@@ -132,18 +132,20 @@ async def _fail_to_hand_over(clinic: Clinic) -> None:
 async def _fail_to_go_down(clinic: Clinic) -> None:
     broken = simulate(Behaviour.CRASH_LOOP, terminate_after="700ms")
     await clinic.patch(version="4.2.3", podTemplate={"annotations": broken})
-    await clinic.until(lambda seen: seen.told("AwaitingApproval"), "the downgrade refused")
+    await clinic.until(lambda seen: seen.has_phase("AwaitingApproval"), "the downgrade refused")
     await clinic.approve(APPROVAL)
 
 
 def _back_on(version: str, wanted: str) -> Question:
-    """What was active serves, alone, and what failed is told."""
+    """The active version serves, alone, and the plan reports the failure."""
 
-    def seen_so(seen: Witness) -> bool:
+    def rolled_back(seen: Witness) -> bool:
         serving = [pod for pod in seen.pods if serves(pod)]
-        return seen.told("Failed", version) and len(seen.pods) == len(serving) == 1 and wanted in seen.status["plan"]
+        return (
+            seen.has_phase("Failed", version) and len(seen.pods) == len(serving) == 1 and wanted in seen.status["plan"]
+        )
 
-    return seen_so
+    return rolled_back
 
 
 def _runs(version: str) -> Question:
@@ -151,9 +153,9 @@ def _runs(version: str) -> Question:
 
 
 def _runs_behind_gates(seen: Witness) -> bool:
-    """Simulated gates cannot be asked: that is the last thing that status has to tell of them."""
-    told = {condition["type"]: condition["reason"] for condition in seen.status.get("conditions", ())}
-    return seen.at_rest("5.1.14") and told.get("Forwarding") == "GatesUnreachable"
+    """Simulated gates do not answer; the status reports that last."""
+    reasons = {condition["type"]: condition["reason"] for condition in seen.status.get("conditions", ())}
+    return seen.at_rest("5.1.14") and reasons.get("Forwarding") == "GatesUnreachable"
 
 
 def _gone(seen: Witness) -> bool:

@@ -1,7 +1,7 @@
-"""What is seen of one namespace from outside, event by event, while its operators die: judged when the run is over.
+"""Records the watch events of one namespace while its operators die; judged at the end of the run.
 
-Fed by `clinic` from watches of all namespaces. Besides what the `Recorder` judges (I1, I2) it keeps which pods there ever were,
-whether there was a moment without a serving agent, and the latest state of each object, which is what scenarios wait by.
+Fed by `clinic` from watches of all namespaces. Besides I1 and I2, which the `Recorder` judges, it records all pods,
+every moment without a serving agent, and the latest state of each object, which scenarios wait for.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ NAME = "front-desk"
 
 
 def serves(pod: Mapping[str, Any]) -> bool:
-    """Whether its agent runs and is ready."""
+    """Whether the pod's agent runs and is ready."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return _runs(pod) and any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def ends(pod: Mapping[str, Any]) -> bool:
-    """Whether its agent has ended or is about to. A kubelet may tell of one that has just begun, for a moment, that it is not ready after all."""
+    """Whether the pod's agent has ended or is terminating. A pod that is only unready does not count: a kubelet may report that briefly after a start."""
     return "deletionTimestamp" in pod["metadata"] or not _runs(pod)
 
 
@@ -37,7 +37,7 @@ def _runs(pod: Mapping[str, Any]) -> bool:
 
 
 def role(pod: Mapping[str, Any]) -> str:
-    """What a pod is for: an agent of a version, a gate, the fetching of an image."""
+    """The role of a pod: agent with its version, gate, or fetch."""
     labels = pod["metadata"].get("labels") or {}
     if AGENT in labels:
         return f"agent {labels.get(VERSION, '?')}"
@@ -46,18 +46,18 @@ def role(pod: Mapping[str, Any]) -> str:
 
 @dataclass
 class Witness:
-    """One namespace."""
+    """The events of one namespace."""
 
     recorder: Recorder = field(default_factory=Recorder)
     pods_ever: dict[str, str] = field(default_factory=dict)
-    """What each pod was for, by uid."""
+    """The role of each pod, by uid."""
     serving: set[str] = field(default_factory=set)
     left_nobody: list[str] = field(default_factory=list)
-    """The uid of each agent whose end left nobody who serves, once: a kubelet may tell of one that ends that it is ready once more."""
+    """The uid of each pod whose end left no serving agent. Each is listed once, because a kubelet may report a terminating pod as ready again."""
     latest: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
 
     def see(self, event: dict[str, Any]) -> None:
-        """Take one watch event."""
+        """Record one watch event."""
         self.recorder.see(event)
         raw = event["object"]
         key = (raw["kind"], raw["metadata"]["name"])
@@ -82,7 +82,7 @@ class Witness:
 
     @property
     def agent(self) -> dict[str, Any]:
-        """The MedplumAgent; empty where there is none."""
+        """The MedplumAgent; empty if it does not exist."""
         return self.latest.get(("MedplumAgent", NAME), {})
 
     @property
@@ -93,7 +93,7 @@ class Witness:
 
     @property
     def deployment(self) -> dict[str, Any]:
-        """Its Deployment; empty where there is none."""
+        """Its Deployment; empty if it does not exist."""
         return self.latest.get(("Deployment", NAME), {})
 
     @property
@@ -105,12 +105,12 @@ class Witness:
             if kind == "Pod" and AGENT in (raw["metadata"].get("labels") or {})
         ]
 
-    def told(self, phase: str, version: str | None = None) -> bool:
-        """Whether status tells this phase of the current spec, and this active version."""
+    def has_phase(self, phase: str, version: str | None = None) -> bool:
+        """Whether the status of the current spec has this phase (and this active version)."""
         current = self.status.get("observedGeneration") == (self.agent.get("metadata") or {}).get("generation")
         right = version is None or self.status.get("activeVersion") == version
         return bool(self.agent) and current and right and self.status.get("phase") == phase
 
     def at_rest(self, version: str) -> bool:
-        """Whether the agent runs this version, alone, and status says so."""
-        return self.told("Running", version) and len(self.pods) == 1 == len(self.serving)
+        """Whether this version runs alone, and status reports it as running."""
+        return self.has_phase("Running", version) and len(self.pods) == 1 == len(self.serving)

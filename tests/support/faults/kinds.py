@@ -1,7 +1,7 @@
-"""The table of what an API server can do to an operator. A new kind of fault is a new row.
+"""The table of faults of an API server. A new kind of fault is a new row.
 
-Read by `test_faults`. `strike` answers in the API server's place or keeps a call from it; `spoil` meddles with its answer, so the call
-was carried out; `disturb` does something to the watches that are open, every 1.5 s while the spell lasts.
+Read by `test_faults`. `strike` answers instead of the API server, or blocks a call. `spoil` changes the API server's answer, so the call
+was carried out. `disturb` acts on the open watches, every 1.5 s during the spell.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from tests.support.http_proxy import HttpProxy
 
 REQUEST_TIMEOUT_SECONDS: Final = 3.0
-"""What operators are started with here, so that an API server that says nothing is given up soon."""
-ILL_SECONDS: Final = 6.0
+"""The setting of the operators here, so that they soon stop waiting for a silent API server."""
+FAULT_SECONDS: Final = 6.0
 REFUSED_SECONDS: Final = 60.0
-"""`LOOK_AGAIN_AFTER_REFUSED_WRITE`: a write that the API server refuses is tried again every minute."""
+"""`REQUEUE_AFTER_REFUSED_WRITE`: the operator tries a refused write again every minute."""
 
 WATCH_SECONDS: Final = 75.0
-"""Kopf gives a watch up on which nothing came for 70 s (`settings.watching.inactivity_timeout`)."""
+"""Kopf restarts a watch after 70 s without data (`settings.watching.inactivity_timeout`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One way to fail.
+    """One kind of fault.
 
     Attributes:
-        name: in some words.
+        name: its name in the report.
         strike: see above.
         spoil: see above.
         disturb: see above.
-        share: the part of the calls that it meets.
-        seed: where chance begins.
-        seconds: for how long it lasts, from each step of the user on.
-        longest_pause: after how long at most the operator tries again when it is over.
-        resync_seconds: how often everything is listed anew; the default of 300 s where nothing depends on it.
-        ends_operator: whether the operator may end itself, to be started again as a kubelet does.
+        share: the share of calls that it strikes, 0 to 1.
+        seed: the seed of the random choices.
+        seconds: how long it lasts after each step of the user.
+        longest_pause: the seconds until the operator tries again after the end of the fault, at most.
+        resync_seconds: the setting of the operator; 300 s, the default, if the fault does not depend on it.
+        ends_operator: whether the operator may exit, to be restarted as by a kubelet.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Kind:
     disturb: Disturb | None = None
     share: float = 1.0
     seed: str = "1"
-    seconds: float = ILL_SECONDS
+    seconds: float = FAULT_SECONDS
     longest_pause: float = 8.0
     resync_seconds: int = 300
     ends_operator: bool = False
@@ -58,7 +58,7 @@ class Kind:
         return self.name if self.share == 1.0 or not self.share else f"{self.name}, seed {self.seed}"
 
     def spell(self) -> Spell:
-        """One to play a scenario under."""
+        """Make a spell of this kind."""
         return Spell(seed=f"{self.name} {self.seed}", share=self.share, strike=self.strike, spoil=self.spoil)
 
 
@@ -95,7 +95,7 @@ async def _web_page(spell: Spell, call: Call) -> Answer:
 
 
 async def _no_answer(spell: Spell, call: Call) -> Answer | None:
-    """The call is never carried out, and nothing is said until nobody listens any more."""
+    """Never carry out the call, and stay silent until the client has stopped waiting."""
     del call
     hit(spell)
     await asyncio.sleep(2 * REQUEST_TIMEOUT_SECONDS)
@@ -129,7 +129,7 @@ async def _slow(spell: Spell, call: Call, answer: Answer) -> Answer:
 
 
 async def _too_slow(spell: Spell, call: Call, answer: Answer) -> Answer:
-    """It is carried out, and answered when nobody listens any more."""
+    """Carry out the call, and answer after the client has stopped waiting."""
     del call
     hit(spell)
     await asyncio.sleep(REQUEST_TIMEOUT_SECONDS * 1.5)
@@ -137,7 +137,7 @@ async def _too_slow(spell: Spell, call: Call, answer: Answer) -> Answer:
 
 
 async def _stale(spell: Spell, call: Call) -> Answer | None:
-    """A LIST is answered as it was the first time."""
+    """Answer a LIST with its first answer."""
     old = spell.lists.get(f"{call.path}?{sorted(call.query.items())}") if call.lists else None
     if old is not None:
         hit(spell)
@@ -148,13 +148,13 @@ async def _cut(proxy: HttpProxy, spell: Spell) -> None:
     spell.struck_calls += proxy.cut_watches()
 
 
-async def _deafen(proxy: HttpProxy, spell: Spell) -> None:
-    proxy.deafen()
+async def _silence(proxy: HttpProxy, spell: Spell) -> None:
+    proxy.silence_watches()
     hit(spell)
 
 
 def _error(code: int, reason: str) -> dict[str, Any]:
-    """The event with which a watch ends."""
+    """The last event of a watch."""
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": ""}
     return {"type": "ERROR", "object": status}
 
@@ -171,12 +171,12 @@ def _last_event(event: dict[str, Any]) -> Disturb:
 
 async def _anything(spell: Spell, call: Call) -> Answer | None:
     strikes = (_says(500, "InternalError"), _says(503, "ServiceUnavailable"), _plain_text, _reset, _no_answer)
-    chosen = spell.chance.choice((*strikes, None))
+    chosen = spell.random.choice((*strikes, None))
     return None if chosen is None else await chosen(spell, call)
 
 
 async def _any_answer(spell: Spell, call: Call, answer: Answer) -> Answer:
-    return await spell.chance.choice((_half_an_answer, _slow, _too_slow))(spell, call, answer)
+    return await spell.random.choice((_half_an_answer, _slow, _too_slow))(spell, call, answer)
 
 
 KINDS: Final = (
@@ -203,7 +203,7 @@ KINDS: Final = (
     Kind("too slow", spoil=_too_slow, longest_pause=8.0 + REQUEST_TIMEOUT_SECONDS),
     Kind("watches cut", disturb=_cut),
     Kind("watches cut, new ones never answered", _watch_never_answered, disturb=_cut, longest_pause=WATCH_SECONDS),
-    Kind("watches silent", disturb=_deafen, share=0.0, resync_seconds=5),
+    Kind("watches silent", disturb=_silence, share=0.0, resync_seconds=5),
     Kind("watches ended by 410 Gone", disturb=_last_event(EXPIRED)),
     Kind("watches ended by a 500", disturb=_last_event(_error(500, "InternalError")), ends_operator=True),
     Kind("stale LISTs", _stale, seconds=8.0, resync_seconds=5),

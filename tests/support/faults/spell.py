@@ -1,6 +1,6 @@
-"""A spell of faults: a Meddler that is ill from each step of the user on for some seconds, and well before and afterwards.
+"""A spell of faults: an Interceptor that lets calls fail for some seconds after each step of the user.
 
-Made by `kinds`; what exactly goes wrong with a call is a function of the call and of a seeded source of chance.
+Made by `kinds`. What goes wrong with a call depends only on the call and on a seeded random generator.
 """
 
 from __future__ import annotations
@@ -25,70 +25,70 @@ if TYPE_CHECKING:
 
 
 class Spell(Counting):
-    """Counts every call; while it is ill, some are struck."""
+    """Counts every call. While the spell is active, some calls are struck."""
 
     def __init__(self, *, seed: str, share: float, strike: Strike | None, spoil: Spoil | None) -> None:
         super().__init__()
-        self._chance = Random(seed)  # noqa: S311 - a plan that can be made again, no secret
+        self._random = Random(seed)  # noqa: S311 - reproducible choices, no secret
         self._share = share
         self._strike = strike
         self._spoil = spoil
-        self._doomed: set[int] = set()
-        self.ill = False
-        self.seconds_ill = 0.0
+        self._to_spoil: set[int] = set()
+        self.active = False
+        self.active_seconds = 0.0
         self.struck_calls = 0
-        """How many calls, or watches, went wrong."""
+        """The number of calls and watches that a fault struck."""
         self.calls: Counter[str] = Counter()
-        """Every call, by what it is for."""
-        self.calls_while_ill = 0
+        """The number of calls: watch, list, write or read."""
+        self.calls_while_active = 0
         self.lists: dict[str, Answer] = {}
-        """The oldest answer to each LIST."""
+        """The first answer to each LIST."""
 
     @property
-    def chance(self) -> Random:
-        """The seeded source."""
-        return self._chance
+    def random(self) -> Random:
+        """The seeded generator."""
+        return self._random
 
     async def before(self, call: Call) -> Answer | None:
-        """Strike a call that never gets to the API server, or let it on."""
+        """Strike a call instead of passing it to the API server, or let it through."""
         await super().before(call)
         purpose = "watch" if call.watches else "list" if call.lists else "write" if call.writes else "read"
         self.calls[purpose] += 1
-        if not self.ill:
+        if not self.active:
             return None
-        self.calls_while_ill += 1
-        if self._chance.random() >= self._share:
+        self.calls_while_active += 1
+        if self._random.random() >= self._share:
             return None
-        self._doomed.add(id(call))
+        self._to_spoil.add(id(call))
         return None if self._strike is None else await self._strike(self, call)
 
     async def after(self, call: Call, answer: Answer) -> Answer:
-        """Spoil an answer on its way, or let it on."""
+        """Spoil an answer, or let it through."""
         if call.lists:
             self.lists.setdefault(f"{call.path}?{sorted(call.query.items())}", answer)
-        if id(call) not in self._doomed:
+        if id(call) not in self._to_spoil:
             return answer
-        self._doomed.discard(id(call))
+        self._to_spoil.discard(id(call))
         return answer if self._spoil is None else await self._spoil(self, call, answer)
 
     async def run(self, proxy: HttpProxy, seconds: float, disturb: Disturb | None) -> None:
-        """Be ill for that long."""
+        """Be active for this long."""
         began = time.monotonic()
-        self.ill = True
-        proxy.deafen(deaf=False)
+        self.active = True
+        proxy.silence_watches(silent=False)
         try:
             while time.monotonic() < began + seconds:
                 if disturb is not None:
                     await disturb(proxy, self)
                 await asyncio.sleep(min(1.5, max(0.0, began + seconds - time.monotonic())))
         finally:
-            self.ill = False
-            self.seconds_ill += time.monotonic() - began
-            proxy.deafen(deaf=False)
+            self.active = False
+            self.active_seconds += time.monotonic() - began
+            proxy.silence_watches(silent=False)
 
 
 def hit(spell: Spell) -> None:
-    """Count a call that goes wrong."""
+    """Count a struck call."""
     spell.struck_calls += 1
 
 

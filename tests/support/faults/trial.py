@@ -1,4 +1,4 @@
-"""Plays a scenario while the API server is ill, and says whether it ended as it should, how soon, and what it cost.
+"""Plays a scenario with faults of the API server, and measures how it ended, how soon, and with how many requests.
 
 Called by `test_faults`, once for each kind of fault and scenario.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Final
 
+from medplum_agent_operator.kinds import watched
 from medplum_agent_operator.resync import SOON_SECONDS
 from tests.support.crash_points.enumeration import ends_as_learned, quiet
 from tests.support.faults.kinds import REQUEST_TIMEOUT_SECONDS
@@ -28,36 +29,36 @@ if TYPE_CHECKING:
 
 REPORT: Final = ROOT / "build" / "reliability" / "faults.json"
 STORY_SECONDS: Final = 45.0
-"""What a change takes without any fault, on a busy machine."""
+"""The longest time of a change without faults, on a busy machine."""
 QUIET_SECONDS: Final = 10.0
 AFTER_START_SECONDS: Final = sum(SOON_SECONDS) + 4
-KINDS_WATCHED: Final = 9
+KINDS_WATCHED: Final = len(watched(nodes=True))
 PASS_REQUESTS: Final = 8
-"""What a pass that fails asks at the most: it reads agent, Deployment, pods, three children and a node, and writes once."""
+"""The most requests of a failing pass: it reads agent, Deployment, pods, three children and a node, and writes once."""
 EVENTS: Final = 15
-"""What happens to an agent's pods and Deployment in a change; each wakes the key, whatever its pause."""
+"""The events of an agent's pods and Deployment during a change. Each starts a pass, without waiting for the backoff."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """How it went."""
+    """The result of one trial."""
 
     kind: str
     struck: int
-    requests_while_ill: int
+    requests_during_faults: int
     most_requests: int
     seconds_to_end: float
     restarts: int
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.kind}: " + "; ".join(self.faults or ("as it should",))
+        return f"{self.kind}: " + "; ".join(self.faults or ("as expected",))
 
 
 def most_requests(undisturbed: int, seconds: float) -> int:
-    """What may be asked in a spell of that long: what is asked without faults, and for each of the two who try again their tries.
+    """The most requests in a spell of this length: those without faults, plus the retries of the queue and of Kopf.
 
-    The queue pauses 0.2 s doubling, less a half at the most; Kopf 1, 1, 2, 3, 5, 8 s for a LIST and a watch of each kind.
+    The queue backs off for 0.2 s, doubling, less up to a half. Kopf waits 1, 1, 2, 3, 5, 8 s before a LIST and a watch of each kind.
 
     >>> most_requests(20, 6.0)
     260
@@ -68,7 +69,7 @@ def most_requests(undisturbed: int, seconds: float) -> int:
 
 
 async def attempt(clinics: Clinics, scenario: Scenario, kind: Kind, learned: Learned) -> Trial:
-    """Play it once."""
+    """Play a scenario once."""
     async with clinics.clinic("faults") as clinic:
         spell = kind.spell()
         flags = (
@@ -81,26 +82,26 @@ async def attempt(clinics: Clinics, scenario: Scenario, kind: Kind, learned: Lea
         await resynced(clinic)
         spells: list[asyncio.Task[None]] = []
 
-        def begin_to_be_ill() -> None:
+        def begin_spell() -> None:
             for earlier in spells:
                 earlier.cancel()
             spells.append(asyncio.create_task(spell.run(proxy, kind.seconds, kind.disturb)))
 
         clinic.patience_seconds += kind.seconds + kind.longest_pause
-        clinic.on_step = begin_to_be_ill
+        clinic.on_step = begin_spell
         kubelet = asyncio.create_task(_restart(clinic, proxy.kubeconfig, *flags))
         faults: tuple[str, ...] = ()
         try:
             await scenario.act(clinic)
             await asyncio.gather(*spells, return_exceptions=True)
-            well = time.monotonic()
+            over = time.monotonic()
             within = kind.longest_pause + STORY_SECONDS
             await clinic.until(scenario.ends, f"{scenario.name} ends well", seconds=within)
-            seconds = time.monotonic() - well
+            seconds = time.monotonic() - over
             await quiet(spell)
             faults = await ends_as_learned(clinic, scenario, learned, spell)
-            # Whoever pauses longest has tried again by then.
-            await asyncio.sleep(max(0.0, well + kind.longest_pause - time.monotonic()))
+            # By then the longest pause of the operator is over.
+            await asyncio.sleep(max(0.0, over + kind.longest_pause - time.monotonic()))
             faults = (*faults, *await _rests(clinic, spell, kind))
         except AssertionError as late:
             seconds, faults = -1.0, (str(late),)
@@ -108,41 +109,43 @@ async def attempt(clinics: Clinics, scenario: Scenario, kind: Kind, learned: Lea
             kubelet.cancel()
             await asyncio.gather(kubelet, *spells, return_exceptions=True)
         restarts = len(clinic.operators) - 1
-        most = most_requests(len(learned.writes) * 4, spell.seconds_ill)
+        most = most_requests(len(learned.writes) * 4, spell.active_seconds)
         faults = (
             *faults,
             *(("no call was struck",) if not spell.struck_calls else ()),
             *(
-                (f"{spell.calls_while_ill} requests, expected {most} at the most",)
-                if spell.calls_while_ill > most
+                (f"{spell.calls_while_active} requests, expected {most} at most",)
+                if spell.calls_while_active > most
                 else ()
             ),
             *((f"the operator ended {restarts} times",) if restarts and not kind.ends_operator else ()),
         )
-        trial = Trial(str(kind), spell.struck_calls, spell.calls_while_ill, most, round(seconds, 1), restarts, faults)
+        trial = Trial(
+            str(kind), spell.struck_calls, spell.calls_while_active, most, round(seconds, 1), restarts, faults
+        )
         _report(scenario, trial)
         return trial
 
 
 async def _restart(clinic: Clinic, kubeconfig: Path, *flags: str) -> None:
-    """What a kubelet does: an operator that ends is started again."""
+    """Restart an operator that exits, as a kubelet does."""
     while True:
         await asyncio.sleep(0.3)
         if clinic.operators[-1].process.poll() is not None:
             try:
                 await clinic.start_behind(kubeconfig, *flags)
             except TimeoutError:
-                await asyncio.sleep(1)  # it ended at once, as where nothing can be read
+                await asyncio.sleep(1)  # it exited at once, as it does if it cannot read
 
 
 async def resynced(clinic: Clinic) -> None:
-    """Wait until the two resyncs soon after an operator's start are over: nothing is to be found by them."""
+    """Wait until the two resyncs soon after an operator's start are over, so that they find nothing new later."""
     operator = clinic.operators[-1]
     await asyncio.sleep(max(0.0, clinic.started[operator.process.pid] + AFTER_START_SECONDS - time.monotonic()))
 
 
 async def _rests(clinic: Clinic, spell: Spell, kind: Kind) -> tuple[str, ...]:
-    """When all is over nothing is asked any more; with frequent resyncs only that."""
+    """Check that the operator sends no more requests at the end, except frequent resyncs."""
     await resynced(clinic)
     before = dict(spell.calls)
     await asyncio.sleep(QUIET_SECONDS)
@@ -156,12 +159,12 @@ async def _rests(clinic: Clinic, spell: Spell, kind: Kind) -> tuple[str, ...]:
 
 
 def _report(scenario: Scenario, trial: Trial) -> None:
-    """Print and keep the figures."""
+    """Print the figures and append them to the report."""
     line: dict[str, object] = {
         "scenario": scenario.name,
         "fault": trial.kind,
         "struck": trial.struck,
-        "requests while ill": trial.requests_while_ill,
+        "requests while ill": trial.requests_during_faults,
         "at the most": trial.most_requests,
         "seconds to the end": trial.seconds_to_end,
         "restarts": trial.restarts,
@@ -169,7 +172,7 @@ def _report(scenario: Scenario, trial: Trial) -> None:
     }
     if trial.faults:
         line["why"] = [fault[:300] for fault in trial.faults]
-    print(json.dumps(line))  # noqa: T201 - figures are for people too
+    print(json.dumps(line))  # noqa: T201 - figures are for humans too
     REPORT.parent.mkdir(parents=True, exist_ok=True)
     with REPORT.open("a", encoding="utf-8") as report:
         report.write(json.dumps(line) + "\n")

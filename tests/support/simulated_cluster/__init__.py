@@ -1,14 +1,17 @@
-"""A tiny in-memory **model** of a cluster with one MedplumAgent, to tell whole stories in milliseconds. Not an API server.
+"""A small in-memory **model** of a cluster with one MedplumAgent, which plays whole rollouts in milliseconds. Not an API server.
 
-What it plays, one small turn each `tick`: server-side apply of the few kinds (fields that we no longer apply go, lists are
-replaced as wholes, a few defaults are added), the Deployment controller (RollingUpdate with surge 1 and unavailable 0, Recreate,
-its `Progressing` condition with the traps that the real one has), ReplicaSets, a scheduler on two nodes (required pod
-anti-affinity, host ports, cordons), a kubelet (a started agent is ready a second later, or never). The operator's part is the real
-core: `make_plan`, then `project`. Whether the real parts do the same is what the tests on a real API server ask.
+Each `tick` is one small step of:
 
-Two invariants are checked at every turn, by books of its own that the operator's code has no hand in: I1, no two running
-agents where one is before 4.2.4; I2, no write goes below the version that was active last without an approval that has not
-been used.
+- server-side apply of a few kinds: fields that the operator no longer applies are removed, lists are replaced, a few defaults are added;
+- the Deployment controller: RollingUpdate with surge 1 and unavailable 0, Recreate, and the traps of the real `Progressing` condition;
+- ReplicaSets;
+- a scheduler on two nodes: required pod anti-affinity, host ports, cordons;
+- a kubelet: a started agent is ready a second later, or never.
+
+The operator is the real core: `make_plan`, then `project`. `tests/behaviour/test_model.py` compares the model with the real controllers.
+
+Every step checks two invariants, from `books` that do not use the operator's decisions. I1: no two agents run at the same time if one is
+before 4.2.4. I2: no write goes below the active version without an unused approval.
 """
 
 from tests.support.simulated_cluster.cluster import OperatorDiedError, SimulatedCluster

@@ -1,4 +1,4 @@
-"""The model with what an API server does around a write: it notes whose each field is, and lets policies write otherwise than was asked."""
+"""The model with managed fields and admission policies: the API server records field managers, and policies may change what is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WHOLE: Final = {
     "drop",
     "maintenanceWindows",
 }
-"""What is held as a whole."""
+"""Fields that are owned as a whole."""
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "containers": ("name",),
     "env": ("name",),
@@ -35,7 +35,7 @@ _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def fields_v1(value: Any, key: str = "") -> Raw:
-    """Which fields there are, in the form of `metadata.managedFields`.
+    """The fields of a value, in the form of `metadata.managedFields`.
 
     Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
@@ -52,16 +52,16 @@ def fields_v1(value: Any, key: str = "") -> Raw:
 
 
 class AdmittingCluster(SimulatedCluster):
-    """Nobody but the operator writes here, so every field that it applied is still its own.
+    """A cluster in which only the operator writes, so it owns every field that it applied.
 
     Attributes:
-        policy: what is made of an object that is written; None where nothing is.
+        policy: changes an object before it is stored; None for no policy.
     """
 
     policy: Callable[[str, Raw], None] | None = None
 
     def apply(self, body: Mapping[str, Any]) -> Raw:
-        """As before, and it is noted whose the fields are."""
+        """Apply an object and record the operator as its field manager."""
         answer = super().apply(body)
         kind = str(body["kind"])
         if kind in self.objects:
@@ -76,7 +76,7 @@ class AdmittingCluster(SimulatedCluster):
 
 
 def from_a_mirror(kind: str, raw: Raw) -> None:
-    """A policy: images of Deployments come from a mirror."""
+    """Apply a policy: images of Deployments come from a mirror."""
     if kind == "Deployment":
         for container in raw["spec"]["template"]["spec"]["containers"]:
             container["image"] = container["image"].replace("registry.example.org", "mirror.example.org")

@@ -1,4 +1,4 @@
-"""Server-side apply, as far as the few kinds need it. Used by `cluster`."""
+"""Server-side apply, reduced to what the modelled kinds need. Used by `cluster`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ if TYPE_CHECKING:
 
 
 def copied(raw: Any) -> Any:
-    """A copy of what an API server keeps: maps, lists and plain values. `copy.deepcopy` takes four times as long, a third of every story."""
+    """A deep copy of maps, lists and plain values. `copy.deepcopy` is four times slower, which is a third of each test's time."""
     if isinstance(raw, dict):
         return {key: copied(value) for key, value in raw.items()}
     return [copied(item) for item in raw] if isinstance(raw, list) else raw
 
 
 def merged(live: Any, wanted: Any) -> Any:
-    """`live` with what the operator applies."""
+    """`live`, updated by what the operator applies."""
     if not isinstance(live, dict) or not isinstance(wanted, dict):
         return wanted
     return {**live, **{key: merged(live.get(key), value) for key, value in wanted.items()}}
 
 
 def without(live: Any, applied: Any, wanted: Any) -> Any:
-    """`live` without what the operator applied before and does not apply any more."""
+    """`live` without the fields that the operator applied before and no longer applies."""
     if not isinstance(live, dict) or not isinstance(applied, dict):
         return live
     return {
@@ -34,7 +34,7 @@ def without(live: Any, applied: Any, wanted: Any) -> Any:
 
 
 def defaulted(kind: str, raw: Raw) -> Raw:
-    """A few of the fields that an API server adds."""
+    """`raw` with a few of the defaults that an API server adds."""
     if kind == "Service":
         raw["spec"] = {"clusterIP": "10.0.0.7", "sessionAffinity": "None", **raw["spec"]}
     if kind == "Deployment":

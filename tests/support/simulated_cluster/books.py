@@ -1,4 +1,4 @@
-"""The invariants, asserted from books that the operator's code has no hand in. Kept by `cluster`."""
+"""The invariants, asserted from records that do not depend on the operator's decisions. Written by `cluster`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ if TYPE_CHECKING:
 
 
 class Books:
-    """What became active and which approvals were used, as the cluster itself knows it.
+    """Which versions became active and which approvals were used, as the cluster itself records it.
 
     Attributes:
-        active: the version of the rollout that completed last.
-        used: approvals that have let a downgrade go ahead since the annotation was last taken off.
+        active: the active version.
+        used: approvals that a downgrade has used since the annotation was last removed.
         rollouts: when each rollout began, in order.
         active_template: the pod template of the rollout that completed last.
-        before: the one before it; None where there is none.
-        in_doubt: somebody asked for new pods of this template before the operator saw its rollout complete. Nobody but these books may know
-            then whether it ever was active: coming back to it is no fault, nor to what was active before unless that is older. None where there is
-            no doubt.
+        before: the template before it; None if this is the first.
+        in_doubt: a template whose pods were restarted before the operator saw its rollout complete; None if there was no such restart. The operator
+            cannot know then whether the template was ever active. So it may roll back to it, or to `before` unless that is older.
     """
 
     def __init__(self) -> None:
@@ -42,7 +41,7 @@ class Books:
         self.in_doubt: Raw | None = None
 
     def completed(self, version: AgentVersion, template: Raw) -> None:
-        """Note that a rollout has completed: again and again, for as long as it stands so."""
+        """Record that a rollout is complete. Called at every step for as long as it is."""
         self.in_doubt = None
         if template != self.active_template:
             if self.active_template is not None and _differ(template, self.active_template):
@@ -51,23 +50,23 @@ class Books:
         self.active = version
 
     def began(self, record: RolloutRecord) -> None:
-        """Note a write of the Deployment; several may tell of one rollout."""
+        """Record a write of the Deployment. Several writes may belong to one rollout."""
         if not self.rollouts or self.rollouts[-1] != record.started_at:
             self.rollouts.append(record.started_at)
 
     def assert_one_agent_at_a_time_where_it_must_be(self, pods: Iterable[SimulatedPod]) -> None:
-        """I1: no two running agents where one is before 4.2.4."""
+        """I1: no two agents run at the same time if one is before 4.2.4."""
         running = [pod.version for pod in pods if pod.running]
         apart = len(running) < 2 or all(version.hands_over for version in running)
         assert apart, f"I1 is broken: {', '.join(map(str, running))}"
 
     def assert_back_to_what_was_active(self, template: Raw) -> None:
-        """I3: a failed change goes back to exactly the pod template that was active last."""
+        """I3: a failed change is rolled back to exactly the active pod template."""
         if self.in_doubt is not None and not _differ(template, self.in_doubt):
             return
-        assert self.active_template is not None, "I3 is broken: nothing was active"
+        assert self.active_template is not None, "I3 is broken: no template was active"
         found = self._other_than_active(template)
-        assert found is None, f"I3 is broken: {found} is not what was active"
+        assert found is None, f"I3 is broken: {found} is not the active template"
 
     def _other_than_active(self, template: Raw) -> str | None:
         assert self.active_template is not None
@@ -79,11 +78,11 @@ class Books:
         return None if any(not _differ(template, each) for each in known) else _differ(template, self.active_template)
 
     def assert_backed_up(self, backup: Raw | None, record: RolloutRecord) -> None:
-        """Before an approved downgrade changes anything, what was active before it is in a backup."""
+        """A backup has the active spec and template before an approved downgrade changes anything."""
         assert backup is not None, f"no backup before {record.from_version} to {record.to}"
         version = backup["data"]["agent"]["spec"]["version"]
         assert record.from_version == version, f"{version} is in the backup: {record}"
-        # Something newer that alone serves is gone down from although its rollout has not completed.
+        # The downgrade may start from a newer version that serves alone although its rollout has not completed.
         if self.active is not None and self.active.text == version and self.active_template is not None:
             found = self._other_than_active(backup["data"]["podTemplate"])
             assert found is None, f"{found} of the backup is not what was active: {record}"
@@ -91,7 +90,7 @@ class Books:
     def assert_no_unapproved_downgrade(
         self, agent: Raw, record: RolloutRecord, *, target: AgentVersion, applied: AgentVersion | None
     ) -> None:
-        """I2: no write goes below the version that was active last without an approval that has not been used."""
+        """I2: no write goes below the active version without an unused approval."""
         same = applied is not None and applied.same_release(target)
         if self.active is None or same or not target < self.active:
             return
@@ -114,5 +113,5 @@ def _version(template: Raw) -> AgentVersion:
 
 
 def approval_of(agent: Mapping[str, Raw]) -> str:
-    """The approval annotation; empty where there is none."""
+    """The approval annotation; empty if it is not set."""
     return str(agent["metadata"]["annotations"].get(FORCE_DOWNGRADE, ""))

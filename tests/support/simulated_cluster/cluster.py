@@ -1,4 +1,4 @@
-"""The simulated cluster as tests use it: what people do, what is to be seen, time, and the API server."""
+"""The simulated cluster as tests use it: actions of users, queries, time, and the API server."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from medplum_agent_operator.core.plan import Plan
-
     from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.plan import Plan
 
 
 class OperatorDiedError(Exception):
@@ -34,15 +33,15 @@ class OperatorDiedError(Exception):
 
 
 class SimulatedCluster(Workloads):
-    """A cluster with one MedplumAgent. What is modelled stands in the package's docstring.
+    """A cluster with one MedplumAgent. The docstring of the package says what is modelled.
 
     Attributes:
         agent: the raw MedplumAgent.
         objects: its live children, by kind.
         backups: ControllerRevisions, by name.
-        books: what the invariants are asserted from.
-        writes: everything that the operator has written: a kind, or `status`.
-        told: every finding that came with a written status.
+        books: the records that the invariants are asserted from.
+        writes: all writes of the operator: a kind, or `status`.
+        told: all findings that were published with a status.
         plans: the plan of each pass.
     """
 
@@ -57,13 +56,13 @@ class SimulatedCluster(Workloads):
         self.told: list[Finding] = []
         self.plans: list[Plan] = []
         self._applied: dict[str, Mapping[str, Any]] = {}
-        self._look_again_at: datetime | None = None
+        self._requeue_at: datetime | None = None
         self._seen = -1
 
-    # What people do.
+    # What users do.
 
     def edit(self, **spec: Any) -> SimulatedCluster:
-        """`kubectl apply` of some fields of the spec (`ABSENT` takes one out)."""
+        """`kubectl apply` of some fields of the spec (`ABSENT` removes one)."""
         wanted = {key: value for key, value in {**self.agent["spec"], **spec}.items() if value is not ABSENT}
         if wanted != self.agent["spec"]:
             self.agent["spec"] = wanted
@@ -72,7 +71,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def annotate(self, text: str | None) -> SimulatedCluster:
-        """`kubectl annotate` of the approval; None takes it off."""
+        """`kubectl annotate` with an approval; None removes it."""
         marks = self.agent["metadata"]["annotations"]
         if text is None:
             marks.pop(names.FORCE_DOWNGRADE, None)
@@ -83,7 +82,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def mark(self, name: str, text: str | None) -> SimulatedCluster:
-        """`kubectl annotate` of anything else; None takes it off."""
+        """`kubectl annotate` with another annotation; None removes it."""
         marks = self.agent["metadata"]["annotations"]
         if text is None:
             marks.pop(name, None)
@@ -93,14 +92,14 @@ class SimulatedCluster(Workloads):
         return self
 
     def mend(self) -> SimulatedCluster:
-        """Every pod can start and get ready."""
+        """Let every pod start and become ready from now on."""
         self.never_ready.clear()
         self.troubles.clear()
         self.count += 1
         return self
 
     def delete(self, kind: str) -> SimulatedCluster:
-        """`kubectl delete` of a child; the pods of a Deployment go with it."""
+        """`kubectl delete` of a child. The pods of a Deployment are deleted with it."""
         self.objects.pop(kind, None)
         self._applied.pop(kind, None)
         if kind == "Deployment":
@@ -109,7 +108,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def restart_pods(self, *, clock: timedelta = timedelta()) -> SimulatedCluster:
-        """`kubectl rollout restart`. `clock`: by how much that machine's is ahead."""
+        """`kubectl rollout restart`. `clock`: by how much the clock of the user's machine is ahead."""
         record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
         completed = [entry.started_at for entry in self.status.history if entry.outcome is Outcome.COMPLETED]
         if record is None or record.started_at not in completed:
@@ -122,7 +121,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def evict(self) -> SimulatedCluster:
-        """Every running pod is told to go, as by a node drain."""
+        """Evict every pod, as a node drain does."""
         for pod in self.pods:
             pod.told_to_go = pod.told_to_go or self.now
         self.count += 1
@@ -141,19 +140,19 @@ class SimulatedCluster(Workloads):
         return self
 
     def lose_node(self, node: str) -> SimulatedCluster:
-        """Its kubelet is not heard of any more; what runs there may run on."""
+        """The kubelet of a node stops reporting. Its pods may still run."""
         self.lost.setdefault(node, self.now)
         self.count += 1
         return self
 
     def find_nodes(self) -> SimulatedCluster:
-        """Every lost node comes back, with what ran on it."""
+        """Every lost node comes back with its pods."""
         self.lost.clear()
         self.count += 1
         return self
 
     def remove_what_belonged_to(self, uid: str) -> SimulatedCluster:
-        """The MedplumAgent of this uid is gone: the garbage collector removes what it owned, and tells its pods to go."""
+        """Collect the garbage of a deleted MedplumAgent: its objects are removed and its pods are terminated."""
         for kind in [kind for kind, raw in self.objects.items() if _owner(raw) == uid]:
             self.delete(kind)
         for name in [name for name, fetch in self.fetching.items() if _owner(fetch.body) == uid]:
@@ -163,7 +162,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def collect_garbage(self) -> SimulatedCluster:
-        """The MedplumAgent was deleted: all that it had goes, and in the end its pods."""
+        """Delete the MedplumAgent: all its objects are removed, and then its pods."""
         self.remove_what_belonged_to(self.agent["metadata"]["uid"])
         for _ in range(20):
             self.tick()
@@ -171,7 +170,7 @@ class SimulatedCluster(Workloads):
         return self
 
     def replace_agent(self, version: str) -> SimulatedCluster:
-        """Another MedplumAgent under the name of one that was deleted."""
+        """Create another MedplumAgent with the name of a deleted one."""
         self.agent["metadata"] |= {"uid": f"uid-{self.count}", "generation": 1, "annotations": {}}
         self.agent["spec"] = {**self.agent["spec"], "version": version, "paused": False}
         self.agent.pop("status", None)
@@ -180,16 +179,16 @@ class SimulatedCluster(Workloads):
         return self
 
     def lose_status(self) -> SimulatedCluster:
-        """Somebody wipes the status."""
+        """Delete the status."""
         self.agent.pop("status", None)
         self._touch(self.agent)
         return self
 
-    # What tests look at.
+    # Queries.
 
     @property
     def left(self) -> list[str]:
-        """Everything that there is beside the MedplumAgent."""
+        """All objects except the MedplumAgent."""
         return [*self.objects, *self.fetching, *self.backups, *(pod.name for pod in self.pods)]
 
     @property
@@ -199,17 +198,17 @@ class SimulatedCluster(Workloads):
 
     @property
     def nodes(self) -> list[Raw]:
-        """The nodes as the API server gives them."""
+        """The nodes as the API server returns them."""
         return [
             {
                 "metadata": {"name": name},
                 "spec": {"unschedulable": name in self.cordoned},
-                "status": {"conditions": [self._heard_of(name)]},
+                "status": {"conditions": [self._ready_condition(name)]},
             }
             for name in NODES
         ]
 
-    def _heard_of(self, node: str) -> Raw:
+    def _ready_condition(self, node: str) -> Raw:
         since = self.lost.get(node)
         if since is None:
             return {"type": "Ready", "status": "True", "lastTransitionTime": stamp(NOW)}
@@ -217,7 +216,7 @@ class SimulatedCluster(Workloads):
 
     @property
     def jobs(self) -> list[Raw]:
-        """Jobs that fetch an image, and their pods."""
+        """The Jobs that fetch an image, and their pods."""
         return [raw for fetch in self.fetching.values() for raw in fetch.raws()]
 
     @property
@@ -232,14 +231,14 @@ class SimulatedCluster(Workloads):
 
     @property
     def record(self) -> RolloutRecord:
-        """How the live template came about."""
+        """The rollout record of the live template."""
         found = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
         assert found is not None
         return found
 
     @property
     def status(self) -> MedplumAgentStatus:
-        """What the operator has reported."""
+        """The status that the operator wrote."""
         return parse_status(self.agent.get("status") or {})
 
     def condition(self, kind: str) -> tuple[str, str]:
@@ -247,7 +246,7 @@ class SimulatedCluster(Workloads):
         return next((c.status, c.reason) for c in self.status.conditions if c.type == kind)
 
     def observe(self) -> Observed:
-        """What a pass would read now."""
+        """Observe what a pass would observe now."""
         return Observed.of(
             MedplumAgent.parse(copied(self.agent)),
             deployment=copied(self.objects.get("Deployment")),
@@ -258,16 +257,16 @@ class SimulatedCluster(Workloads):
         )
 
     def plan(self) -> Plan:
-        """What a pass would do now."""
+        """Make the plan that a pass would make now."""
         return make_plan(self.observe(), config=self.config, now=self.now)
 
     # Time.
 
     def reconcile(self, *, dies_after: int | None = None) -> Plan:
-        """One pass of the operator; killed after so many writes if that is asked for.
+        """Run one pass of the operator. `dies_after`: the number of writes after which the operator is killed.
 
         Raises:
-            OperatorDiedError: when it was killed.
+            OperatorDiedError: when the operator was killed.
         """
         self.now += timedelta(microseconds=1)
         seen, observed = self.count, self.observe()
@@ -287,13 +286,13 @@ class SimulatedCluster(Workloads):
             self._touch(self.agent)
             self.told.extend(plan.findings)
         self.plans.append(plan)
-        self._look_again_at = plan.requeue_at
+        self._requeue_at = plan.requeue_at
         if self.count == seen:
             self._seen = seen
         return plan
 
     def dies_at_each_pass(self, *, after: int, passes: int) -> SimulatedCluster:
-        """Operators that come one after the other, and are each killed after so many writes of their first pass."""
+        """Run several operators one after the other, each killed after some writes of its first pass."""
         for _ in range(passes):
             with contextlib.suppress(OperatorDiedError):
                 self.reconcile(dies_after=after)
@@ -301,14 +300,14 @@ class SimulatedCluster(Workloads):
         return self
 
     def fetched(self) -> SimulatedCluster:
-        """A change that stops first has its image on the node: what it does next is begin."""
+        """Let a pre-pull finish, so that the next pass of a change that stops first begins the rollout."""
         if any(action.kind == "Job" for action in self.plan().actions):
             self.reconcile()
             self.tick()
         return self
 
     def tick(self, seconds: float = 1.0) -> bool:
-        """Let time go by and everybody but the operator take a turn. Returns whether anything changed."""
+        """Advance the time and run one step of everything but the operator. Returns whether anything changed."""
         self.now = (self.now + timedelta(seconds=seconds)).replace(microsecond=0)
         before = self.count
         live = self.objects.get("Deployment")
@@ -329,10 +328,10 @@ class SimulatedCluster(Workloads):
         return counts == [1, 1, 1] and status["conditions"][0]["reason"] == "NewReplicaSetAvailable"
 
     def until(self, reached: Callable[[], bool], *, seconds: int = 300) -> SimulatedCluster:
-        """Let everybody work until something is so.
+        """Run everything until `reached` is true.
 
         Raises:
-            AssertionError: when that does not happen within so many seconds.
+            AssertionError: when that takes longer than `seconds`.
         """
         for _ in range(seconds):
             if reached():
@@ -342,15 +341,15 @@ class SimulatedCluster(Workloads):
         raise AssertionError(f"not within {seconds} s: {self.status.plan}")
 
     def settle(self, *, seconds: int = 120, operator: bool = True) -> SimulatedCluster:
-        """Let everybody work until nothing changes any more.
+        """Run everything until nothing changes any more.
 
         Raises:
-            AssertionError: when that does not happen within so many seconds.
+            AssertionError: when that takes longer than `seconds`.
         """
         quiet = 0
         for _ in range(seconds):
             changed = self.tick()
-            due = self._look_again_at is not None and self.now >= self._look_again_at
+            due = self._requeue_at is not None and self.now >= self._requeue_at
             if operator and (due or self._seen != self.count):
                 before = self.count
                 self.reconcile()
@@ -363,7 +362,7 @@ class SimulatedCluster(Workloads):
         )
 
     def _quiet_seconds(self) -> int:
-        """How long nothing may happen although something is still to come: a pod that settles, a deadline."""
+        """How long nothing may change before a pending event: a pod that becomes available, a drain that ends."""
         live = self.objects.get("Deployment")
         if live is None:
             return 3
@@ -371,7 +370,7 @@ class SimulatedCluster(Workloads):
         return int(max(3, live["spec"].get("minReadySeconds", 0) + 2, *drains, 0) + 1)
 
     def wait_for_deadline(self) -> SimulatedCluster:
-        """Let the Deployment's progress deadline go by."""
+        """Advance the time past the Deployment's progress deadline."""
         self.settle()
         self.tick(self.deployment["spec"]["progressDeadlineSeconds"] + 1)
         return self.settle()
@@ -379,12 +378,12 @@ class SimulatedCluster(Workloads):
     # The API server.
 
     def apply(self, body: Mapping[str, Any]) -> Raw:
-        """Server-side apply by the operator."""
+        """Apply an object by server-side apply, as the operator."""
         kind = str(body["kind"])
         if kind == "Job":
             return self._start_job(body)
         if kind == "ControllerRevision":
-            return self._keep(body)
+            return self._store_backup(body)
         if kind == "Deployment":
             self._assert_allowed(body)
         live = copied(self.objects.get(kind))
@@ -409,13 +408,13 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self.fetching[name].raws()[0]
 
-    def _keep(self, body: Mapping[str, Any]) -> Raw:
+    def _store_backup(self, body: Mapping[str, Any]) -> Raw:
         """https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/controller-revision-v1/: `data` is immutable."""
-        kept = self.backups.setdefault(body["metadata"]["name"], copied(dict(body)))
-        assert kept == body, "a backup can never be another one"
+        stored = self.backups.setdefault(body["metadata"]["name"], copied(dict(body)))
+        assert stored == body, "a backup is immutable"
         self.writes.append("ControllerRevision")
         self.count += 1
-        return kept
+        return stored
 
     def _store(self, kind: str, wanted: Raw) -> None:
         live = self.objects.get(kind)
@@ -431,7 +430,7 @@ class SimulatedCluster(Workloads):
         raw["metadata"]["resourceVersion"] = str(self.count)
 
     def _assert_image_is_there(self, body: Mapping[str, Any]) -> None:
-        """No serving agent is stopped for an image that nobody has seen on its node."""
+        """No serving agent is stopped before the new image is on its node."""
         live, template = self.objects.get("Deployment"), body["spec"]["template"]
         stops_first = body["spec"]["strategy"]["type"] == "Recreate"
         if live is None or not stops_first or live["spec"]["template"]["spec"] == template["spec"]:
@@ -453,7 +452,7 @@ class SimulatedCluster(Workloads):
         approved = record.change is Change.DOWNGRADE and record.approval is not None
         if approved and applied is not None and record.started_at == self.now:
             noted = names.LAST_GOOD in self.deployment["metadata"]["annotations"]
-            # One that was made again, and never became active, does not know what was.
+            # A Deployment that was created again and never became active does not know the version before it.
             if noted or record.previous_outcome is Outcome.COMPLETED:
                 self.books.assert_backed_up(self.backups.get(record.backup or ""), record)
         if record.rolled_back_from is not None and record.started_at == self.now:
@@ -461,7 +460,7 @@ class SimulatedCluster(Workloads):
 
 
 def _owner(raw: Mapping[str, Any]) -> str | None:
-    """The uid of the object that this one is removed with; None where there is none."""
+    """The uid of the owner; None if there is no owner."""
     found: str | None = next(
         (owner["uid"] for owner in raw["metadata"].get("ownerReferences", ()) if owner.get("controller")), None
     )

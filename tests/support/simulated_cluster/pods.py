@@ -1,4 +1,4 @@
-"""Pods and ReplicaSets of the model. Played by `workloads`."""
+"""Pods, ReplicaSets and fetch Jobs of the model. Used by `workloads`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class SimulatedPod:
-    """A pod and what the kubelet has done with it.
+    """A pod and its state on the node.
 
     Attributes:
-        trouble: what its agent's container waits for, and the kubelet's words for it; None where it waits for nothing.
+        trouble: why the agent's container waits, as reason and message of the kubelet; None if it does not wait.
     """
 
     name: str
@@ -36,21 +36,21 @@ class SimulatedPod:
 
     @property
     def version(self) -> AgentVersion:
-        """What its container runs, from the image: what a label says proves nothing."""
+        """The version that its container runs, from the image; a label proves nothing."""
         return AgentVersion.parse(self.template["spec"]["containers"][0]["image"].rpartition(":")[2])
 
     @property
     def running(self) -> bool:
-        """Whether the agent's container has started and not ended."""
+        """Whether the agent's container runs."""
         return self.started is not None and self.ended is None and self.trouble is None
 
     @property
     def never_starts(self) -> tuple[str, str] | None:
-        """What its container waits for in vain, if its template says so."""
+        """Why its container never starts, if its template says so."""
         return ("CreateContainerConfigError", "secret not found") if _lacks_secret(self.template) else None
 
     def raw(self) -> Raw:
-        """The pod as the API server gives it."""
+        """The pod as the API server returns it."""
         ready: Raw = {"type": "Ready", "status": "False"}
         if self.ready_since is not None:
             ready = {"type": "Ready", "status": "True", "lastTransitionTime": stamp(self.ready_since)}
@@ -94,8 +94,8 @@ class SimulatedFetch:
 
     Attributes:
         body: the Job as it was applied.
-        created: when.
-        state: "" before its pod is looked at, "pulling" while its image cannot be pulled, "reading" while its Secret is not there, "done".
+        created: when it was applied.
+        state: "" before the first step, "pulling" while its image cannot be pulled, "reading" while its Secret is missing, "done" at the end.
         done_at: when it was done.
     """
 
@@ -106,7 +106,7 @@ class SimulatedFetch:
 
     @property
     def image(self) -> str:
-        """What it fetches."""
+        """The image that it fetches."""
         return str(self.body["spec"]["template"]["spec"]["containers"][0]["image"])
 
     @property
@@ -116,11 +116,11 @@ class SimulatedFetch:
 
     @property
     def lacks_secret(self) -> bool:
-        """Whether its pod never starts, as its template says."""
+        """Whether its pod never starts, because its template says so."""
         return _lacks_secret(self.body["spec"]["template"])
 
     def raws(self) -> list[Raw]:
-        """The Job and its pod as the API server gives them."""
+        """The Job and its pod as the API server returns them."""
         name = self.body["metadata"]["name"]
         metadata = {**self.body["metadata"], "uid": f"job-{name}", "creationTimestamp": stamp(self.created)}
         complete = [{"type": "Complete", "status": "True"}] if self.state == "done" else []
@@ -151,7 +151,7 @@ class ReplicaSet:
     """A ReplicaSet of the Deployment.
 
     Attributes:
-        deleted: its Deployment was deleted, and it goes as soon as its pods have.
+        deleted: whether its Deployment was deleted; it is removed after its pods.
     """
 
     name: str
@@ -162,25 +162,25 @@ class ReplicaSet:
 
     @property
     def active(self) -> list[SimulatedPod]:
-        """The pods that count: those on their way out do not."""
+        """The pods that are not terminating."""
         return [pod for pod in self.pods if pod.told_to_go is None]
 
 
 def drain_seconds(template: Raw) -> int:
-    """How long a pod of the template sleeps before its signal."""
+    """The seconds that a pod of the template sleeps before SIGTERM."""
     hook = template["spec"]["containers"][0].get("lifecycle") or {}
     return int(hook.get("preStop", {}).get("sleep", {}).get("seconds", 0))
 
 
-def wants_to_be_alone(template: Raw) -> bool:
-    """Whether it keeps other pods of the agent away."""
+def has_exclusive_anti_affinity(template: Raw) -> bool:
+    """Whether a template requires that no other pod of the agent is on its node."""
     against = (template["spec"].get("affinity") or {}).get("podAntiAffinity") or {}
     terms = against.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
     return any(term["labelSelector"]["matchLabels"].get(names.AGENT_LABEL) == NAME for term in terms)
 
 
 def host_ports(template: Raw) -> set[int]:
-    """Ports of its node that a pod of the template binds."""
+    """The ports of its node that a pod of the template binds."""
     pod = template["spec"]
     ports = [port for container in pod["containers"] for port in container.get("ports", ())]
     if pod.get("hostNetwork"):
@@ -189,6 +189,6 @@ def host_ports(template: Raw) -> set[int]:
 
 
 def _lacks_secret(template: Raw) -> bool:
-    """What a template says to kwok's stages too (tests/support/cluster/stages)."""
+    """Whether a template asks for a missing Secret, as for kwok's stages (tests/support/cluster/stages)."""
     notes = template["metadata"].get("annotations") or {}
     return bool(notes.get("sim.medplum.com/behaviour") == "config-error")

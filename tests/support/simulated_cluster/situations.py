@@ -1,4 +1,4 @@
-"""Clusters in the situations that most tests begin with."""
+"""Simulated clusters in the states that most tests start from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ HOLD: Final = {**QUICK, "onFailure": "Hold"}
 
 
 def installed(version: str = "5.1.15", **spec: Any) -> SimulatedCluster:
-    """A cluster in which the agent was installed and serves."""
+    """A cluster with an installed agent that serves."""
     return SimulatedCluster(agent(version, **{"handoff": QUICK, **spec})).settle()
 
 
 def changing(
     before: str, after: str, *, approval: str | None = None, seconds: int = 1, **spec: Any
 ) -> SimulatedCluster:
-    """A cluster in which a change of version has begun and is not done; the new agent never gets ready."""
+    """A cluster with a change of version in progress. The new agent never becomes ready."""
     cluster = installed(before, **spec)
     cluster.never_ready.add(after)
     if approval is not None:

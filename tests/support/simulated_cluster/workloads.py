@@ -1,4 +1,4 @@
-"""The model's Deployment controller, ReplicaSet controller, scheduler and kubelet: one small turn each. Used by `cluster`."""
+"""The Deployment controller, ReplicaSet controller, scheduler and kubelet of the model, in small steps. Used by `cluster`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.support.simulated_cluster.pods import (
     SimulatedFetch,
     SimulatedPod,
     drain_seconds,
+    has_exclusive_anti_affinity,
     host_ports,
-    wants_to_be_alone,
 )
 
 if TYPE_CHECKING:
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 EVICTED_AFTER: Final = timedelta(seconds=300)
 """https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions."""
 NODES: Final = ("node-1", "node-2")
-"""The first one that takes pods gets them all."""
+"""The scheduler puts all pods on the first node that accepts them."""
 
 
 class Workloads:
-    """ReplicaSets, pods, and those who play with them.
+    """ReplicaSets and pods, and their controllers.
 
     Attributes:
         now: the time.
-        count: how many changes there have been; also the next resource version.
+        count: the number of changes so far; also the next resource version.
         never_ready: versions whose agents never open their ports.
-        troubles: versions whose containers never run: what they wait for, and the kubelet's words.
+        troubles: versions whose containers never run, with reason and message of the kubelet.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
         cordoned: nodes that take no new pods.
-        lost: nodes whose kubelet is gone, and since when: nobody knows what their pods do.
+        lost: nodes whose kubelet stopped reporting, and since when; the state of their pods is unknown.
         never_pulled: versions whose images cannot be pulled by a Job.
-        without_secret: versions whose Secret a Job does not find.
-        fetching: Jobs that fetch an image, as applied, each with what its pod has come to; oldest first.
+        without_secret: versions whose Job does not find its Secret.
+        fetching: Jobs that fetch an image, with the state of their pods; oldest first.
     """
 
     def __init__(self) -> None:
@@ -60,21 +60,21 @@ class Workloads:
 
     @property
     def pods(self) -> list[SimulatedPod]:
-        """Every pod that is not gone."""
+        """All pods that exist."""
         return [pod for replica_set in self.replica_sets for pod in replica_set.pods]
 
     @property
     def running(self) -> list[str]:
-        """Versions whose containers run, with repetitions."""
+        """The versions of all running agents, with repetitions."""
         return sorted(pod.version.text for pod in self.pods if pod.running)
 
     @property
     def _own(self) -> list[ReplicaSet]:
-        """The live Deployment's: it knows nothing of those of one that was deleted, nor of their pods."""
+        """The ReplicaSets of the live Deployment, without those of a deleted one."""
         return [one for one in self.replica_sets if not one.deleted]
 
     def deployment_controller(self, live: Raw) -> Raw:
-        """One sync of the Deployment controller: pkg/controller/deployment, rolling.go, recreate.go, sync.go, progress.go.
+        """Run one sync of the Deployment controller: pkg/controller/deployment, rolling.go, recreate.go, sync.go, progress.go.
 
         Returns:
             The Deployment's status.
@@ -96,7 +96,7 @@ class Workloads:
             self.count += 1
             return new
         if any(pod.ended is None for one in old for pod in one.pods):
-            return new  # terminating ones count until they have ended
+            return new  # terminating pods count until they have ended
         new = new or self._new_replica_set(template)
         self._resize(new, 1)
         return new
@@ -107,7 +107,7 @@ class Workloads:
         if new.replicas == 0 and total < 2:  # one replica and a surge of one
             self._resize(new, 1)
             return new
-        # Old ones go as far as one stays available: first those that never got so, then the others.
+        # Scale old ReplicaSets down while one pod stays available: first the unavailable ones, then the others.
         spare = total - 1 - (new.replicas - len(self._available(new)))
         for one in old:
             if spare > 0 and one.replicas and not self._available(one):
@@ -149,7 +149,7 @@ class Workloads:
         }
         complete = (1, 1, 1) == (counts["replicas"], counts["updatedReplicas"], counts["availableReplicas"])
         known, since, _ = self._progress or ("", self.now, "")
-        got_on = any(
+        progressed = any(
             counts[key] > before.get(key, 0) for key in ("updatedReplicas", "readyReplicas", "availableReplicas")
         ) or counts["replicas"] - counts["updatedReplicas"] < before.get("replicas", 0) - before.get(
             "updatedReplicas", 0
@@ -157,10 +157,10 @@ class Workloads:
         deadline = timedelta(seconds=live["spec"]["progressDeadlineSeconds"])
         about = f'ReplicaSet "{new.name}"' if new is not None else 'Deployment "lab"'
         if known == "NewReplicaSetAvailable" and counts["replicas"] == counts["updatedReplicas"]:
-            pass  # so it stays while a Recreate has only stopped the old pod: the trap
+            pass  # the trap: the condition stays while a Recreate has only stopped the old pod
         elif complete:
             self._progress = ("NewReplicaSetAvailable", self.now, f"{about} has successfully progressed.")
-        elif got_on:
+        elif progressed:
             self._progress = ("ReplicaSetUpdated", self.now, f"{about} is progressing.")
         elif known not in {"", "NewReplicaSetAvailable"} and since + deadline < self.now:
             self._progress = ("ProgressDeadlineExceeded", since, f"{about} has timed out progressing.")
@@ -179,16 +179,16 @@ class Workloads:
         return {"observedGeneration": live["metadata"]["generation"], "conditions": conditions, **counts}
 
     def pod_controllers(self) -> None:
-        """One turn of the ReplicaSet controller, the scheduler and the kubelet."""
+        """Run one step of the ReplicaSet controller, the scheduler and the kubelet."""
         for replica_set in self.replica_sets:
             self._scale(replica_set)
         self._schedule()
-        self._give_up_lost_nodes()
+        self._evict_from_lost_nodes()
         self._kubelet()
         self._fetch()
 
     def delete_all(self) -> None:
-        """Garbage collection after the Deployment was deleted: its ReplicaSets go, and their pods are told to."""
+        """Collect the garbage of a deleted Deployment: its ReplicaSets are deleted and their pods terminated."""
         self._progress = None
         for replica_set in self.replica_sets:
             replica_set.deleted = True
@@ -210,7 +210,9 @@ class Workloads:
             if pod.node or pod.told_to_go is not None:
                 continue
             others = [other for other in self.pods if other.node and other.ended is None]
-            apart = self.scheduler_keeps_apart and any(wants_to_be_alone(one.template) for one in (pod, *others))
+            apart = self.scheduler_keeps_apart and any(
+                has_exclusive_anti_affinity(one.template) for one in (pod, *others)
+            )
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
                 continue
@@ -220,7 +222,7 @@ class Workloads:
                 self.count += 1
 
     def _fetch(self) -> None:
-        """Each Job's pod pulls its image, or complains; a Job that is done goes after a while."""
+        """Advance the Jobs: each pod pulls its image or waits. A Job that is done is deleted after a while."""
         for name, fetch in list(self.fetching.items()):
             before = fetch.state
             if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=KEPT_SECONDS):
@@ -238,8 +240,8 @@ class Workloads:
             if before != fetch.state:
                 self.count += 1
 
-    def _give_up_lost_nodes(self) -> None:
-        """The node controller: pods of a node that is not heard of are no longer ready, and are told to go after a while."""
+    def _evict_from_lost_nodes(self) -> None:
+        """Act as the node controller: the pods of a lost node become unready, and are evicted after a while."""
         for pod in self.pods:
             since = self.lost.get(pod.node)
             if since is None:
@@ -268,7 +270,7 @@ class Workloads:
                     self.count += 1
 
     def _run(self, pod: SimulatedPod) -> bool:
-        """A pod that is to run gets a step further. Returns whether anything changed."""
+        """Advance a pod that should run by one step. Returns whether anything changed."""
         trouble = self.troubles.get(pod.version.text) or pod.never_starts
         if not pod.node or pod.ready_since is not None:
             return False

@@ -1,6 +1,6 @@
-"""What a pass tells: the status, where it differs, then what is new, as Events and as log lines.
+"""Publishes the outcome of a pass: the status if it changed, then each finding as an Event and a log line.
 
-Called by `reconcile` at the end of a pass. It decides nothing; a status that could not be written is an error, an Event is not.
+Called by `reconcile` at the end of a pass. It decides nothing. A status that cannot be written is an error; an Event that cannot is a log line.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,22 +17,23 @@ from medplum_agent_operator.ports import Cluster, Object, Seen
 from medplum_agent_operator.telemetry import log
 
 
-class Reporter:
-    """Tells of passes."""
+class Publisher:
+    """Writes status and Events."""
 
     def __init__(self, cluster: Cluster, seen: Seen, *, clock: Callable[[], datetime], identity: str) -> None:
+        """`identity`: the name of this operator instance in Events."""
         self._cluster = cluster
         self._seen = seen
         self._clock = clock
         self._identity = identity
 
-    async def report(
+    async def publish(
         self, key: Key, raw: Object, findings: Sequence[Finding], *, status: MedplumAgentStatus | None
     ) -> None:
-        """Write a new status if there is one, bound to the version of the object that it was made for; then tell the findings.
+        """Write the status, if there is a new one, then the findings. The status is bound to the resource version of `raw`.
 
         Raises:
-            ClusterError: when the status could not be written; nothing is told then, and the next pass does it.
+            ClusterError: when the status could not be written. Then no finding is published; the next pass does that.
         """
         if status is not None:
             answer = await self._write_status(key, raw, status)
@@ -42,7 +43,7 @@ class Reporter:
         for finding in findings:
             level = log.warning if finding.severity is Severity.WARNING else log.info
             level("%s", finding.message.summary, extra={"agent": str(key), "reason": str(finding.reason)})
-            await self._record(key, raw, finding)
+            await self._write_event(key, raw, finding)
 
     async def _write_status(self, key: Key, raw: Object, status: MedplumAgentStatus) -> dict[str, Any] | None:
         wanted = status.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -53,16 +54,16 @@ class Reporter:
         try:
             return await self._cluster.merge_patch(KIND, *key, patch, subresource="status")
         except ClusterError as fault:
-            if fault.status == 404:  # noqa: PLR2004 - HTTP's own number: deleted meanwhile
+            if fault.status == 404:  # noqa: PLR2004 - HTTP's own number: the MedplumAgent was deleted meanwhile
                 return None
             raise
 
-    async def _record(self, key: Key, raw: Object, finding: Finding) -> None:
+    async def _write_event(self, key: Key, raw: Object, finding: Finding) -> None:
         event = render_event(raw, finding, now=self._clock(), instance=self._identity)
         try:
             await self._cluster.create(event)
         except ConflictError:
-            return  # told before: the name is made of what is said
+            return  # written before: the name of an Event is a hash of its content
         except ClusterError as fault:
             log.warning(
                 "an Event could not be written: %s", fault, extra={"agent": str(key), "reason": str(finding.reason)}
@@ -70,7 +71,7 @@ class Reporter:
 
 
 def _overwriting(wanted: Object, live: Object) -> dict[str, Any]:
-    """A merge patch that leaves exactly `wanted`: what else is live is set to null.
+    """Build a merge patch that results in exactly `wanted`: all other live fields are set to null.
 
     >>> _overwriting({"rollout": {"to": "5.1.15"}}, {"rollout": {"from": "5.1.14"}, "phase": "Running"})
     {'rollout': {'from': None, 'to': '5.1.15'}, 'phase': None}
