@@ -42,7 +42,8 @@ class Publisher:
             self._seen.put(KIND, answer)
         for finding in findings:
             level = log.warning if finding.severity is Severity.WARNING else log.info
-            level("%s", finding.message.summary, extra={"agent": str(key), "reason": str(finding.reason)})
+            about = {"agent": str(key), "reason": str(finding.reason), "details": str(finding.message)}
+            level("%s", finding.message.summary, extra=about)
             await self._write_event(key, raw, finding)
 
     async def _write_status(self, key: Key, raw: Object, status: MedplumAgentStatus) -> dict[str, Any] | None:

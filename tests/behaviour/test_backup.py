@@ -32,8 +32,8 @@ CREDENTIALS = {"clientId": "3c5e-the-client-id", "clientSecret": "f00d-the-clien
 
 
 def from_the_guide(what: str) -> str:
-    """The one command in the user guide that contains these words."""
-    blocks = re.findall(r"^```sh\n(.+?)^```", (ROOT / "docs/user-guide.md").read_text(), re.MULTILINE | re.DOTALL)
+    """The one command in the how-to page that contains these words."""
+    blocks = re.findall(r"^```sh\n(.+?)^```", (ROOT / "docs/how-to/roll-back.md").read_text(), re.MULTILINE | re.DOTALL)
     (command,) = [block for block in blocks if what in block]
     return str(command)
 

@@ -1,7 +1,7 @@
 """Changes of mind, at every moment of a rollout: each has a defined end.
 
 A row is a change of version, a moment of it, and what somebody does then. The end is read from `ENDS`, by how far the change has got; the
-simulated cluster asserts I1 and I2 at every turn on the way. docs/user-guide.md, "Changing your mind", says the same in words.
+simulated cluster asserts I1 and I2 at every turn on the way. docs/how-to/change-your-mind.md says the same in words.
 """
 
 from __future__ import annotations

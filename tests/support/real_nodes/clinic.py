@@ -1,7 +1,7 @@
 """What a test on real nodes speaks in: one clinic in a namespace of its own, with a Medplum server, an agent and traffic.
 
 The operator runs in the cluster, from its own image and manifests (conftest.py). Server, agent and devices are stand-ins
-(docs/stand-ins.md) and run as pods too, under Pod Security *restricted*, so the same tests run on any cluster.
+(docs/internals/stand-ins.md) and run as pods too, under Pod Security *restricted*, so the same tests run on any cluster.
 """
 
 from __future__ import annotations

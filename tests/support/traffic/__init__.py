@@ -2,5 +2,5 @@
 
 `python -m tests.support.traffic --help` for people, `tests.support.traffic.generator.Traffic` for tests and benches. Nothing in here
 imports anything but Python's own library and this folder (the picture excepted, which nobody else imports), so that
-the folder alone, in a bare Python container, is the whole program. docs/traffic.md says what each figure means.
+the folder alone, in a bare Python container, is the whole program. docs/internals/traffic.md says what each figure means.
 """

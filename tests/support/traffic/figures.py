@@ -1,4 +1,4 @@
-"""Counts a ledger: for all, for a shape, or for a stage of the run. `report` asks; docs/traffic.md says what each means."""
+"""Counts a ledger: for all, for a shape, or for a stage of the run. `report` asks; docs/internals/traffic.md says what each means."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ MESSAGES: Final = (
     *("sent", "acknowledged", "lost", "unacknowledged", "repeated"),
     *("refused", "unreachable", "reset", "closed", "timeouts", "longest_pause_seconds"),
 )
-"""What is taken over of the traffic's report (docs/traffic.md says what each is)."""
+"""What is taken over of the traffic's report (docs/internals/traffic.md says what each is)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Results for people, as tables on the terminal and as a row of docs/reliability.md, and for programs, as results.json.
+"""Results for people, as tables on the terminal and as a row of docs/internals/reliability.md, and for programs, as results.json.
 
 Called by `__main__`; decides nothing.
 """
@@ -72,7 +72,7 @@ def show(run: Run, console: Console) -> None:
 
 
 def _row(figures: Figures) -> Rows:
-    """The row of docs/reliability.md."""
+    """The row of docs/internals/reliability.md."""
     messages = figures.messages
     failed = sum(messages[name] for name in ("refused", "unreachable", "reset", "closed", "timeouts"))
     return (

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ABOUT: Final = (
     "Real here: API server, controller-manager, scheduler, etcd, and a node with kubelet, kube-proxy, containerd and runc. The "
-    "operator is a pod from its own image, with the rights of its own ServiceAccount. Stand-ins (docs/stand-ins.md), in pods "
+    "operator is a pod from its own image, with the rights of its own ServiceAccount. Stand-ins (docs/internals/stand-ins.md), in pods "
     "too: the Medplum Agent, the Medplum server, and the devices that send HL7 messages all the time."
 )
 LOOK_SECONDS: Final = 5.0

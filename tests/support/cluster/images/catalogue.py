@@ -112,7 +112,7 @@ AGENT_VERSIONS: Final[Mapping[str, str]] = {
     "5.1.15": "{}",
     "5.1.16": '{"never_ready": true}',
 }
-"""Which agents there are, and the switches of each (docs/stand-ins.md)."""
+"""Which agents there are, and the switches of each (docs/internals/stand-ins.md)."""
 
 DOUBLES_BASE: Final = FromDockerfile(
     reference=name_of("doubles-base", "1"),
