@@ -118,6 +118,7 @@ def in_order(story: str, lines: Iterable[str]) -> None:
         position = found + len(line)
 
 
+@pytest.mark.cluster
 def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> None:
     """Every step happens, in order, within the promised time; the picture is whole and asks nothing of the network."""
     began = time.monotonic()
@@ -232,6 +233,7 @@ def test_examples(module: ModuleType) -> None:
     assert (0, True) == (failed, tried > 0)
 
 
+@pytest.mark.cluster
 def test_a_step_that_does_not_happen_ends_the_demo_with_its_reason() -> None:
     """The reason and the end of the operator's log are shown, the later chapters are not told, and the exit code is 1."""
 
@@ -249,6 +251,7 @@ def test_a_step_that_does_not_happen_ends_the_demo_with_its_reason() -> None:
     assert "Too late" not in shown.getvalue()
 
 
+@pytest.mark.cluster
 def test_a_dead_operator_ends_the_demo_at_once() -> None:
     """Nobody waits for what a dead operator will not do."""
 
@@ -264,6 +267,7 @@ def test_a_dead_operator_ends_the_demo_at_once() -> None:
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.cluster
 def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     """An interrupted demo says so, exits as the shell expects, and leaves no cluster."""
     with started("tests.tools.demo", "--simulated", folder=tmp_path) as demo:
@@ -273,6 +277,7 @@ def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     assert "Interrupted; the cluster is gone." in said(tmp_path)
 
 
+@pytest.mark.cluster
 def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> None:
     """What it prints can be pasted: kubectl and KUBECONFIG lead to a ready agent, until SIGTERM removes everything."""
     with started("tests.tools.playground", folder=tmp_path) as playground:
@@ -297,6 +302,7 @@ def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> 
     assert not Path(exported["KUBECONFIG"]).exists()
 
 
+@pytest.mark.cluster
 def test_the_playground_says_when_the_operator_dies(tmp_path: Path) -> None:
     """A dead operator ends the playground with the end of its log and exit code 1."""
     with started("tests.tools.playground", folder=tmp_path) as playground:

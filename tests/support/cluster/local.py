@@ -17,6 +17,7 @@ from tests.support.cluster.cluster import Cluster, wait_for
 from tests.support.cluster.errors import ClusterStartError
 from tests.support.cluster.kwok import HERE, PORTS, ControlPlane
 from tests.support.cluster.locks import make_lockable, try_lock
+from tests.support.cluster.marks import CLUSTER, require_mark
 from tests.support.cluster.node import cgroups, wire
 from tests.support.cluster.ports import reserve_ports
 from tests.support.cluster.progress import say
@@ -47,6 +48,7 @@ def local_cluster(*, stages: Path = STAGES, flags: Mapping[str, Mapping[str, str
     With the environment variable E2E_KUBECONFIG the block gets that existing cluster instead, as its current context's
     user: nothing is started or stopped, pods are real, and there is no audit log.
     """
+    require_mark(CLUSTER)
     with ExitStack() as stack:
         if existing := os.environ.get(EXISTING):
             yield _existing_cluster(Path(existing), stack)

@@ -18,6 +18,7 @@ from tests.support.cluster.cluster import Cluster, wait_for
 from tests.support.cluster.errors import ClusterStartError
 from tests.support.cluster.kwok import PORTS, ControlPlane
 from tests.support.cluster.local import STAGES, cluster_folder, interruptible, remove_rest, uninterrupted
+from tests.support.cluster.marks import NODES, require_mark
 from tests.support.cluster.node import cgroups, wire
 from tests.support.cluster.node.addresses import reserve_addresses
 from tests.support.cluster.node.machine import REGISTRY_PORT, Machine
@@ -46,6 +47,7 @@ def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = (), layer_sec
     Raises ClusterStartError, naming the component, where something does not come up, and also where the machine cannot
     do it. Teardown and what a killed run leaves: as for `local_cluster`.
     """
+    require_mark(NODES)
     fault = missing()
     if fault:
         raise ClusterStartError("the machine", f"has not what it takes: {fault}", [])

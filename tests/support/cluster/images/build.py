@@ -21,6 +21,7 @@ from tests.support.cluster.images.errors import ImageError
 from tests.support.cluster.images.oci import Layout
 from tests.support.cluster.images.packages import IMAGE_PROGRAMS, what_is_missing
 from tests.support.cluster.locks import exclusive
+from tests.support.cluster.marks import NODES, require_mark
 from tests.support.cluster.progress import say
 from tests.support.cluster.toolchain.build import cache_folder
 
@@ -57,6 +58,7 @@ def image(name: str) -> Image:
 
 def build(name: str, recipe: Recipe) -> Image:
     """The same for any recipe."""
+    require_mark(NODES)
     found = _cached(name, recipe)
     if found.archive.is_file():
         os.utime(found.archive)
