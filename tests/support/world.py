@@ -24,7 +24,7 @@ QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 REGISTRY_AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
 """In a pod template: no answer is no refusal, and is waited for."""
 
-GATE_IMAGE = "registry.test/medplum-agent-operator:0.1.0"
+GATE_IMAGE = "registry.test/medplum-agent-operator:dev"
 """Nothing runs it here: pods are simulated."""
 
 

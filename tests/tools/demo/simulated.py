@@ -24,7 +24,7 @@ ABOUT: Final = (
     "run no program, so nothing is sent to them."
 )
 
-GATE_IMAGE: Final = "registry.example.org/medplum-agent-operator:0.1.0"
+GATE_IMAGE: Final = "registry.example.org/medplum-agent-operator:dev"
 
 
 @dataclass(frozen=True, slots=True)
