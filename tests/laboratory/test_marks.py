@@ -13,7 +13,7 @@ from tests.support.cluster.images import image
 from tests.support.cluster.marks import UnmarkedTestError
 from tests.support.cluster.real import cluster_with_nodes
 from tests.support.operator_process import ROOT
-from tests.tools.demo.run import tell
+from tests.tools.demo.run import play
 from tests.tools.demo.terminal import Terminal, screen
 
 HERE = "test_marks.py::test_a_test_without_a_marker_gets_no_cluster"
@@ -35,7 +35,7 @@ def test_a_test_without_a_marker_gets_no_cluster() -> None:
 def test_neither_does_a_program_that_it_starts() -> None:
     """Whether it runs in the test's process or in one of its own."""
     with pytest.raises(UnmarkedTestError):
-        tell(Terminal(screen()), ())
+        play(Terminal(screen()), ())
     command = [sys.executable, "-m", "tests.support.cluster"]
     started = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert (1, "") == (started.returncode, started.stdout)
