@@ -288,7 +288,7 @@ def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
 def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> None:
     """The commands that it prints show a ready agent, and SIGTERM removes everything."""
     with started("tests.tools.playground", folder=tmp_path) as playground:
-        say_until(tmp_path, playground, "Ctrl-C here ends it")
+        say_until(tmp_path, playground, "Press Ctrl-C here")
         text = said(tmp_path)
         exported = dict(re.findall(r"export (KUBECONFIG|PATH)=(\S+)", text))
         answer = subprocess.run(
@@ -313,7 +313,7 @@ def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> 
 def test_the_playground_says_when_the_operator_dies(tmp_path: Path) -> None:
     """A dead operator ends the playground with the end of its log and exit code 1."""
     with started("tests.tools.playground", folder=tmp_path) as playground:
-        say_until(tmp_path, playground, "Ctrl-C here ends it")
+        say_until(tmp_path, playground, "Press Ctrl-C here")
         children = Path(f"/proc/{playground.pid}/task/{playground.pid}/children").read_text(encoding="ascii").split()
         command = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
         (operator,) = [pid for pid, line in command.items() if b"medplum-agent-operator\0" in line]

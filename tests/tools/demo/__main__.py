@@ -1,7 +1,7 @@
 """`make demo`, or `python -m tests.tools.demo [--simulated] [--svg FILE]`. Exits with 0, 1 after a failed step, 130 on Ctrl-C.
 
 The demo runs on the cluster that E2E_KUBECONFIG names. Without it, the demo starts its own cluster: with a real node and HL7
-traffic if this machine can run one, otherwise with simulated pods after saying why.
+traffic if this machine can run one, else with simulated pods, after saying why.
 """
 
 from __future__ import annotations
