@@ -1,6 +1,6 @@
 """Which tests need a cluster: the markers `cluster` and `nodes`, and the check that no test forgets its marker.
 
-`tests/conftest.py` sets the markers and announces the running test. Whatever starts a cluster or builds an image asks `require_mark`.
+`tests/conftest.py` sets the markers and announces the running test. Functions that start a cluster or build an image call `require_mark`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 CLUSTER: Final = "cluster"
 NODES: Final = "nodes"
-BY_FIXTURE: Final[Mapping[str, str]] = {"cluster": CLUSTER, "node_cluster": NODES, "real_nodes": NODES}
-"""The marker that each fixture brings. Every other fixture of a cluster is built on one of these."""
+BY_FIXTURE: Final[Mapping[str, str]] = {"needs_cluster": CLUSTER, "needs_nodes": NODES}
+"""The marker that each of these fixtures brings. Every fixture of a cluster is built on one of them."""
 UNMARKED: Final = "E2E_UNMARKED_TEST"
 """The environment variable that names the running test while it has no marker; programs that it starts inherit it."""
 
@@ -25,9 +25,9 @@ class UnmarkedTestError(Exception):
 
 
 def marks_for(fixtures: Collection[str]) -> set[str]:
-    """Return the markers that a test with these fixtures needs.
+    """Return the markers for a test with these fixtures, direct and indirect.
 
-    >>> marks_for(["tmp_path", "namespace", "cluster"]), marks_for(["tmp_path"])
+    >>> marks_for(["tmp_path", "cluster", "needs_cluster"]), marks_for(["tmp_path"])
     ({'cluster'}, set())
     """
     return {mark for fixture, mark in BY_FIXTURE.items() if fixture in fixtures}
