@@ -34,7 +34,7 @@ def call(
 
 
 def test_an_agents_writes_are_told_apart() -> None:
-    """Reads, other people's writes and other agents' writes do not count; what was refused is counted by itself."""
+    """Reads, other people's writes and other agents' writes do not count; refused writes have their own count."""
     seen = [
         call("patch deployments", "agent-001"),
         call("patch medplumagents/status", "agent-001"),

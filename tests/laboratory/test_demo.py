@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -32,10 +33,11 @@ from tests.tools.demo.story import CHAPTERS, Chapter
 from tests.tools.demo.terminal import Terminal, screen, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
 
     from tests.tools.demo.stage import Stage
+    from tests.tools.demo.tier import Tier
 
 STORY = (
     "1. Install 5.1.14",
@@ -240,8 +242,25 @@ def test_examples(module: ModuleType) -> None:
     assert (0, True) == (failed, tried > 0)
 
 
-@pytest.mark.cluster
-def test_a_failed_step_ends_the_demo_with_its_reason() -> None:
+@dataclass(slots=True)
+class NoPods:
+    """A tier with an operator that runs and no pods. For a step that fails it needs no cluster."""
+
+    folder: Path
+    operator_log: Callable[[], str] = lambda: "the operator's last line"
+    operator_fault: Callable[[], str] = lambda: ""
+
+    @property
+    def cluster(self) -> NoPods:
+        """Itself, with what a stage asks of a cluster."""
+        return self
+
+    def read(self, *_: str) -> dict[str, Any]:
+        """No objects."""
+        return {"items": []}
+
+
+def test_a_failed_step_ends_the_demo_with_its_reason(tmp_path: Path) -> None:
     """The demo shows the reason and the end of the operator's log, plays no later chapter, and exits with 1."""
 
     def fail(stage: Stage) -> None:
@@ -252,9 +271,10 @@ def test_a_failed_step_ends_the_demo_with_its_reason() -> None:
 
     shown = StringIO()
     chapters = (Chapter("A step", "It cannot happen.", fail), Chapter("Too late", "It must not be played.", never))
-    assert play(Terminal(screen(shown)), chapters) == 1
+    tier = cast("Tier", NoPods(tmp_path))
+    assert play(Terminal(screen(shown)), chapters, opened=lambda: nullcontext(tier)) == 1
     assert "✗ Check failed: there is a pod. Found: none" in shown.getvalue()
-    assert "The end of the operator's log:" in shown.getvalue()
+    assert "The end of the operator's log:\nthe operator's last line" in shown.getvalue()
     assert "Too late" not in shown.getvalue()
 
 

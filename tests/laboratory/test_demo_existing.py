@@ -1,4 +1,4 @@
-"""The demo on an existing cluster: what it needs there, as far as that can be checked without one."""
+"""The demo on an existing cluster: what it needs there. No test here needs a cluster."""
 
 from __future__ import annotations
 

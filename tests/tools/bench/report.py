@@ -1,4 +1,4 @@
-"""Results for people, as tables on the terminal and for docs/benchmarks.md, and for programs, as results.json.
+"""Results as tables on the terminal, as Markdown for docs/internals/benchmarks.md, and as results.json.
 
 Called by `__main__`; decides nothing.
 """
@@ -25,7 +25,7 @@ SUMMARY: Final = "summary.md"
 
 
 def write(results: Results, folder: Path) -> Path:
-    """Write results.json, and summary.md: the part of docs/benchmarks.md that a run makes. Returns the former's path."""
+    """Write results.json, and summary.md: the part of docs/internals/benchmarks.md that a run makes. Returns the former's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     path.write_text(json.dumps(asdict(results), indent=2) + "\n", encoding="utf-8")

@@ -46,7 +46,7 @@ class DetachedTraffic:
         return report
 
     def series(self) -> dict[str, Any]:
-        """The run over time, for the picture (docs/traffic.md)."""
+        """The run over time, for the picture (docs/internals/traffic.md)."""
         found: dict[str, Any] = json.loads(self._exec(f"cat {PLACE}.series"))
         return found
 

@@ -34,7 +34,7 @@ TITLE: Final = "What the operator promises"
 
 
 def write(results: Results, folder: Path) -> Path:
-    """Write handoff.json, and handoff.md: the part of docs/benchmarks.md that a run makes. Returns the former's path."""
+    """Write handoff.json, and handoff.md: the part of docs/internals/benchmarks.md that a run makes. Returns the former's path."""
     path = folder / NAME
     path.write_text(json.dumps(document(results), indent=2) + "\n", encoding="utf-8")
     (folder / SUMMARY).write_text(summary(results), encoding="utf-8")

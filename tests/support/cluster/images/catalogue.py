@@ -1,4 +1,4 @@
-"""Which images there are, what each is made of, and what it is called.
+"""The images: what each is made of, and its name.
 
 The image builder asks. Everything that decides what is in an image is named here, because the hash of it is the image's
 key in the cache: an image is built again when one of its inputs changes, and at no other time.
@@ -115,7 +115,7 @@ AGENT_VERSIONS: Final[Mapping[str, str]] = {
     "5.1.15": "{}",
     "5.1.16": '{"never_ready": true}',
 }
-"""Which agents there are, and the switches of each (docs/stand-ins.md)."""
+"""Which agents there are, and the switches of each (docs/internals/stand-ins.md)."""
 
 DOUBLES_BASE: Final = FromDockerfile(
     reference=name_of("doubles-base", "1"),

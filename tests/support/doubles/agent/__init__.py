@@ -2,7 +2,7 @@
 
 Its version comes from `MEDPLUM_AGENT_DOUBLE_VERSION` or `--agent-version`, its faults from `switches`, everything else from where the
 real agent has it: positional arguments or `agent.properties`. What begins with `--` is the stand-in's own; the real agent has
-no such options. `docs/stand-ins.md` says what is simulated and what is not.
+no such options. `docs/internals/stand-ins.md` says what is simulated and what is not.
 
 Pure, and tested without sockets: `version`, `framers`, `acks`, `byte_stream`, `properties`, `switches`, and the judgement in
 `pidfile`. The shell: `__main__` (start and end of the process), `program` (start order, configuration), `link` (the server),
