@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# The operator's image. Build: docker build -t medplum-agent-operator:0.1.0 .
+# The operator's image. Build: docker build -t medplum-agent-operator:dev .
 # Both stages use the same base: any image with Python 3.11 or newer, its venv module and awk. Use 3.13 or newer only if you know your
 # cluster's CA: these versions reject a CA without key identifiers, which old clusters have (kubernetes-client/python#2394).
 ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim
@@ -29,7 +29,8 @@ RUN PYTHONPYCACHEPREFIX=/opt/operator/pycache /opt/operator/bin/python3 -c "impo
 
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
-ARG VERSION=0.1.0
+# For the label alone; pyproject.toml has the version.
+ARG VERSION=dev
 LABEL org.opencontainers.image.title="medplum-agent-operator" \
       org.opencontainers.image.description="Kubernetes operator for the Medplum Agent" \
       org.opencontainers.image.licenses="Apache-2.0" \

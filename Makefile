@@ -1,22 +1,22 @@
-# Every target sets up what it needs: a virtual environment in .venv, cluster tools in one cache folder.
-# Nothing else on the machine is touched. CONTRIBUTING.md tells what each target is for.
+# Every target sets up what it needs: a virtual environment in .venv, cluster programs in one cache folder.
+# Only node-packages changes anything else on the machine. CONTRIBUTING.md describes each target.
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# What the installers keep for themselves goes into the one cache folder too, and so does a Python that uv may bring.
+# The installers' own caches, and a Python that uv may download, go into the same folder.
 CACHE  := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/medplum-agent-operator
 export PIP_CACHE_DIR         := $(CACHE)/pip
 export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff bench-rollback chaos mutants clean
+.PHONY: help demo check test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff bench-rollback chaos mutants clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(STAMP): requirements-dev.txt pyproject.toml
 	@echo "Setting up $(VENV) from requirements-dev.txt (hash-pinned) ..."
@@ -32,63 +32,66 @@ $(STAMP): requirements-dev.txt pyproject.toml
 	fi
 	@touch $@
 
-# Built before the tests start, so that minutes of building are seen. Nothing to do once the cache has them.
+# Built before pytest starts, which would hide the progress of a build that takes minutes.
 .PHONY: cluster-tools
 cluster-tools: $(STAMP)
 	@if [ -z "$$E2E_KUBECONFIG" ]; then $(BIN)/python -m tests.support.cluster.toolchain >/dev/null; fi
 
-demo: $(STAMP) ## Install, hand off, refuse, force, delete: on a real node under traffic as root, else on simulated pods
+demo: $(STAMP) ## Show the operator at work: on a real node with HL7 traffic (as root), else on simulated pods
 	@$(BIN)/python -m tests.tools.demo
 
-test: $(STAMP) cluster-tools ## Every test; those on real nodes (root and some packages needed) come last and alone
+check: lint ## Lint, types and every quick test that needs no cluster: about two minutes
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not cluster and not nodes and not slow"
+
+test: $(STAMP) cluster-tools ## Run every test; those on real nodes (root and packages) run last
 	@$(BIN)/python -m pytest -n 4 --dist worksteal --ignore=tests/node
 	@$(BIN)/python -m pytest $(if $(E2E_KUBECONFIG),-n 0,-n 2 --dist worksteal) tests/node
 
-lint: $(STAMP) ## ruff, mypy --strict, the import contract
+lint: $(STAMP) ## Run ruff, mypy --strict and the import contracts
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/mypy tests && $(BIN)/lint-imports --no-logo
 
-format: $(STAMP) ## Let ruff mend what it can
+format: $(STAMP) ## Fix with ruff what it can fix, and format
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 crds: $(STAMP) ## Generate crds/medplumagents.yaml from the pydantic models
 	@$(BIN)/python -m medplum_agent_operator.api.crd > crds/medplumagents.yaml
 
-lock: ## Pin the dependencies again (needs uv)
+lock: ## Update the pinned dependencies (needs uv)
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml -o requirements.txt
 	@uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-annotate --python-version 3.11 pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
 
-cluster: $(STAMP) ## Leave a local cluster and the operator running until Ctrl-C
+cluster: $(STAMP) ## Run a local cluster and the operator until Ctrl-C
 	@$(BIN)/python -m tests.tools.playground
 
-node-packages: ## Install the Debian packages that images and nodes of the tests need (as root)
+node-packages: ## Install the Debian packages for test images and real nodes (as root)
 	@.ci/packages
 
-images: $(STAMP) ## Build the images of the tests, and show the size of their layers (as root)
+images: $(STAMP) ## Build the test images and show the size of their layers (as root)
 	@$(BIN)/python -m tests.support.cluster.images --sizes
 
-bench: $(STAMP) ## Measure latency, writes and memory; figures go to build/bench/
+bench: $(STAMP) ## Measure the operator: latency, writes, memory; results in build/bench/
 	@$(BIN)/python -m tests.tools.bench
 
-bench-handoff: $(STAMP) ## Measure on real nodes what devices notice while agents change (as root); figures and picture go to build/bench/
+bench-handoff: $(STAMP) ## Measure rollouts as devices see them, on real nodes (as root); results in build/bench/
 	@$(BIN)/python -m tests.tools.handoffs
 
-bench-gate-handoff: $(STAMP) ## Measure on real nodes what devices notice of changes behind a gate (as root); figures go to build/bench/
+bench-gate-handoff: $(STAMP) ## Measure rollouts behind a gate as devices see them, on real nodes (as root)
 	@$(BIN)/python -m tests.tools.handoffs.behind_gate
 
-bench-rollback: $(STAMP) ## Measure on real nodes how soon an agent serves again after a change that failed (as root); figures go to build/bench/
+bench-rollback: $(STAMP) ## Measure recovery after a failed rollout, on real nodes (as root)
 	@$(BIN)/python -m tests.tools.handoffs.going_back
 
-bench-gate: $(STAMP) ## Measure what the gate costs: latency, throughput, CPU, memory; figures go to build/bench/
+bench-gate: $(STAMP) ## Measure the cost of the gate: latency, throughput, CPU, memory
 	@$(BIN)/python -m tests.tools.gate_bench
 
 MINUTES ?= 10
-chaos: $(STAMP) ## Everything at random, under traffic, on real nodes, for MINUTES=10 (as root); SEED=N for the same again
+chaos: $(STAMP) ## Random faults under traffic on real nodes (as root); MINUTES=10, SEED=N to repeat a run
 	@$(BIN)/python -m tests.tools.chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-mutants: $(STAMP) ## Change each decision of the core in every small way: does a test notice? Figures go to build/mutations/
+mutants: $(STAMP) ## Mutation-test the core; results in build/mutations/
 	@$(BIN)/python -m tests.tools.mutations $(MODULES)
 
-clean: ## Remove what the targets made in this checkout (the cache folder stays; `make clean` names it)
+clean: ## Remove everything that the targets made in this checkout
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	@echo "The cluster tools stay in $(CACHE); remove that folder to build them again."
+	@echo "The cache stays in $(CACHE). Delete that folder to build the cluster programs again."

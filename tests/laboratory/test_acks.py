@@ -1,4 +1,4 @@
-"""What a device is told, and when, by mode and version."""
+"""What a device gets as an answer, and when, by mode and version."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ ACK = "MSH|^~\\&|\rMSA|AA|other\r"
 def test_the_server_s_answer_is_passed_on_unchecked_or_not_at_all(
     response: dict[str, Any], written: bytes | None
 ) -> None:
-    """Whatever its MSA says; an error or what is not HL7 is silence, never a NAK."""
+    """With any MSA; for an error, or a body that is not HL7, the device gets no answer and never a NAK."""
     assert written == answer_for_device(dialect("5.1.15"), response)
     assert written == answer_for_device(dialect("5.1.15", enhanced="true"), response)
 
@@ -81,7 +81,7 @@ def test_enhanced_aa_swallows_the_server_s_answer() -> None:
 
 
 def test_crlf_becomes_cr_up_to_5_0() -> None:
-    """The text is otherwise left alone."""
+    """The rest of the text stays as it is."""
     text = "MSH|^~\\&|\r\nPID|1\r\n"
 
     def received(version: str) -> list[str]:

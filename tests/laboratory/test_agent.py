@@ -41,7 +41,7 @@ async def test_no_port_before_the_login(version: str) -> None:
 
 
 async def test_no_port_without_a_server() -> None:
-    """Nobody there: no port, and no end either; when the server comes, the port comes."""
+    """Without a server the agent opens no port and keeps running; when the server starts, the port opens."""
     port = free_port()
     async with medplum(f"mllp://0.0.0.0:{port}") as server:
         server.go_away(0.8, "refuse")

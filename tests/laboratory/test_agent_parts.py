@@ -57,7 +57,7 @@ def test_what_comes_with_a_version(trait: str, last_without: str, first_with: st
     ],
 )
 def test_what_ends_with_a_version(trait: str, last_with: str, first_without: str) -> None:
-    """Faults that were mended."""
+    """Faults that upstream has fixed."""
     assert [True, False] == [getattr(AgentTraits.parse(text), trait) for text in (last_with, first_without)]
 
 
@@ -202,7 +202,7 @@ def test_wrong_switches_are_refused(text: str) -> None:
 
 
 def test_no_zombies_from_5_1_18_on() -> None:
-    """The fault was mended there."""
+    """The version that fixed the fault."""
     with pytest.raises(SwitchError):
         switches('{"zombie": true}', "5.1.18")
 
@@ -222,7 +222,7 @@ def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def addresses(*urls: str, status: str = "active", endpoint_status: str = "active") -> list[tuple[str, int]]:
-    """Scheme and port of what is to be bound."""
+    """Scheme and port to bind."""
     agent: dict[str, Any] = {"status": status, "channel": [{"name": f"c{at}"} for at in range(len(urls))]}
     endpoints = [{"address": url, "status": endpoint_status} for url in urls]
     return [(each.scheme, each.port) for each in channel_addresses(agent, endpoints)]

@@ -22,7 +22,7 @@ needs_namespaces = pytest.mark.skipif(
 
 
 AS_NOBODY_SPECIAL = ("setpriv", "--bounding-set=-dac_override") if os.geteuid() == 0 else ()
-"""root may write everywhere, unless it is told not to."""
+"""root may write everywhere, so it must give that right up."""
 
 
 def messages(said: str) -> list[str]:
@@ -57,14 +57,14 @@ async def test_sigterm(tmp_path: Path, version: str) -> None:
         assert not agent.pid_file.exists()
         await until(lambda: server.book.connections[0].disconnected_at is not None)
         assert 1006 == server.book.connections[0].close_code
-        told = [
+        expected = [
             "starting...",
             "Successfully connected",
             "[HL7:c0] Channel started",
             "service started",
             "[Received -- ID: M1]",
         ]
-        assert [] == [part for part in told if not any(part in line for line in messages(said))]
+        assert [] == [part for part in expected if not any(part in line for line in messages(said))]
 
 
 async def test_log_files_and_levels(tmp_path: Path) -> None:

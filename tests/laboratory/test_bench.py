@@ -34,7 +34,7 @@ def call(
 
 
 def test_an_agents_writes_are_told_apart() -> None:
-    """Reads, other people's writes and other agents' writes do not count; what was refused is counted by itself."""
+    """Reads, other people's writes and other agents' writes do not count; refused writes have their own count."""
     seen = [
         call("patch deployments", "agent-001"),
         call("patch medplumagents/status", "agent-001"),
@@ -74,6 +74,7 @@ def test_a_percentile_is_a_value_that_was_measured() -> None:
     assert Spread(samples=10, p50=5, p90=9, p99=10, max=10) == Spread.of(range(1, 11))
 
 
+@pytest.mark.cluster
 @pytest.mark.timeout(180)
 @pytest.mark.skipif(EXISTING in os.environ, reason="the bench reads the audit log of a cluster of its own")
 def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ GOOD = Figures(
 
 
 def entry(start: str, end: str, **more: Any) -> dict[str, Any]:
-    """A rollout as `status.history` tells of it."""
+    """A rollout as in `status.history`."""
     return {"from": start, "to": end, "outcome": "Completed", "startedAt": "2026-11-25T12:00:00Z", **more}
 
 
@@ -66,17 +66,17 @@ def test_everything_happens_in_an_hour() -> None:
     [
         pytest.param({}, 0, id="all is well"),
         pytest.param({"messages": {"lost": 1}}, 1, id="a message was lost"),
-        pytest.param({"messages": {"lost": None}}, 1, id="nobody knows what was lost"),
+        pytest.param({"messages": {"lost": None}}, 1, id="unknown what was lost"),
         pytest.param({"together": ("two",)}, 1, id="two agents met"),
         pytest.param({"unsure": ("a container",)}, 1, id="the recorder is not sure"),
         pytest.param({"lives": 0}, 1, id="the recorder saw nothing"),
-        pytest.param({"unapproved": ("down",)}, 1, id="a downgrade that nobody approved"),
+        pytest.param({"unapproved": ("down",)}, 1, id="an unapproved downgrade"),
         pytest.param({"bugs": 2}, 1, id="a bug in the operator"),
         pytest.param({"converged_seconds": None}, 1, id="it never came right"),
     ],
 )
 def test_what_is_held_against_the_figures(found: dict[str, Any], missed: int) -> None:
-    """Each promise by itself; pushes that an agent had in hand when it ended are no loss of ours."""
+    """Each promise alone; pushes that an ended agent had accepted do not count as lost."""
     assert missed == sum(not bar.kept for bar in bars(replace(GOOD, **found)))
 
 
@@ -91,17 +91,17 @@ def test_each_rollout_counts_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "count"),
+    ("found", "count"),
     [
-        pytest.param(entry("5.1.15", "4.2.3"), 1, id="nobody approved it"),
+        pytest.param(entry("5.1.15", "4.2.3"), 1, id="not approved"),
         pytest.param(entry("5.1.15", "4.2.3", approval={"text": "4.2.3 CHG-1"}), 0, id="approved"),
         pytest.param(entry("5.1.15", "4.2.3", rolledBackFrom="5.1.15"), 0, id="the way back from a failed change"),
         pytest.param(entry("5.1.15", "4.2.3", outcome="Aborted"), 0, id="given up"),
         pytest.param(entry("4.2.3", "5.1.15"), 0, id="an upgrade"),
     ],
 )
-def test_downgrades_that_nobody_approved(told: dict[str, Any], count: int) -> None:
+def test_unapproved_downgrades(found: dict[str, Any], count: int) -> None:
     """They are found in history."""
     rollouts = Rollouts()
-    rollouts.see([told])
+    rollouts.see([found])
     assert count == len(rollouts.unapproved())

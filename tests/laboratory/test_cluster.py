@@ -1,4 +1,4 @@
-"""What the other tests rely on: that a local cluster is a real one, and that its pods do as they are told."""
+"""What other tests rely on: a local cluster is a real one, and its pods behave as their annotations say."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_deployment_rolls_out(simulated_cluster: Cluster, namespace: str) -> N
 
 
 def test_a_service_account_is_held_to_its_rights(cluster: Cluster, namespace: str) -> None:
-    """A ServiceAccount's kubeconfig is exactly that identity, and RBAC refuses what nobody granted."""
+    """A ServiceAccount's kubeconfig is exactly that identity, and RBAC refuses everything that no role grants."""
     config = cluster.service_account_kubeconfig(namespace, "default")
     as_account = ("--kubeconfig", str(config))
     who = cluster.kubectl("auth", "whoami", "--output=jsonpath={.status.userInfo.username}", *as_account).stdout
@@ -216,7 +216,7 @@ def test_a_service_account_is_held_to_its_rights(cluster: Cluster, namespace: st
         cluster.kubectl("get", "secrets", *as_account)
 
 
-def test_the_audit_log_tells_who_did_what(audited_cluster: Cluster, namespace: str) -> None:
+def test_the_audit_log_shows_who_did_what(audited_cluster: Cluster, namespace: str) -> None:
     """Each call is in the audit log as soon as it has been answered, once, with its user and without bodies."""
     since = datetime.now(UTC)
     audited_cluster.kubectl("create", "configmap", "noted", "--namespace", namespace)
@@ -231,7 +231,7 @@ def test_the_audit_log_tells_who_did_what(audited_cluster: Cluster, namespace: s
 
 
 def test_an_api_server_that_was_killed_comes_back(simulated_cluster: Cluster, namespace: str) -> None:
-    """Killed twice, it knows all that it knew, on the same port, and the controllers go on by themselves."""
+    """Killed twice, it still has all objects, on the same port, and the controllers continue automatically."""
     plane = simulated_cluster.plane
     assert plane is not None
     place = ("--namespace", namespace)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytestmark = [
+    pytest.mark.cluster,
     pytest.mark.timeout(120),
     pytest.mark.skipif(EXISTING in os.environ, reason=f"{EXISTING} names a cluster that the tests did not start"),
 ]

@@ -1,4 +1,4 @@
-"""The demo and the playground do what README promises of them: they are run as a newcomer runs them."""
+"""The demo and the playground, run as a newcomer runs them: they do what README promises."""
 
 from __future__ import annotations
 
@@ -9,59 +9,65 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from xml.etree import ElementTree as ET
 
 import pytest
 from rich.console import Console
 
 from tests.support.cluster import wait_for
+from tests.support.cluster.local import EXISTING
 from tests.support.operator_process import ROOT
 from tests.tools.demo import devices, excerpts, pods, real
 from tests.tools.demo import terminal as terminal_module
 from tests.tools.demo.__main__ import main
 from tests.tools.demo.devices import Notice, Tally
 from tests.tools.demo.pods import Census
-from tests.tools.demo.run import tell
+from tests.tools.demo.run import play
 from tests.tools.demo.simulated import SimulatedPods
 from tests.tools.demo.story import CHAPTERS, Chapter
 from tests.tools.demo.terminal import Terminal, screen, typed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
 
     from tests.tools.demo.stage import Stage
+    from tests.tools.demo.tier import Tier
 
 STORY = (
     "1. Install 5.1.14",
     "$ kubectl apply -f agent.yaml",
     "✓ one pod, 5.1.14, and it is ready",
     "2. Upgrade to 5.1.15: a handoff",
-    "✓ both run: the old agent serves until the new one has been ready for 3 seconds",
+    "✓ both agents run: the old one serves until the new one has been ready for 3 seconds",
     "✓ one pod, 5.1.15, and it is ready",
-    "✓ there was no moment without a ready agent, as the operator saw it",
-    "3. Ask for 4.2.3: refused",
-    "Refused: spec.version asks to go down from 5.1.15 to 4.2.3",
-    "✓ Deployment and pod are the very same, down to the resourceVersion",
+    "✓ an agent was ready at every moment, as the operator saw it",
+    "3. Downgrade to 4.2.3: refused",
+    "from 5.1.15 to 4.2.3",
+    "✓ status.plan says what is refused, and which command approves it",
+    "✓ an Event of type Warning has the same first line",
+    "✓ Deployment and pod are unchanged, down to the resourceVersion",
     "4. A careless approval",
-    "The annotation says 'true', which approves nothing",
-    "✓ still nothing has changed",
+    "'true'",
+    "✓ status.plan says that 'true' approves nothing, and what to write instead",
+    "✓ Deployment and pod are still unchanged",
     "5. The right approval",
     '--overwrite agents.medplum.com/force-downgrade="4.2.3 CHG-1042"',
-    "✓ there was never more than 1 pod",
+    "✓ never more than 1 live pod",
     "✓ one pod, 4.2.3, and it is ready",
     "6. Back up to 5.1.15",
-    "by stopping first, because",
-    "✓ there was never more than 1 pod",
+    "✓ status.plan explains the rollout: Recreate",
+    "✓ never more than 1 live pod",
     "✓ one pod, 5.1.15, and it is ready",
-    "7. A gate in front of it",
-    "✓ the Service leads devices to two gates",
+    "7. A gate in front of the agent",
+    "✓ the Service sends devices to two gates",
     "8. The same downgrade behind the gate",
-    "✓ there was never more than 1 pod",
+    "✓ never more than 1 live pod",
     "✓ one pod, 4.2.3, and it is ready",
     "9. Back up behind the gate",
     "✓ one pod, 5.1.15, and it is ready",
@@ -70,21 +76,21 @@ STORY = (
     "approved by 4.2.3 CHG-1042",
     "11. Delete",
     "No resources found",
-    "✓ all gone",
-    "Nothing is left of it.",
+    "✓ all children are gone",
+    "Everything that it made is deleted.",
 )
 BAR_SECONDS = 90
 
 
 @contextmanager
-def started(module: str, *arguments: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a module of the checkout from an empty folder, its output into `folder`/output; end it like Ctrl-C if need be."""
-    environment = {name: value for name, value in os.environ.items() if name != "E2E_KUBECONFIG"}
+def started(module: str, *arguments: str, folder: Path, existing: str | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a module of the checkout from an empty folder, with its output in `folder`/output; interrupt it at the end."""
+    environment = {name: value for name, value in os.environ.items() if name != EXISTING}
     with (folder / "output").open("w", encoding="utf-8") as out:
         program = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
-            env=environment | {"PYTHONPATH": str(ROOT)},
+            env=environment | {"PYTHONPATH": str(ROOT)} | ({EXISTING: existing} if existing else {}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -99,27 +105,28 @@ def started(module: str, *arguments: str, folder: Path) -> Iterator[subprocess.P
 
 
 def said(folder: Path) -> str:
-    """Return what the program has said so far, with line breaks as single spaces: they depend on the terminal."""
+    """Return the program's output so far, with line breaks as single spaces: they depend on the terminal."""
     return " ".join((folder / "output").read_text(encoding="utf-8").split())
 
 
 def say_until(folder: Path, program: subprocess.Popen[str], text: str) -> None:
-    """Wait until the program has said this, or has ended without."""
-    wait_for(lambda: text in said(folder) or program.poll() is not None, what=f"{text!r} is said", seconds=90)
+    """Wait until the program prints this text; fail if it ends before."""
+    wait_for(lambda: text in said(folder) or program.poll() is not None, what=f"{text!r} is printed", seconds=90)
     assert text in said(folder), said(folder)
 
 
 def in_order(story: str, lines: Iterable[str]) -> None:
-    """Fail where a line is missing, or not in its place."""
+    """Fail if a line is missing or out of order."""
     position = 0
     for line in lines:
         found = story.find(line, position)
-        assert found >= 0, f"{line!r} is missing, or not in its place:\n{story}"
+        assert found >= 0, f"{line!r} is missing or out of order:\n{story}"
         position = found + len(line)
 
 
-def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> None:
-    """Every step happens, in order, within the promised time; the picture is whole and asks nothing of the network."""
+@pytest.mark.cluster
+def test_the_demo_plays_every_chapter_in_time_and_draws_it(tmp_path: Path) -> None:
+    """Every step happens, in order, within the promised time; the picture is complete and needs no network."""
     began = time.monotonic()
     with started("tests.tools.demo", "--simulated", "--svg", "picture/demo.svg", folder=tmp_path) as demo:
         code = demo.wait(240)
@@ -133,45 +140,48 @@ def test_the_demo_tells_the_whole_story_in_time_and_draws_it(tmp_path: Path) -> 
 
     svg = (tmp_path / "picture" / "demo.svg").read_text(encoding="utf-8")
     assert ["http://www.w3.org/2000/svg"] == re.findall(r"https?://[^\s\"')]+", svg)
-    drawn = " ".join(" ".join(ET.fromstring(svg).itertext()).split())  # noqa: S314 - our own file
+    drawn = " ".join(" ".join(ET.fromstring(svg).itertext()).split())  # noqa: S314 - the demo wrote it
     for chapter in CHAPTERS:
         assert chapter.pictured == (chapter.title in drawn)
     assert 'agents.medplum.com/force-downgrade="4.2.3 CHG-1042"' in drawn
 
 
 def test_without_a_real_node_the_demo_says_why_and_uses_simulated_pods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason is the first line; the story is the one on simulated pods."""
+    """The first line is the reason."""
+    monkeypatch.delenv(EXISTING, raising=False)
     monkeypatch.setattr("tests.tools.demo.__main__.missing", lambda: "real nodes need root")
     shown = StringIO()
     monkeypatch.setattr("tests.tools.demo.__main__.screen", lambda: screen(shown))
-    told: list[dict[str, Any]] = []
+    played: list[dict[str, Any]] = []
 
-    def tell_nothing(_: Terminal, **options: Any) -> int:
-        told.append(options)
+    def play_nothing(_: Terminal, **options: Any) -> int:
+        played.append(options)
         return 0
 
-    monkeypatch.setattr("tests.tools.demo.__main__.tell", tell_nothing)
+    monkeypatch.setattr("tests.tools.demo.__main__.play", play_nothing)
     assert main([]) == 0
-    assert "No real node here: real nodes need root. So the story is shown on simulated pods.\n" == shown.getvalue()
+    assert "No real node on this machine: real nodes need root. The demo uses simulated pods.\n" == shown.getvalue()
     assert main(["--simulated"]) == 0
     assert shown.getvalue().count("\n") == 1
-    assert [{}, {}] == told
+    assert [{}, {}] == played
 
     monkeypatch.setattr("tests.tools.demo.__main__.missing", lambda: None)
     assert main([]) == 0
-    assert {"about": real.ABOUT, "opened": real.real_node} == told[-1]
+    assert {"about": real.ABOUT, "opened": real.real_node} == played[-1]
 
 
-def test_an_existing_cluster_is_left_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where E2E_KUBECONFIG names one, the demo says that it needs its own."""
-    monkeypatch.setenv("E2E_KUBECONFIG", "/nowhere")
+def test_no_simulated_pods_on_an_existing_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--simulated starts a cluster, so it cannot be combined with E2E_KUBECONFIG."""
+    monkeypatch.setenv(EXISTING, "/nowhere")
     with pytest.raises(SystemExit, match="2"):
-        main([])
+        main(["--simulated"])
     assert "unset E2E_KUBECONFIG" in capsys.readouterr().err
 
 
-def test_what_devices_see_is_shown_while_something_is_waited_for() -> None:
-    """On a terminal the traffic's line stands beside what is waited for, for as long as devices send."""
+def test_traffic_is_shown_during_a_wait() -> None:
+    """On a terminal, the line about traffic stands beside what the demo waits for."""
     shown = StringIO()
     console = Console(file=shown, force_terminal=True, width=120)
     terminal = Terminal(console, live=lambda: "81 messages/s, lost 0")
@@ -195,15 +205,15 @@ def test_what_devices_see_is_shown_while_something_is_waited_for() -> None:
     ],
 )
 def test_what_devices_may_notice(noticed: dict[str, int], notice: Notice, objection: str) -> None:
-    """A handoff may cost a connection, a stop a pause, a refusal nothing; a message may never be lost."""
+    """A handoff may cost a connection, a Recreate a pause, a refusal nothing; a message is never lost."""
     names = ("lost", "unacknowledged", "refused", "broken", "timeouts", "repeated")
     figures: dict[str, Any] = dict.fromkeys(names, 0) | noticed
     tally = Tally(step="A step", messages=900, per_second=80.0, longest_pause_seconds=0.04, **figures)
     assert objection == tally.objection(notice)
 
 
-def test_what_timed_out_is_told_with_the_moment() -> None:
-    """Who looks for the reason has to know which device waited, and from when on."""
+def test_a_timeout_is_shown_with_its_time() -> None:
+    """A reader who looks for the cause learns which device waited, and from when to when."""
     counted = {
         **dict.fromkeys(
             ("acknowledged", "lost", "unacknowledged", "refused", "unreachable", "reset", "closed", "repeated"), 0
@@ -232,38 +242,59 @@ def test_examples(module: ModuleType) -> None:
     assert (0, True) == (failed, tried > 0)
 
 
-def test_a_step_that_does_not_happen_ends_the_demo_with_its_reason() -> None:
-    """The reason and the end of the operator's log are shown, the later chapters are not told, and the exit code is 1."""
+@dataclass(slots=True)
+class NoPods:
+    """A tier with an operator that runs and no pods. For a step that fails it needs no cluster."""
+
+    folder: Path
+    operator_log: Callable[[], str] = lambda: "the operator's last line"
+    operator_fault: Callable[[], str] = lambda: ""
+
+    @property
+    def cluster(self) -> NoPods:
+        """Itself, with what a stage asks of a cluster."""
+        return self
+
+    def read(self, *_: str) -> dict[str, Any]:
+        """No objects."""
+        return {"items": []}
+
+
+def test_a_failed_step_ends_the_demo_with_its_reason(tmp_path: Path) -> None:
+    """The demo shows the reason and the end of the operator's log, plays no later chapter, and exits with 1."""
 
     def fail(stage: Stage) -> None:
         stage.check(len(stage.pods()) == 1, "there is a pod", found="none")
 
     def never(_: Stage) -> None:
-        pytest.fail("the story went on after a step that did not happen")
+        pytest.fail("the demo continued after a failed step")
 
     shown = StringIO()
-    chapters = (Chapter("A step", "It cannot happen.", fail), Chapter("Too late", "It must not be told.", never))
-    assert tell(Terminal(screen(shown)), chapters) == 1
-    assert "✗ Not so: there is a pod. Found: none" in shown.getvalue()
-    assert "The end of the operator's log:" in shown.getvalue()
+    chapters = (Chapter("A step", "It cannot happen.", fail), Chapter("Too late", "It must not be played.", never))
+    tier = cast("Tier", NoPods(tmp_path))
+    assert play(Terminal(screen(shown)), chapters, opened=lambda: nullcontext(tier)) == 1
+    assert "✗ Check failed: there is a pod. Found: none" in shown.getvalue()
+    assert "The end of the operator's log:\nthe operator's last line" in shown.getvalue()
     assert "Too late" not in shown.getvalue()
 
 
+@pytest.mark.cluster
 def test_a_dead_operator_ends_the_demo_at_once() -> None:
-    """Nobody waits for what a dead operator will not do."""
+    """The demo does not wait for an operator that has ended."""
 
-    def bury(stage: Stage) -> None:
+    def kill(stage: Stage) -> None:
         assert isinstance(stage.tier, SimulatedPods)
         stage.tier.operator.kill()
         stage.wait_until(lambda: False, what="a miracle", seconds=60)
 
     shown = StringIO()
     began = time.monotonic()
-    assert tell(Terminal(screen(shown)), (Chapter("A death", "Operators die.", bury),)) == 1
-    assert "✗ The operator ended with exit code -9 while this was waited for: a miracle." in shown.getvalue()
+    assert play(Terminal(screen(shown)), (Chapter("A death", "Operators die.", kill),)) == 1
+    assert "✗ The operator ended with exit code -9 while the demo waited: a miracle." in shown.getvalue()
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.cluster
 def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     """An interrupted demo says so, exits as the shell expects, and leaves no cluster."""
     with started("tests.tools.demo", "--simulated", folder=tmp_path) as demo:
@@ -273,10 +304,11 @@ def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     assert "Interrupted; the cluster is gone." in said(tmp_path)
 
 
+@pytest.mark.cluster
 def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> None:
-    """What it prints can be pasted: kubectl and KUBECONFIG lead to a ready agent, until SIGTERM removes everything."""
+    """The commands that it prints show a ready agent, and SIGTERM removes everything."""
     with started("tests.tools.playground", folder=tmp_path) as playground:
-        say_until(tmp_path, playground, "Ctrl-C here ends it")
+        say_until(tmp_path, playground, "Press Ctrl-C here")
         text = said(tmp_path)
         exported = dict(re.findall(r"export (KUBECONFIG|PATH)=(\S+)", text))
         answer = subprocess.run(
@@ -297,10 +329,11 @@ def test_the_playground_comes_up_answers_and_goes_on_sigterm(tmp_path: Path) -> 
     assert not Path(exported["KUBECONFIG"]).exists()
 
 
+@pytest.mark.cluster
 def test_the_playground_says_when_the_operator_dies(tmp_path: Path) -> None:
     """A dead operator ends the playground with the end of its log and exit code 1."""
     with started("tests.tools.playground", folder=tmp_path) as playground:
-        say_until(tmp_path, playground, "Ctrl-C here ends it")
+        say_until(tmp_path, playground, "Press Ctrl-C here")
         children = Path(f"/proc/{playground.pid}/task/{playground.pid}/children").read_text(encoding="ascii").split()
         command = {int(child): Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
         (operator,) = [pid for pid, line in command.items() if b"medplum-agent-operator\0" in line]
@@ -320,12 +353,12 @@ def test_the_playground_says_when_the_operator_dies(tmp_path: Path) -> None:
     ],
 )
 def test_a_command_is_shown_as_a_person_would_type_it(arguments: tuple[str, ...], expected: str) -> None:
-    """What is shown can be pasted into a shell and means what was run."""
+    """A command that is shown can be pasted into a shell and does the same there."""
     assert expected == typed(*arguments)
 
 
 def test_two_pods_at_the_same_time_are_counted_even_while_one_terminates() -> None:
-    """A pod counts until it is gone or all its containers have ended."""
+    """A pod counts until it is deleted or all its containers have ended."""
     census = Census()
     census.count("EVENT      NAME    READY   STATUS        RESTARTS   AGE   VERSION")
     census.count("ADDED      old-1   1/1     Running       0          7s    5.1.15")

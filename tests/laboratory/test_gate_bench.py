@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_bench_measures_and_memory_is_bounded(tmp_path: Path) -> None:
     """Ten messages of 16 MiB at once are in memory one by one."""
     command = [sys.executable, "-m", "tests.tools.gate_bench", "--rounds", "1", "--devices", "5", "--idle", "100"]

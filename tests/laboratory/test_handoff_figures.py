@@ -70,7 +70,7 @@ def figures() -> Figures:
 
 
 def test_each_handoff_is_counted_from_its_mark() -> None:
-    """What a stage of the report tells becomes that handoff's figures; what has no route counts as refused."""
+    """A stage of the report becomes the figures of its handoff; a connection without a route counts as refused."""
     first, second = handoffs(counted(), counted(unreachable=1, refused=2, longest_pause_seconds=0.4)).handoffs
     assert ("handoff 0", 0, 0.05) == (first.name, first.refused, first.longest_pause)
     assert ("handoff 1", 3, 0.4) == (second.name, second.refused, second.longest_pause)
@@ -88,7 +88,7 @@ def test_an_overlap_lasts_from_the_new_connection_to_the_end_of_the_old_one() ->
 
 
 def test_a_good_run_keeps_every_promise() -> None:
-    """Loss in enhanced mode is told and is no bar: no operator can prevent it."""
+    """Loss in enhanced mode is shown but is no target: no operator can prevent it."""
     assert [] == [bar for bar in bars(figures()) if not bar.kept]
 
 
@@ -141,7 +141,7 @@ def behind_a_gate() -> behind_gate.Figures:
 
 
 def test_a_good_run_behind_a_gate_keeps_every_promise() -> None:
-    """And is told in three tables."""
+    """And is shown in three tables."""
     promised = behind_gate.bars(behind_a_gate())
     assert [] == [bar for bar in promised if not bar.kept]
     assert [13, 2, 1] == [len(rows) for _, _, rows in behind_gate.summary(behind_a_gate(), promised)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FAULT = what_is_missing(IMAGE_PROGRAMS)
 pytestmark = [
+    pytest.mark.nodes,
     pytest.mark.skipif(FAULT is not None, reason=f"images cannot be built: {FAULT}"),
     pytest.mark.timeout(1200),
     pytest.mark.xdist_group("images"),

@@ -1,4 +1,4 @@
-"""That explanations speak of the code as it is, and that the program would tell what they leave out. No mutant is made here."""
+"""Explanations match the current code, and the program reports mutants without one. No mutant is created here."""
 
 from __future__ import annotations
 

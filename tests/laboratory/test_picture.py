@@ -54,7 +54,7 @@ def panels() -> list[Panel]:
             "Downgrade to 4.2.3 without approval: refused",
             series(),
             (Life("5.1.15", at - 60, at - 59, connected=((at - 59, None),)),),
-            "2,850 sent, nobody notices",
+            "2,850 sent, no device notices",
         ),
         Panel(
             "Downgrade to 4.2.3, approved",

@@ -1,4 +1,4 @@
-"""The toolchain with a `go` that only pretends: what is built when, by whom, and what a person reads when it fails."""
+"""The toolchain with a fake `go`: what is built when, by which process, and the message of a failed build."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if [ "$1" = env ]; then echo go1.99.0; exit; fi
 while [ $# -gt 1 ]; do [ "$1" = -o ] && output=$2; shift; done
 echo "$1" >> "$BUILT"
 [ "$1" = "$BROKEN" ] && { echo "$1: cannot find module"; exit 1; }
-sleep 0.2
+sleep "${BUILD_SECONDS:-0}"
 echo "built from $1" > "$output"
 """
 
 
 @pytest.fixture
 def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Put the pretender on PATH and the cache into a folder of the test's own; return the list of what gets built."""
+    """Put the fake on PATH and the cache into the test's folder; return the file that lists what is built."""
     (tmp_path / "bin").mkdir()
     go = tmp_path / "bin" / "go"
     go.write_text(PRETENDER, encoding="utf-8")
@@ -40,8 +40,9 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return built
 
 
-def test_each_program_is_built_once_by_two_who_want_it_at_once(built: Path) -> None:
-    """Of two processes the second waits, says so, and finds everything done."""
+def test_each_program_is_built_once_for_two_processes_at_once(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second process waits, says so, and finds everything built."""
+    monkeypatch.setenv("BUILD_SECONDS", "0.2")
     command = [sys.executable, "-m", "tests.support.cluster.toolchain", *(program.name for program in PROGRAMS)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in both]
@@ -53,7 +54,7 @@ def test_each_program_is_built_once_by_two_who_want_it_at_once(built: Path) -> N
 
 
 def test_go_s_caches_go_when_all_is_built(built: Path) -> None:
-    """Gigabytes of sources and objects are kept while something is left to build, and not longer."""
+    """Gigabytes of sources and objects stay only until everything is built."""
     scratch = built.parent / "cache" / "medplum-agent-operator" / "go"
     ensure_tools(["etcd"])
     assert scratch.is_dir()
@@ -76,7 +77,7 @@ def test_programs_of_kubebuilder_assets_are_not_built(
 
 
 def test_a_failed_build_shows_what_go_said(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error ends with the build's last words, and what was finished before is kept for the next try."""
+    """The error ends with the last output of the build; finished programs stay for the next attempt."""
     broken = next(program for program in PROGRAMS if program.name == "kube-scheduler")
     monkeypatch.setenv("BROKEN", broken.package)
     with pytest.raises(ToolchainError, match=re.escape(f"{broken.package}: cannot find module")):

@@ -1,4 +1,4 @@
-"""The generator over loopback, against a server that does as told: the report's figures are exactly right."""
+"""The generator over loopback, against a scripted server: the report's figures are exact."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def serving(script: Callable[[str, int], Manner] = lambda *_: Manner.ACK) 
 
 
 def traffic(server: ScriptedServer, **settings: Any) -> Traffic:
-    """One long-lived device that sends every 10 ms, unless the test says otherwise."""
+    """One long-lived device that sends every 10 ms by default."""
     chosen: dict[str, Any] = {
         "reconnecting_per_second": 0.0,
         "long_lived_connections": 1,
@@ -105,7 +105,7 @@ async def test_all_four_shapes_and_nothing_wrong() -> None:
 )
 @pytest.mark.parametrize("shape", ["long-lived", "reconnecting"])
 async def test_what_is_not_acknowledged_is_sent_again(manner: Manner, expected: dict[str, int], shape: str) -> None:
-    """Whatever kept the ACK away is counted once, and the message goes out again with the same control id."""
+    """Each cause of a missing ACK counts once, and the message goes out again with the same control id."""
     rates = {} if shape == "long-lived" else {"long_lived_connections": 0, "reconnecting_per_second": 50.0}
     async with serving(nth(2, manner)) as server:
         run = traffic(server, acknowledge_seconds=0.2, **rates)
@@ -367,15 +367,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert ["start", "patch applied"] == [stage["name"] for stage in report["stages"]]
     assert all(identifier.startswith("abc123") for identifier in report["lost"])
     assert "longest pause" in out
-    told = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert "patch applied" == told[-1]["stage"]
-    assert 0 < told[-1]["acknowledged"] < report["overall"]["acknowledged"]
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert "patch applied" == lines[-1]["stage"]
+    assert 0 < lines[-1]["acknowledged"] < report["overall"]["acknowledged"]
     drawn = json.loads(series.read_text(encoding="utf-8"))
     assert report["overall"]["acknowledged"] == sum(sum(counts) for counts in drawn["acknowledged"].values())
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["127.0.0.1:1", "--push", "1"], ["127.0.0.1:1", "--run", "x"]])
-def test_wrong_arguments_are_told(arguments: list[str]) -> None:
+def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
     """Exit code 2 and a sentence, before anything is sent."""
     program = subprocess.run(
         [sys.executable, "-m", "tests.support.traffic", *arguments],
@@ -413,7 +413,7 @@ def test_the_folder_is_the_whole_program(tmp_path: Path) -> None:
 
 
 async def test_without_an_agent_everything_is_refused() -> None:
-    """A port that nobody listens on: refused is counted for each try, and nothing counts as sent."""
+    """A port without a listener: each try counts as refused, and nothing counts as sent."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

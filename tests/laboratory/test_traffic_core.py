@@ -209,26 +209,26 @@ def test_the_count() -> None:
 
 
 def test_unknown_is_not_zero() -> None:
-    """When nobody was asked what arrived, nothing is claimed about losses."""
+    """Without a record of arrivals, the report claims nothing about losses."""
     ledger, _ = story()
     counted = figures.count(ledger, DEVICE_SHAPES, started=10.0, ended=20.0, arrivals_known=False)
     assert (None, None, None) == (counted.arrived, counted.lost, counted.repeated)
 
 
 def test_the_report_tells_stages_and_names() -> None:
-    """A mark cuts the run; lost, repeated and unacknowledged messages are named; pushes stand by themselves."""
+    """A mark cuts the run; lost, repeated and unacknowledged messages are named; pushes stand apart."""
     ledger, timeline = story()
-    told = report.build(
+    built = report.build(
         ledger, timeline, Generator(0.0, 0.0, 0, 0, 1, 0), run="a1b2c3", target="h:1", arrivals_known=True
     )
-    assert [("start", 0.0, 2.5), ("patch", 2.5, 7.5)] == [(s.name, s.start, s.seconds) for s in told.stages]
-    assert [(3, 1, 0), (1, 0, 1)] == [(s.overall.offered, s.overall.lost, s.overall.reset) for s in told.stages]
-    assert (["lost"], {"twice": 2, "push": 2}, ["mute"]) == (told.lost, told.repeated, told.unacknowledged)
-    assert [{"shape": "reconnecting", "connection": 0, "from": 5.0, "to": 6.0}] == told.timeouts
-    push = told.shapes["push"]
+    assert [("start", 0.0, 2.5), ("patch", 2.5, 7.5)] == [(s.name, s.start, s.seconds) for s in built.stages]
+    assert [(3, 1, 0), (1, 0, 1)] == [(s.overall.offered, s.overall.lost, s.overall.reset) for s in built.stages]
+    assert (["lost"], {"twice": 2, "push": 2}, ["mute"]) == (built.lost, built.repeated, built.unacknowledged)
+    assert [{"shape": "reconnecting", "connection": 0, "from": 5.0, "to": 6.0}] == built.timeouts
+    push = built.shapes["push"]
     assert (1, 1, 0, 1, 0.25) == (push.sent, push.arrived, push.lost, push.repeated, push.longest_pause_seconds)
-    assert "1970-01-01T00:16:50.000+00:00" == told.started_at
-    assert "Lost: lost" in report.as_text(told)
+    assert "1970-01-01T00:16:50.000+00:00" == built.started_at
+    assert "Lost: lost" in report.as_text(built)
 
 
 def test_the_live_line_counts_from_the_latest_mark() -> None:
@@ -248,11 +248,11 @@ def test_the_live_line_counts_from_the_latest_mark() -> None:
 def test_the_series() -> None:
     """Acknowledgements fall into bins of 100 ms, and what went wrong keeps its moment."""
     ledger, timeline = story()
-    told = series.build(ledger, timeline, run="a1b2c3", arrivals_known=True)
-    assert [12, 40] == [n for n, count in enumerate(told.acknowledged["long-lived"]) if count]
-    assert ([6.5], [3.0], [6.0]) == (told.refused, told.reset, told.timeouts)
-    assert ([6.5, 7.0], [1.25]) == (told.repeated, told.lost)
-    assert [{"name": "patch", "at": 2.5}] == told.marks
+    built = series.build(ledger, timeline, run="a1b2c3", arrivals_known=True)
+    assert [12, 40] == [n for n, count in enumerate(built.acknowledged["long-lived"]) if count]
+    assert ([6.5], [3.0], [6.0]) == (built.refused, built.reset, built.timeouts)
+    assert ([6.5, 7.0], [1.25]) == (built.repeated, built.lost)
+    assert [{"name": "patch", "at": 2.5}] == built.marks
 
 
 def test_an_answer_for_somebody_else_is_a_stray() -> None:
@@ -260,7 +260,7 @@ def test_an_answer_for_somebody_else_is_a_stray() -> None:
     ledger = Ledger()
     number = ledger.offered(Shape.SLOW, 0, "mine", 1.0)
     assert ledger.answered("mine", "AA", 2.0, connection=(Shape.SLOW, 1)) is None
-    assert ledger.answered("nobody's", "AA", 2.0, connection=(Shape.SLOW, 0)) is None
+    assert ledger.answered("unknown", "AA", 2.0, connection=(Shape.SLOW, 0)) is None
     assert (False, 2) == (ledger.acknowledged(number), ledger.strays)
 
 

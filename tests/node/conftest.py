@@ -1,4 +1,4 @@
-"""Fixtures of the tests on real nodes: the cluster, the operator in it, and a clinic that is judged after each test."""
+"""Fixtures of the tests on real nodes: the cluster, the operator in it, and a clinic that is checked after each test."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 REQUIRED: Final = "E2E_REQUIRE_NODES"
-"""Set by CI: then a machine that cannot run real nodes fails the tests instead of skipping them."""
+"""Set by CI: tests fail, instead of being skipped, on a machine that cannot run real nodes."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a clinic looked like when its test failed."""
+    """Add the state of the clinic to the report of a failed test."""
     report = yield
     clinic = getattr(item, "funcargs", {}).get("clinic")
     if report.when == "call" and report.failed and clinic is not None:
@@ -40,15 +40,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def without_nodes(reason: str) -> None:
-    """Skip, with the reason in the summary; fail where real nodes are required."""
+    """Skip with this reason, or fail if real nodes are required."""
     if os.environ.get(REQUIRED):
         pytest.fail(f"{REQUIRED} is set, but {reason}", pytrace=False)
     pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def real_nodes(request: pytest.FixtureRequest) -> None:
-    """Tests that start real nodes themselves."""
+def real_nodes(request: pytest.FixtureRequest, needs_nodes: None) -> None:  # noqa: ARG001 - for the marker
+    """For tests that start real nodes themselves."""
     if EXISTING in os.environ:
         pytest.skip(f"{EXISTING} names a cluster that the tests did not start")
     reason = missing()
@@ -58,14 +58,14 @@ def real_nodes(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def pause(real_nodes: None) -> Image:  # noqa: ARG001 - what makes it possible
+def pause(real_nodes: None) -> Image:  # noqa: ARG001 - its requirement
     """The image that every node needs."""
     return image("pause")
 
 
 @pytest.fixture(scope="session")
-def node_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """Two real nodes with every image, or the cluster that E2E_KUBECONFIG names, which must have been given the images."""
+def node_cluster(request: pytest.FixtureRequest, needs_nodes: None) -> Iterator[Cluster]:  # noqa: ARG001 - for the marker
+    """Two real nodes with every image, or the cluster that E2E_KUBECONFIG names, whose nodes must have the images."""
     with ExitStack() as stack:
         if EXISTING in os.environ:
             cluster = stack.enter_context(local_cluster())
@@ -80,7 +80,7 @@ def node_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 
 def _built(request: pytest.FixtureRequest, names: tuple[str, ...]) -> list[Path]:
-    """Build what is missing, and let its progress be seen: pytest would hide it until the end."""
+    """Build what is missing, and show the progress, which pytest would hide until the end."""
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else nullcontext():
         ensure_tools()
@@ -89,7 +89,7 @@ def _built(request: pytest.FixtureRequest, names: tuple[str, ...]) -> list[Path]
 
 @pytest.fixture(scope="session")
 def lives(node_cluster: Cluster) -> Iterator[LifeRecorder | None]:
-    """What the container runtime tells, from the first test to the last; None on a cluster that is not ours."""
+    """The recorder at the container runtime, from the first test to the last; None on an existing cluster."""
     if not node_cluster.machines:
         yield None
         return

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 WHOLE_SECOND = 1.0
-"""How far a time that Kubernetes tells may be off."""
+"""How inexact a time from Kubernetes may be."""
 
 
 def nothing_lost(traffic: TrafficRun) -> dict[str, Any]:
-    """Whatever happened, what was acknowledged has arrived, and what was offered was acknowledged; returns the figures."""
+    """Check that every offered message was acknowledged, and every acknowledged message arrived. Return the figures."""
     overall: dict[str, Any] = traffic.report["overall"]
     assert overall["sent"] > 100, traffic.text
     assert (0, 0) == (overall["lost"], overall["unacknowledged"]), traffic.text
@@ -49,7 +49,7 @@ def handed_over(traffic: TrafficRun) -> None:
 
 
 def test_a_handoff_loses_and_refuses_nothing(clinic: Clinic) -> None:
-    """5.1.14 to 5.1.15: the new agent serves before the old one ends, and history tells for how long both ran."""
+    """5.1.14 to 5.1.15: the new agent serves before the old one ends, and the history shows how long both ran."""
     clinic.open()
     clinic.install("5.1.14")
     with clinic.traffic() as traffic:
@@ -107,7 +107,7 @@ def test_an_upgrade_from_an_old_agent_stops_first(clinic: Clinic) -> None:
 
 
 def assert_gap(clinic: Clinic, entry: dict[str, Any], overall: dict[str, Any]) -> None:
-    """The gap that history tells is the one that devices saw, as near as Kubernetes' whole seconds allow."""
+    """The gap in the history is the gap that devices saw, within Kubernetes' whole seconds."""
     assert entry["gapSeconds"] > 0
     assert abs(entry["gapSeconds"] - overall["longest_pause_seconds"]) <= 2 * WHOLE_SECOND
     if clinic.lives:
@@ -117,7 +117,7 @@ def assert_gap(clinic: Clinic, entry: dict[str, Any], overall: dict[str, Any]) -
 
 
 def test_nobody_notices_a_refused_downgrade(clinic: Clinic) -> None:
-    """5.1.15 to 4.2.3, not approved: the same pod goes on, and no device sees anything."""
+    """5.1.15 to 4.2.3, not approved: the same pod keeps serving, and no device notices anything."""
     clinic.open()
     clinic.install("5.1.15")
     [before] = clinic.pods()
@@ -153,7 +153,7 @@ def test_an_agent_that_serves_is_not_stopped_for_one_that_cannot(
         if start == "5.1.15":
             clinic.approve(f"{target} CHG-7")
         clinic.set_version(target)
-        clinic.wait(lambda: trouble(clinic, reason), f"status tells of {reason}", seconds=60)
+        clinic.wait(lambda: trouble(clinic, reason), f"status shows {reason}", seconds=60)
         time.sleep(3)
     unnoticed(traffic, pushes_repeated=reason == "NotReady")
     assert before["metadata"]["uid"] in [pod["metadata"]["uid"] for pod in clinic.pods()]
@@ -162,7 +162,7 @@ def test_an_agent_that_serves_is_not_stopped_for_one_that_cannot(
 
 
 def trouble(clinic: Clinic, reason: str) -> bool:
-    """Whether status tells of it: the kubelet's own words about an image, or the port that stays closed."""
+    """Whether status shows it: the kubelet's message about an image, or the port that stays closed."""
     words = {"Image": "failed to resolve image", "NotReady": f"port {HL7_PORT}"}[reason]
     return words in clinic.status().get("plan", "")
 
@@ -207,7 +207,7 @@ def test_the_old_agent_stays_while_the_server_is_away(clinic: Clinic) -> None:
     clinic.open()
     clinic.install("5.1.14")
     with clinic.traffic() as traffic:
-        clinic.tell("away", seconds=20)
+        clinic.post("away", seconds=20)
         gone = time.time()
         clinic.set_version("5.1.15")
         clinic.completed("5.1.15", seconds=150)

@@ -78,7 +78,7 @@ class CrashPoint:
         approvals: what is spent in the end.
         revision: how many pod templates the Deployment controller was given, one after the other.
         next_strategy: what the Deployment is made ready for in the end.
-        lives: the version of each agent's process that there ever was, as the container runtime tells it.
+        lives: the version of each agent's process that there ever was, as the container runtime reported it.
         pods: how many there ever were, by what they are for.
         left_nobody: which agents stopped serving while no other served, by what their pods are for.
     """
@@ -177,7 +177,7 @@ async def test_no_device_notices_that_the_operator_died_at(point: CrashPoint, cl
     figures = {name: noticed[name] for name in ("sent", "lost", "repeated", "longest_pause_seconds")}
     print(json.dumps({"scenario": point.scenario, **figures, "pushes lost": pushes_lost}))  # noqa: T201 - for people too
     if point.left_nobody:
-        assert noticed["longest_pause_seconds"] > 0.5, "nobody waited, so no agent was missing"
+        assert noticed["longest_pause_seconds"] > 0.5, "no device waited, so an agent was always there"
     else:
         assert 0 == pushes_lost, traffic.text
     assert [] == seen.recorder.violations
@@ -207,7 +207,7 @@ def play(clinic: Clinic, point: CrashPoint, dying: Dying, killing: Aiming) -> Tr
         clinic.wait(killing.struck.is_set, f"the operator writes {point.last_write}", 90)
         begun = died(clinic, point, dying, since=began)
         begin_operator(clinic.cluster)
-        clinic.wait(lambda: point.leads_to == versions(clinic), "the new operator tells of the whole story", 90)
+        clinic.wait(lambda: point.leads_to == versions(clinic), "the new operator reports the whole story", 90)
         clinic.wait_for_phase(point.phase, point.serves, seconds=60)
         time.sleep(2)
     assert begun == rollout(clinic)["startedAt"], "the rollout was begun once more"
@@ -215,9 +215,9 @@ def play(clinic: Clinic, point: CrashPoint, dying: Dying, killing: Aiming) -> Tr
 
 
 def died(clinic: Clinic, point: CrashPoint, dying: Dying, *, since: datetime) -> str:
-    """See that it died at that write, and that nobody is there any more; returns the name of the rollout that it left: when it began."""
+    """Check that the operator died at that write and none runs. Return the name of its unfinished rollout: its start time."""
     record, history = rollout(clinic), versions(clinic)
-    time.sleep(1)  # one that lived would tell of the write at once
+    time.sleep(1)  # a living operator would report the write at once
     [operator] = dying.operators
     assert -signal.SIGKILL == operator.process.returncode
     assert [] == operator_pods(clinic.cluster)
@@ -225,14 +225,14 @@ def died(clinic: Clinic, point: CrashPoint, dying: Dying, *, since: datetime) ->
     written = (latest["verb"], resource(latest), latest["objectRef"]["name"], latest["responseStatus"]["code"])
     assert ("patch", "deployments", AGENT, 200) == written
     assert point.last_write.items() <= record.items()
-    assert [point.before] == history, "it had told of the rollout already"
+    assert [point.before] == history, "it had reported the rollout already"
     assert "a pass failed by a bug" not in dying.log
     begun: str = record["startedAt"]
     return begun
 
 
 def ended_as_ever(clinic: Clinic, point: CrashPoint) -> None:
-    """The end is that of a story in which nobody dies: one entry for a rollout, each approval spent once, one agent that serves."""
+    """The end is that of a story without a death: one entry for each rollout, each approval spent once, one serving agent."""
     status = clinic.status()
     history = status["history"]
     assert SCENARIOS[point.scenario].history == tuple(entry["outcome"] for entry in history)
@@ -256,7 +256,7 @@ def rollout(clinic: Clinic) -> dict[str, Any]:
 
 
 def versions(clinic: Clinic) -> list[str]:
-    """The versions that history tells of, the latest first."""
+    """The versions in the history, the latest first."""
     return [entry["to"] for entry in clinic.status().get("history", ())]
 
 

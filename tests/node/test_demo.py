@@ -1,4 +1,4 @@
-"""`make demo` on a real node, as somebody runs it who has root and the packages."""
+"""`make demo` on a real node, as root with the packages."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ LINE = re.compile(r"⇄ devices: [\d,]+ messages, (\d+) messages/s, lost (\d+), 
 
 @pytest.mark.timeout(450)
 @pytest.mark.usefixtures("real_nodes")
-def test_the_demo_tells_its_story_on_a_real_node_under_traffic(tmp_path: Path) -> None:
-    """The same story as on simulated pods, with devices that send all the time: none of their messages is lost."""
+def test_the_demo_on_a_real_node_under_traffic(tmp_path: Path) -> None:
+    """The same chapters as on simulated pods, with devices that send all the time: no message is lost."""
     for name in IMAGES:
         image(name)
     with started("tests.tools.demo", "--svg", "demo.svg", folder=tmp_path) as demo:
         code = demo.wait(400)
     story = said(tmp_path)
     assert code == 0, story
-    assert story.startswith("Real here: ")
+    assert story.startswith("The cluster is real: ")
     in_order(story, STORY)
-    in_order(story, ("every one arrived: lost 0", "What the devices saw", *(c.title for c in CHAPTERS[1:-1])))
+    in_order(story, ("every one arrived: lost 0", "Traffic as the devices saw it", *(c.title for c in CHAPTERS[1:-1])))
     assert story.count("as the container runtime saw it") == 4
     lines = LINE.findall(story)
     assert len(CHAPTERS) - 1 == len(lines)

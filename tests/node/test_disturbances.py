@@ -61,7 +61,7 @@ def test_before_4_2_4_a_drain_stops_first(clinic: Clinic) -> None:
 
 
 def serving_nodes(clinic: Clinic) -> list[str]:
-    """Where ready pods are; the agent's own node too while there is none."""
+    """The nodes of ready pods; also the agent's own node while no pod is ready."""
     ready = [
         pod["spec"]["nodeName"]
         for pod in clinic.pods()

@@ -1,4 +1,4 @@
-"""The same tests on a cluster that was started separately, as a user's own cluster would be."""
+"""Tests and demo on a cluster that was started separately, like a user's own cluster."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
+from tests.laboratory.test_demo import STORY, in_order, said, started
 from tests.support.cluster.images import image
 from tests.support.cluster.local import EXISTING
+from tests.support.cluster.toolchain import ensure_tools
 from tests.support.real_nodes.clinic import IMAGES
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCENARIO = "tests/node/test_changes.py::test_a_handoff_loses_and_refuses_nothing"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(500)
 @pytest.mark.usefixtures("real_nodes")
-def test_the_suite_runs_on_a_cluster_that_somebody_else_started(tmp_path: Path) -> None:
-    """With E2E_KUBECONFIG, and the images on its nodes, a scenario passes there; nothing of the cluster is started or stopped."""
+def test_demo_and_suite_run_on_a_cluster_that_they_did_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With E2E_KUBECONFIG and the images on the nodes, the demo plays every chapter and leaves nothing; then a scenario passes."""
     archives = [argument for name in IMAGES for argument in ("--image", str(image(name).archive))]
     command = [sys.executable, "-m", "tests.support.cluster", "--nodes", "2", *archives]
     with (tmp_path / "cluster.log").open("w", encoding="utf-8") as log:
@@ -32,9 +33,28 @@ def test_the_suite_runs_on_a_cluster_that_somebody_else_started(tmp_path: Path) 
         assert cluster.stdout
         line = cluster.stdout.readline().strip()
         assert line.startswith("export KUBECONFIG="), (tmp_path / "cluster.log").read_text(encoding="utf-8")
+        kubeconfig = line.removeprefix("export KUBECONFIG=")
+        before = Path(kubeconfig).read_bytes()
+        kubectl = str(ensure_tools(["kubectl"])["kubectl"])
+        monkeypatch.setenv("PATH", os.pathsep.join([str(Path(kubectl).parent), os.environ["PATH"]]))
+        with started("tests.tools.demo", folder=tmp_path, existing=kubeconfig) as demo:
+            code = demo.wait(240)
+        story = said(tmp_path)
+        assert code == 0, story
+        in_order(story, ("The cluster is the one that E2E_KUBECONFIG names", *STORY))
+        assert "every one arrived: lost 0" in story
+        left = subprocess.run(
+            [kubectl, "--kubeconfig", kubeconfig, "get", "namespaces,crds", "-o", "name"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert [] == [name for name in left.split() if "medplum" in name or name.endswith("/clinic")]
+        assert before == Path(kubeconfig).read_bytes()
+
         suite = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", SCENARIO, "-p", "no:cacheprovider"],
-            env=os.environ | {EXISTING: line.removeprefix("export KUBECONFIG=")},
+            env=os.environ | {EXISTING: kubeconfig},
             capture_output=True,
             text=True,
             check=False,

@@ -55,15 +55,15 @@ def test_devices_get_one_slow_answer_in_a_forced_downgrade_and_back(clinic: Clin
         time.sleep(2)
     overall = unnoticed(traffic)
     assert ("Recreate", "Recreate") == (down["strategy"], up["strategy"])
-    assert overall["longest_pause_seconds"] > 0.5, "nobody waited, so no agent was missing"
-    told = clinic.wait(lambda: clinic.status()["history"][0].get("gate"), "what gates tell of the change", 60)
-    assert told["connectionsMoved"] >= 4, told
-    assert told["messagesHeld"] >= 4, told
+    assert overall["longest_pause_seconds"] > 0.5, "no device waited, so an agent was always there"
+    reported = clinic.wait(lambda: clinic.status()["history"][0].get("gate"), "the gates report the change", 60)
+    assert reported["connectionsMoved"] >= 4, reported
+    assert reported["messagesHeld"] >= 4, reported
     waited = max(stage["overall"]["longest_pause_seconds"] for stage in traffic.report["stages"])
     assert 0.5 < clinic.status()["history"][0]["gapSeconds"] < waited + 0.5
 
 
-def test_an_agent_that_hangs_is_told_of_and_left_alone(clinic: Clinic) -> None:
+def test_an_agent_that_hangs_is_reported_and_left_alone(clinic: Clinic) -> None:
     """Stopped in the middle of its work (SIGSTOP) it takes connections as before: the kubelet sees nothing, its gates do."""
     if not clinic.cluster.machines:
         pytest.skip("processes of a cluster that the tests did not start cannot be stopped")
@@ -74,7 +74,7 @@ def test_an_agent_that_hangs_is_told_of_and_left_alone(clinic: Clinic) -> None:
     with clinic.traffic("--ack-timeout", "60") as traffic:
         signal_the_agent(clinic, pod, "SIGSTOP")
         try:
-            clinic.wait(lambda: says(clinic, "Forwarding") == ("False", "AgentSilent"), "it is told", 60)
+            clinic.wait(lambda: says(clinic, "Forwarding") == ("False", "AgentSilent"), "status shows it", 60)
             assert ("True", "Serving") == says(clinic, "Available"), "it takes connections"
         finally:
             signal_the_agent(clinic, pod, "SIGCONT")
@@ -210,7 +210,7 @@ def wait_until_led_to_gates(clinic: Clinic, ways: list[tuple[Machine, str, int]]
 
 
 def announce(clinic: Clinic, address: str) -> None:
-    """What a load balancer's controller does: here nobody else does it. kube-proxy leads its address to the Service."""
+    """Do what a load balancer's controller does, as this cluster has none. kube-proxy routes the address to the Service."""
     ingress = {"status": {"loadBalancer": {"ingress": [{"ip": address}]}}}
     clinic.kubectl("patch", "service", "front-desk", "--subresource=status", "--type=merge", "-p", json.dumps(ingress))
 
@@ -253,7 +253,7 @@ def test_a_killed_agent_is_one_slow_answer(clinic: Clinic) -> None:
     [pod] = clinic.pods()
     with clinic.traffic() as traffic:
         signal_the_agent(clinic, pod, "SIGKILL")
-        clinic.wait(lambda: restarts(clinic) == 1, "its container starts anew")
+        clinic.wait(lambda: restarts(clinic) == 1, "its container restarts")
         clinic.wait_for_phase("Running", "5.1.15")
         time.sleep(3)
     unnoticed(traffic, repeated=30)
@@ -273,7 +273,7 @@ def says(clinic: Clinic, kind: str) -> tuple[str, str] | None:
 
 
 def restarts(clinic: Clinic) -> int:
-    """How often the agent's container was started anew."""
+    """Return the restarts of the agent's container."""
     return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in clinic.pods())
 
 

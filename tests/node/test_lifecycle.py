@@ -46,7 +46,7 @@ class Traces:
                 self.processes[pid] = command
 
     def left(self) -> list[str]:
-        """Tell everything of it that is still there. A namespace has no name: it goes with its last process or mount."""
+        """Return everything of it that still exists. A namespace has no name: it ends with its last process or mount."""
         found = [f"process {pid} {name}" for pid, name in self.processes.items() if _command(pid) == name]
         found += [f"interface {path.name}" for path in INTERFACES.iterdir() if path.name == interface_of(self.folder)]
         found += [f"cgroup {path}" for path in cgroups.ROOT.glob(f"*/{self.folder.name}")]

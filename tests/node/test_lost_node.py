@@ -1,4 +1,4 @@
-"""A node that cannot reach the API server any more, while all that runs there runs on: the worst case, as nobody can know."""
+"""A node that cannot reach the API server while its pods keep running: the worst case, as the API server cannot know."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def lost_node(clinic: Clinic, version: str, **spec: Any) -> Iterator[str]:
         )
         clinic.kubectl("uncordon", other.name)
         cut_off(one)
-        clinic.wait(lambda: says(clinic) == ("False", "NodeLost"), "the operator tells of it", 150)
+        clinic.wait(lambda: says(clinic) == ("False", "NodeLost"), "the operator reports it", 150)
         yield one.name
     finally:
         one.run("nft", "add", "table", "ip", "lost")  # no error where it is there, or where it never was
@@ -79,9 +79,9 @@ def where_it_serves(clinic: Clinic) -> list[str]:
 
 
 def test_from_4_2_4_on_the_agent_serves_from_another_node(clinic: Clinic) -> None:
-    """As soon as Kubernetes gives the lost pod up; when the node is back, the old one ends, and one agent is left."""
+    """As soon as Kubernetes gives up the lost pod. When the node returns, the old agent ends, and one agent is left."""
     with lost_node(clinic, "5.1.15") as node:
-        assert f"Node {node} has not been heard of since" in clinic.status()["plan"]
+        assert node in clinic.status()["plan"]
         clinic.wait(lambda: where_it_serves(clinic) not in ([], [node]), "the agent serves from the other node", 120)
         clinic.wait(lambda: clinic.condition("Available")["status"] == "True", "Available")
     clinic.wait(lambda: len(clinic.pods()) == 1, "one pod", 120)
@@ -89,10 +89,9 @@ def test_from_4_2_4_on_the_agent_serves_from_another_node(clinic: Clinic) -> Non
 
 
 def test_before_4_2_4_nothing_starts_until_the_old_agent_is_known_to_have_ended(clinic: Clinic) -> None:
-    """The replacement waits, and status says for what; the node's return ends it; that two never ran is asserted after every test."""
+    """The replacement waits, and status names the command that would end the wait. The clinic asserts that two never ran."""
     with lost_node(clinic, "4.2.3") as node:
         plan = clinic.status()["plan"]
-        assert "No other agent is started" in plan
         assert f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute" in plan
         clinic.wait(lambda: len(clinic.pods()) == 2, "the replacement", 60)
         waiting = [pod for pod in clinic.pods() if not pod["metadata"].get("deletionTimestamp")]

@@ -106,7 +106,7 @@ class Agent(RuleBasedStateMachine):
         assert 1 == len(cluster.running), f"{cluster.running} run in the end"
 
 
-@pytest.mark.parametrize("number", range(SEEDS))
+@pytest.mark.parametrize("number", [0, *(pytest.param(later, marks=pytest.mark.slow) for later in range(1, SEEDS))])
 def test_whatever_happens_the_invariants_hold_and_it_comes_to_rest(
     number: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,8 +24,8 @@ QUICK = simulate(ready_after="300ms", terminate_after="700ms")
 REGISTRY_AWAY = {"annotations": simulate(Behaviour.IMAGE_PULL_FAILS, message="the registry is out of reach")}
 """For a pod template. A registry that does not answer is not a refusal, so the operator waits for it."""
 
-GATE_IMAGE = "registry.test/medplum-agent-operator:0.1.0"
-"""No container runs it: pods are simulated."""
+GATE_IMAGE = "registry.test/medplum-agent-operator:dev"
+"""Nothing runs it here: pods are simulated."""
 
 
 def child(kind: str, name: str = "front-desk") -> str:

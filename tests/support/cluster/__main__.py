@@ -1,4 +1,4 @@
-"""A cluster to look at: `python -m tests.support.cluster` runs one until Ctrl-C, with `--nodes N` one with real nodes."""
+"""`python -m tests.support.cluster` runs a cluster until Ctrl-C; with `--nodes N`, one with real nodes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support.cluster.toolchain import ToolchainError
 
 
 def main() -> int:
-    """Start a cluster, say how to use it, wait, and remove it."""
-    parser = argparse.ArgumentParser(prog="python -m tests.support.cluster", description=__doc__)
-    parser.add_argument("--nodes", type=int, default=0, help="real nodes; 0 (the default) simulates two")
+    """Start a cluster, print how to use it, wait, and delete it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.cluster", description="Run a cluster until Ctrl-C.")
+    parser.add_argument("--nodes", type=int, default=0, help="number of real nodes (default 0: two simulated ones)")
     parser.add_argument("--image", type=Path, action="append", default=[], help="an OCI archive for the real nodes")
     options = parser.parse_args()
     kind = cluster_with_nodes(options.nodes, images=options.image) if options.nodes else local_cluster()
@@ -27,7 +27,7 @@ def main() -> int:
             say(
                 f"The cluster runs at {cluster.server}. Paste the line above into another terminal and try\n"
                 f"  {cluster.kubectl_program} get nodes\n"
-                "Ctrl-C here ends it and removes all of it."
+                "Press Ctrl-C here to delete all of it."
             )
             signal.pause()
     except KeyboardInterrupt:

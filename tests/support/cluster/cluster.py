@@ -1,4 +1,4 @@
-"""What a test sees of a cluster: kubectl, namespaces, identities and the record of every call.
+"""A cluster as tests see it: kubectl, namespaces, identities, and the audit log.
 
 `local_cluster` makes these; a `Cluster` owns nothing that outlives its folder.
 """
@@ -35,19 +35,19 @@ class Cluster:
 
     name: str
     folder: Path
-    """A temporary folder for whatever belongs to this cluster; it goes with the cluster."""
+    """A temporary folder for all files of this cluster, deleted with it."""
     kubeconfig: Path
     """The administrator's."""
     kubectl_program: Path
     server: str
     audit_log: Path | None
-    """None where the cluster is not ours."""
+    """None on an existing cluster."""
     simulated: bool
-    """Whether pods are played by the stages, so that `simulate` has an effect."""
+    """Whether kwok simulates the pods, so that `simulate` has an effect."""
     machines: tuple[Machine, ...] = ()
-    """The real nodes that the tests started and can look into; none where nodes are simulated or not ours."""
+    """The real nodes that the tests started; empty if nodes are simulated or on an existing cluster."""
     plane: ControlPlane | None = None
-    """The control plane, for tests that end a part of it; None where the cluster is not ours."""
+    """The control plane, for tests that stop a part of it; None on an existing cluster."""
 
     def kubectl(
         self,
@@ -55,10 +55,10 @@ class Cluster:
         input: str | None = None,  # noqa: A002 - subprocess calls it so
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as the administrator; with `check`, raise KubectlError where it fails."""
+        """Run kubectl as the administrator; with `check`, raise KubectlError if it fails."""
         result = subprocess.run(
             [str(self.kubectl_program), "--kubeconfig", str(self.kubeconfig), *arguments],
-            # What kubectl would remember in the user's home could be of an older cluster on the same port.
+            # kubectl's cache in the user's home may be from an older cluster on the same port.
             env=os.environ | {"KUBECACHEDIR": str(self.folder / "kubectl-cache"), "KUBERC": "off"},
             input=input,
             capture_output=True,
@@ -75,7 +75,7 @@ class Cluster:
         return json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
 
     def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> None:
-        """Apply objects server-side, into the namespace where they name none."""
+        """Apply objects server-side; those without a namespace go into this one."""
         place = () if namespace is None else ("--namespace", namespace)
         bundle = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--server-side", *place, "--filename", "-", input=json.dumps(bundle))
@@ -115,11 +115,11 @@ class Cluster:
 
     @contextmanager
     def namespace(self, prefix: str = "e2e") -> Iterator[str]:
-        """Make a namespace of a name never used before, ready for pods; delete it at the end without waiting."""
+        """Create a namespace with a new name, ready for pods; delete it at the end without waiting."""
         name = f"{prefix}-{secrets.token_hex(4)}"
         self.kubectl("create", "namespace", name)
         try:
-            # A pod made before the controller-manager has added this account is refused.
+            # The API server refuses pods until the controller-manager has created this account.
             self.kubectl("wait", "serviceaccount/default", "--namespace", name, "--for=create", "--timeout=30s")
             yield name
         finally:
@@ -127,7 +127,7 @@ class Cluster:
 
 
 def wait_for(question: Callable[[], T], *, what: str, seconds: float = 30) -> T:
-    """Ask again and again until the answer is truthy, and return it; fail with `what` when time is up."""
+    """Poll until the answer is truthy and return it; raise TimeoutError with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (answer := question()):
         if time.monotonic() > deadline:

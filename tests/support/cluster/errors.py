@@ -1,4 +1,4 @@
-"""What can go wrong with a cluster itself."""
+"""Errors of the cluster itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class ClusterStartError(Exception):
-    """The cluster did not come up; names the component to blame and shows the end of its log."""
+    """The cluster did not start. Names the component at fault and shows the end of its log."""
 
     def __init__(self, component: str, fault: str, log: Sequence[str]) -> None:
         self.component = component
@@ -19,4 +19,4 @@ class ClusterStartError(Exception):
 
 
 class KubectlError(Exception):
-    """A kubectl call failed; the message is what kubectl said."""
+    """A kubectl call failed; the message is kubectl's."""

@@ -1,4 +1,4 @@
-"""The pytest fixtures of the local cluster; a conftest names this module in `pytest_plugins`."""
+"""The pytest fixtures of the local cluster. `tests/conftest.py` names this module in `pytest_plugins`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """One cluster for all tests that ask for it, or the one that E2E_KUBECONFIG names."""
+def needs_cluster() -> None:
+    """Bring the marker `cluster`. Every fixture of a cluster is built on this or on `needs_nodes`, and no test has its own."""
+
+
+@pytest.fixture(scope="session")
+def needs_nodes() -> None:
+    """Bring the marker `nodes`."""
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, needs_cluster: None) -> Iterator[Cluster]:  # noqa: ARG001 - for the marker
+    """One cluster for all tests that request it, or the one that E2E_KUBECONFIG names."""
     if EXISTING not in os.environ:
         # The first build takes minutes, and pytest would hide its progress until the end.
         capture = request.config.pluginmanager.getplugin("capturemanager")
@@ -40,7 +50,7 @@ def audited_cluster(cluster: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def simulated_cluster(cluster: Cluster) -> Cluster:
-    """The same, for tests that tell pods how to behave."""
+    """The same, for tests that choose how pods behave."""
     if not cluster.simulated:
         pytest.skip(f"pods are real on the cluster that {EXISTING} names")
     return cluster
@@ -48,6 +58,6 @@ def simulated_cluster(cluster: Cluster) -> Cluster:
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of the test's own."""
+    """A namespace for one test."""
     with cluster.namespace() as name:
         yield name

@@ -1,4 +1,4 @@
-"""Start and stop one control plane with kwokctl, and name the component that failed when it does not come up.
+"""Start and stop one control plane with kwokctl, and name the component that failed if it does not start.
 
 `local_cluster` and `cluster_with_nodes` call this, and tests that end its API server. It leaves ports, folders and signals to its caller.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HERE: Final = Path(__file__).parent
 AUDIT_POLICY: Final = HERE / "audit-policy.yaml"
 START_SECONDS: Final = 90.0
-SECOND_LOOK_SECONDS: Final = 0.5
+SECOND_CHECK_SECONDS: Final = 0.5
 LOG_LINES: Final = 30
 API_SERVER: Final = "kube-apiserver"
 
@@ -41,7 +41,7 @@ PORTS: Final = (
     "kwokControllerPort",
 )
 COMPONENTS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok-controller")
-"""In the order of who needs whom: when several have ended, the first one is to blame."""
+"""In order of dependency: if several have ended, the first is the cause."""
 
 FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
     "etcd": {"unsafe-no-fsync": "true", "log-level": "warn"},
@@ -55,7 +55,7 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """One control plane: where it lives and what it is made of."""
+    """One control plane: its folder, programs and flags."""
 
     name: str
     folder: Path
@@ -63,11 +63,11 @@ class ControlPlane:
     ports: Mapping[str, int]
     stages: Path
     flags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """More flags by component; they win over those above."""
+    """More flags by component; they override FLAGS."""
     within: tuple[str, ...] = ()
-    """A command that runs what follows it in another network namespace; nothing where it is this machine's own."""
+    """A command prefix that enters another network namespace; empty for the machine's own."""
     address: str | None = None
-    """A further address under which the API server shall be reached; it listens on all where there is one."""
+    """A further address of the API server; if set, the server listens on all addresses."""
     further_names: tuple[str, ...] = ()
     """More addresses for its certificate."""
 
@@ -123,8 +123,8 @@ class ControlPlane:
         """Raise ClusterStartError for a component that was started and has ended."""
         if not self._ended():
             return
-        # In the middle of exec a process has no command line for a moment: on a busy machine a second look may find it.
-        time.sleep(SECOND_LOOK_SECONDS)
+        # During exec a process has no command line for a moment, so check twice before an error.
+        time.sleep(SECOND_CHECK_SECONDS)
         for name in self._ended():
             raise ClusterStartError(name, "ended while the cluster was starting", self._last_lines(name))
 
@@ -133,7 +133,7 @@ class ControlPlane:
         return [name for name in COMPONENTS if name in pids and pids[name] not in running]
 
     def delete(self) -> None:
-        """Stop what was started, however far it got, and return when every process has ended."""
+        """Stop everything, even after a partial start, and return when every process has ended."""
         command = self._kwokctl("delete", "cluster")
         try:
             subprocess.run(command, env=self._environment(), capture_output=True, check=False, timeout=30)
@@ -141,15 +141,15 @@ class ControlPlane:
             processes.end_all(self.workdir)
 
     def restart_api_server(self, *, away_seconds: float = 0.0) -> None:
-        """Kill the API server, leave it away for so long, start it again; return when it answers.
+        """Kill the API server, wait `away_seconds`, start it again, and return when it answers.
 
-        Everything else runs on, as on a bad day. Raises ClusterStartError where it does not come back.
+        Everything else keeps running. Raises ClusterStartError if the API server does not start again.
         """
         pid = processes.recorded(self.workdir)[API_SERVER]
         if pid not in processes.running(self.workdir):
             raise ClusterStartError(API_SERVER, "does not run", self._last_lines(API_SERVER))
         processes.end(pid)
-        # kwokctl starts what has no live process on record, and takes a killed one for alive until its parent has noticed.
+        # kwokctl starts components without a live pid on record, and takes a zombie for alive.
         (self.workdir / "pids" / f"{API_SERVER}.pid").unlink()
         time.sleep(away_seconds)
         started = subprocess.run(
@@ -159,7 +159,7 @@ class ControlPlane:
             check=False,
             timeout=START_SECONDS * 2,
         )
-        # It says that it is done also where it only got tired of waiting.
+        # kwokctl also exits with 0 after its own timeout.
         if started.returncode or b"not served yet" in started.stderr:
             raise ClusterStartError(API_SERVER, "does not come back", self._last_lines(API_SERVER))
         self.check_components()
@@ -171,7 +171,7 @@ class ControlPlane:
         own = {
             "KWOK_WORKDIR": str((self.folder / CLUSTERS).parent),
             "KWOK_KUBE_VERSION": pinned_version("kubernetes"),
-            # kwokctl reads the user's settings in ~/.kwok too, and prefers a kubectl on PATH to the one it is told.
+            # kwokctl also reads settings in ~/.kwok, and prefers a kubectl on PATH to the configured one.
             "HOME": str(self.folder),
             "PATH": os.pathsep.join([str(self.tools["kubectl"].parent), os.environ.get("PATH", os.defpath)]),
         }

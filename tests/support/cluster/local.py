@@ -1,4 +1,4 @@
-"""The one entry point of the harness: `with local_cluster() as cluster:`."""
+"""The entry point of the harness: `with local_cluster() as cluster:`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.support.cluster.cluster import Cluster, wait_for
 from tests.support.cluster.errors import ClusterStartError
 from tests.support.cluster.kwok import HERE, PORTS, ControlPlane
 from tests.support.cluster.locks import make_lockable, try_lock
+from tests.support.cluster.marks import CLUSTER, require_mark
 from tests.support.cluster.node import cgroups, wire
 from tests.support.cluster.ports import reserve_ports
 from tests.support.cluster.progress import say
@@ -35,11 +36,11 @@ EXISTING: Final = "E2E_KUBECONFIG"
 
 @contextmanager
 def local_cluster(*, stages: Path = STAGES, flags: Mapping[str, Mapping[str, str]] | None = None) -> Iterator[Cluster]:
-    """Run a real Kubernetes control plane with two simulated nodes for the block, and leave nothing of it behind.
+    """Run a real Kubernetes control plane with two simulated nodes for the block, and delete all of it at the end.
 
-    The first use on a machine builds the programs, which takes minutes; from then on a cluster is up in a few seconds.
-    `stages` is a folder of kwok Stages that play the kubelet, `flags` more command-line flags by component. Raises
-    ClusterStartError, naming the component, where it does not come up.
+    The first use on a machine builds the programs, which takes minutes; later a cluster starts in a few seconds.
+    `stages` is a folder of kwok Stages that simulate the kubelet, `flags` adds command-line flags by component. Raises
+    ClusterStartError with the component that did not start.
 
     The cluster is torn down when the block ends, fails or is interrupted by Ctrl-C or SIGTERM. Only SIGKILL gets around
     that; what it leaves is removed at the next start. Any number of clusters run side by side.
@@ -47,6 +48,7 @@ def local_cluster(*, stages: Path = STAGES, flags: Mapping[str, Mapping[str, str
     With the environment variable E2E_KUBECONFIG the block gets that existing cluster instead, as its current context's
     user: nothing is started or stopped, pods are real, and there is no audit log.
     """
+    require_mark(CLUSTER)
     with ExitStack() as stack:
         if existing := os.environ.get(EXISTING):
             yield _existing_cluster(Path(existing), stack)
@@ -107,12 +109,12 @@ def _existing_cluster(kubeconfig: Path, stack: ExitStack) -> Cluster:
 
 @contextmanager
 def cluster_folder() -> Iterator[Path]:
-    """A folder for one cluster, held by a lock that ends with this process; what killed runs left is removed first."""
+    """A folder for one cluster, locked until this process ends. Removes what killed runs left first."""
     _remove_abandoned()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX)).resolve()
     lock = try_lock(make_lockable(folder / f"{OWNER}.new"))
     if lock is None:
-        raise RuntimeError(f"{folder} belongs to somebody else")
+        raise RuntimeError(f"{folder} belongs to another process")
     with lock:
         # Only now does the sweep of another process take notice of the folder.
         (folder / f"{OWNER}.new").rename(folder / OWNER)
@@ -124,7 +126,7 @@ def cluster_folder() -> Iterator[Path]:
 
 
 def _remove_abandoned() -> None:
-    """Remove the clusters whose harness was killed: their folders have an owner's lock that nobody holds."""
+    """Remove clusters whose harness was killed: the lock in their folder is free."""
     for owner in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*/{OWNER}"):
         try:
             lock = try_lock(owner)
@@ -147,7 +149,7 @@ def remove_rest(folder: Path) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does: every block ends in good order, and pytest stops."""
+    """Let SIGTERM raise KeyboardInterrupt, like Ctrl-C: every block cleans up, and pytest stops."""
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -163,7 +165,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let no second Ctrl-C cut a teardown short; it takes about a second."""
+    """Ignore a second Ctrl-C during a teardown, which takes about a second."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

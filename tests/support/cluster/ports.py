@@ -39,7 +39,7 @@ def reserve_ports(names: tuple[str, ...], *, locks: Path, until: ExitStack) -> d
 
 
 def _is_free(port: int) -> bool:
-    """Tell whether nothing listens there, on the loopback or on all addresses."""
+    """Return whether the port is free, on the loopback and on all addresses."""
     for address in ("127.0.0.1", ""):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

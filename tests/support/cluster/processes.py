@@ -1,7 +1,7 @@
-"""The processes of one cluster: those whose program stands in the cluster's own folder, which nobody else's does.
+"""The processes of one cluster: those whose program is in the cluster's own folder.
 
-A pid alone is never trusted, as it may belong to somebody else by now; kwokctl starts each component by a link in
-`<workdir>/bin`, so the command line tells.
+A pid alone is never trusted, as it may belong to another process by now; kwokctl starts each component by a link in
+`<workdir>/bin`, so the command line shows it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def below(folder: Path) -> dict[int, str]:
 
 
 def end_all(workdir: Path) -> None:
-    """Kill what runs there and return once all have ended. Nothing is worth saving, so nobody gets a polite signal."""
+    """Kill all processes there with SIGKILL, and return when they have ended: there is no state to save."""
     _end(lambda: running(workdir))
 
 
@@ -81,7 +81,7 @@ def end(*pids: int) -> None:
 
 
 def _killed(pid: int) -> int | None:
-    """Kill a process. Returns what tells of its end; None where it is gone already, or where there is no such thing (macOS)."""
+    """Kill a process. Return a pidfd to wait on; None if the process is gone, or if the system has no pidfd (macOS)."""
     try:
         handle = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
@@ -92,7 +92,7 @@ def _killed(pid: int) -> int | None:
 
 
 def end_group(leader: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a group, where it still runs, and all that it has started in that group."""
+    """Kill a process that leads a group, if it still runs, and every process in that group."""
     deadline = time.monotonic() + GRACE_SECONDS
     while _kill_group(leader.pid) or leader.poll() is None:
         if time.monotonic() > deadline:
@@ -102,7 +102,7 @@ def end_group(leader: subprocess.Popen[bytes]) -> None:
 
 
 def _kill_group(group: int) -> bool:
-    """Kill the group, and tell whether there was one to kill."""
+    """Kill the group; return whether it existed."""
     try:
         os.killpg(group, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):  # macOS refuses where all have ended and one waits to be noticed

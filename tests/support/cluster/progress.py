@@ -1,4 +1,4 @@
-"""What the harness tells a person while it works: short lines on standard error, never on standard output."""
+"""Progress for people: short lines on standard error, never on standard output."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 QUIET_SECONDS = 30.0
-"""Where nobody watches (a log of CI), a running step is mentioned this often."""
+"""In a log, such as CI's, a running step appears this often."""
 
 
 def say(text: str) -> None:
-    """Tell the person something."""
+    """Write a line to standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 class Steps:
-    """Progress through steps of known rough length: `[3/7] kube-controller-manager … 81 s, about 3 min left`.
+    """Progress through steps of roughly known length: `[3/7] kube-controller-manager … 81 s, about 3 min left`.
 
-    The estimates come from a machine with two cores. What is left is scaled by how this machine did on the steps that it
-    has finished: 500 s for steps estimated at 250 s double the rest.
+    The estimates are for a machine with two cores. The remaining time is scaled by the finished steps: 500 s for steps
+    estimated at 250 s double the rest.
     """
 
     def __init__(self, estimates: Mapping[str, float]) -> None:
@@ -36,26 +36,26 @@ class Steps:
         self._mentioned = 0.0
 
     def begin(self, name: str) -> None:
-        """A step starts."""
+        """Begin a step."""
         self._current, self._since = name, time.monotonic()
         self._mentioned = self._since
         self._show("")
 
     def tick(self) -> None:
-        """The step is still running; call it about once a second."""
+        """Show that the step still runs. Call it about once a second."""
         now = time.monotonic()
         if self._live or now - self._mentioned >= QUIET_SECONDS:
             self._mentioned = now
             self._show(f" {now - self._since:.0f} s,")
 
     def end(self) -> None:
-        """The step is done."""
+        """End the step."""
         seconds = time.monotonic() - self._since
         self._spent[self._current] = seconds
         self._write(f"{self._label()} done in {seconds:.0f} s", last=True)
 
     def left(self) -> float:
-        """Seconds that the current and the coming steps will probably take."""
+        """Return the estimated seconds for the current and the remaining steps."""
         expected = sum(self._estimates[name] for name in self._spent)
         pace = sum(self._spent.values()) / expected if expected else 1.0
         coming = sum(self._estimates[name] for name in self._names if name not in self._spent) * pace

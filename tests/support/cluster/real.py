@@ -1,4 +1,4 @@
-"""A cluster with real nodes: `with cluster_with_nodes() as cluster:`, the second tier of the harness.
+"""A cluster with real nodes: `with cluster_with_nodes() as cluster:`.
 
 The control plane is the one of kwok.py, in a network namespace of the run; each node is a set of namespaces of its own.
 Everything is reached over one veth pair of this machine; nothing listens on the machine itself.
@@ -18,6 +18,7 @@ from tests.support.cluster.cluster import Cluster, wait_for
 from tests.support.cluster.errors import ClusterStartError
 from tests.support.cluster.kwok import PORTS, ControlPlane
 from tests.support.cluster.local import STAGES, cluster_folder, interruptible, remove_rest, uninterrupted
+from tests.support.cluster.marks import NODES, require_mark
 from tests.support.cluster.node import cgroups, wire
 from tests.support.cluster.node.addresses import reserve_addresses
 from tests.support.cluster.node.machine import REGISTRY_PORT, Machine
@@ -39,16 +40,17 @@ NODE_SECONDS: Final = 60
 
 @contextmanager
 def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = (), layer_seconds: float = 0.0) -> Iterator[Cluster]:
-    """Run a cluster with real nodes for the block, and leave no namespace, mount, cgroup, process or file behind.
+    """Run a cluster with real nodes for the block; delete every namespace, mount, cgroup, process and file at the end.
 
     `images` are OCI archives. Every node gets them before it takes pods (one must hold the pause image), and a registry
-    of the run serves them, holding each blob back for `layer_seconds`, for nodes from which an image was removed again.
-    Raises ClusterStartError, naming the component, where something does not come up, and also where the machine cannot
-    do it. Teardown and what a killed run leaves: as for `local_cluster`.
+    of the run serves them, with a delay of `layer_seconds` for each blob, to nodes from which a test removed an image.
+    Raises ClusterStartError with the component that did not start, also if the machine cannot run
+    nodes. Teardown and what a killed run leaves: as for `local_cluster`.
     """
+    require_mark(NODES)
     fault = missing()
     if fault:
-        raise ClusterStartError("the machine", f"has not what it takes: {fault}", [])
+        raise ClusterStartError("the machine", f"cannot run real nodes: {fault}", [])
     with ExitStack() as stack:
         tools = ensure_tools()
         stack.enter_context(interruptible())
@@ -63,7 +65,7 @@ def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = (), layer_sec
 
 
 class _Run:
-    """What belongs to one run, in the order in which it is made."""
+    """The parts of one run, in the order of their start."""
 
     def __init__(self, folder: Path, addresses: Addresses, tools: Tools, nodes: int) -> None:
         self.folder = folder
@@ -85,7 +87,7 @@ class _Run:
         ]
 
     def start(self, images: Sequence[Path], layer_seconds: float) -> Cluster:
-        """Start everything; the caller calls `end`, also where this fails."""
+        """Start everything. The caller must call `end`, even after a failure."""
         self.wire = wire.lay(self.folder, self.addresses)
         self._start_registry(self.wire, images, layer_seconds)
         self.plane = _control_plane(self.folder, self.tools, self.addresses, self.wire)
@@ -157,7 +159,7 @@ class _Run:
             raise ClusterStartError("kubelet", f"is not ready ({error}): {said}", first.log("kubelet")) from error
 
     def end(self) -> None:
-        """End everything that was started, however far it got."""
+        """Stop everything, even after a partial start."""
         for machine in self.machines:
             machine.end()
         if self.registry is not None:

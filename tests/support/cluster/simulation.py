@@ -1,4 +1,4 @@
-"""How a test tells the simulated kubelet what a pod shall do: annotations on the pod, read by the stages in `stages/`."""
+"""How a test controls a simulated pod: annotations on the pod, read by the stages in `stages/`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PREFIX = "sim.medplum.com"
 
 
 class Behaviour(StrEnum):
-    """What becomes of a pod once it is scheduled."""
+    """What a pod does after it is scheduled."""
 
     READY = "ready"
     """The default: started at once, ready after one second."""
@@ -21,11 +21,11 @@ class Behaviour(StrEnum):
     CONFIG_ERROR = "config-error"
     """One container waits with CreateContainerConfigError."""
     CRASH_LOOP = "crash-loop"
-    """One container waits with CrashLoopBackOff; its last words are `message`, if any."""
+    """One container waits with CrashLoopBackOff; its termination message is `message`, if set."""
     CRASH_LOOP_MESSAGE = "crash-loop-message"
-    """As before; without `message` it has last words all the same."""
+    """As before, but with a termination message even without `message`."""
     CRASH_LOOP_SILENT = "crash-loop-silent"
-    """As before, and it never has last words."""
+    """As before, but never with a termination message."""
 
 
 def simulate(

@@ -20,7 +20,7 @@ def is_hl7(text: str) -> bool:
 
 
 def fields(text: str, segment: str) -> list[str]:
-    """The fields of the first segment of that name, so that `[9]` is MSH-10 and `[2]` is MSA-2; empty if there is none."""
+    """The fields of the first segment of that name, so that `[9]` is MSH-10 and `[2]` is MSA-2; empty if the segment is missing."""
     for line in _SEGMENT_END.split(text):
         if line.startswith(f"{segment}|"):
             return line.split("|")

@@ -31,7 +31,7 @@ SWIFT: Final[dict[str, Any]] = {"retry_ms": 30, "reconnect_ms": 20}
 
 
 def free_port() -> int:
-    """A port that nobody has, outside of the range from which the system serves outgoing connections."""
+    """A free port, outside of the range for outgoing connections."""
     for port in random.sample(range(10_000, 20_000), 200):
         with socket.socket(socket.AF_INET6) as probe:
             try:

@@ -1,4 +1,4 @@
-"""What tests on real nodes share where devices go through a gate: installing such an agent, breaking it, and that no device noticed anything."""
+"""Shared by tests with a gate on real nodes: install such an agent, break it, and check that no device noticed anything."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ if TYPE_CHECKING:
 
 NOTICED = ("lost", "unacknowledged", "refused", "reset", "closed", "unreachable", "timeouts")
 NO_SECRET = {"name": "nowhere"}
-"""A Secret that is not there: the new agent's container can never be made."""
+"""A missing Secret: the new agent's container can never be created."""
 
 
 def install_behind_a_gate(clinic: Clinic, version: str, **spec: Any) -> None:
-    """An agent whose devices go through a gate."""
+    """Install an agent whose devices connect through a gate."""
     clinic.install(version, gate={"enabled": True, **spec.pop("gate", {})}, **spec)
     clinic.wait_for_the_gate()
 
 
 def broken(clinic: Clinic, version: str, **spec: Any) -> None:
-    """Ask for a version whose agent never starts: what would be found out before an old one is stopped is not looked for."""
+    """Set a version whose agent never starts, without the pull in advance that would find this out before the old agent stops."""
     server = clinic.agent()["spec"]["server"]
     lacking = {"server": {**server, "credentialsSecretRef": NO_SECRET}, "handoff": {"prePull": False}}
     clinic.patch({"version": version, **(spec or lacking)})
 
 
 def unnoticed(traffic: TrafficRun, *, repeated: int = 0) -> dict[str, Any]:
-    """No device noticed anything but that answers took longer."""
+    """Check that devices noticed nothing except slow answers."""
     overall: dict[str, Any] = traffic.report["overall"]
     assert overall["sent"] > 100, traffic.text
     assert dict.fromkeys(NOTICED, 0) == {name: overall[name] for name in NOTICED}, traffic.text

@@ -1,4 +1,4 @@
-"""What a test on real nodes speaks in: one clinic in a namespace of its own, with a Medplum server, an agent and traffic.
+"""One clinic for a test on real nodes: a namespace with a Medplum server, an agent and traffic.
 
 The operator runs in the cluster, from its own image and manifests (conftest.py). Server, agent and devices are stand-ins
 (docs/internals/stand-ins.md) and run as pods too, under Pod Security *restricted*, so the same tests run on any cluster.
@@ -31,7 +31,7 @@ REPOSITORY: Final = "registry.test/medplum-agent"
 SERVER_IMAGE: Final = "registry.test/medplum-server:1"
 TRAFFIC_IMAGE: Final = "registry.test/traffic:1"
 IMAGES: Final = ("pause", "operator", "agent", "medplum-server", "traffic")
-"""Everything that a clinic on real nodes is made of, by its name in the catalogue."""
+"""The images that a clinic needs, by name in the catalogue."""
 SERVER_PORT: Final = 8103
 HL7_PORT: Final = 2575
 ADDRESS: Final = f"mllp://0.0.0.0:{HL7_PORT}"
@@ -49,30 +49,30 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10):
     print("connected", flush=True)
     sys.stdin.read()
 """
-"""A device that connects and says nothing, until its input ends."""
+"""A device that connects and sends nothing, until its input ends."""
 SHAPES: Final = ("--reconnecting", "15", "--long-lived", "4:15", "--slow", "20:3", "--push", "2")
-"""About 80 messages a second: what two cores carry beside a whole cluster."""
+"""About 80 messages a second: the limit of two cores that also run the cluster."""
 
 
 @dataclass
 class Clinic(World):
-    """A namespace on real nodes. What `World` says of agents and their status holds here too."""
+    """A namespace on real nodes, with everything that `World` offers."""
 
     lives_recorder: LifeRecorder | None = None
-    """None where the container runtime cannot be listened to: then the API's word alone counts."""
+    """None if the container runtime cannot be observed: then only the API counts."""
     _server_address: str = ""
     _traffic: list[TrafficRun] = field(default_factory=list)
 
     @property
     def log(self) -> str:
-        """What the operator in the cluster has logged."""
+        """The log of the operator in the cluster."""
         found = self.cluster.kubectl("logs", "--namespace", NAMESPACE, f"deployment/{SERVICE_ACCOUNT}", check=False)
         return found.stdout
 
     # The Medplum server.
 
     def open(self, *, address: str = ADDRESS, **settings: Any) -> None:
-        """Start the server, with the agent that it knows, and make the Secret with the agent's credentials.
+        """Start the server, register the agent, and create the Secret with its credentials.
 
         `address` is the Endpoint's; it ends in `?enhanced=true` where the agent shall acknowledge on receipt.
         """
@@ -88,7 +88,7 @@ class Clinic(World):
         self.start_server({"client": "secret"}, address=address, **settings)
 
     def start_server(self, clients: dict[str, str], *, address: str = ADDRESS, **settings: Any) -> None:
-        """Start the server, which lets these clients in, and the pod that traffic is sent from."""
+        """Start the server, which accepts these clients, and the pod that sends traffic."""
         config = {
             "clients": clients,
             "agents": {AGENT_ID: {"channels": [{"name": "adt", "address": address}]}},
@@ -117,16 +117,16 @@ class Clinic(World):
         self._server_address = self.read("service", "medplum")["spec"]["clusterIP"]
 
     def ask(self, path: str) -> Any:
-        """Ask the server's control API."""
+        """GET from the server's control API."""
         return json.loads(self.cluster.kubectl("get", "--raw", self._proxy(path)).stdout)
 
-    def tell(self, path: str, **body: Any) -> Any:
-        """Tell the server's control API something."""
+    def post(self, path: str, **body: Any) -> Any:
+        """POST to the server's control API."""
         answer = self.cluster.kubectl("create", "--raw", self._proxy(path), "-f", "-", input=json.dumps(body)).stdout
         return json.loads(answer)
 
     def put(self, path: str, **body: Any) -> Any:
-        """Change something by the server's control API."""
+        """PUT to the server's control API."""
         answer = self.cluster.kubectl("replace", "--raw", self._proxy(path), "-f", "-", input=json.dumps(body)).stdout
         return json.loads(answer)
 
@@ -175,20 +175,20 @@ class Clinic(World):
         return self.wait_for_phase("Running", version, seconds=60)
 
     def wait_for_the_gate(self) -> None:
-        """Wait until the Service leads to the gate, every gate takes connections, and devices come by it.
+        """Wait until the Service selects the gate, every gate accepts connections, and devices reach it.
 
-        A node's kube-proxy learns a moment later where a Service leads now; until then a device comes past the gate.
+        A node's kube-proxy learns the new endpoints a moment later; until then a device bypasses the gate.
         """
         self.wait(
             lambda: "gate-of" in str(self.read("service", AGENT)["spec"]["selector"]),
-            "the Service leads to the gate",
+            "the Service selects the gate",
             60,
         )
         self.kubectl("rollout", "status", f"deployment/{AGENT}-gate", "--timeout=60s")
-        self.wait(self._comes_by_a_gate, "a device comes by a gate", 60)
+        self.wait(self._comes_by_a_gate, "a device reaches a gate", 60)
 
     def _comes_by_a_gate(self) -> bool:
-        """Whether gates count a connection from where devices are."""
+        """Whether the gates count a connection from the pod of the devices."""
         before, address = self.devices_at_gates(), self.read("service", AGENT)["spec"]["clusterIP"]
         kubectl = [
             str(self.cluster.kubectl_program),
@@ -211,19 +211,19 @@ class Clinic(World):
     def devices_at_gates(self) -> int:
         """How many connections of devices the gates count."""
         place = f"/api/v1/namespaces/{self.namespace}/pods/{{}}:{HTTP_PORT}/proxy/metrics"
-        told = [self.kubectl("get", "--raw", place.format(pod["metadata"]["name"])) for pod in self.gates()]
-        found = re.findall(r"(?m)^medplum_agent_gate_devices{.*} (.+)$", "".join(told))
+        metrics = [self.kubectl("get", "--raw", place.format(pod["metadata"]["name"])) for pod in self.gates()]
+        found = re.findall(r"(?m)^medplum_agent_gate_devices{.*} (.+)$", "".join(metrics))
         return int(sum(map(float, found)))
 
     def change(self, version: str, *, approval: str | None = None) -> dict[str, Any]:
-        """Change the version, approve it where need be, and wait until it serves; returns the history's new entry."""
+        """Change the version, with this approval if given, and wait until it serves. Return the new entry of the history."""
         if approval is not None:
             self.approve(approval)
         self.set_version(version)
         return self.completed(version)
 
     def completed(self, version: str, **at_least: Any) -> dict[str, Any]:
-        """Wait until a version serves and its rollout is in history; returns that entry."""
+        """Wait until a version serves and its rollout is in the history. Return that entry."""
         status = self.wait_for_phase("Running", version, seconds=at_least.pop("seconds", 90), **at_least)
         entry: dict[str, Any] = status["history"][0]
         assert (version, "Completed") == (entry["to"], entry["outcome"])
@@ -231,21 +231,21 @@ class Clinic(World):
 
     @property
     def lives(self) -> list[Life]:
-        """The agent's lives as the container runtime tells them, oldest first."""
+        """The agent processes that the container runtime reported, oldest first."""
         return [] if self.lives_recorder is None else self.lives_recorder.of(self.namespace)
 
     def judge(self) -> None:
-        """Fail if the container runtime saw what must never be. Called by the fixture, after every test."""
+        """Fail if the container runtime saw a forbidden overlap. Called by the fixture after every test."""
         if self.lives_recorder is None:
             return
         assert self.lives_recorder.faults == []
-        assert self.lives, "the container runtime told of no agent"
+        assert self.lives, "the container runtime reported no agent"
         assert violations(self.lives) == []
 
     # The devices.
 
     def route(self, *, service: str = AGENT, agent_id: str = AGENT_ID) -> tuple[str, ...]:
-        """What the traffic generator has to be told: the agent's address, the server's, and where pushes go."""
+        """Arguments for the traffic generator: the addresses of agent, server, and of the device that receives pushes."""
         address = self.read("service", service)["spec"]["clusterIP"]
         device = self.read("pod", "devices")["status"]["podIP"]
         return (
@@ -258,7 +258,7 @@ class Clinic(World):
     def traffic(
         self, *arguments: str, shapes: tuple[str, ...] = SHAPES, service: str = AGENT, agent_id: str = AGENT_ID
     ) -> Iterator[TrafficRun]:
-        """Traffic of four shapes at once for the block; the run's `report` is there after it."""
+        """Send traffic of four shapes during the block; `report` is available after it."""
         run = TrafficRun(self, len(self._traffic))
         self._traffic.append(run)
         run.start(*self.route(service=service, agent_id=agent_id), *shapes, *arguments)
@@ -335,14 +335,14 @@ class TrafficRun:
         wait_for(flowing, what="messages arrive at the server")
 
     def mark(self, name: str) -> None:
-        """Give this moment a name: the report counts from mark to mark, and the picture shows it."""
+        """Mark this moment: the report counts from mark to mark, and the picture shows marks."""
         if self._process is None or self._process.stdin is None:
             raise RuntimeError("this traffic has not been started")
         self._process.stdin.write(f"{name}\n")
         self._process.stdin.flush()
 
     def stop(self) -> None:
-        """End the sending in good order and read the report."""
+        """Stop sending gracefully and read the report."""
         self._signal()
         self.text = self._output()
         place = f"/tmp/{self.number}"  # noqa: S108 - in its pod
@@ -350,7 +350,7 @@ class TrafficRun:
         self.series = json.loads(self.clinic.kubectl("exec", "devices", "--", "cat", f"{place}.series"))
 
     def abandon(self) -> None:
-        """End it without a report: the test has failed already."""
+        """Kill it without a report: the test has failed already."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()

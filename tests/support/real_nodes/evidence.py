@@ -1,4 +1,4 @@
-"""What a clinic looked like when its test failed: the report shows it, since the namespace is gone a moment later."""
+"""The state of a clinic whose test failed, for the report: the namespace is deleted a moment later."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tests.support.real_nodes.clinic import Clinic
 
 LINES: Final = 60
-"""Of each log: its end."""
+"""Lines from the end of each log."""
 OF_A_POD: Final = ("--all-containers", "--timestamps", f"--tail={LINES}", "--prefix")
 EVENTS: Final = (
     "FIRST:.metadata.creationTimestamp,LAST:.lastTimestamp,OF:.involvedObject.name,WHY:.reason,SAYS:.message"
@@ -25,7 +25,7 @@ ASKED: Final = {
 
 
 def evidence(clinic: Clinic) -> list[tuple[str, str]]:
-    """Title and text of each section. What cannot be had is told in its place: nothing here may hide why the test failed."""
+    """Return title and text of each section. An error here becomes the text of its section: it must not hide the test's failure."""
     sections = [
         (title, _kubectl(clinic, *arguments, f"--namespace={clinic.namespace}")) for title, arguments in ASKED.items()
     ]

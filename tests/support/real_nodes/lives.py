@@ -1,4 +1,4 @@
-"""What ran when, as the container runtime tells it: the judge of "never two agents at once where either is before 4.2.4".
+"""Agent processes as the container runtime reports them: the proof that no two overlap if either is before 4.2.4.
 
 `LifeRecorder` listens to containerd's own events on every node, so neither the API server nor the kubelet is in between. A
 life is a task's, from its start to its exit; the agent is PID 1 of it (its start script ends by `exec`), hence alive no
@@ -51,7 +51,7 @@ class Life:
 
     @property
     def end(self) -> datetime:
-        """When it ended; AssertionError where it runs still."""
+        """When it ended; AssertionError if it still runs."""
         assert self.ended is not None, f"{self} has not ended"
         return self.ended
 
@@ -67,7 +67,7 @@ class Life:
 
 
 def violations(lives: Iterable[Life]) -> list[str]:
-    """Name every pair of lives of one agent that overlap although one of them is before 4.2.4."""
+    """Return every pair of lives of one agent that overlap although one of them is before 4.2.4."""
     found = []
     for one, other in combinations(lives, 2):
         same = (one.namespace, one.agent) == (other.namespace, other.agent)
@@ -78,7 +78,7 @@ def violations(lives: Iterable[Life]) -> list[str]:
 
 
 def parse_event(line: str) -> tuple[datetime, str, dict[str, Any]] | None:
-    """Read one line of `ctr events`: time, topic, content; None for what is not about a task.
+    """Read one line of `ctr events`: time, topic, content; None if it is not about a task.
 
     >>> parse_event('2026-11-25 00:54:00.123456789 +0000 UTC k8s.io /tasks/start {"container_id":"c","pid":7}')
     (datetime.datetime(2026, 11, 25, 0, 54, 0, 123456, tzinfo=datetime.timezone.utc), '/tasks/start', {'container_id': 'c', 'pid': 7})
@@ -94,7 +94,7 @@ def parse_event(line: str) -> tuple[datetime, str, dict[str, Any]] | None:
 
 @dataclass
 class LifeRecorder:
-    """Listens on every node from `start` on; `lives` is what it has seen of agents so far."""
+    """Listens on every node after `start`; `lives` has the agents seen so far."""
 
     machines: Sequence[Machine]
     _lives: dict[str, Life] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class LifeRecorder:
 
     @property
     def faults(self) -> list[str]:
-        """What the recorder could not make out; it has to be empty for its word to count."""
+        """Lines that the recorder could not read; its result is valid only if this is empty."""
         return list(self._faults)
 
     def _listen(self, machine: Machine, listener: subprocess.Popen[str]) -> None:

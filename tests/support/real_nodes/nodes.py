@@ -1,4 +1,4 @@
-"""Real nodes with the operator on them, and a recorder at their container runtime: what the demo, the chaos and the benches begin with."""
+"""Real nodes with the operator installed, and a recorder at their container runtime: for the demo, the chaos and the benches."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def archives() -> list[Path]:
-    """The image of everything that a clinic is made of; what the cache has not is built, which takes minutes."""
+    """Return the archives of a clinic's images. Builds those that the cache lacks, which takes minutes."""
     return [image(name).archive for name in IMAGES]
 
 
 @contextmanager
 def nodes_with_operator(nodes: int = 2, *, layer_seconds: float = 0.0) -> Iterator[tuple[Cluster, LifeRecorder]]:
-    """Run so many nodes for the block, as `cluster_with_nodes` does; the operator is ready, and the recorder listens."""
+    """Run nodes for the block, as `cluster_with_nodes` does, with a ready operator and a listening recorder."""
     with cluster_with_nodes(nodes, images=archives(), layer_seconds=layer_seconds) as cluster:
         install_operator(cluster, image=image("operator").reference, agent_repository=REPOSITORY)
         lives = LifeRecorder(cluster.machines)

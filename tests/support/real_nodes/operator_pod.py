@@ -1,4 +1,4 @@
-"""The operator as a pod: installed from its own image and manifests, and killed as a bad day would."""
+"""The operator as a pod: install it from its own image and manifests, scale it, kill it, delete it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def install_operator(cluster: Cluster, *, image: str, agent_repository: str) -> None:
-    """Apply `manifests/base` as a user does, with the two lines of the README's kustomization, and wait until it is ready."""
+    """Apply `manifests/base` with this image and agent repository, as a user does, and wait until the operator is ready."""
     rendered = cluster.kubectl("kustomize", str(ROOT / "manifests" / "base")).stdout
     objects = list(yaml.safe_load_all(rendered))
     [deployment] = [item for item in objects if item["kind"] == "Deployment"]
@@ -26,26 +26,32 @@ def install_operator(cluster: Cluster, *, image: str, agent_repository: str) -> 
     cluster.kubectl("rollout", "status", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--timeout=90s")
 
 
+def uninstall_operator(cluster: Cluster) -> None:
+    """Delete everything that `install_operator` applied, the CRD included, and wait until it is gone."""
+    base = str(ROOT / "manifests" / "base")
+    cluster.kubectl("delete", "--kustomize", base, "--ignore-not-found", "--timeout=100s", check=False)
+
+
 def operator_pods(cluster: Cluster) -> list[str]:
-    """The names of its pods."""
+    """Return the names of its pods."""
     found = cluster.read("pods", "--namespace", NAMESPACE)["items"]
     return [pod["metadata"]["name"] for pod in found]
 
 
 def end_operator(cluster: Cluster) -> None:
-    """Scale it to 0, and wait until it has ended."""
+    """Scale it to 0, and wait until its pod is gone."""
     cluster.kubectl("scale", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--replicas=0")
-    wait_for(lambda: not operator_pods(cluster), what="no operator in the cluster")
+    wait_for(lambda: not operator_pods(cluster), what="the operator's pod is gone")
 
 
 def begin_operator(cluster: Cluster) -> None:
-    """Scale it to 1, and wait until it is ready; nothing is done where it is."""
+    """Scale it to 1, and wait until it is ready."""
     cluster.kubectl("scale", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--replicas=1")
     cluster.kubectl("rollout", "status", f"deployment/{SERVICE_ACCOUNT}", "--namespace", NAMESPACE, "--timeout=90s")
 
 
 def kill_operator_process(cluster: Cluster) -> None:
-    """SIGKILL, sent to the container by the runtime: no preStop, no grace, no goodbye."""
+    """Let the container runtime send SIGKILL: no preStop hook, no grace period. Return after the restart."""
     [pod] = cluster.read("pods", "--namespace", NAMESPACE)["items"]
     [status] = pod["status"]["containerStatuses"]
     container = status["containerID"].removeprefix("containerd://")
@@ -56,4 +62,4 @@ def kill_operator_process(cluster: Cluster) -> None:
         after = json.loads(cluster.kubectl("get", "pod", "-n", NAMESPACE, pod["metadata"]["name"], "-o", "json").stdout)
         return bool(after["status"]["containerStatuses"][0]["restartCount"] > status["restartCount"])
 
-    wait_for(restarted, what="the operator's container starts again")
+    wait_for(restarted, what="the operator's container restarts")

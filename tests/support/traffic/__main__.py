@@ -64,7 +64,7 @@ async def _run(traffic: Traffic, options: argparse.Namespace) -> None:
 
 
 async def _mark(traffic: Traffic) -> None:
-    """Make a mark of each line on stdin: whoever applies a patch can say so from another process."""
+    """Make a mark of each line on stdin, so that another process can mark what it does."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="S",
-        help="no answer for so long: connect anew, send again (default 10)",
+        help="seconds without an answer before the device reconnects and sends again (default 10)",
     )
     add("--connect-timeout", type=float, default=5.0, metavar="S", help="(default 5)")
     add("--retry", type=float, default=0.2, metavar="S", help="from a failure to the next try (default 0.2)")

@@ -1,4 +1,4 @@
-"""What a run is told. `__main__` makes it of the command line, tests and benches make it themselves."""
+"""The settings of a run. `__main__` creates them from the command line; tests and benches create them directly."""
 
 from __future__ import annotations
 

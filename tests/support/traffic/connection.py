@@ -1,6 +1,6 @@
 """One MLLP connection, and the names of the ways in which it ends. `senders` and `device` sit on top.
 
-Thin on purpose: bytes in, frames out, and exactly one call when the connection is lost by somebody else's doing.
+Thin on purpose: bytes in, frames out, and exactly one call when the other side or the network ends the connection.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MllpConnection(asyncio.Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether it is open, as far as is known."""
+        """Whether it is open, as of the last event."""
         return self._transport is not None and not self._ours
 
     def send(self, payload: bytes) -> bool:
@@ -57,7 +57,7 @@ class MllpConnection(asyncio.Protocol):
         return True
 
     def close(self) -> None:
-        """End it from our side. Nobody is called."""
+        """Close it from our side, without a callback."""
         self._ours = True
         if self._transport is not None:
             self._transport.close()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ListeningDevice:
-    """Answers AA to each message, and tells its control id to `on_arrival`."""
+    """Answers AA to each message, and passes its control id to `on_arrival`."""
 
     def __init__(self, on_arrival: Callable[[str], None]) -> None:
         self._on_arrival = on_arrival

@@ -34,7 +34,7 @@ class Figures:
     rejected: int
     """Negative acknowledgements. The message is sent again."""
     arrived: int | None
-    """Those that the server got. None: nobody was asked."""
+    """Those that the server got. None without --server."""
     lost: int | None
     """Acknowledged, and never arrived. For pushes: taken by the server, and never arrived at the device."""
     repeated: int | None

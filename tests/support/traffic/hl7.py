@@ -35,7 +35,7 @@ def message(*, identifier: str, sender: str, written_at: str) -> bytes:
 
 
 def identifier_of(payload: bytes) -> str | None:
-    """MSH-10 of a message; None where there is none.
+    """MSH-10 of a message; None if it is missing.
 
     >>> identifier_of(message(identifier="a1", sender="slow", written_at="20260101000000"))
     'a1'

@@ -1,6 +1,6 @@
 """What happened to every message and every attempt, in arrays of numbers. Senders write it, the report reads it.
 
-No clock and no socket: whoever calls says when. 100,000 messages take about 10 MB. Times are seconds on the caller's
+No clock and no socket: the caller gives the time. 100,000 messages take about 10 MB. Times are seconds on the caller's
 monotonic clock; NaN stands for "never".
 """
 
@@ -66,7 +66,7 @@ class Failure:
 
     @property
     def counts_at(self) -> float:
-        """The moment that it tells of: a time-out is noticed many seconds after what it comes of."""
+        """When the failure began: a time-out is noticed many seconds later."""
         return self.at if self.began is None else self.began
 
 
@@ -80,7 +80,7 @@ class Ledger:
         self.connections = array("H")
         self.offered_at = array("d")
         self.acknowledged_at = array("d")
-        """The first positive answer, whatever its kind."""
+        """The first positive answer of any kind."""
         self.application_at = array("d")
         """The first AA: equal to the former in original mode, later in enhanced mode."""
         self.given_up_at = array("d")
@@ -175,7 +175,7 @@ class Ledger:
         return number
 
     def given_up(self, number: int, at: float) -> None:
-        """Nobody will try this message again."""
+        """No device will send this message again."""
         if math.isnan(self.acknowledged_at[number]) and math.isnan(self.given_up_at[number]):
             self.given_up_at[number] = at
             for pauses in self._clocks(SHAPES[self.shapes[number]]):

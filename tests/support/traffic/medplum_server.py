@@ -1,7 +1,7 @@
 """What the generator asks of the test server: which messages have arrived, and to push one to a device.
 
 The only module that knows the server's control API. HTTP by the standard library, in threads: a request or two a
-second. Whoever has another test system with a record of arrivals writes another one of these.
+second. For another test system with a record of arrivals, write another such class.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def taken(answer: bytes) -> bool:
 
 
 def parse_messages(body: bytes, since: int) -> tuple[list[Arrival], int]:
-    """Read an answer of `/control/messages`. Returns the arrivals, and where to go on.
+    """Read an answer of `/control/messages`. Returns the arrivals, and where to continue.
 
     >>> parse_messages(b'{"messages": [{"id": "a1", "at": 5.0}], "next": 8}', 7)
     ([Arrival(identifier='a1', at=5.0)], 8)

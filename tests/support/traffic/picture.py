@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHAPE_COLOURS: Final = {"long-lived": "#0072B2", "slow": "#56B4E9", "reconnecting": "#B8C4CE", "push": "#CC79A7"}
-"""Okabe and Ito's colours, which colour-blind people tell apart; they also differ in lightness."""
+"""Okabe and Ito's colours, which colour-blind people can distinguish; they also differ in lightness."""
 SHAPE_NAMES: Final = {
     "long-lived": "long-lived connections",
     "slow": "slow devices",
@@ -35,7 +35,7 @@ TROUBLES: Final = {
     "repeated": ("arrived again", "o", "#B07D00"),
     "lost": ("lost", "v", "#000000"),
 }
-"""What is marked above the messages: name, marker, colour. Marker and row tell them apart without colour."""
+"""What is marked above the messages: name, marker, colour. Marker and row distinguish them without colour."""
 LEGEND_INCHES: Final = 0.95
 MESSAGES_INCHES: Final = 1.25
 """Of the tallest bar."""

@@ -31,7 +31,7 @@ class Pushes:
         self._awaited: dict[str, asyncio.Event] = {}
 
     def wake(self) -> None:
-        """Look again: the run is stopping."""
+        """Wake up: the run is stopping."""
         self._stop.set()
 
     def arrived(self, identifier: str) -> None:
@@ -76,7 +76,7 @@ class Pushes:
             del self._awaited[identifier]
             return
         ledger.sent(attempt)
-        # Nobody waits for ever for a push that got lost: after this it makes no pause any longer, but may still arrive.
+        # After this time a push no longer counts as a pause, but it may still arrive.
         try:
             async with self._run.patience.limit(config.acknowledge_seconds):
                 await arrived.wait()

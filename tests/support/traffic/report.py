@@ -195,7 +195,7 @@ def as_text(report: Report) -> str:
         ),
     ]
     if overall.lost is None:
-        lines.append("Nobody was asked what arrived (no --server): lost and repeated are not known.")
+        lines.append("Without --server it is unknown what arrived: no figures for lost and repeated.")
     if report.lost:
         lines.append(f"Lost: {', '.join(report.lost)}")
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""An MLLP server that does as told, message by message, and keeps a record. For the tests of this folder alone.
+"""An MLLP server with a script for each message, and a record. Only for tests of this folder.
 
-It stands for agent and server in one: what it records has arrived, whatever it answers.
+It stands for agent and server in one: what it records has arrived, with any answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Manner(Enum):
     SILENCE = auto()
     """Neither recorded nor answered."""
     STRAY = auto()
-    """Recorded, an AA for somebody else first, then the right one."""
+    """Recorded; first an AA for another message, then the right one."""
 
 
 class ScriptedServer:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Patience:
-    """Time limits that the end of the run shortens: nobody who waits for an answer waits beyond it."""
+    """Time limits that the end of the run shortens: no wait for an answer exceeds it."""
 
     def __init__(self) -> None:
         self._limits: set[asyncio.Timeout] = set()
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether nothing new is to be sent."""
+        """Whether the run is stopping: no new messages."""
         return self.finish_by is not None
 
     @property
@@ -122,7 +122,7 @@ class Device:
         await self._end()
 
     def wake(self) -> None:
-        """Look again: something has changed."""
+        """Wake up: something has changed."""
         self._wake.set()
 
     def _offer(self, now: float) -> None:
@@ -226,7 +226,7 @@ class Device:
 
 
 class Reconnecting:
-    """A new connection for each message, at a steady rate, whatever became of the ones before."""
+    """A new connection for each message, at a steady rate, even if earlier messages failed."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -234,7 +234,7 @@ class Reconnecting:
         self._stop = asyncio.Event()
 
     def wake(self) -> None:
-        """Look again: the run is stopping."""
+        """Wake up: the run is stopping."""
         self._stop.set()
 
     async def run(self) -> None:

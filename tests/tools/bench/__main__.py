@@ -1,4 +1,4 @@
-"""`python -m tests.tools.bench`: measure, show, write results.json. Exit code 0 when every bar is kept, else 1."""
+"""`python -m tests.tools.bench`: measure, show, write results.json. Exits with 0 if every target is met, else 1."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.tools.bench import report
 from tests.tools.bench.run import Options, run
 
 WIDTH: Final = 120
-"""Of the tables in a log or a file."""
+"""Columns of the tables in a log or a file."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run the bench. Returns the exit code."""
+    """Run the bench; return the exit code."""
     options = _options(arguments)
     if EXISTING in os.environ:
-        say(f"The bench reads the audit log of a cluster of its own: unset {EXISTING}.")
+        say(f"The bench starts its own cluster to read the audit log: unset {EXISTING}.")
         return 1
     try:
         results = run(options)
     except KeyboardInterrupt:
-        say("\nInterrupted: the cluster is gone, and nothing was measured.")
+        say("\nInterrupted. The cluster is deleted; there are no results.")
         return 130
     except (ClusterStartError, ToolchainError, TimeoutError, LookupError) as error:
         say(f"The run failed: {error}\nThe operator's log is in {options.out}.")
@@ -43,11 +43,19 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> Options:
     defaults = Options()
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.bench", description="Measure what the operator costs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tools.bench", description="Measure the operator: latency, writes, memory and CPU."
+    )
     parser.add_argument("--agents", type=int, default=defaults.agents, help="MedplumAgents, 2 to 1000 (%(default)s)")
-    parser.add_argument("--changes", type=int, default=defaults.changes, help="single version changes (%(default)s)")
-    parser.add_argument("--spacing", type=float, default=defaults.spacing, help="seconds between those (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=defaults.seconds, help="converged, watched for (%(default)s)")
+    parser.add_argument(
+        "--changes", type=int, default=defaults.changes, help="version changes, one at a time (%(default)s)"
+    )
+    parser.add_argument(
+        "--spacing", type=float, default=defaults.spacing, help="seconds between two changes (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=defaults.seconds, help="seconds to watch the converged fleet (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder for results.json (%(default)s)")
     given = parser.parse_args(arguments)
     if not 2 <= given.agents <= 1000:

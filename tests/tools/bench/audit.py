@@ -1,4 +1,4 @@
-"""Who asked the API server for what, and when: the audit log as the bench reads it. Used by `phases`; measures nothing itself."""
+"""The audit log as values: which client sent which request, and when. Used by `phases`; it measures nothing."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ class Call:
 
     @property
     def by_operator(self) -> bool:
-        """Whether the operator asked, by Kopf or by its own client."""
+        """Whether the operator sent it, through Kopf or its own client."""
         return self.user == OPERATOR
 
     @property
     def by_bench(self) -> bool:
-        """Whether the bench's own client asked."""
+        """Whether the bench's client sent it."""
         return self.user_agent == BENCH_AGENT
 
     @property
     def by_deployment_controller(self) -> bool:
-        """Whether the Deployment controller asked, whatever user kube-controller-manager works as."""
+        """Whether the Deployment controller sent it, under any user of kube-controller-manager."""
         return self.user_agent.startswith("kube-controller-manager/") and "deployment-controller" in self.user_agent
 
     @property
     def writes(self) -> bool:
-        """Whether it was to change something, even if it was refused."""
+        """Whether it is a write, even a refused one."""
         return self.verb not in READS
 
     @property
     def accepted(self) -> bool:
-        """Whether the API server did as it was asked."""
+        """Whether the API server accepted it."""
         return 200 <= self.code < 300
 
     @property
@@ -94,7 +94,7 @@ class Call:
 
 
 def calls(cluster: Cluster, since: datetime) -> list[Call]:
-    """Every call that was received since then, in the order of receipt."""
+    """Return every call received since then, in the order of receipt."""
     return sorted(
         (
             Call.of(event)
@@ -107,5 +107,5 @@ def calls(cluster: Cluster, since: datetime) -> list[Call]:
 
 
 def count(asked: Iterable[Call]) -> dict[str, int]:
-    """How many calls of each kind, the most frequent first."""
+    """Return the number of calls of each kind, the most frequent first."""
     return dict(Counter(call.what for call in asked).most_common())

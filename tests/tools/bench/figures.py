@@ -1,4 +1,4 @@
-"""The figures and how they follow from calls: values in, values out. `phases` fills them, `report` shows them.
+"""The figures, computed from calls: values in, values out. `phases` fills them, `report` shows them.
 
 `Figures` is also the shape of results.json; a field that is renamed here is renamed there.
 """
@@ -31,7 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Self:
-        """Percentiles by nearest rank, so that each of them is a value that was measured.
+        """Percentiles by nearest rank, so each percentile is a measured value.
 
         >>> Spread.of([10.0, 30.0, 20.0, 40.0])
         Spread(samples=4, p50=20.0, p90=40.0, p99=40.0, max=40.0)
@@ -48,7 +48,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from one write to the next one that follows from it.
+    """Milliseconds from one write to the write that it causes.
 
     Attributes:
         received: until the API server received the following write: what the controller and the watch took.
@@ -61,7 +61,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class AgentWrites:
-    """What the operator wrote about one agent. `refused` (mostly lost races, code 409) changed nothing."""
+    """The operator's writes about one agent. `refused` writes (mostly conflicts, code 409) changed nothing."""
 
     deployment: int
     status: int
@@ -86,7 +86,7 @@ class AgentWrites:
 
 @dataclass(frozen=True, slots=True)
 class Writes:
-    """What a change cost, over several agents: the most of each kind that any of them took, and means."""
+    """The writes of a change, over several agents: the maximum of each kind for any agent, and means."""
 
     changes: int
     most: AgentWrites
@@ -98,7 +98,7 @@ class Writes:
 
     @classmethod
     def of(cls, calls: Sequence[Call], agents: Sequence[str]) -> Self:
-        """Count the writes of each agent, and the reads of them all (a LIST names no agent)."""
+        """Count the writes for each agent, and the reads for all (a LIST names no agent)."""
         each = [AgentWrites.of(calls, agent) for agent in agents]
         own = [call for call in calls if call.by_operator]
         reads = [call for call in own if not call.writes]
@@ -120,7 +120,7 @@ class Writes:
 
     @property
     def within_bar(self) -> bool:
-        """One Deployment, at most three status, nothing else but Events."""
+        """One Deployment write, at most three status writes, and apart from these only Events."""
         return self.most.deployment == 1 and self.most.status <= STATUS_BAR and self.most.other == 0
 
 
@@ -134,32 +134,32 @@ class Install:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Single version changes, one after the other, with nothing else going on."""
+    """Version changes, one at a time, on an idle fleet."""
 
     change_to_deployment_ms: Latency
     deployment_to_replicaset_ms: Latency
-    """The Deployment controller's own figure in the same run: what such a step costs on this machine."""
+    """The Deployment controller's figure in the same run: the cost of such a step on this machine."""
     p90_of_deployment_controller: float
     """The operator's p90 as a multiple of the Deployment controller's."""
     waited_for_a_core_ms: float
-    """For each change, how long the operator was ready to run and other programs had the cores, until it was settled."""
+    """For each change until it settled: how long the operator waited for a core."""
     cpu_ms: float
-    """For each change, CPU time of the operator until it was settled."""
+    """For each change until it settled: CPU time of the operator."""
     writes: Writes
 
 
 @dataclass(frozen=True, slots=True)
 class Downgrade:
-    """One forced downgrade below 4.2.4, and the upgrade back: both stop the old agent first."""
+    """One forced downgrade below 4.2.4, and the upgrade back: both are Recreates."""
 
     down: AgentWrites
     up: AgentWrites
-    """Two Deployment writes by design: when it is over, the strategy is made rolling, for the next restart."""
+    """Two Deployment writes by design: at the end the strategy becomes rolling again, for the next restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Converged:
-    """The operator with nothing to do."""
+    """The operator while nothing changes."""
 
     seconds: float
     writes: Mapping[str, int]
@@ -169,17 +169,17 @@ class Converged:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The operator's process on the whole."""
+    """The memory of the operator's process."""
 
     start_mib: float
     converged_mib: float
-    """With every agent installed and settled."""
+    """With every agent installed and converged."""
     end_mib: float
     """After the burst."""
     peak_mib: float
-    """The highest since it was started (VmHWM)."""
+    """The peak since the start (VmHWM)."""
     restarted_peak_mib: float
-    """The same of the second process, which began with every agent there."""
+    """The peak of the second process, which started with every agent present."""
     cpu_seconds: Mapping[str, float]
 
 
@@ -188,7 +188,7 @@ class Burst:
     """Every agent changed at the same time."""
 
     changes_per_second: float
-    """How fast the bench could write them."""
+    """The rate at which the bench wrote them."""
     change_to_deployment_ms: Latency
     seconds_until_last_deployment: float
     seconds_until_all_run: float
@@ -197,7 +197,7 @@ class Burst:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that was measured."""
+    """All results of a run."""
 
     install: Install
     idle: Idle
@@ -210,7 +210,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One promise, and whether it was kept."""
+    """One target, and whether the run met it."""
 
     promise: str
     bar: str
@@ -219,7 +219,7 @@ class Bar:
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
-    """Hold the figures against what the operator promises."""
+    """Compare the figures with the operator's targets."""
     p90 = figures.idle.change_to_deployment_ms.written.p90
     peak = max(figures.process.peak_mib, figures.process.restarted_peak_mib)
     return (

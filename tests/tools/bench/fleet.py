@@ -1,4 +1,4 @@
-"""The agents that the bench makes and changes, through one persistent client whose calls the audit log tells apart.
+"""The agents that the bench creates and changes, through one persistent client that the audit log can identify.
 
 kubectl would start a process and ask for the API's discovery at each change: that would be measured too.
 """
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 AT_ONCE: Final = 16
-"""Threads that write a burst, each with a connection."""
+"""Threads that write a burst, each with its own connection."""
 LOOK_SECONDS: Final = 0.5
 
 
 class Fleet:
-    """Agents `agent-000`, `agent-001` and so on in one namespace, whose pods are ready and gone within 200 ms."""
+    """Agents `agent-000`, `agent-001` and so on in one namespace, whose pods become ready, and end, within 200 ms."""
 
     def __init__(self, api: CustomObjectsApi, namespace: str, size: int) -> None:
         self._api = api
@@ -65,7 +65,7 @@ class Fleet:
         self._at_once(lambda name: self.change(name, version))
 
     def wait_until_settled(self, *, seconds: float, tick: Callable[[], None]) -> None:
-        """Wait until every agent serves the version that its spec asks for, and says so.
+        """Wait until every agent serves the version in its spec, and its status says so.
 
         Raises:
             TimeoutError: naming an agent that does not.
@@ -94,14 +94,14 @@ class Fleet:
         self._api.create_namespaced_custom_object(*self._place, body, field_manager=BENCH_AGENT)
 
     def _list(self) -> list[dict[str, Any]]:
-        # From the API server's cache, so that looking costs the machine little.
+        # From the API server's cache, which costs the machine little.
         found: Any = self._api.list_namespaced_custom_object(*self._place, resource_version="0")
         items: list[dict[str, Any]] = found["items"]
         return items
 
 
 def render_agent(name: str, version: str) -> dict[str, Any]:
-    """An agent as the samples have it; every second one waits a second before it counts as active and before it stops."""
+    """Return the sample agent; every second one has minReadySeconds and drainSeconds of 1."""
     pause = int(name[-1]) % 2
     return {
         "apiVersion": API_VERSION,

@@ -1,4 +1,4 @@
-"""What the figures were measured on: versions, cores, load, and what Linux knows of a process. Used by `phases` and `report`."""
+"""The machine of a run: versions, cores, load, and a process's CPU and memory from /proc. Used by `phases` and `report`."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ LIBRARIES: Final = ("medplum-agent-operator", "kopf", "kubernetes", "aiohttp", "
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where it ran. No name of it: results are shared."""
+    """The machine, without its name: results are shared."""
 
     cores: int
     processor: str
     memory_gib: float
     kernel: str
     busy_with_others: float
-    """Share of all cores that other programs took for two seconds before anything was started."""
+    """Share of all cores that other programs used during two seconds before the start."""
 
 
 def look_at_machine() -> Machine:
-    """Describe this machine; takes two seconds, in which nothing of the bench may run."""
+    """Describe this machine. Takes two seconds, during which the bench must be idle."""
     models = [line.partition(": ")[2] for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     memory = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal:"))
     return Machine(
@@ -49,7 +49,7 @@ def look_at_machine() -> Machine:
 
 
 def versions(cluster: Cluster) -> dict[str, str]:
-    """Versions of everything that takes part."""
+    """Return the versions of all programs and libraries involved."""
     kubernetes = json.loads(cluster.kubectl("version", "--output", "json").stdout)["serverVersion"]
     return {name: version(name) for name in LIBRARIES} | {
         "python": platform.python_version(),
@@ -60,14 +60,14 @@ def versions(cluster: Cluster) -> dict[str, str]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that a process has taken, its ended children not counted."""
+    """Return the CPU time of a process, without its ended children."""
     # Fields 14 and 15, counted after the program's name in brackets, which may hold anything.
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
 def waited_seconds(pid: int) -> float:
-    """For how long a process was ready to run and had no core: what a quiet machine would have spared it."""
+    """Return how long a process was runnable without a core. On a quiet machine this is about 0."""
     return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="utf-8").split()[1]) / 1e9
 
 

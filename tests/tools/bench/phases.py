@@ -1,4 +1,4 @@
-"""The phases of a run, one after the other on one cluster, and what each of them measures.
+"""The phases of a run, one after the other on one cluster, with the figures of each.
 
 Called by `run`. Every phase ends settled and quiet, so that no call of one is counted in the next. Times are the API server's
 (`requestReceivedTimestamp`, `stageTimestamp`); the bench's own clock only separates the phases.
@@ -28,17 +28,17 @@ FIRST: Final = "5.1.14"
 SECOND: Final = "5.1.15"
 THIRD: Final = "5.1.16"
 BEFORE_HANDOFF: Final = "4.2.3"
-"""Older than 4.2.4: such an agent cannot run beside another one."""
+"""Older than 4.2.4: such an agent cannot run beside another agent."""
 
 QUIET_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 300.0
 RESYNC_SECONDS: Final = 5
-"""The shortest that the operator accepts: a restart is watched until it has looked at everything once more."""
+"""The shortest interval that the operator accepts: the restart phase lasts until the first resync."""
 
 
 @dataclass(slots=True)
 class Phases:
-    """What phases work with."""
+    """Cluster, fleet, operator and options, for all phases."""
 
     cluster: Cluster
     fleet: Fleet
@@ -79,7 +79,7 @@ class Phases:
         )
 
     def downgrade(self) -> Downgrade:
-        """Force one agent down below 4.2.4, and bring it back."""
+        """Force one agent below 4.2.4, and upgrade it again."""
         name = self.fleet.names[-1]
         with self._step("forced downgrade and back"):
             with self._watched() as down:
@@ -91,7 +91,7 @@ class Phases:
         return Downgrade(down=AgentWrites.of(down, name), up=AgentWrites.of(up, name))
 
     def converged(self, seconds: float) -> Converged:
-        """Do nothing."""
+        """Watch a converged fleet."""
         before = machine.cpu_seconds(self.operator.process.pid)
         with self._step("converged"), self._watched() as seen:
             self._wait(seconds)
@@ -114,7 +114,7 @@ class Phases:
         )
 
     def restart(self, start: Callable[[], OperatorProcess]) -> Converged:
-        """Stop the operator and start it again: it reads everything, at once and at its first resync."""
+        """Restart the operator: it reads every object, at the start and at its first resync."""
         begun = time.monotonic()
         with self._step("restart"), self._watched() as seen:
             self.operator.stop()
@@ -142,7 +142,7 @@ class Phases:
             if not late:
                 return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"all agents are settled, and the operator goes on writing: {count(late)}")
+                raise TimeoutError(f"all agents are settled, but the operator keeps writing: {count(late)}")
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -152,7 +152,7 @@ class Phases:
 
     @contextmanager
     def _watched(self) -> Iterator[list[Call]]:
-        """Give a list that holds, after the block, every call that was received during it."""
+        """Yield a list that contains, after the block, every call received during it."""
         seen: list[Call] = []
         since = datetime.now(UTC)
         yield seen
@@ -168,7 +168,7 @@ class Phases:
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """The three writes that follow from each other: by the bench, by the operator, by the Deployment controller."""
+    """Three writes, each caused by the one before: by the bench, the operator, the Deployment controller."""
 
     change: Call
     deployment: Call
@@ -218,7 +218,7 @@ def _first(seen: Sequence[Call], what: str, fits: Callable[[Call], bool]) -> Cal
 
 
 def _last(seen: Sequence[Call], what: str) -> Call:
-    """The last call of that kind by the operator that was accepted."""
+    """Return the operator's last accepted call of that kind."""
     return [call for call in seen if call.by_operator and call.accepted and call.what == what][-1]
 
 

@@ -1,4 +1,4 @@
-"""Results for people, as tables on the terminal and for docs/internals/benchmarks.md, and for programs, as results.json.
+"""Results as tables on the terminal, as Markdown for docs/internals/benchmarks.md, and as results.json.
 
 Called by `__main__`; decides nothing.
 """
@@ -56,8 +56,8 @@ def summary(results: Results) -> str:
         f"Idle, the operator's p90 is {figures.idle.p90_of_deployment_controller:g} times the Deployment controller's. "
         f"{_per_change(figures)} "
         f"All at once, the last Deployment was written after {burst.seconds_until_last_deployment:.1f} s, and all ran "
-        f"after {burst.seconds_until_all_run:.1f} s. A forced downgrade below 4.2.4 took {_told(figures.downgrade.down)}; "
-        f"the upgrade back took {_told(figures.downgrade.up)}. Resident memory: {process.start_mib:.0f} MiB at start, "
+        f"after {burst.seconds_until_all_run:.1f} s. A forced downgrade below 4.2.4 took {_writes_text(figures.downgrade.down)}; "
+        f"the upgrade back took {_writes_text(figures.downgrade.up)}. Resident memory: {process.start_mib:.0f} MiB at start, "
         f"{process.converged_mib:.0f} MiB with all agents settled, {process.peak_mib:.0f} MiB at its peak. "
         f"CPU while converged: {figures.converged.cpu_seconds:.2f} s in {figures.converged.seconds:.0f} s."
     )
@@ -81,15 +81,15 @@ def _machine(results: Results) -> str:
     here = results.machine
     return (
         f"{here.cores} cores ({here.processor}), {here.memory_gib:g} GiB, {here.kernel}; "
-        f"{here.busy_with_others:.0%} of the cores were busy with other programs before the start."
+        f"other programs used {here.busy_with_others:.0%} of the cores before the start."
     )
 
 
 def _per_change(figures: Figures) -> str:
     idle = figures.idle
     return (
-        f"A change took the operator {idle.cpu_ms:.0f} ms of CPU until it was settled, and {idle.waited_for_a_core_ms:.0f} ms "
-        "of waiting for a core that other programs had."
+        f"Until a change settled, the operator used {idle.cpu_ms:.0f} ms of CPU and waited {idle.waited_for_a_core_ms:.0f} ms "
+        "for a core."
     )
 
 
@@ -97,7 +97,7 @@ def _marks(spread: Spread) -> tuple[str, str, str]:
     return f"{spread.p50:.1f}", f"{spread.p90:.1f}", f"{spread.max:.1f}"
 
 
-def _told(writes: AgentWrites) -> str:
+def _writes_text(writes: AgentWrites) -> str:
     return f"{writes.deployment} Deployment, {writes.status} status and {writes.other} other writes"
 
 
@@ -106,14 +106,14 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def show(results: Results, console: Console) -> None:
-    """Print every figure, then the bars."""
+    """Print every figure, then the targets."""
     figures = results.figures
     console.print(f"\n{results.agents} agents. {_machine(results)}")
     console.print(", ".join(f"{name} {version}" for name, version in results.versions.items()))
     console.print(_latencies(figures))
     console.print(
         f"Idle, the operator's p90 (written) is {figures.idle.p90_of_deployment_controller:g} times the Deployment controller's. "
-        f"{_per_change(figures)} The noisier the machine, the more the ratio says and the less the milliseconds."
+        f"{_per_change(figures)} On a busy machine, trust the ratio more than the milliseconds."
     )
     console.print(_writes(figures))
     console.print(_quiet(figures))

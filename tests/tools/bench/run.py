@@ -24,7 +24,7 @@ OUT: Final = Path("build") / "bench"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What can be chosen.
+    """The options of a run.
 
     Attributes:
         agents: how many MedplumAgents there are.
@@ -43,7 +43,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What results.json holds: the figures, and everything that is needed to understand them."""
+    """The content of results.json: the figures, and the machine and versions behind them."""
 
     date: str
     agents: int
@@ -57,7 +57,7 @@ class Results:
 
 
 def run(options: Options) -> Results:
-    """Start a cluster and the operator, run every phase, and end both."""
+    """Start a cluster and the operator, run every phase, and stop both."""
     here = machine.look_at_machine()
     options.out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

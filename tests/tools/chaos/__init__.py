@@ -1,1 +1,1 @@
-"""Everything that may happen to an agent behind a gate, at random and under traffic: `make chaos`, `python -m tests.tools.chaos`."""
+"""Random faults for an agent behind a gate, under traffic: `make chaos`, `python -m tests.tools.chaos`."""

@@ -1,4 +1,4 @@
-"""`python -m tests.tools.chaos`, `make chaos`: wreak, show, write results.json. Exit code 0 when every promise is kept, else 1."""
+"""`python -m tests.tools.chaos`, `make chaos`: inject faults, show, write results.json. Exits with 0 if every promise is kept, else 1."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.tools.chaos.run import Run, run
 
 OUT: Final = Path("build") / "chaos"
 WIDTH: Final = 150
-"""Of the tables in a log or a file."""
+"""Columns of the tables in a log or a file."""
 
 
 def main(arguments: list[str]) -> int:
-    """Run it. Returns the exit code."""
+    """Run the chaos; return the exit code."""
     options = _options(arguments)
     if EXISTING in os.environ:
-        say(f"Chaos ends parts of a cluster, which has to be its own: unset {EXISTING}.")
+        say(f"Chaos kills parts of the cluster, so it starts its own: unset {EXISTING}.")
         return 1
     if (reason := missing()) is not None:
         say(f"Chaos needs real nodes, and this machine cannot run them: {reason}.")
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> int:
     try:
         found, place = _run(plan)
     except KeyboardInterrupt:
-        say("\nInterrupted: the cluster is gone, and there are no figures.")
+        say("\nInterrupted. The cluster is deleted; there are no results.")
         return 130
     except (ClusterStartError, KubectlError, ToolchainError, ImageError, TimeoutError, AssertionError) as error:
         say(f"The run with seed {plan.seed} failed: {error}")
@@ -68,12 +68,15 @@ def _run(plan: Plan) -> tuple[Run, report.Place]:
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.tools.chaos",
-        description="Everything that may happen to an agent behind a gate, at random and under HL7 traffic, on real nodes: "
+        description="Random faults for an agent behind a gate, under HL7 traffic, on real nodes: "
         "nothing may be lost, two agents may never meet where they must not, and in the end it has to run as it should.",
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="of chaos (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long (%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=secrets.randbelow(1_000_000), help="draws the same plan again (a random one)"
+        "--seed",
+        type=int,
+        default=secrets.randbelow(1_000_000),
+        help="the same seed gives the same plan (default: random)",
     )
     parser.add_argument("--output", type=Path, default=OUT, help="folder for results.json (%(default)s)")
     given = parser.parse_args(arguments)

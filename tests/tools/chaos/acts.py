@@ -1,4 +1,4 @@
-"""How each event of a plan is carried out, by what an admin, a user or a bad day would do. `run` calls `carry_out`.
+"""Carry out each event of a plan, as an admin, a user or a fault would. `run` calls `carry_out`.
 
 The API server may be away at any moment, so each call is tried again for a while. Never waits for what an event leads to.
 """
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS: Final = 30.0
 GATE: Final = f"agents.medplum.com/gate-of={AGENT}"
 STAYS: Final = "app notin (medplum,devices)"
-"""What a drain evicts: everything but the server and the devices, which nothing would bring back."""
+"""Selects what a drain evicts: all pods except server and devices, which no controller would recreate."""
 NOWHERE: Final = "nowhere"
 
 
 @dataclass
 class Acts:
-    """One clinic to which it all happens."""
+    """The events of a plan, applied to one clinic."""
 
     clinic: Clinic
     counts: dict[Kind, int] = field(default_factory=dict)
-    """What really happened: a pod that was not there could not be killed."""
+    """The events that took effect: a pod that did not exist could not be killed."""
     drains_finished: int = 0
     _texts: int = 0
     _drain: subprocess.Popen[bytes] | None = None
     _cordoned: str = ""
 
     def carry_out(self, event: Event) -> bool:
-        """Do it, and tell whether there was anything to do."""
+        """Carry out one event; return whether it had an effect."""
         done = self._do(event)
         if done:
             self.counts[event.kind] = self.counts.get(event.kind, 0) + 1
@@ -54,7 +54,7 @@ class Acts:
                 return self.ask_for(event.version, approved=event.approved)
             case Kind.NO_SECRET:
                 return self.ask_for(event.version, server=_credentials(NOWHERE))
-            case Kind.MEND:
+            case Kind.FIX_SECRET:
                 return self.ask_for(event.version, server=_credentials(AGENT))
             case Kind.SETTINGS:
                 return self.patch(_settings(event.number))
@@ -82,18 +82,18 @@ class Acts:
     # The spec.
 
     def ask_for(self, version: str, *, approved: bool = True, **spec: Any) -> bool:
-        """Ask for a version, approved before where it could be a downgrade."""
+        """Set spec.version; approve it first if it may be a downgrade."""
         if approved and version != HIGHEST:
             self.approve(version)
         return self.patch({"version": version, **spec})
 
     def approve(self, version: str) -> bool:
-        """Approve a downgrade by a text that has never been used."""
+        """Approve a downgrade with a text that is new."""
         self._texts += 1
         return patiently(lambda: self.clinic.approve(f"{version} CHG-{self._texts}"))
 
     def take_approval_off(self) -> bool:
-        """So that the texts that are spent are forgotten: after fifty nothing more is approved."""
+        """Remove the approval, so that the operator forgets spent approvals: after fifty it accepts no more."""
         return self._kubectl("annotate", "mpa", AGENT, "agents.medplum.com/force-downgrade-")
 
     def patch(self, spec: dict[str, Any]) -> bool:
@@ -103,7 +103,7 @@ class Acts:
     # Pods and processes.
 
     def _kill(self, container: str, selector: str, namespace: str, number: int) -> bool:
-        """SIGKILL, sent by the container runtime to a process that runs."""
+        """Let the container runtime send SIGKILL to a running process."""
         found: list[tuple[Machine, str]] = []
 
         def look() -> None:
@@ -122,7 +122,7 @@ class Acts:
         machine, identifier = found[number % len(found)]
         try:
             machine.ctr("tasks", "kill", "--signal", "SIGKILL", identifier)
-        except RuntimeError:  # it has ended by itself meanwhile
+        except RuntimeError:  # it has ended in the meantime
             return False
         return True
 
@@ -141,14 +141,14 @@ class Acts:
     def _restart_api_server(self, away_seconds: float) -> bool:
         plane = self.clinic.cluster.plane
         if plane is None:
-            raise RuntimeError("the API server of a cluster that is not ours cannot be restarted")
+            raise RuntimeError("only the API server of our own cluster can be restarted")
         plane.restart_api_server(away_seconds=away_seconds)
         return True
 
     # Nodes.
 
     def _begin_drain(self, number: int) -> bool:
-        """`kubectl drain` in the background: of the agent's node, or of another one in one case of three."""
+        """Start `kubectl drain` in the background, for the agent's node or, in one case of three, another node."""
         where: list[str] = []
 
         def look() -> None:
@@ -172,7 +172,7 @@ class Acts:
         return True
 
     def end_drain(self) -> bool:
-        """Give the node back, whether the drain has finished or not."""
+        """Uncordon the node, whether the drain has finished or not."""
         if self._drain is None:
             return False
         self.drains_finished += self._drain.poll() == 0
@@ -187,7 +187,7 @@ class Acts:
 
 
 def patiently(act: Callable[[], object]) -> bool:
-    """Try until it works: the API server may be away, or have just come back. Always True; KubectlError after a while."""
+    """Retry until it works, as the API server may be down. Return True; raise KubectlError after a while."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
@@ -205,7 +205,7 @@ def _credentials(secret: str) -> dict[str, Any]:
 
 
 def _settings(number: int) -> dict[str, Any]:
-    """A change of something that replaces no pod, the agent's pod, or the gates' pods."""
+    """Return a change that replaces no pod, the agent's pod, or the gate pods."""
     return (
         {"handoff": {"minReadySeconds": 1 + number % 2}},
         {"podTemplate": {"annotations": {"chaos.test/number": str(number)}}},

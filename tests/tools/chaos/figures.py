@@ -1,4 +1,4 @@
-"""What a run found, and what it is held against: values in, values out. `run` fills it, `report` shows it."""
+"""The results of a run and the promises that it checks: values in, values out. `run` fills it, `report` shows it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ MESSAGES: Final = (
     *("sent", "acknowledged", "lost", "unacknowledged", "repeated"),
     *("refused", "unreachable", "reset", "closed", "timeouts", "longest_pause_seconds"),
 )
-"""What is taken over of the traffic's report (docs/internals/traffic.md says what each is)."""
+"""The figures taken from the traffic report (docs/internals/traffic.md describes each)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that a run found.
+    """All results of a run.
 
     Attributes:
         seed: draws the same plan again.
         minutes: of chaos; installing and converging come on top.
         events: how often what happened.
-        rollouts: how often a change ended how, as the agent's history told.
+        rollouts: how many rollouts ended in which way, from status.history.
         messages: to the agent, from the traffic's report.
         pushes: from the server to a device: no gate and no operator can keep those that an agent had in hand when it ended.
         lives: runs of an agent's process, by the container runtime.
@@ -60,18 +60,18 @@ class Figures:
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
-    """Hold the figures against what the docs promise whatever happens; more they do not promise when gates and nodes go."""
+    """Compare the figures with the promises that hold even while gates and nodes disappear."""
     lost, took = figures.messages["lost"], figures.converged_seconds
     return (
         Bar("acknowledged messages lost", "0", str(lost), lost == 0),
         Bar(
             f"two agents at once where one is before 4.2.4, {figures.lives} lives, {figures.old_lives} of them such",
             "0",
-            f"{len(figures.together)}{', but the recorder is not sure' if figures.unsure else ''}",
+            f"{len(figures.together)}{', but the recorder missed events' if figures.unsure else ''}",
             not figures.together and not figures.unsure and figures.lives > 0,
         ),
         Bar("downgrades without an approval", "0", str(len(figures.unapproved)), not figures.unapproved),
-        Bar("passes of the operator that failed by a bug", "0", str(figures.bugs), figures.bugs == 0),
+        Bar("reconciles that failed because of a bug", "0", str(figures.bugs), figures.bugs == 0),
         Bar(
             f"Running on {figures.last} after the chaos",
             f"≤ {CONVERGE_SECONDS:.0f} s",
@@ -82,24 +82,24 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
 
 
 def taken_over(overall: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a traffic report's figures that is kept."""
+    """Return the figures of a traffic report that results.json contains."""
     return {name: overall[name] for name in MESSAGES}
 
 
 class Rollouts:
-    """All rollouts that ended: `status.history` holds the last ten, so it has to be read now and then."""
+    """All rollouts that ended. `status.history` has the last ten only, so it must be read repeatedly."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def see(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Take what the history tells at this moment."""
+        """Add the entries of the current history."""
         for entry in history:
             key = tuple(entry.get(name) for name in ("startedAt", "completedAt", "from", "to", "outcome"))
             self._seen[key] = dict(entry)
 
     def outcomes(self) -> dict[str, int]:
-        """How often which end came, most often first.
+        """Return how many rollouts ended in which way, the most frequent first.
 
         >>> rollouts = Rollouts()
         >>> rollouts.see([{"to": "5.1.15", "outcome": "Completed", "strategy": "Recreate"}])
@@ -109,7 +109,7 @@ class Rollouts:
         return dict(Counter(map(_ended, self._seen.values())).most_common())
 
     def unapproved(self) -> tuple[str, ...]:
-        """Downgrades that came about although nobody had approved them; the way back from a failed change is none."""
+        """Return completed downgrades without an approval. A rollback is not a downgrade."""
         return tuple(
             f"{entry['from']} to {entry['to']}, {entry.get('startedAt')}"
             for entry in self._seen.values()

@@ -1,4 +1,4 @@
-"""What operators logged, read from the nodes' own files: most of them are killed, and their pods are gone. `run` asks."""
+"""The operators' logs, read from files on the nodes: most operators are killed and their pods deleted. Used by `run`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ BUG: Final = "a pass failed by a bug"
 
 @dataclass
 class OperatorLog:
-    """Every operator's words until the latest `read`."""
+    """The logs of all operators up to the latest `read`."""
 
     machines: Sequence[Machine]
     _texts: dict[Path, str] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Read what is there now; kubelets remove it with the pod."""
+        """Read the files that exist now; a kubelet deletes them with the pod."""
         for machine in self.machines:
             for file in (machine.folder / "var-log" / "pods").glob(f"{NAMESPACE}_*/operator/*.log"):
                 try:
@@ -34,10 +34,10 @@ class OperatorLog:
 
     @property
     def text(self) -> str:
-        """All of it, one operator after the other."""
+        """Return all logs, one operator after the other."""
         return "".join(f"# {file.parent.parent.name} {file.name}\n{text}" for file, text in self._texts.items())
 
     @property
     def bugs(self) -> int:
-        """Passes that failed by a bug."""
+        """Return the number of reconciles that failed because of a bug."""
         return self.text.count(BUG)

@@ -1,4 +1,4 @@
-"""What shall happen when, drawn of a seed: a pure value. `run` carries it out, the same seed gives the same plan.
+"""Which event happens when, drawn from a seed: a pure value. `run` carries it out; the same seed gives the same plan.
 
 No event may be one that is documented to lose messages or to go around the guard (SECURITY.md, "Ways around the guard"): no
 forced deletion of an agent's pod, no hand on its Deployment, no second agent of its identity.
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 VERSIONS: Final = ("4.2.3", "5.1.14", "5.1.15")
-"""Agents that serve. Between the first and the others one stops before the other starts."""
+"""Versions that serve. A change between the first and any other is a Recreate."""
 HIGHEST: Final = VERSIONS[-1]
 WEIGHTS: Final = (3, 2, 2)
-"""The first is drawn more often: on the way to it most is done, and two agents may never meet."""
+"""The first is drawn more often: a change to it has most steps, and its agents must never overlap."""
 NEVER_READY: Final = "5.1.16"
-"""An agent that connects and opens no port: its change fails at the deadline."""
+"""An agent that connects but opens no port: its rollout fails at the deadline."""
 OPERATOR_SECONDS: Final = 20.0
 API_SERVER_SECONDS: Final = 60.0
 DRAIN_SECONDS: Final = 75.0
@@ -30,13 +30,13 @@ MIND_SECONDS: Final = 5.0
 
 
 class Kind(StrEnum):
-    """What happens."""
+    """The kinds of events."""
 
     VERSION = "change of version"
     MIND = "change of mind"
-    NEVER_READY = "change to an agent that never gets ready"
+    NEVER_READY = "change to an agent that never becomes ready"
     NO_SECRET = "change that names a missing Secret"
-    MEND = "the Secret's name is right again"
+    FIX_SECRET = "the Secret's name is correct again"
     SETTINGS = "change of settings"
     PAUSE = "pause"
     RESUME = "resume"
@@ -54,14 +54,14 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
-    """One thing to happen.
+    """One planned event.
 
     Attributes:
         at: seconds from the start.
         kind: what.
-        version: the version to ask for, where it asks for one.
-        approved: whether a downgrade is approved with it; else somebody approves it later, or nobody does.
-        number: a random number, for whatever has to be chosen when it happens.
+        version: the version to set, if the event sets one.
+        approved: whether a downgrade is approved at once; if not, it is approved later or never.
+        number: a random number for choices at run time.
     """
 
     at: float
@@ -73,7 +73,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The version to begin with, everything that happens, in order, and the version to end with."""
+    """The first version, all events in order, and the last version."""
 
     seed: int
     seconds: float
@@ -104,7 +104,7 @@ def _changes(dice: random.Random, seconds: float) -> Iterator[Event]:
         draw_some = dice.choices([some for some, _ in _KINDS], [weight for _, weight in _KINDS])[0]
         drawn = draw_some(dice, at)
         yield from drawn
-        # What belongs together is not torn apart: a Secret is mended before something else is tried.
+        # A fault and its fix stay together: the Secret's name is fixed before the next event.
         at = max(event.at for event in drawn) + dice.uniform(*APART_SECONDS)
 
 
@@ -123,7 +123,7 @@ def _mind(dice: random.Random, at: float) -> list[Event]:
 
 def _no_secret(dice: random.Random, at: float) -> list[Event]:
     broken, back = _any_version(dice), _any_version(dice)
-    return [Event(at, Kind.NO_SECRET, broken), Event(at + dice.uniform(3, 12), Kind.MEND, back)]
+    return [Event(at, Kind.NO_SECRET, broken), Event(at + dice.uniform(3, 12), Kind.FIX_SECRET, back)]
 
 
 def _pause(dice: random.Random, at: float) -> list[Event]:
@@ -146,11 +146,11 @@ _KINDS: Final[tuple[tuple[Callable[[random.Random, float], list[Event]], int], .
     (_single(Kind.DELETE_GATE), 1),
     (_single(Kind.FORCE_GATE), 2),
 )
-"""What may come next, each with its weight."""
+"""The next event: candidates with weights."""
 
 
 def _operator(seconds: float) -> Iterator[Event]:
-    # In turn: a container that is killed again and again is started later and later, a new pod's is not.
+    # Alternate: the kubelet backs off for a container that is killed repeatedly, not for a new pod.
     for number in range(1, int(seconds / OPERATOR_SECONDS) + 1):
         kind = Kind.KILL_OPERATOR if number % 2 else Kind.DELETE_OPERATOR
         yield Event(number * OPERATOR_SECONDS, kind)

@@ -1,4 +1,4 @@
-"""Results for people, as tables on the terminal and as a row of docs/internals/reliability.md, and for programs, as results.json.
+"""Results as tables on the terminal, as a row of docs/internals/reliability.md, and as results.json.
 
 Called by `__main__`; decides nothing.
 """
@@ -31,7 +31,7 @@ Rows = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and when it ran."""
+    """When the run was, and on which machine."""
 
     date: str
     machine: Machine
@@ -62,23 +62,23 @@ def write(run: Run, place: Place, folder: Path) -> Path:
 
 
 def show(run: Run, console: Console) -> None:
-    """Print every figure, then the bars."""
+    """Print every figure, then the promises."""
     console.print(run.traffic, highlight=False, markup=False)
     for line in (*run.figures.together, *run.figures.unsure, *run.figures.unapproved):
         console.print(line, markup=False)
     console.print(table("What happened", *_events(run.figures)))
     console.print(table(f"Chaos, seed {run.figures.seed}", *_row(run.figures)))
-    console.print(table("What is promised whatever happens", *_bars(run.figures)))
+    console.print(table("Promises that hold during any fault", *_bars(run.figures)))
 
 
 def _row(figures: Figures) -> Rows:
-    """The row of docs/internals/reliability.md."""
+    """Return the row of docs/internals/reliability.md."""
     messages = figures.messages
     failed = sum(messages[name] for name in ("refused", "unreachable", "reset", "closed", "timeouts"))
     return (
         [
             *("minutes, seed", "events", "agent lives, before 4.2.4", "sent", "acknowledged", "lost", "repeated"),
-            *("connections refused or broken", "longest pause", "two agents at once", "Running in the end"),
+            *("connections refused or broken", "longest pause", "two agents at once", "Running at the end"),
         ],
         [
             [
@@ -97,10 +97,10 @@ def _row(figures: Figures) -> Rows:
 
 def _events(figures: Figures) -> Rows:
     return (
-        ["what", "how often"],
+        ["event", "count"],
         [
             *([what, str(count)] for what, count in figures.events.items()),
-            ["of the drains, finished", str(figures.drains_finished)],
+            ["drains that finished", str(figures.drains_finished)],
             *([f"rollouts: {how}", str(count)] for how, count in figures.rollouts.items()),
         ],
     )

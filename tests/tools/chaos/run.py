@@ -1,4 +1,4 @@
-"""One run: a clinic with an agent behind a gate, traffic, a plan that is carried out, and the end. Tests and `__main__` call it."""
+"""One run: a clinic with an agent behind a gate, traffic, the events of a plan, and convergence. Called by tests and `__main__`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from tests.tools.chaos.plan import Plan
 
 HANDOFF: Final = {"minReadySeconds": 1, "drainSeconds": 2, "progressDeadlineSeconds": 25}
-"""Quick, so that much can happen, and a change that fails is taken back within the run."""
-LOOK_SECONDS: Final = 1.0
+"""Short times, so that many rollouts fit into a run and a failed one is rolled back within it."""
+OBSERVE_SECONDS: Final = 1.0
 MOST_SPENT: Final = 40
 QUIET_SECONDS: Final = 3.0
 
 
 @dataclass
 class Run:
-    """What a run found, and what it is made of."""
+    """The results of a run, with its raw data."""
 
     figures: Figures
     journal: list[dict[str, Any]]
-    """What happened when, in seconds since the traffic began to flow."""
+    """Each event with its time, in seconds since traffic began."""
     traffic: str
     """Its report as a table."""
     series: dict[str, Any]
@@ -49,7 +49,7 @@ class Run:
 
 
 def run(cluster: Cluster, lives: LifeRecorder, plan: Plan) -> Run:
-    """Carry a plan out on a cluster with nodes of ours and the operator in it; every node is in use when it ends or fails."""
+    """Carry out a plan on our own nodes with the operator installed. Uncordon every node at the end, even after a failure."""
     with _clinic(cluster, lives) as clinic:
         clinic.open()
         clinic.install(plan.first, gate={"enabled": True}, handoff=HANDOFF)
@@ -58,7 +58,7 @@ def run(cluster: Cluster, lives: LifeRecorder, plan: Plan) -> Run:
         traffic.start()
         chaos = _Chaos(clinic, plan)
         try:
-            chaos.wreak()
+            chaos.inject()
             took = chaos.converge()
         finally:
             chaos.acts.end_drain()
@@ -68,7 +68,7 @@ def run(cluster: Cluster, lives: LifeRecorder, plan: Plan) -> Run:
 
 @contextmanager
 def _clinic(cluster: Cluster, lives: LifeRecorder) -> Iterator[Clinic]:
-    # The API's own word on what ran is not asked for: its watches end with the API server.
+    # The API recorder is not started: its watches end with the API server.
     with cluster.namespace("clinic") as namespace:
         cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
         clinic = Clinic(cluster, namespace, cluster.folder, Recorder(), lives_recorder=lives)
@@ -89,8 +89,8 @@ class _Chaos:
         self.log = OperatorLog(self.clinic.cluster.machines)
         self.clinic.kubectl("label", "pod", "devices", "app=devices")  # so that drains leave it alone
 
-    def wreak(self) -> None:
-        """Everything that is planned, each at its time or as soon after it as what came before is done."""
+    def inject(self) -> None:
+        """Carry out all events, each at its time or as soon as the event before it is done."""
         for event in self.plan.events:
             self._pass_time(event.at)
             if event.kind in {Kind.KILL_OPERATOR, Kind.DELETE_OPERATOR, Kind.DRAIN}:
@@ -100,30 +100,30 @@ class _Chaos:
         self._pass_time(self.plan.seconds)
 
     def converge(self) -> float | None:
-        """Make everything fine again, ask for the last version; returns how long it took, None where it did not come about."""
-        self._note(f"the end: all is well again, and {self.plan.last} is asked for")
+        """Undo all faults and set the last version. Return the seconds until Running, None after a timeout."""
+        self._note(f"the end: all faults are undone, spec.version is {self.plan.last}")
         began = time.monotonic()
         self.acts.end_drain()
         self.acts.ask_for(
             self.plan.last,
             paused=False,
             server={"credentialsSecretRef": {"name": AGENT}},
-            # Another spec than any before: one that has failed is not tried again by itself.
+            # A new spec: a failed one is not retried automatically.
             podTemplate={"annotations": {"chaos.test/number": "the end"}},
-            # On a busy machine a pod may take longer than a change may in the chaos; it would fail, and go back, as it should.
+            # On a busy machine a pod may take longer than the deadline of the chaos, and the rollout would fail.
             handoff={"progressDeadlineSeconds": int(CONVERGE_SECONDS)},
         )
         while time.monotonic() < began + CONVERGE_SECONDS:
-            if self._look() == ("Running", self.plan.last):
+            if self._observe() == ("Running", self.plan.last):
                 took = time.monotonic() - began
                 time.sleep(QUIET_SECONDS)
                 return round(took, 1)
-            time.sleep(LOOK_SECONDS)
-        self._note(f"no end: {self.clinic.status()}")
+            time.sleep(OBSERVE_SECONDS)
+        self._note(f"not converged: {self.clinic.status()}")
         return None
 
     def found(self, report: dict[str, Any], took: float | None, traffic: DetachedTraffic) -> Run:
-        """Everything together."""
+        """Collect the results."""
         clinic, recorder = self.clinic, self.clinic.lives_recorder
         self.log.read()
         lives = clinic.lives
@@ -137,7 +137,7 @@ class _Chaos:
             lives=len(lives),
             old_lives=sum(release(life.version) < ZERO_DOWNTIME for life in lives),
             together=tuple(violations(lives)),
-            unsure=tuple(recorder.faults if recorder else ["nobody listened to the container runtime"]),
+            unsure=tuple(recorder.faults if recorder else ["no recorder listened to the container runtime"]),
             unapproved=self.rollouts.unapproved(),
             bugs=self.log.bugs,
             drains_finished=self.acts.drains_finished,
@@ -150,14 +150,14 @@ class _Chaos:
 
     def _pass_time(self, until: float) -> None:
         while (left := self._began + until - time.monotonic()) > 0:
-            time.sleep(min(left, LOOK_SECONDS))
-            if left > LOOK_SECONDS:
-                self._look()
+            time.sleep(min(left, OBSERVE_SECONDS))
+            if left > OBSERVE_SECONDS:
+                self._observe()
                 if self._spent >= MOST_SPENT:
                     self.acts.take_approval_off()
 
-    def _look(self) -> tuple[str, str] | None:
-        """Phase and active version, where status tells of the current spec; what history tells is kept."""
+    def _observe(self) -> tuple[str, str] | None:
+        """Return phase and active version if status is about the current spec. Add new entries of the history."""
         try:
             agent = self.clinic.agent()
         except KubectlError:  # the API server is away

@@ -29,7 +29,7 @@ END_SECONDS: Final = 90
 
 @dataclass(frozen=True, slots=True)
 class DetachedTraffic:
-    """Traffic that nobody holds on to."""
+    """Traffic whose generator runs detached in its pod."""
 
     clinic: Clinic
 

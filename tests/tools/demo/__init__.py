@@ -1,1 +1,1 @@
-"""The demo: `make demo` tells the operator's story on a local cluster, with real commands, and checks every step of it."""
+"""The demo: `make demo` shows the operator at work on a cluster, with real commands, and checks every step."""

@@ -1,7 +1,7 @@
-"""The devices of the demo: traffic from before the first change until after the last, with a line for each step.
+"""The demo's devices: HL7 traffic from before the first change until after the last, with figures for each step.
 
-Started by `real`, shown by `stage`. It runs `python -m tests.support.traffic` in the pod of the devices, marks each step there, and
-reads what it says every second. What counts in the end is the generator's report.
+Started by `real`, shown by `stage`. Runs `python -m tests.support.traffic` in the pod `devices`, marks each step there, and
+reads a line of figures every second. The final figures come from the generator's report.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
     from tests.support.real_nodes.clinic import Clinic
 
 FLOWING: Final = 20
-"""Messages that have arrived before anything is changed."""
-PLACE: Final = "/tmp/demo"  # noqa: S108 - in its pod
+"""Messages that have arrived before the first change."""
+PLACE: Final = "/tmp/demo"  # noqa: S108 - in the pod
 SCRIPT: Final = f'echo $$ > {PLACE}.pid; exec python3 -m tests.support.traffic "$@" --output {PLACE}.json'
 
 
 class Notice(Enum):
-    """What devices may notice of a step. Nothing is ever lost."""
+    """What devices may notice during a step. No message is ever lost."""
 
     NOTHING = "nothing"
-    RECONNECT = "a connection that stays open is closed once, and made again"
-    LED_ELSEWHERE = "as that, and an attempt to connect may time out while nodes learn where the Service leads now"
-    PAUSE = "connections are refused until the next agent serves"
+    RECONNECT = "each open connection closes once, and the device reconnects"
+    LED_ELSEWHERE = "as RECONNECT; an attempt to connect may time out while nodes learn the Service's new endpoints"
+    PAUSE = "connections are refused until the new agent serves"
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What became of the messages of one step."""
+    """The traffic of one step."""
 
     step: str
     messages: int
@@ -53,10 +53,10 @@ class Tally:
     repeated: int
     longest_pause_seconds: float
     given_up: tuple[str, ...] = ()
-    """What timed out: which device, from when to when after the beginning of the step."""
+    """Attempts that timed out: which device, from when to when, in seconds since the step began."""
 
     def objection(self, notice: Notice) -> str:
-        """Say what devices noticed that they may not; nothing where all is well.
+        """Return what devices noticed although they must not; "" if all is well.
 
         >>> step = Tally("A handoff", 900, 80.0, 0, 0, 0, 24, 0, 0, 0.04)
         >>> step.objection(Notice.RECONNECT), step.objection(Notice.NOTHING)
@@ -78,7 +78,7 @@ class Tally:
 def tallies(report: Mapping[str, Any]) -> list[Tally]:
     """Read the generator's report, step by step."""
     if report["overall"]["lost"] is None:
-        raise StepFailedError("The Medplum server could not be asked what has arrived.")
+        raise StepFailedError("The Medplum server did not say which messages arrived.")
     return [_tally(stage, report["timeouts"]) for stage in report["stages"]]
 
 
@@ -129,7 +129,7 @@ def table(steps: Sequence[Tally]) -> str:
 
 
 class Devices:
-    """One run of the generator. `start`, `begin` for each step, `stop`; `abandon` ends it whatever has happened."""
+    """One run of the generator. Call `start`, `begin` for each step, `stop`; `abandon` always ends it."""
 
     def __init__(self, clinic: Clinic) -> None:
         self._clinic = clinic
@@ -137,10 +137,10 @@ class Devices:
         self._process: subprocess.Popen[str] | None = None
         self._reader = threading.Thread(target=self._read, name="devices", daemon=True)
         self._latest: dict[str, Any] = {}
-        self._said: list[str] = []
+        self._output: list[str] = []
 
     def start(self) -> None:
-        """Begin to send, and wait until messages arrive at the server."""
+        """Start sending, and wait until messages arrive at the server."""
         cluster = self._clinic.cluster
         self._process = subprocess.Popen(
             [
@@ -163,18 +163,18 @@ class Devices:
         wait_for(flowing, what="messages arrive at the server")
 
     def begin(self, step: str) -> None:
-        """Count from here on for this step."""
+        """Count traffic from now on for this step."""
         self._check()
         self._step = step
         self._write(f"{step}\n")
 
     def live(self) -> str:
-        """Return the line of this second."""
+        """Return the figures of this second."""
         latest = self._latest
         return _line(latest, "per_second") if latest.get("stage") == self._step else ""
 
-    def told(self) -> str:
-        """Return the line of the step so far, with nothing of it left out: the next one that the generator says."""
+    def summary(self) -> str:
+        """Return the figures of the whole step so far, from the next line of the generator."""
         before = self._latest
 
         def next_one() -> dict[str, Any] | None:
@@ -182,14 +182,14 @@ class Devices:
             latest = self._latest
             return latest if latest is not before and latest.get("stage") == self._step else None
 
-        latest = wait_for(next_one, what="the devices tell how they fare", seconds=15)
+        latest = wait_for(next_one, what="the devices report their figures", seconds=15)
         if latest is None:
-            raise StepFailedError("The devices say nothing.")
+            raise StepFailedError("The devices report no figures.")
         whole = latest | {"per_second": latest["acknowledged"] / latest["seconds"]}
         return f"{latest['acknowledged']:,} messages, {_line(whole, 'per_second')}"
 
     def stop(self) -> list[Tally]:
-        """End the sending in good order and return the tallies."""
+        """Stop sending gracefully and return the tallies."""
         self._check()
         self._clinic.kubectl("exec", "devices", "--", "sh", "-c", f"kill -TERM $(cat {PLACE}.pid)")
         if self._process is not None:
@@ -200,7 +200,7 @@ class Devices:
         return tallies(json.loads(report))
 
     def abandon(self) -> None:
-        """End it, whatever has become of it."""
+        """Kill the generator if it still runs."""
         if self._process is None:
             return
         self._process.kill()
@@ -218,7 +218,7 @@ class Devices:
 
     def _check(self) -> None:
         if self._process is None or self._process.poll() is not None:
-            raise StepFailedError("The devices have stopped: " + "\n".join(self._said[-5:]))
+            raise StepFailedError("The devices have stopped: " + "\n".join(self._output[-5:]))
 
     def _read(self) -> None:
         if self._process is None or self._process.stdout is None:
@@ -227,7 +227,7 @@ class Devices:
             if line.startswith("{"):
                 self._latest = json.loads(line)
             else:
-                self._said.append(line.rstrip())
+                self._output.append(line.rstrip())
 
 
 def _line(figures: Mapping[str, Any], rate: str) -> str:

@@ -1,7 +1,7 @@
-"""How a story ends before its end. Raised by everything on the stage, caught by `run` alone."""
+"""How the demo fails. Raised by every module of the demo, caught only by `run`."""
 
 from __future__ import annotations
 
 
 class StepFailedError(Exception):
-    """A step of the story did not happen."""
+    """A step did not lead to the expected result."""

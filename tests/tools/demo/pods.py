@@ -1,7 +1,6 @@
-"""A second pair of eyes: `kubectl get pods --watch` from before a change until after it, and how many pods lived at once.
+"""Count the agent pods that exist at once, with `kubectl get pods --watch` during a change.
 
-Used by `story`. A watch is told of every pod that is made or removed, in order, so nothing between two looks is missed. It
-only reads.
+Used by `story`. A watch reports every pod that is created or deleted, in order, so it misses none. It only reads.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 AGENTS = ("-l", "agents.medplum.com/agent")
-"""The agents' pods; that of a Job that fetches an image is none."""
+"""Selects agent pods, not the pod of a Job that pulls an image."""
 WATCH = ("get", "pods", *AGENTS, "--watch", "--output-watch-events", "-L", "agents.medplum.com/version")
 ENDED = ("Completed", "Error", "Succeeded", "Failed")
-"""STATUS of a pod whose containers have all ended; every other pod counts as live, one that is Terminating too."""
+"""STATUS of a pod whose containers have all ended. Every other pod counts as live, even a Terminating one."""
 
 
 @dataclass(slots=True)
 class Census:
-    """The pods that live, counted from the watch's lines: EVENT NAME READY STATUS RESTARTS AGE VERSION.
+    """The live pods, counted from the lines of the watch: EVENT NAME READY STATUS RESTARTS AGE VERSION.
 
     >>> census = Census()
     >>> for event, pod, status in (
@@ -48,7 +47,7 @@ class Census:
     most: int = 0
 
     def count(self, line: str) -> None:
-        """Take one line into account."""
+        """Count one line."""
         self.lines.append(line)
         match line.split():
             case ["DELETED", name, *_]:
@@ -59,7 +58,7 @@ class Census:
 
 
 class PodWatch:
-    """Watches the agents' pods of the namespace for the block; `census` is complete once it has been left."""
+    """Watches the agent pods of the namespace during the block; `census` is complete after the block."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.census = Census()
@@ -68,7 +67,7 @@ class PodWatch:
         self._reader = threading.Thread(target=self._read, name="pod watch")
 
     def __enter__(self) -> Self:
-        """Start, and wait until the watch has told of the pods that are there."""
+        """Start, and wait until the watch has reported every existing pod."""
         self._kubectl = subprocess.Popen(
             [str(self._cluster.kubectl_program), "--kubeconfig", str(self._cluster.kubeconfig), *WATCH],
             env=os.environ | {"KUBECACHEDIR": str(self._cluster.folder / "kubectl-cache"), "KUBERC": "off"},
@@ -87,7 +86,7 @@ class PodWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Wait until the watch knows what the cluster knows now, and end it."""
+        """Wait until the watch has caught up with the cluster, and end it."""
         try:
             if kind is None:
                 self._catch_up()
@@ -95,13 +94,13 @@ class PodWatch:
             self._end()
 
     def _catch_up(self) -> None:
-        def told() -> bool:
+        def caught_up() -> bool:
             if self._kubectl.poll() is not None:
                 raise StepFailedError(f"kubectl get pods --watch ended with exit code {self._kubectl.returncode}.")
             now = {pod["metadata"]["name"] for pod in self._cluster.read("pods", *AGENTS)["items"]}
             return now == self.census.live
 
-        wait_for(told, what="the pods' watch tells of the pods that are there", seconds=15)
+        wait_for(caught_up, what="the pod watch catches up with the cluster", seconds=15)
 
     def _read(self) -> None:
         assert self._kubectl.stdout is not None

@@ -1,6 +1,6 @@
-"""The demo's second tier: a real node, the operator as a pod from its own image, stand-ins for agent and server, traffic.
+"""A real node, the operator as a pod from its own image, stand-ins for agent and server, HL7 traffic.
 
-Opened by `run` where the machine can do it (root, Linux, some packages). It speaks through the clinic of tests/node.
+Opened by `run` if the machine can run a real node (Linux, root, packages). `existing` uses `RealPods` too.
 """
 
 from __future__ import annotations
@@ -25,30 +25,34 @@ if TYPE_CHECKING:
     from tests.support.cluster import Cluster
 
 ABOUT: Final = (
-    "Real here: API server, controller-manager, scheduler, etcd, and a node with kubelet, kube-proxy, containerd and runc. The "
-    "operator is a pod from its own image, with the rights of its own ServiceAccount. Stand-ins (docs/internals/stand-ins.md), in pods "
-    "too: the Medplum Agent, the Medplum server, and the devices that send HL7 messages all the time."
+    "The cluster is real: control plane, and a node with kubelet, kube-proxy, containerd and runc. The operator is a pod from its "
+    "own image, with the rights of its own ServiceAccount. Stand-ins (docs/internals/stand-ins.md) run in pods: the Medplum Agent, "
+    "the Medplum server, and devices that send HL7 messages all the time."
 )
-LOOK_SECONDS: Final = 5.0
-"""A look at the operator's pod takes a call of kubectl: not at every question."""
+CHECK_SECONDS: Final = 5.0
+"""How often to check the operator's pod: each check costs a call of kubectl."""
 
 
 @dataclass(slots=True)
-class RealNode:
-    """Pods that are processes."""
+class RealPods:
+    """Pods that run programs.
+
+    Attributes:
+        recorder: listens to the container runtime; None on a cluster that the demo did not start.
+    """
 
     cluster: Cluster
     clinic: Clinic
-    recorder: LifeRecorder
+    recorder: LifeRecorder | None
     _stack: ExitStack
-    _looked: float = field(default=0.0)
+    _checked: float = field(default=0.0)
 
     def operator_fault(self) -> str:
-        """Look at the pod, now and then: a container that was started again has ended before."""
+        """Check the pod every CHECK_SECONDS: a container that was restarted has ended before."""
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._checked < CHECK_SECONDS:
             return ""
-        self._looked = now
+        self._checked = now
         statuses = [
             status
             for pod in self.cluster.read("pods", "--namespace", OPERATOR_NAMESPACE)["items"]
@@ -60,44 +64,46 @@ class RealNode:
         return f"ended (restarts: {restarts})"
 
     def operator_log(self) -> str:
-        """Ask the API for it."""
+        """Read it through the API."""
         return self.clinic.log
 
     def furnish(self, namespace: str) -> str:
-        """Server and devices, as pods under Pod Security *restricted*."""
+        """Start server and devices as pods, under Pod Security *restricted*."""
         self.cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
         self.cluster.kubectl(
             "wait", "serviceaccount/default", "--namespace", namespace, "--for=create", "--timeout=30s"
         )
         self.clinic.start_server({CREDENTIAL: CREDENTIAL})
-        return "The stand-in for the Medplum server is up, and the devices stand ready. Pod Security here: restricted."
+        return "The Medplum server (a stand-in) and the devices are ready. Pod Security in this namespace: restricted."
 
     def placed(self, agent: dict[str, Any]) -> dict[str, Any]:
-        """Its image and its server are the stand-ins'."""
-        there = self.clinic.manifest(agent["spec"]["version"])["spec"]
+        """Use image and server of the stand-ins."""
+        ours = self.clinic.manifest(agent["spec"]["version"])["spec"]
         agent["spec"]["image"]["repository"] = REPOSITORY
-        agent["spec"] |= {name: there[name] for name in ("server", "channels", "podTemplate")}
+        agent["spec"] |= {name: ours[name] for name in ("server", "channels", "podTemplate")}
         return agent
 
     def start_devices(self) -> Devices:
-        """Send from the pod of the devices, through the agent's Service."""
+        """Send from the pod `devices`, through the agent's Service."""
         devices = Devices(self.clinic)
         self._stack.callback(devices.abandon)
         devices.start()
         return devices
 
-    def processes_that_met(self) -> list[str]:
-        """Ask the container runtime, which nothing stands before."""
+    def overlapping_processes(self) -> list[str] | None:
+        """Ask the container runtime."""
+        if self.recorder is None:
+            return None
         if self.recorder.faults or not self.clinic.lives:
-            return [*self.recorder.faults, "the container runtime told of no agent"]
+            return [*self.recorder.faults, "the container runtime reported no agent"]
         return violations(self.clinic.lives)
 
 
 @contextmanager
-def real_node() -> Iterator[RealNode]:
-    """Start the cluster and the operator for the block; the first time on a machine, its images are built before."""
+def real_node() -> Iterator[RealPods]:
+    """Start a cluster and the operator for the block. The first run on a machine builds the programs and the images."""
     ensure_tools()
     with nodes_with_operator(1) as (cluster, recorder), ExitStack() as stack:
-        # The API's recorder stays silent: here the pods' watch and the container runtime are the judges.
+        # This recorder is not started: the pod watch and the container runtime check the demo.
         clinic = Clinic(cluster, NAMESPACE, cluster.folder, Recorder(), lives_recorder=recorder)
-        yield RealNode(cluster, clinic, recorder, stack)
+        yield RealPods(cluster, clinic, recorder, stack)

@@ -1,6 +1,6 @@
-"""From nothing to the end of the story: cluster, operator, chapters, and whatever happens, nothing left behind.
+"""Run the demo: open a cluster with the operator, play the chapters, and always clean up.
 
-Called by `__main__` and by the tests. It answers with an exit code and lets Ctrl-C through.
+Called by `__main__` and by tests. Returns an exit code; KeyboardInterrupt passes through.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ FAULTS = (
 )
 
 
-def tell(
+def play(
     terminal: Terminal,
     chapters: Sequence[Chapter] = CHAPTERS,
     *,
     about: str = simulated.ABOUT,
     opened: Callable[[], AbstractContextManager[Tier]] = simulated.simulated_pods,
 ) -> int:
-    """Tell the story on a cluster of its own; return 0, or 1 after showing the reason why a step did not happen."""
+    """Play the chapters on a cluster from `opened`. Return 0, or 1 after showing which step failed and why."""
     terminal.say(about, style="dim", pictured=True)
     began = time.monotonic()
     try:
-        terminal.say("Starting a cluster and the operator …", style="dim")
+        terminal.say("Starting the cluster and the operator …", style="dim")
         with opened() as tier:
             stage = Stage(tier, terminal)
-            terminal.say(f"The cluster and the operator are up, after {time.monotonic() - began:.0f} s.", style="dim")
-            if not _told(stage, chapters):
+            terminal.say(f"The cluster and the operator are ready after {time.monotonic() - began:.0f} s.", style="dim")
+            if not _played(stage, chapters):
                 return 1
     except FAULTS as error:
         terminal.failed(str(error), log="")
@@ -62,26 +62,26 @@ def tell(
         terminal.live = None
     if stage.tallies:
         terminal.pictured = True
-        terminal.say(f"\nWhat the devices saw\n{table(stage.tallies)}", pictured=True)
-    terminal.say(f"\nThat was all, in {time.monotonic() - began:.0f} s. Nothing is left of it.", style="bold")
+        terminal.say(f"\nTraffic as the devices saw it\n{table(stage.tallies)}", pictured=True)
+    terminal.say(f"\nThe demo took {time.monotonic() - began:.0f} s. Everything that it made is deleted.", style="bold")
     return 0
 
 
-def _told(stage: Stage, chapters: Sequence[Chapter]) -> bool:
+def _played(stage: Stage, chapters: Sequence[Chapter]) -> bool:
     with contextlib.chdir(stage.cluster.folder):
         for chapter in chapters:
             stage.terminal.pictured = chapter.pictured
             stage.terminal.heading(chapter.title, chapter.why)
             try:
                 stage.begin(chapter.title)
-                chapter.tell(stage)
-                stage.tell_of_devices()
+                chapter.play(stage)
+                stage.show_traffic()
             except FAULTS as error:
-                stage.terminal.failed(f"{error}{_obituary(stage)}", stage.log_tail())
+                stage.terminal.failed(f"{error}{_operator_fault(stage)}", stage.log_tail())
                 return False
     return True
 
 
-def _obituary(stage: Stage) -> str:
+def _operator_fault(stage: Stage) -> str:
     fault = stage.tier.operator_fault()
     return f" (The operator {fault}.)" if fault else ""

@@ -1,6 +1,6 @@
-"""The demo's first tier: a real control plane, pods simulated by kwok, the operator as a process. Needs no root.
+"""A real control plane, pods simulated by kwok, the operator as a process. Needs no root.
 
-Opened by `run`, and by every test that is not about real nodes.
+Opened by `run`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from tests.support.operator_process import OperatorProcess
 
 ABOUT: Final = (
-    "API server, controller-manager, scheduler and etcd are the real ones, built from their sources, and the operator runs with "
-    "the rights of its own ServiceAccount. The pods are simulated by kwok: they start, get ready and end as real ones do, but "
-    "run no program, so nothing is sent to them."
+    "The control plane is real: API server, controller-manager, scheduler and etcd. The operator runs as a process with the rights "
+    "of its own ServiceAccount. The pods are simulated by kwok: they start, become ready and end like real pods, but run no program."
 )
 
-GATE_IMAGE: Final = "registry.example.org/medplum-agent-operator:0.1.0"
+GATE_IMAGE: Final = "registry.example.org/medplum-agent-operator:dev"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +34,27 @@ class SimulatedPods:
     operator: OperatorProcess
 
     def operator_fault(self) -> str:
-        """Ask the process."""
+        """Ask for the process's exit code."""
         code = self.operator.process.poll()
         return "" if code is None else f"ended with exit code {code}"
 
     def operator_log(self) -> str:
-        """Read the file that it logs to."""
+        """Read its log file."""
         return self.operator.log.read_text(encoding="utf-8")
 
-    def furnish(self, namespace: str) -> str:  # noqa: ARG002 - nothing has to be put there
+    def furnish(self, namespace: str) -> str:  # noqa: ARG002 - the protocol's
         """A simulated agent needs nothing."""
         return ""
 
     def placed(self, agent: dict[str, Any]) -> dict[str, Any]:
-        """Any agent will do."""
+        """Return the sample unchanged."""
         return agent
 
     def start_devices(self) -> None:
-        """Nobody would answer."""
+        """Start none: no agent would answer."""
 
-    def processes_that_met(self) -> None:
-        """There is no process."""
+    def overlapping_processes(self) -> None:
+        """Return None: no agent has a process."""
 
 
 @contextmanager
@@ -64,6 +63,6 @@ def simulated_pods() -> Iterator[SimulatedPods]:
     with local_cluster() as cluster:
         install(cluster)
         log = cluster.folder / "operator.log"
-        # As a process it has no image of its own that a gate could be run from.
+        # The operator runs as a process here, so it has no image that gates could use.
         with running_operator(cluster, log, "--log-format", "console", "--gate-image", GATE_IMAGE) as operator:
             yield SimulatedPods(cluster, operator)

@@ -1,6 +1,6 @@
-"""Where a chapter plays: a tier, the terminal, perhaps devices, with the few things that every chapter does.
+"""What every chapter needs: a cluster with the operator, the terminal, perhaps devices, and checks.
 
-`run` sets it up, `story` uses it. A command is always run as it is shown, and a check that fails ends the story.
+`run` creates it, `story` uses it. A command is always run exactly as it is shown. A failed check ends the demo.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LOG_LINES = 15
 
 @dataclass(slots=True)
 class Stage:
-    """A running cluster and operator, and somebody who looks on."""
+    """A running cluster and operator, and the terminal that shows them."""
 
     tier: Tier
     terminal: Terminal
     devices: Devices | None = None
-    """Those that send just now."""
+    """The devices that are sending now."""
     tallies: list[Tally] = field(default_factory=list)
-    """What became of their messages, once they have stopped."""
+    """The result of each step's traffic, once the devices have stopped."""
 
     @property
     def cluster(self) -> Cluster:
@@ -47,12 +47,12 @@ class Stage:
     def kubectl(
         self, *arguments: str, brief: Callable[[str], str] | None = None, pictured: bool = True, shown: bool = True
     ) -> str:
-        """Show a command, run it, show and return what it says."""
+        """Show a command, run it, show and return its output."""
         if shown:
             self.terminal.command(*arguments, pictured=pictured)
         with self.terminal.waiting("…"):
             result = self.cluster.kubectl(*arguments)
-        # "No resources found" comes by standard error.
+        # kubectl writes "No resources found" to standard error.
         said = result.stdout or result.stderr
         if shown:
             self.terminal.output(said, brief=brief, pictured=pictured)
@@ -64,7 +64,7 @@ class Stage:
         return found
 
     def status(self) -> dict[str, Any]:
-        """Return its status, which is empty until the operator has seen it."""
+        """Return its status, which is empty until the operator has reconciled it."""
         status: dict[str, Any] = self.agent().get("status", {})
         return status
 
@@ -74,50 +74,50 @@ class Stage:
         return found
 
     def check(self, fact: object, text: str, *, found: object = None) -> None:
-        """Show that something is so, or end the story with what was found instead."""
+        """Show a fact that holds. Raise StepFailedError, with what was found, if it does not."""
         if not fact:
-            raise StepFailedError(f"Not so: {text}." + ("" if found is None else f" Found: {found}"))
+            raise StepFailedError(f"Check failed: {text}." + ("" if found is None else f" Found: {found}"))
         self.terminal.passed(text)
 
     def wait_until(self, question: Callable[[], T], *, what: str, seconds: float = 30) -> T:
-        """Wait for something to be so; a dead operator ends the story at once."""
+        """Wait until the answer is truthy. Raise StepFailedError on a timeout, or at once if the operator has ended."""
 
-        def asked() -> T:
+        def answer() -> T:
             fault = self.tier.operator_fault()
             if fault:
-                raise StepFailedError(f"The operator {fault} while this was waited for: {what}.")
+                raise StepFailedError(f"The operator {fault} while the demo waited: {what}.")
             return question()
 
         with self.terminal.waiting(f"waiting: {what}"):
             try:
-                return wait_for(asked, what=what, seconds=seconds)
+                return wait_for(answer, what=what, seconds=seconds)
             except TimeoutError as error:
-                raise StepFailedError(f"Did not happen: {error}.") from error
+                raise StepFailedError(f"Timed out: {error}.") from error
 
     def let_devices_send(self) -> None:
-        """From here on devices send to the agent, where there is one that can answer."""
-        with self.terminal.waiting("the devices begin to send"):
+        """Start devices that send to the agent, if the agent's pods run a program."""
+        with self.terminal.waiting("starting the devices"):
             self.devices = self.tier.start_devices()
         if self.devices is not None:
             self.terminal.live = self.devices.live
 
     def begin(self, step: str) -> None:
-        """A step begins: what devices see counts for it."""
+        """Begin a step: traffic from now on counts for it."""
         if self.devices is not None:
             self.devices.begin(step)
 
-    def tell_of_devices(self) -> None:
-        """Show, at a step's end, how the devices have fared in it."""
+    def show_traffic(self) -> None:
+        """Show the traffic of the step that ends."""
         if self.devices is not None:
-            self.terminal.traffic(self.devices.told())
+            self.terminal.traffic(self.devices.summary())
 
     def stop_devices(self) -> None:
-        """Nothing is sent from here on."""
+        """Stop the devices and collect the results."""
         if self.devices is None:
             return
-        self.tell_of_devices()
+        self.show_traffic()
         devices, self.devices, self.terminal.live = self.devices, None, None
-        with self.terminal.waiting("the devices stop"):
+        with self.terminal.waiting("stopping the devices"):
             self.tallies = devices.stop()
 
     def log_tail(self) -> str:

@@ -1,7 +1,7 @@
-"""What the audience sees: headings, commands, their output and check marks, on the screen and in the picture for README.
+"""Show headings, commands, output and check marks, on the screen and in the picture for README.
 
-Written to by `stage` and `run`; it runs nothing and decides nothing. The picture is a second, recording console that gets
-the same story in fewer lines: it never shows what the screen did not.
+Used by `stage` and `run`. It runs no command and makes no decision. The picture is a second, recording console that gets
+fewer lines: it never shows a line that the screen did not show.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WIDTH = 120
-"""Columns of the picture, and of the screen where it is a file: `kubectl get` fits."""
+"""Columns of the picture, and of output to a file: wide enough for `kubectl get`."""
 
 
 def screen(file: io.TextIOBase | None = None) -> Console:
-    """Make a console for a person: as wide as the terminal, or WIDTH where the output goes into a file."""
+    """Make a console as wide as the terminal, or WIDTH if the output is a file."""
     console = Console(file=file, highlight=False)  # type: ignore[arg-type] # rich asks for IO[str], which StringIO is
     if not console.is_terminal:
         console.width = WIDTH
@@ -31,7 +31,7 @@ def screen(file: io.TextIOBase | None = None) -> Console:
 
 
 def recording() -> Console:
-    """Make a console that shows nothing and remembers everything in colour, for the picture."""
+    """Make a console that shows nothing and records everything in colour, for the picture."""
     return Console(
         file=io.StringIO(), record=True, width=WIDTH, force_terminal=True, color_system="truecolor", highlight=False
     )
@@ -70,50 +70,50 @@ class _Waiting:
 
 @dataclass(slots=True)
 class Terminal:
-    """The screen, and the picture if one is wanted."""
+    """The screen, and the picture if one is requested."""
 
     screen: Console
     picture: Console | None = None
     pictured: bool = True
-    """Whether the chapter being told is in the picture."""
+    """Whether the current chapter is in the picture."""
     live: Callable[[], str] | None = None
-    """What is shown of the traffic, anew every moment, beside what is being waited for."""
-    _spoken: int = field(default=0, init=False)
+    """Returns the current line about traffic, shown beside what the demo waits for."""
+    _chapters: int = field(default=0, init=False)
 
     def say(self, text: str, *, style: str = "", pictured: bool = False) -> None:
-        """Say something that belongs to no chapter."""
+        """Show text outside of a chapter."""
         self._show(Text(text, style=style), pictured=pictured)
 
     def heading(self, title: str, why: str) -> None:
         """Begin a chapter."""
-        self._spoken += 1
-        heading = Text(f"\n{self._spoken}. {title}", style="bold cyan")
+        self._chapters += 1
+        heading = Text(f"\n{self._chapters}. {title}", style="bold cyan")
         self._show(heading, pictured=True)
         self._show(Text(why, style="dim"), pictured=True)
 
     def command(self, *arguments: str, pictured: bool = True) -> None:
-        """Show a command before it is run."""
+        """Show a command before it runs."""
         line = Text.assemble(("$ ", "bold green"), (typed(*arguments), "bold"))
-        # The terminal may break the line, we must not: it is there to be copied.
+        # No line break of ours: people copy the command.
         self._show(line, pictured=pictured, soft_wrap=True)
 
     def output(self, text: str, *, brief: Callable[[str], str] | None = None, pictured: bool = True) -> None:
-        """Show what a command said; `brief` makes of it what the picture shows."""
+        """Show the output of a command; `brief` shortens it for the picture."""
         text = text.rstrip("\n")
         if not text:
             return
         self._show(Text(text), brief=Text(brief(text)) if brief else None, pictured=pictured)
 
     def passed(self, text: str) -> None:
-        """Show what was checked and found to be so."""
+        """Show a check that passed."""
         self._show(Text.assemble(("✓ ", "bold green"), (text, "green")), pictured=True)
 
     def traffic(self, text: str) -> None:
-        """Show how the devices have fared in the step that ends."""
+        """Show the traffic of the step that ends."""
         self._show(Text.assemble(("⇄ ", "bold magenta"), (f"devices: {text}", "magenta")), pictured=True)
 
     def failed(self, reason: str, log: str) -> None:
-        """Show why the story ends here, and the end of the operator's log."""
+        """Show why the demo ends here, and the end of the operator's log."""
         self._show(Text.assemble(("✗ ", "bold red"), (reason, "red")), pictured=False)
         if log:
             self._show(Text("The end of the operator's log:", style="bold"), pictured=False)
@@ -121,7 +121,7 @@ class Terminal:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Show on a terminal, for as long as the block lasts, what is being waited for."""
+        """Show on a terminal, during the block, what the demo waits for."""
         if not self.screen.is_terminal:
             yield
             return

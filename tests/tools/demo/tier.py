@@ -1,6 +1,6 @@
-"""What a stage stands on: `SimulatedPods` (simulated.py) or `RealNode` (real.py). The story is the same on both.
+"""The cluster under a stage: `SimulatedPods` (simulated.py) or `RealPods` (real.py, existing.py). The story is the same on both.
 
-Opened by `run` and asked by `stage`. Only what truly differs between the two is here.
+Opened by `run` and used by `stage`. Only what differs between the two is here.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 class Tier(Protocol):
-    """A cluster with a running operator, simulated or real."""
+    """A cluster with a running operator, and pods that are simulated or real."""
 
     @property
     def cluster(self) -> Cluster:
         """The cluster."""
 
     def operator_fault(self) -> str:
-        """Say what became of an operator that has ended; nothing of one that runs."""
+        """Return how the operator ended; "" while it runs."""
 
     def operator_log(self) -> str:
-        """Return everything that the operator has logged."""
+        """Return the operator's whole log."""
 
     def furnish(self, namespace: str) -> str:
-        """Put into the clinic's namespace what an agent needs there to serve; return a sentence about it, or nothing."""
+        """Create what an agent needs in its namespace; return a sentence about it, or ""."""
 
     def placed(self, agent: dict[str, Any]) -> dict[str, Any]:
-        """Return the sample agent as it has to be here, once the clinic is furnished."""
+        """Return the sample agent adapted to this cluster. Call `furnish` first."""
 
     def start_devices(self) -> Devices | None:
-        """Let devices send to the agent; None where there is nobody to send to."""
+        """Start devices that send to the agent; None if pods are simulated."""
 
-    def processes_that_met(self) -> list[str] | None:
-        """Name agents that ran beside another although one is before 4.2.4; None where nothing runs that could."""
+    def overlapping_processes(self) -> list[str] | None:
+        """Return agents before 4.2.4 whose processes overlapped; None if the container runtime cannot be observed."""

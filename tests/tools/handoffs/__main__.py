@@ -1,4 +1,4 @@
-"""`python -m tests.tools.handoffs`: measure, show, write handoff.json and the picture. Exit code 0 when every bar is kept, else 1."""
+"""`python -m tests.tools.handoffs`: measure, show, write handoff.json and the picture. Exits with 0 if every target is met, else 1."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.tools.handoffs import report
 from tests.tools.handoffs.run import Options, run
 
 WIDTH: Final = 130
-"""Of the tables in a log or a file."""
+"""Columns of the tables in a log or a file."""
 PANELS: Final = "handoff-panels.json"
-"""What the picture is drawn of, for `python -m tests.support.traffic.picture`."""
+"""The data of the picture, for `python -m tests.support.traffic.picture`."""
 PICTURES: Final = ("handoff.svg", "handoff.png")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the bench. Returns the exit code."""
+    """Run the bench; return the exit code."""
     options = _options(arguments)
     if EXISTING in os.environ:
-        say(f"The bench listens to the container runtime of nodes of its own: unset {EXISTING}.")
+        say(f"The bench starts its own nodes to listen to their container runtime: unset {EXISTING}.")
         return 1
     reason = missing()
     if reason is not None:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     try:
         results, panels = run(options)
     except KeyboardInterrupt:
-        say("\nInterrupted: the cluster is gone, and nothing was measured.")
+        say("\nInterrupted. The cluster is deleted; there are no results.")
         return 130
     except (ClusterStartError, KubectlError, ToolchainError, ImageError, TimeoutError, AssertionError) as error:
         say(f"The run failed: {error}")
@@ -61,18 +61,18 @@ def _options(arguments: list[str]) -> Options:
     defaults = Options()
     parser = argparse.ArgumentParser(
         prog="python -m tests.tools.handoffs",
-        description="Measure on real nodes what devices notice while agents change.",
+        description="Measure, on real nodes, what devices notice during rollouts.",
     )
     add = parser.add_argument
-    add("--handoffs", type=int, default=defaults.handoffs, help="in a row, original mode (%(default)s)")
-    add("--enhanced", type=int, default=defaults.enhanced, help="the same in enhanced mode (%(default)s)")
+    add("--handoffs", type=int, default=defaults.handoffs, help="handoffs in a row, original mode (%(default)s)")
+    add("--enhanced", type=int, default=defaults.enhanced, help="handoffs in a row, enhanced mode (%(default)s)")
     add(
         "--downgrades",
         type=int,
         default=defaults.downgrades,
-        help="forced ones, each beside a bare Deployment's; then again without the image (%(default)s)",
+        help="forced downgrades, in turn with a bare Deployment; then again without the image on the node (%(default)s)",
     )
-    add("--drains", type=int, default=defaults.drains, help="of the agent's node (%(default)s)")
+    add("--drains", type=int, default=defaults.drains, help="drains of the agent's node (%(default)s)")
     add("--output", type=Path, default=defaults.output, help="folder for handoff.json and picture (%(default)s)")
     given = parser.parse_args(arguments)
     if min(given.handoffs, given.enhanced, given.downgrades, given.drains) < 1:

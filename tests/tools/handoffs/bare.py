@@ -1,4 +1,4 @@
-"""The yardstick of forced downgrades: the same agent in a Deployment that somebody wrote by hand, without any operator."""
+"""The baseline for forced downgrades: the same agent in a handwritten Deployment, without the operator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NAME: Final = "bare"
 AGENT_ID: Final = "0b1c8a52-7f0e-4a53-8f0a-5f2f7c1f9d10"
 _FOLDERS: Final = ("TMPDIR", "MEDPLUM_AGENT_DOUBLE_PROGRAM_FOLDER")
-"""With positional arguments an agent writes its logs beside its program, where only root may: so it believes to lie in /tmp."""
+"""With positional arguments an agent writes logs beside its program, which only root may do: so its folder is set to /tmp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class BareDeployment:
     clinic: Clinic
 
     def install(self, version: str) -> None:
-        """Make it, its Service, and its identity at the server; wait until it serves."""
+        """Create it, its Service, and its identity on the server; wait until it serves."""
         channels = [{"name": "adt", "address": f"mllp://0.0.0.0:{HL7_PORT}"}]
         self.clinic.put(f"agents/{AGENT_ID}", channels=channels)
         self.clinic.apply(self._service(), self._deployment(version))

@@ -1,4 +1,7 @@
-"""`make bench-gate-handoff`: what devices notice of changes behind a gate, on real nodes; gate-handoff.json and .md. Exit code 1 for a miss."""
+"""`make bench-gate-handoff`: measure, on real nodes, what devices notice of rollouts behind a gate.
+
+Writes gate-handoff.json and .md. Exits with 1 if a target is missed.
+"""
 
 from __future__ import annotations
 
@@ -39,32 +42,32 @@ NAME: Final = "gate-handoff"
 
 @dataclass(frozen=True, slots=True)
 class Recreate:
-    """One change that stops first, behind a gate. Seconds."""
+    """One Recreate behind a gate. Seconds."""
 
     name: str
     longest_pause: float
-    """The longest that no device got an answer: the message that waited, and no other."""
+    """The longest time without an answer to any device: the delay of the message that waited."""
     gap: float
-    """From the old agent's end, by the container runtime, until a watch told that the new one is ready."""
+    """From the end of the old agent, by the container runtime, until a watch reported the new one ready."""
     noticed: int
-    """Lost, refused, reset, closed, repeated, without an answer in time: all together."""
+    """Lost, refused, reset, closed, repeated and timed out, added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that a run found."""
+    """All results of a run."""
 
     original: Handoffs
     enhanced: Handoffs
     recreates: tuple[Recreate, ...]
     noticed: dict[str, int]
-    """What devices noticed of all recreates, by its name."""
+    """What devices noticed of all Recreates, by name of the figure."""
     agents_seen: int
     violations: tuple[str, ...]
 
     @property
     def hold_ratio(self) -> float:
-        """How much longer devices waited than nobody served: the median of both."""
+        """Ratio of the devices' wait to the time without an agent, as medians."""
         return median(each.longest_pause for each in self.recreates) / median(each.gap for each in self.recreates)
 
 
@@ -72,7 +75,7 @@ NOTICED: Final = ("lost", "unacknowledged", "refused", "unreachable", "reset", "
 
 
 def recreate(clinic: Clinic, times: int, *, done: Callable[[], None]) -> tuple[tuple[Recreate, ...], dict[str, int]]:
-    """5.1.15 to 4.2.3, approved, and back, so many times under one run of traffic."""
+    """Change from 5.1.15 to 4.2.3, approved, and back, `times` times, under one run of traffic."""
     clinic.install(HIGH, gate={"enabled": True})
     clinic.wait_for_the_gate()
     names = [f"{way} {number}" for number in range(times) for way in ("down", "up")]
@@ -111,7 +114,7 @@ def _gaps(clinic: Clinic, times: PodTimes) -> list[float]:
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
-    """Hold the figures against what the gate promises."""
+    """Compare the figures with the gate's promises."""
     found = []
     for mode, row in (("original", figures.original), ("enhanced", figures.enhanced)):
         count = f"{len(row.handoffs)} handoffs, {mode} mode"
@@ -146,8 +149,8 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
 
 
 def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine, dict[str, str]]:
-    """Two nodes, the operator, and each phase in a clinic of its own."""
-    archives()  # what has to be built is not the machine's usual load
+    """Run each phase in its own clinic, on two nodes with the operator."""
+    archives()  # built before the load is measured
     here = machine.look_at_machine()
     gate: dict[str, Any] = {"gate": {"enabled": True}}
     with ExitStack() as stack:
@@ -183,7 +186,7 @@ def measure(*, handoffs: int, recreates: int) -> tuple[Figures, machine.Machine,
 
 
 def summary(figures: Figures, promised: Sequence[Bar]) -> list[Sheet]:
-    """Tables: the bars, the rows, the recreates."""
+    """Return the tables: promises, handoffs, Recreates."""
     rows = [(mode, row) for mode, row in (("original", figures.original), ("enhanced", figures.enhanced))]
     pauses = [each.longest_pause for each in figures.recreates]
     gaps = [each.gap for each in figures.recreates]
@@ -224,10 +227,13 @@ def summary(figures: Figures, promised: Sequence[Bar]) -> list[Sheet]:
 
 
 def main() -> int:
-    """Measure, show, write. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.handoffs.behind_gate", description=__doc__)
-    parser.add_argument("--handoffs", type=int, default=100, help="in each mode (100)")
-    parser.add_argument("--recreates", type=int, default=20, help="forced downgrades, each with its way back (20)")
+    """Measure, show, write; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tools.handoffs.behind_gate",
+        description="Measure, on real nodes, what devices notice of rollouts behind a gate.",
+    )
+    parser.add_argument("--handoffs", type=int, default=100, help="handoffs in each mode (100)")
+    parser.add_argument("--recreates", type=int, default=20, help="forced downgrades, each followed by an upgrade (20)")
     parser.add_argument("--output", type=Path, default=OUT, help="folder for the figures (build/bench)")
     options = parser.parse_args()
     if (reason := missing()) is not None:

@@ -1,7 +1,7 @@
-"""Forced downgrades by the operator and by a bare Deployment, in turn, and the gaps that traffic saw. The bench calls it.
+"""Forced downgrades by the operator and a bare Deployment, in turn, with the gaps that traffic saw. Called by the bench.
 
-Each of the two has a generator of its own that opens a new connection for every message, at a steady rate whatever became
-of the ones before. The gap is that generator's longest pause between the mark before the change and the one after it.
+Each of the two has a generator of its own that opens a new connection for every message, at a steady rate, even if earlier
+messages failed. The gap is that generator's longest pause between the mark before the change and the one after it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 HIGH: Final = "5.1.15"
 LOW: Final = "4.2.3"
 RATE: Final = 40
-"""Messages a second to each of the two: more would take the cores from the agents that start."""
+"""Messages a second to each of the two. More would take CPU from the starting agents."""
 SHAPES: Final = ("--reconnecting", str(RATE), "--long-lived", "0", "--slow", "0")
 APART_SECONDS: Final = 2.0
 
 
 def downgrade(clinic: Clinic, times: int, *, image_absent: bool, done: Callable[[], None]) -> Downgrades:
-    """Take both down to 4.2.3 and up again, so many times; the clinic must be open and without an agent."""
+    """Downgrade both to 4.2.3 and upgrade again, `times` times. The clinic must be open and have no agent."""
     bare = BareDeployment(clinic)
     clinic.install(HIGH)
     bare.install(HIGH)
@@ -74,7 +74,7 @@ def _gaps(report: dict[str, Any], names: list[str]) -> tuple[float, ...]:
 
 
 def _forget_image(clinic: Clinic) -> None:
-    """Make it as if nobody had ever fetched it: for two minutes a finished Job is the operator's proof that it is there."""
+    """Remove the image from the node, and the finished Job, which for two minutes proves to the operator that the image is there."""
     clinic.kubectl("delete", "jobs", "--selector", f"{FETCH_LABEL}={AGENT}", "--cascade=foreground", "--timeout=60s")
     for machine in clinic.cluster.machines:
         machine.remove_image(f"{REPOSITORY}:{LOW}")

@@ -1,4 +1,4 @@
-"""What the bench found, as values, and the bars that they are held against. No I/O: `row` and `run` fill them, `report` shows them."""
+"""The bench's results as values, and their targets. No I/O: `row` and `run` fill them, `report` shows them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 MIN_READY_SECONDS: Final = 2
 DRAIN_SECONDS: Final = 2
-"""Of the agents that the bench makes (tests/support/real_nodes/clinic.py); the defaults of the API are 5 and 5."""
+"""For the bench's agents (tests/support/real_nodes/clinic.py); the API's defaults are 5 and 5."""
 OVERLAP_SLACK_SECONDS: Final = 1.0
 OVERLAP_BOUND: Final = MIN_READY_SECONDS + DRAIN_SECONDS + OVERLAP_SLACK_SECONDS
 PAUSE_BOUND: Final = 0.3
@@ -25,24 +25,24 @@ START_BOUND: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """One handoff under traffic: what devices noticed from its mark to the next one. Seconds throughout."""
+    """One handoff under traffic: what devices noticed from its mark to the next. All times in seconds."""
 
     name: str
     lost: int
-    """Acknowledged, and never arrived."""
+    """Messages acknowledged that never arrived."""
     unacknowledged: int
     refused: int
     """Connections refused, or without a route."""
     timeouts: int
     most_breaks_on_one_connection: int
-    """For the long-lived or slow connection that had most."""
+    """The maximum on one long-lived or slow connection."""
     repeated: int
     longest_pause: float
     pushes: int
     pushes_repeated: int
     pushes_lost: int
     overlap: float
-    """Both agents connected to the server, by the server's own record."""
+    """How long both agents were connected to the server, by the server's record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Handoffs:
     acknowledged: int
     acknowledged_per_second: float
     lost: int
-    """Of the whole run, and so of the others: what stands here may be more than the handoffs' sum."""
+    """For the whole run, like the fields below: may exceed the sum of the handoffs."""
     unacknowledged: int
     refused: int
     repeated: int
@@ -62,7 +62,7 @@ class Handoffs:
     pushes_repeated: int
     pushes_lost: int
     generator_stall: float
-    """The longest time for which the generator itself stood still: pauses may be too long by as much."""
+    """The generator's longest stall: measured pauses may be too long by this."""
 
     @classmethod
     def of(cls, report: dict[str, Any], names: Sequence[str], overlaps: Sequence[float]) -> Handoffs:
@@ -122,7 +122,7 @@ def _handoff(name: str, overall: dict[str, Any], push: dict[str, Any], overlap: 
 
 
 def overlaps(connections: Sequence[dict[str, Any]]) -> list[float]:
-    """For how long each agent and its successor were both connected, by the server's record of one agent id.
+    """Return how long each agent and its successor were both connected, by the server's record of one agent id.
 
     >>> overlaps([{"connectedAt": 0.0, "disconnectedAt": 9.5}, {"connectedAt": 5.0, "disconnectedAt": None}])
     [4.5]
@@ -135,18 +135,18 @@ class Downgrades:
     """Forced downgrades from 5.1.15 to 4.2.3, by the operator and by a bare Deployment, in turn. Gaps in seconds."""
 
     image: str
-    """Where the target's image was: `on the node` or `absent`."""
+    """Where the target image was: `on the node` or `absent`."""
     ours: tuple[float, ...]
     bare: tuple[float, ...]
     resolution: float
-    """How far apart messages were."""
+    """The time between two messages."""
     generator_stall: float
     lost: int
     """By both together."""
 
     @property
     def ratio(self) -> float:
-        """Our median over theirs."""
+        """The operator's median divided by the bare Deployment's."""
         return median(self.ours) / median(self.bare)
 
 
@@ -155,14 +155,14 @@ class OperatorStart:
     """The operator's own pod."""
 
     seconds: tuple[float, ...]
-    """From the making of the container to the moment when the pod was seen ready; made a little before it is started."""
+    """From the container's creation, shortly before its start, until the pod was seen ready."""
     layers_mb: tuple[float, ...]
     """What the image adds to its base, uncompressed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that a run found."""
+    """All results of a run."""
 
     original: Handoffs
     enhanced: Handoffs
@@ -171,13 +171,13 @@ class Figures:
     downgrades_absent: Downgrades
     operator: OperatorStart
     agents_seen: int
-    """Lives of agents that the container runtime told of, those of the pictures included."""
+    """Agent processes that the container runtime reported, those of the pictures included."""
     violations: tuple[str, ...]
-    """Two agents at once where either was before 4.2.4, by the container runtime."""
+    """Overlapping agents of which one was before 4.2.4, by the container runtime."""
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
-    """Hold the figures against what the operator promises."""
+    """Compare the figures with the operator's targets."""
     original, drains, absent = figures.original, figures.drains, figures.downgrades_absent
     count = len(original.handoffs)
     start = max(figures.operator.seconds)
@@ -202,11 +202,13 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
             f"{figures.downgrades.ratio:.2f} times",
             figures.downgrades.ratio <= GAP_RATIO_BOUND,
         ),
-        _bar("the same, the image not on the node", "< 1 times", f"{absent.ratio:.2f} times", absent.ratio < 1),
+        _bar("the same, without the image on the node", "< 1 times", f"{absent.ratio:.2f} times", absent.ratio < 1),
         _none(f"lost, {len(drains.handoffs)} node drains", drains.lost + drains.pushes_lost),
         _none("refused in node drains", drains.refused),
         _none(f"two agents at once where one is before 4.2.4, {figures.agents_seen} lives", len(figures.violations)),
-        _bar("operator: container made → pod ready", f"< {START_BOUND:.0f} s", f"{start:.1f} s", start < START_BOUND),
+        _bar(
+            "operator: container created → pod ready", f"< {START_BOUND:.0f} s", f"{start:.1f} s", start < START_BOUND
+        ),
     )
 
 

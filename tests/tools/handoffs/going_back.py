@@ -1,4 +1,7 @@
-"""`make bench-rollback`: how soon what was active serves again after a change that failed, on real nodes; rollback.json and .md. Exit code 1 for a miss."""
+"""`make bench-rollback`: measure, on real nodes, how soon the active version serves again after a failed rollout.
+
+Writes rollback.json and .md. Exits with 1 if a target is missed.
+"""
 
 from __future__ import annotations
 
@@ -37,24 +40,23 @@ RATIO_BOUND: Final = 1.2
 NAME: Final = "rollback"
 QUICK: Final = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 8}
 PATIENT_DEVICES: Final = ("--ack-timeout", "30")
-"""They wait out that deadline, and so does a gate."""
+"""Devices wait until that deadline, and so does a gate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Everything that a run found. Seconds.
+    """All results of a run. Seconds.
 
     Attributes:
-        plain: how long recreates took that went well, by the version that they led to: from the old pod being told to go until a watch told
-            that the new one is ready.
-        back: how long it took to come back from recreates that failed, by the version that came back: from a watch telling that the
-            Deployment controller waits no longer for the new agent until one telling that the pod which came back is ready.
-        noticed: what devices noticed of all that, by its name.
+        plain: duration of successful Recreates by target version: from the deletion of the old pod until a watch reported the new one ready.
+        back: duration of rollbacks after failed Recreates, by the version that serves again: from the watch's report that the Deployment
+            controller gave up the new agent, until the report that the restored pod is ready.
+        noticed: what devices noticed of all this, by name of the figure.
         handoffs: handoffs that failed.
-        handoffs_noticed: what devices noticed of these, a slow answer included.
-        restarts: of the agent that served on while handoffs failed, or another pod in its place.
-        agents_seen: lives of agents.
-        violations: of these, what must never be.
+        handoffs_noticed: what devices noticed of these, slow answers included.
+        restarts: restarts or replacements of the serving agent while handoffs failed.
+        agents_seen: agent processes.
+        violations: agent processes that overlapped although they must not.
     """
 
     plain: dict[str, list[float]]
@@ -67,12 +69,12 @@ class Figures:
     violations: tuple[str, ...]
 
     def ratio(self, version: str) -> float:
-        """How much longer the way back took than a plain recreate to the same version: the medians of both."""
+        """Return the ratio of the rollback to a plain Recreate to the same version, as medians."""
         return median(self.back[version]) / median(self.plain[version])
 
 
 class Stopwatch:
-    """Times one change by what a watch tells of its pods."""
+    """Times one change from the Events of a pod watch."""
 
     def __init__(self, times: PodTimes) -> None:
         self._times = times
@@ -82,13 +84,13 @@ class Stopwatch:
         return {*self._times.ready, *self._times.terminating}
 
     def plain(self) -> float:
-        """From the old pod's end to the new one's beginning."""
+        """Return the seconds from the deletion of the old pod until the new one is ready."""
         [new] = set(self._times.ready) - self._before
         [old] = [name for name in self._times.terminating if name != new and name in self._before]
         return round(self._times.ready[new] - self._times.terminating[old], 3)
 
     def back(self, *, since: float) -> float:
-        """From the moment when the failure is certain to the new beginning of what was active."""
+        """Return the seconds from the certain failure until the active version is ready again."""
         [new] = set(self._times.ready) - self._before
         return round(self._times.ready[new] - since, 3)
 
@@ -96,7 +98,7 @@ class Stopwatch:
 def recreates(
     clinic: Clinic, rounds: int, *, done: Callable[[], None]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], dict[str, int]]:
-    """By turns: a forced downgrade that fails, one that does not, an upgrade that fails, one that does not; all under one run of traffic."""
+    """In turn, under one run of traffic: a forced downgrade that fails, one that succeeds, an upgrade that fails, one that succeeds."""
     install_behind_a_gate(clinic, HIGH, handoff=QUICK)
     good = clinic.agent()["spec"]["image"]
     plain: dict[str, list[float]] = {LOW: [], HIGH: []}
@@ -111,7 +113,7 @@ def recreates(
                         clinic.approve(f"{LOW} to fail {number}")
                     broken(clinic, there, image={**good, "command": never_ready(number)})
                     clinic.wait_for_phase("Failed", here, seconds=120)
-                    clinic.wait(lambda: len(times.ready) == 2, "a watch tells of it")
+                    clinic.wait(lambda: len(times.ready) == 2, "the watch reports it")
                     assert given_up.at is not None
                     back[here].append(watch.back(since=given_up.at))
                 done()
@@ -128,9 +130,9 @@ def recreates(
 
 
 def never_ready(number: int) -> list[str]:
-    """An agent that connects to the server and opens no port, ever: it fails when its deadline has passed.
+    """Change to an agent that connects to the server and never opens a port: the rollout fails at its deadline.
 
-    `number` makes its pod template another one: of one that has been there before no watch tells that it is given up
+    `number` makes the pod template a new one: the Deployment controller never gives up a template that it has seen before
     (Observed.overdue_at).
     """
     switches = {"never_ready": True, "exit_after_ms": 3_600_000 + number}
@@ -138,12 +140,12 @@ def never_ready(number: int) -> list[str]:
 
 
 def wait_for_the_watch(clinic: Clinic, times: PodTimes) -> None:
-    """Until it has told of the pod that is there."""
-    clinic.wait(lambda: len(clinic.pods()) == len(times.ready) == 1, "the watch tells of the one pod that there is", 60)
+    """Wait until the watch has reported the existing pod."""
+    clinic.wait(lambda: len(clinic.pods()) == len(times.ready) == 1, "the watch reports the one pod", 60)
 
 
 def handoffs(clinic: Clinic, rounds: int, *, done: Callable[[], None]) -> tuple[dict[str, int], int]:
-    """Handoffs that fail, one after the other; what devices noticed, and how often the agent that serves was another one."""
+    """Run handoffs that fail. Return what devices noticed, and how often the serving agent was replaced or restarted."""
     install_behind_a_gate(clinic, OLD)
     good = clinic.agent()["spec"]["server"]
     [first] = clinic.pods()
@@ -163,7 +165,7 @@ def handoffs(clinic: Clinic, rounds: int, *, done: Callable[[], None]) -> tuple[
 
 
 def bars(figures: Figures) -> tuple[Bar, ...]:
-    """Hold the figures against what is promised of a change that fails."""
+    """Compare the figures with the promises for a failed rollout."""
     found = []
     for version, other in ((HIGH, LOW), (LOW, HIGH)):
         ratio = figures.ratio(version)
@@ -186,7 +188,7 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
             noticed == 0,
         ),
         Bar(f"lost, refused, broken, repeated, {figures.handoffs} handoffs that failed", "0", str(quiet), quiet == 0),
-        Bar("restarts of the agent that served on", "0", str(figures.restarts), figures.restarts == 0),
+        Bar("restarts of the serving agent", "0", str(figures.restarts), figures.restarts == 0),
         Bar(
             f"two agents at once where one is before 4.2.4, {figures.agents_seen} lives",
             "0",
@@ -197,8 +199,8 @@ def bars(figures: Figures) -> tuple[Bar, ...]:
 
 
 def measure(*, rounds: int) -> tuple[Figures, machine.Machine, dict[str, str]]:
-    """Two nodes, the operator, and each phase in a clinic of its own."""
-    archives()  # what has to be built is not the machine's usual load
+    """Run each phase in its own clinic, on two nodes with the operator."""
+    archives()  # built before the load is measured
     here = machine.look_at_machine()
     with ExitStack() as stack:
         steps = Steps({"cluster": 45, "recreates": 60 + rounds * 60, "handoffs": 60 + rounds * 10})
@@ -220,9 +222,9 @@ def measure(*, rounds: int) -> tuple[Figures, machine.Machine, dict[str, str]]:
 
 
 def summary(figures: Figures, promised: Sequence[Bar]) -> list[Sheet]:
-    """Tables: the bars, the times."""
+    """Return the tables: promises and times."""
     return [
-        bar_table("What is promised of a change that fails", promised),
+        bar_table("Promises for a failed rollout", promised),
         (
             "Until an agent serves again",
             ["version", "plain recreate: median, longest", "after a failure: median, longest"],
@@ -241,9 +243,12 @@ def summary(figures: Figures, promised: Sequence[Bar]) -> list[Sheet]:
 
 
 def main() -> int:
-    """Measure, show, write. Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.tools.handoffs.going_back", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="each of four recreates and a handoff (10)")
+    """Measure, show, write; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.tools.handoffs.going_back",
+        description="Measure, on real nodes, how soon the active version serves again after a failed rollout.",
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="rounds of four Recreates and one handoff (10)")
     parser.add_argument("--output", type=Path, default=OUT, help="folder for the figures (build/bench)")
     options = parser.parse_args()
     if (reason := missing()) is not None:

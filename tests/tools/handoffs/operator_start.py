@@ -1,4 +1,4 @@
-"""How long the operator takes to start in the cluster, and what its image adds to the base. The bench calls both."""
+"""The operator's start time in the cluster, and the size that its image adds to the base. Called by the bench."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def layers_mb() -> tuple[float, ...]:
-    """The sizes of the layers that the operator's image has beyond its base's."""
+    """Return the sizes of the operator image's layers that its base does not have."""
     sizes = []
     for name in ("operator", "base"):
         built = image(name)
@@ -32,10 +32,10 @@ def layers_mb() -> tuple[float, ...]:
 
 
 def start_seconds(cluster: Cluster) -> float:
-    """Delete the operator's pod; return the seconds from the making of the next one's container until it is seen ready.
+    """Delete the operator's pod; return the seconds from the creation of the next container until its pod is seen ready.
 
-    The runtime tells when it made the container, some 100 ms before it starts it. Readiness is dated by this program when
-    the watch tells of it: Kubernetes' own date has whole seconds. Both make the figure too long rather than too short.
+    The runtime reports when it created the container, some 100 ms before its start. This program dates readiness when
+    the watch reports it, as Kubernetes' own date has whole seconds. Both make the figure too long rather than too short.
     """
     gone = set(operator_pods(cluster))
     watch = subprocess.Popen(

@@ -20,14 +20,14 @@ AFTER_SECONDS: Final = 12.0
 
 
 class OpenClinic(Protocol):
-    """How the bench opens a clinic."""
+    """Opens a clinic."""
 
     def __call__(self) -> AbstractContextManager[Clinic]:
         """A clinic in a namespace of its own, its server running."""
 
 
 def panels(open_clinic: OpenClinic) -> tuple[Panel, ...]:
-    """Run all three. Each panel's subtitle says in figures what its run was like."""
+    """Run all three. Each panel's subtitle has the figures of its run."""
 
     def handoff(clinic: Clinic) -> None:
         clinic.change("5.1.15")
@@ -61,20 +61,20 @@ def _panel(open_clinic: OpenClinic, title: str, version: str, mark: str, change:
         at = traffic.report["marks"][0]["at"]
         return Panel(
             title=title,
-            subtitle=told(traffic.report),
+            subtitle=summary(traffic.report),
             series=traffic.series,
             lives=tuple(_lives(clinic, times)),
             window=(at - BEFORE_SECONDS, at + AFTER_SECONDS),
         )
 
 
-def told(report: dict[str, Any]) -> str:
-    """What a run was like, in one line."""
+def summary(report: dict[str, Any]) -> str:
+    """Summarize a run in one line."""
     overall, push = report["overall"], report["shapes"]["push"]
     return (
-        f"{overall['sent']:,} messages: {overall['lost']} lost, {overall['refused'] + push['refused']} times refused, "
+        f"{overall['sent']:,} messages: {overall['lost']} lost, {overall['refused'] + push['refused']} refused, "
         f"{overall['repeated']} sent again and arrived twice; longest pause {_seconds(overall['longest_pause_seconds'])}; "
-        f"{push['repeated']} of {push['sent']} pushes came twice"
+        f"{push['repeated']} of {push['sent']} pushes arrived twice"
     )
 
 
@@ -86,7 +86,7 @@ def _lives(clinic: Clinic, times: PodTimes) -> list[Life]:
     lives, connections = clinic.lives, clinic.connections()
 
     def connected(number: int) -> tuple[tuple[float, float | None], ...]:
-        """The connections that were made after this life's start and before the next one's."""
+        """Return the connections made after the start of this agent and before the next."""
         begin, *after = [life.started.timestamp() for life in lives[number : number + 2]]
         return tuple(
             (each["connectedAt"], each["disconnectedAt"])

@@ -1,4 +1,4 @@
-"""Results for people, as tables on the terminal and for docs/internals/benchmarks.md, and for programs, as handoff.json.
+"""Results as tables on the terminal, as Markdown for docs/internals/benchmarks.md, and as handoff.json.
 
 Called by `__main__`; decides nothing.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from tests.tools.handoffs.run import Results
 
 Sheet: TypeAlias = "tuple[str, list[str], list[list[str]]]"
-"""A title, the heads of the columns, the rows."""
+"""Title, column heads, rows."""
 Seen: TypeAlias = "tuple[Machine, dict[str, str]]"
-"""Where it was measured, and with which versions of what."""
+"""The machine, and the versions of all programs."""
 NAME: Final = "handoff.json"
 SUMMARY: Final = "handoff.md"
 TITLE: Final = "What the operator promises"
@@ -42,7 +42,7 @@ def write(results: Results, folder: Path) -> Path:
 
 
 def document(results: Results) -> dict[str, Any]:
-    """Everything, with the ratios that `asdict` leaves out."""
+    """Return all results, with the ratios that `asdict` leaves out."""
     figures = asdict(results.figures)
     for name, found in (
         ("downgrades", results.figures.downgrades),
@@ -88,13 +88,13 @@ def publish(name: str, figures: Any, promised: Sequence[Bar], tables: Sequence[S
 
 
 def bar_table(title: str, promised: Sequence[Bar]) -> Sheet:
-    """Each bar with whether it is kept, misses in bold."""
+    """Return each target with whether the run met it, misses in bold."""
     rows = [[bar.promise, bar.bar, bar.measured, "yes" if bar.kept else "**no**"] for bar in promised]
     return title, ["promise", "bar", "measured", "kept"], rows
 
 
 def show(results: Results, console: Console) -> None:
-    """Print every figure, then the bars."""
+    """Print every figure, then the targets."""
     console.print(f"\n{results.date}. {_machine(results)}")
     console.print(table("Under traffic", *_row_table(results.figures)))
     console.print(table("The gap of a forced downgrade, 5.1.15 to 4.2.3", *_gap_table(results.figures)))
@@ -126,15 +126,15 @@ def _row_cells(found: Handoffs) -> dict[str, str]:
     overlaps = [each.overlap for each in found.handoffs]
     return {
         "messages sent, a second": f"{found.sent:,}, {found.acknowledged_per_second:g}",
-        "acknowledged, and lost": f"{found.lost:,} ({found.lost / len(found.handoffs):.1f} each)",
+        "acknowledged but lost": f"{found.lost:,} ({found.lost / len(found.handoffs):.1f} each)",
         "never acknowledged": f"{found.unacknowledged:,}",
         "connections refused": f"{found.refused:,}",
-        "sent again, and arrived twice": f"{found.repeated:,} ({found.repeated / len(found.handoffs):.1f} each)",
+        "sent again and arrived twice": f"{found.repeated:,} ({found.repeated / len(found.handoffs):.1f} each)",
         "most breaks of one long-lived connection in a handoff": f"{found.most_breaks}",
         "longest pause: median, longest": f"{_ms(median(pauses))}, {_ms(max(pauses))}",
         "longest stall of the generator itself": _ms(found.generator_stall),
         "both connected: median, longest": f"{median(overlaps):.2f} s, {max(overlaps):.2f} s",
-        "pushes: asked for, came twice, lost": f"{found.pushes:,}, {found.pushes_repeated:,}, {found.pushes_lost:,}",
+        "pushes: requested, arrived twice, lost": f"{found.pushes:,}, {found.pushes_repeated:,}, {found.pushes_lost:,}",
     }
 
 
@@ -157,11 +157,11 @@ def _prose(figures: Figures) -> str:
     start, gaps, absent = figures.operator.seconds, figures.downgrades, figures.downgrades_absent
     layers = " + ".join(f"{size:g}" for size in figures.operator.layers_mb)
     return (
-        f"Gaps are exact to {_ms(gaps.resolution)}, the time between two messages; their generators stood still for "
+        f"Gaps are exact to {_ms(gaps.resolution)}, the time between two messages; the generators stalled for "
         f"{_ms(max(gaps.generator_stall, absent.generator_stall))} at most. "
-        f"The operator's pod: {median(start):.1f} s from the making of its container until it was ready "
+        f"The operator's pod: {median(start):.1f} s from the creation of its container until it was ready "
         f"(longest of {len(start)}: {max(start):.1f} s). Its image adds {layers} MB to its base. "
-        f"Lives of agents that the container runtime told of: {figures.agents_seen}; two at once where one was before "
+        f"Agent processes that the container runtime reported: {figures.agents_seen}; overlaps with one before "
         f"4.2.4: {len(figures.violations)}."
     )
 
@@ -170,7 +170,7 @@ def _machine(results: Results) -> str:
     here = results.machine
     return (
         f"{here.cores} cores ({here.processor}), {here.memory_gib:g} GiB, {here.kernel}; "
-        f"{here.busy_with_others:.0%} of the cores were busy with other programs before the start."
+        f"other programs used {here.busy_with_others:.0%} of the cores before the start."
     )
 
 
@@ -183,7 +183,7 @@ def _ms(seconds: float) -> str:
 
 
 def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """For a terminal."""
+    """Return a table for the terminal."""
     made = Table(*heads, title=title)
     for row in rows:
         made.add_row(*row)
@@ -191,6 +191,6 @@ def table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Ta
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """For a document."""
+    """Return a table in Markdown."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Changes in a row under one run of traffic, a mark for each. The bench and tests/node/test_handoffs.py call it."""
+"""Changes in a row under one run of traffic, each with a mark. Called by the bench and tests/node/test_handoffs.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPES: Final = ("--push", "2")
 """The generator's own defaults, about 190 messages a second, and pushes."""
 VERSIONS: Final = ("5.1.14", "5.1.15")
 FREE: Final = {"approval": "BelowZeroDowntime"}
-"""Both versions hand over: with this policy the way back from 5.1.15 to 5.1.14 needs no approval."""
+"""Both versions can hand off. With this policy the downgrade from 5.1.15 to 5.1.14 needs no approval."""
 APART_SECONDS: Final = 1.0
 
 
@@ -29,9 +29,9 @@ def hand_over(
     ready: Callable[[Clinic], None] = lambda _: None,
     **spec: Any,
 ) -> Handoffs:
-    """Change from 5.1.14 to 5.1.15, back, and so on. The clinic must be open and without an agent.
+    """Change from 5.1.14 to 5.1.15, back, and so on. The clinic must be open and have no agent.
 
-    `spec` is more of the agent's; `ready` waits for whatever else has to be there before traffic flows.
+    `spec` adds to the agent's spec; `ready` waits for everything else that traffic needs.
     """
     clinic.install(VERSIONS[0], downgradePolicy=FREE, **spec)
     ready(clinic)
@@ -43,7 +43,7 @@ def hand_over(
 
 
 def drain(clinic: Clinic, times: int, *, done: Callable[[], None] = lambda: None) -> Handoffs:
-    """Drain the agent's node, give it back, and so on. The clinic must be open and without an agent."""
+    """Drain the agent's node, uncordon it, and so on. The clinic must be open and have no agent."""
     clinic.install(VERSIONS[1])
 
     def change(_: int) -> None:
@@ -54,7 +54,7 @@ def drain(clinic: Clinic, times: int, *, done: Callable[[], None] = lambda: None
                 *("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=90s"),
                 f"--pod-selector=agents.medplum.com/agent={AGENT}",
             )
-            clinic.wait(lambda: clinic.status()["history"] != before, "history tells of the drain")
+            clinic.wait(lambda: clinic.status()["history"] != before, "the drain is in the history")
         finally:
             clinic.kubectl("uncordon", node)
 

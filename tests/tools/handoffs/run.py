@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 OUT: Final = Path("build") / "bench"
 BLOB_SECONDS: Final = 2.0
-"""What the run's registry holds each blob back: the line by which a clinic fetches an image is slow."""
+"""How long the registry delays each blob, like a clinic's slow line."""
 OPERATOR_STARTS: Final = 3
 ENHANCED: Final = f"mllp://0.0.0.0:{HL7_PORT}?enhanced=true"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How often what is done.
+    """The counts of a run.
 
     Attributes:
         handoffs: in a row, original mode.
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What handoff.json holds: the figures, and everything that is needed to understand them."""
+    """The content of handoff.json: the figures, and the machine and versions behind them."""
 
     date: str
     machine: machine.Machine
@@ -66,7 +66,7 @@ class Results:
 
 
 def run(options: Options) -> tuple[Results, tuple[Panel, ...]]:
-    """Start two nodes and the operator, run every phase, and end both."""
+    """Start two nodes and the operator, run every phase, and stop both."""
     archives()  # what has to be built is not the machine's usual load
     here = machine.look_at_machine()
     with ExitStack() as stack:
@@ -88,15 +88,15 @@ def run(options: Options) -> tuple[Results, tuple[Panel, ...]]:
 
 @contextmanager
 def open_clinic(cluster: Cluster, lives: LifeRecorder, **settings: Any) -> Iterator[Clinic]:
-    """A clinic in a namespace of its own, its server running; what both recorders saw is judged at the end."""
+    """Open a clinic in its own namespace with a running server; check what both recorders saw at the end."""
     with cluster.namespace("clinic") as namespace, recording(cluster, namespace) as recorder:
         cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
         clinic = Clinic(cluster, namespace, cluster.folder, recorder, lives_recorder=lives)
         clinic.open(**settings)
         yield clinic
     if recorder.violations:
-        raise AssertionError(f"by the API's word: {recorder.violations}")
-    # The next one shall have the cores for itself.
+        raise AssertionError(f"as the API saw it: {recorder.violations}")
+    # The next phase needs the cores.
     cluster.kubectl("wait", f"namespace/{namespace}", "--for=delete", "--timeout=90s")
 
 
@@ -108,7 +108,7 @@ class _Phases:
     steps: Steps
 
     def measure(self) -> tuple[Figures, tuple[Panel, ...]]:
-        """Every phase in turn, each in a clinic of its own."""
+        """Run every phase, each in its own clinic."""
         options = self.options
         with self._step("operator starts"):
             starts = tuple(round(start_seconds(self.cluster), 2) for _ in range(OPERATOR_STARTS))
@@ -126,7 +126,7 @@ class _Phases:
         with self._step("picture"):
             drawn = panels(self._clinic)
         if self.lives.faults:
-            raise RuntimeError(f"the recorder at the container runtime is not sure of itself: {self.lives.faults}")
+            raise RuntimeError(f"the recorder missed events of the container runtime: {self.lives.faults}")
         seen = self.lives.lives
         figures = Figures(
             original=original,

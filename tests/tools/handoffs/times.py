@@ -1,4 +1,4 @@
-"""When a watch told of something: Kubernetes' own dates have whole seconds. Used by the picture and the benches."""
+"""Times at which a watch reported something, as Kubernetes' own dates have whole seconds. Used by picture and benches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PodTimes:
-    """When a watch first told that a pod is ready, or on its way out, by its name."""
+    """When a watch first reported a pod ready, or terminating, by pod name."""
 
     ready: dict[str, float] = field(default_factory=dict)
     terminating: dict[str, float] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class PodTimes:
 
 @dataclass
 class GivenUp:
-    """When a watch first told that the Deployment controller does not wait any longer for the new pod; None before.
+    """When a watch first reported that the Deployment controller gave up the new pod; None before.
 
     Attributes:
         name: the Deployment's.
@@ -58,7 +58,7 @@ class GivenUp:
 
 @contextmanager
 def watched(clinic: Clinic) -> Iterator[PodTimes]:
-    """Note the times of pods for the block."""
+    """Record the times of pods during the block."""
     times = PodTimes()
     with _following(clinic, "pods", times.see):
         yield times
@@ -66,7 +66,7 @@ def watched(clinic: Clinic) -> Iterator[PodTimes]:
 
 @contextmanager
 def watched_for_its_deadline(clinic: Clinic, name: str) -> Iterator[GivenUp]:
-    """Note for the block when a Deployment's new pod was given up."""
+    """Record during the block when the Deployment controller gave up a new pod."""
     given_up = GivenUp(name)
     with _following(clinic, "deployments", given_up.see):
         yield given_up

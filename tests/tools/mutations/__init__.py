@@ -1,7 +1,7 @@
-"""Mutation testing of what the pure core decides: does a test notice when a decision is another one?
+"""Mutation testing of the pure core: does a test notice when a decision changes?
 
-`make mutants` lets [mutmut](https://mutmut.readthedocs.io) change each decision in every small way that it knows and runs the tests without a
-cluster against it. What survives is killed by a new test, or stands in `explained.toml` with the reason why nobody could notice.
+`make mutants` lets [mutmut](https://mutmut.readthedocs.io) change each decision in small ways, and runs the tests that need no cluster against
+each change. A survivor needs a new test, or an entry in `explained.toml` with the reason why it makes no difference.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ MODULES: Final = {
     "version": "observed/version",
     "windows": "policy/windows",
 }
-"""Where it is decided what happens to an agent, and what is known of it (`model`); the others read, render and tell."""
+"""The modules that decide, and the values that they decide on (`model`). Other modules read, render and report."""
 TESTS: Final = (
     "tests/unit",
     "tests/golden",
     *(f"tests/property/test_{name}.py" for name in ("classification", "takeovers", "versions", "windows")),
 )
-"""Tests that need no cluster. Without stories and the state machine, which take minutes to say what others say in seconds."""
+"""Tests that need no cluster, without stories and the state machine, which take minutes."""

@@ -1,4 +1,4 @@
-"""`python -m tests.tools.mutations [module ...]`, `make mutants`: mutate, show, write results.json. Exit code 0 if nothing survives unexplained."""
+"""`python -m tests.tools.mutations [module ...]`, `make mutants`: mutate, show, write results.json. Exits with 0 if each survivor is explained."""
 
 from __future__ import annotations
 
@@ -28,13 +28,16 @@ OUT: Final = Path("build") / "mutations"
 
 
 def main(arguments: list[str]) -> int:
-    """Run it. Returns the exit code."""
+    """Run mutmut; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.tools.mutations", description="Mutation testing of the core's decisions."
+        prog="python -m tests.tools.mutations",
+        description="Change each decision of the core in small ways, and list the changes that no test notices.",
     )
-    parser.add_argument("modules", nargs="*", metavar="module", help=f"of the core: {', '.join(MODULES)} (all of them)")
     parser.add_argument(
-        "--processes", type=int, default=os.cpu_count() or 1, help="side by side (as many as there are cores)"
+        "modules", nargs="*", metavar="module", help=f"modules of the core: {', '.join(MODULES)} (default: all)"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="parallel processes (default: one for each core)"
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.modules) - set(MODULES):
@@ -42,7 +45,7 @@ def main(arguments: list[str]) -> int:
     modules = options.modules or list(MODULES)
     OUT.mkdir(parents=True, exist_ok=True)
     log = OUT / "mutmut.log"
-    say(f"Mutating {', '.join(modules)}: two to ten seconds a mutant on one core. mutmut's own words: {log}")
+    say(f"Mutating {', '.join(modules)}: two to ten seconds a mutant on one core. mutmut's output: {log}")
     try:
         with tempfile.TemporaryDirectory(prefix="medplum-mutants-") as folder:
             prepare(Path(folder), modules)
@@ -55,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 
 def judge(mutants: Sequence[Mutant], modules: Sequence[str], explained: Sequence[Explanation], folder: Path) -> int:
-    """Show what came of them and write it down. Returns the exit code: 1 where one survives unexplained, or is explained and does not."""
+    """Show and write the results. Return 1 if a survivor is unexplained, or an explained mutant no longer survives; else 0."""
     known = [one for one in explained if one.where.partition(".")[0] in modules]
     survivors = [one for one in mutants if one.outcome == SURVIVED]
     unexplained = [one for one in survivors if not any(each.fits(one) for each in known)]
@@ -65,7 +68,7 @@ def judge(mutants: Sequence[Mutant], modules: Sequence[str], explained: Sequence
     for one in unexplained:
         say(f"Survives unexplained: {one.where}: {one.becomes}   ({one.name})")
     for each in stale:
-        say(f"Explained, but there is no such survivor any more: {each.where}: {each.becomes}")
+        say(f"Explained, but no longer survives: {each.where}: {each.becomes}")
     for one in undecided:
         say(f"Not decided ({one.outcome}): {one.name}")
     path = folder / "results.json"

@@ -1,4 +1,4 @@
-"""Running mutmut in a copy of the project, and what came of each mutant."""
+"""Run mutmut in a copy of the project, and read the outcome of each mutant."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNDECIDED: Final = frozenset({"not checked", "suspicious", "skipped"})
 
 
 class MutationError(Exception):
-    """Mutmut could not do its work."""
+    """Mutmut failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Mutant:
 
     @property
     def where(self) -> str:
-        """Module and function, as a reader knows them."""
+        """Module and function, as in the source."""
         *_, module, mangled = self.name.partition("__mutmut_")[0].split(".")
         if "ǁ" in mangled:
             return f"{module}.{mangled.removeprefix('xǁ').replace('ǁ', '.')}"
@@ -58,24 +58,24 @@ class Mutant:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why nobody could notice a mutant."""
+    """Why a mutant makes no difference."""
 
     where: str
     becomes: str
     why: str
 
     def fits(self, mutant: Mutant) -> bool:
-        """Whether it speaks of this one."""
+        """Whether it explains this mutant."""
         return (self.where, self.becomes) == (mutant.where, mutant.becomes)
 
 
 def explanations(path: Path = EXPLAINED) -> tuple[Explanation, ...]:
-    """Every explanation that is kept."""
+    """Return all explanations."""
     return tuple(Explanation(**entry) for entry in tomllib.loads(path.read_text())["mutant"])
 
 
 def prepare(folder: Path, modules: Iterable[str]) -> None:
-    """Copy the project to where it can be changed. Mutmut looks for code in `src`, so `operator` goes by that name there."""
+    """Copy the project, so that mutmut can change it. Mutmut expects code in `src`, so `operator` has that name there."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -95,7 +95,7 @@ def prepare(folder: Path, modules: Iterable[str]) -> None:
 
 
 def run(folder: Path, log: Path, *, processes: int) -> None:
-    """Make and try all mutants; some seconds for each that survives.
+    """Create and test all mutants; each survivor takes some seconds.
 
     Raises:
         MutationError: the tests fail without any mutant, or mutmut itself does.
@@ -109,11 +109,11 @@ def run(folder: Path, log: Path, *, processes: int) -> None:
             check=False,
         )
     if done.returncode:
-        raise MutationError(f"mutmut ended with exit code {done.returncode}; {log} tells why")
+        raise MutationError(f"mutmut ended with exit code {done.returncode}; see {log}")
 
 
 def found(folder: Path) -> list[Mutant]:
-    """What came of every mutant."""
+    """Return the outcome of every mutant."""
     lines = _told(folder, "results", "--all", "true").splitlines()
     pairs = [line.strip().rsplit(": ", 1) for line in lines if ": " in line]
     return [Mutant(name, outcome, _becomes(folder, name) if outcome == SURVIVED else "") for name, outcome in pairs]

@@ -1,7 +1,7 @@
 """`make cluster`, or `python -m tests.tools.playground`: a local cluster, the operator and a sample agent until Ctrl-C.
 
-Run by a person who wants to try things by hand. It never uses a cluster that was there before, and leaves nothing behind.
-Exit 0 on Ctrl-C or SIGTERM, 1 where something does not come up or the operator dies.
+For trying things by hand. It never uses an existing cluster, and deletes its own at the end.
+Exits with 0 on Ctrl-C or SIGTERM, 1 if something does not start or the operator ends.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ AGENT = "front-desk"
 LOG_LINES = 20
 
 HOW_TO = """\
-The cluster is up, the operator runs, and the agent {agent} is installed in namespace default. In another terminal:
+The cluster and the operator are running, and the agent {agent} is installed in namespace default. In another terminal:
 
   export KUBECONFIG={kubeconfig}
   export PATH={programs}:$PATH
@@ -38,22 +38,22 @@ The cluster is up, the operator runs, and the agent {agent} is installed in name
   kubectl get mpa --watch
   kubectl patch mpa {agent} --type=merge -p '{{"spec":{{"version":"5.1.16"}}}}'      # a handoff
   kubectl patch mpa {agent} --type=merge -p '{{"spec":{{"version":"4.2.3"}}}}'       # refused
-  kubectl get mpa {agent} -o jsonpath='{{.status.plan}}'                          # why, and what to do
+  kubectl get mpa {agent} -o jsonpath='{{.status.plan}}'                          # why, and the command that approves it
   kubectl annotate mpa {agent} --overwrite agents.medplum.com/force-downgrade="4.2.3 just trying"
   kubectl get pods --watch -L agents.medplum.com/version
   kubectl explain mpa.spec.handoff
   tail -f {log}
 
-Pods are simulated by kwok: they start, get ready and end as real ones do, but run no program. All else is real.
-Ctrl-C here ends it and removes all of it.
+Pods are simulated by kwok: they start, become ready and end like real pods, but run no program. Everything else is real.
+Press Ctrl-C here to delete all of it.
 """
 
 
 def main() -> int:
-    """Bring everything up, tell how to use it, and wait."""
+    """Start everything, print how to use it, and wait."""
     console = screen()
     if EXISTING in os.environ:
-        console.print(f"The playground makes a cluster of its own: unset {EXISTING}.", style="red")
+        console.print(f"make cluster starts its own cluster: unset {EXISTING}.", style="red")
         return 1
     try:
         console.print("Starting a cluster and the operator …", style="dim")

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Build all images or the named ones."""
-    parser = argparse.ArgumentParser(prog="python -m tests.support.cluster.images")
-    parser.add_argument("names", nargs="*", metavar="image", help=f"of: {', '.join(RECIPES)}; all by default")
-    parser.add_argument("--sizes", action="store_true", help="show the size of each layer, as it is and compressed")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.cluster.images",
+        description="Build the test images that are missing, and print archive and references of each.",
+    )
+    parser.add_argument("names", nargs="*", metavar="image", help=f"one of {', '.join(RECIPES)} (default: all)")
+    parser.add_argument("--sizes", action="store_true", help="show the size of each layer, plain and compressed")
     options = parser.parse_args()
     if unknown := set(options.names) - set(RECIPES):
         parser.error(f"no such image: {', '.join(sorted(unknown))}")
@@ -37,7 +40,7 @@ def main() -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("\nInterrupted; nothing half-built is left.")
+        say("\nInterrupted. No partial image is left.")
         return 130
     return 0
 

@@ -21,6 +21,7 @@ from tests.support.cluster.images.errors import ImageError
 from tests.support.cluster.images.oci import Layout
 from tests.support.cluster.images.packages import IMAGE_PROGRAMS, what_is_missing
 from tests.support.cluster.locks import exclusive
+from tests.support.cluster.marks import NODES, require_mark
 from tests.support.cluster.progress import say
 from tests.support.cluster.toolchain.build import cache_folder
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 KEPT_SECONDS: Final = 7 * 24 * 3600.0
-"""An archive that nobody has asked for that long goes when its successor is built."""
+"""An archive that was not used for this long is deleted when its successor is built."""
 WORK: Final = ".building-"
 
 
@@ -47,7 +48,7 @@ class Image:
 
 
 def image(name: str) -> Image:
-    """Return an image of the catalogue, after building it where it is missing.
+    """Return an image of the catalogue, and build it if it is missing.
 
     Raises:
         ImageError: when it cannot be built here; the message says why.
@@ -56,7 +57,8 @@ def image(name: str) -> Image:
 
 
 def build(name: str, recipe: Recipe) -> Image:
-    """The same for any recipe."""
+    """Return the image of any recipe, and build it if it is missing."""
+    require_mark(NODES)
     found = _cached(name, recipe)
     if found.archive.is_file():
         os.utime(found.archive)
@@ -65,7 +67,7 @@ def build(name: str, recipe: Recipe) -> Image:
         raise ImageError(f"The image {name} cannot be built here: {fault}")
     base = None if isinstance(recipe, FromLayer) else image(recipe.base)
     with exclusive(_folder() / "build.lock", while_waiting="Another process is building images; waiting for it …"):
-        if not found.archive.is_file():  # that other process may have built it
+        if not found.archive.is_file():  # the other process may have built it
             say(f"Building the image {name} …")
             began = time.monotonic()
             with _workplace() as folder:
@@ -79,7 +81,7 @@ def build(name: str, recipe: Recipe) -> Image:
 
 
 def make(recipe: Recipe, folder: Path, *, base: Image | None = None) -> Layout:
-    """Build into a layout beneath that folder, without a look at the cache."""
+    """Build into a layout in that folder, without the cache."""
     layout = Layout.create(folder / "layout")
     if isinstance(recipe, FromLayer):
         layer = folder / "layer.tar"
@@ -87,7 +89,7 @@ def make(recipe: Recipe, folder: Path, *, base: Image | None = None) -> Layout:
         layout.add(recipe.reference, layers=[layer], config=recipe.config)
         return layout
     if base is None:
-        raise ImageError(f"{recipe.reference} stands on a base")
+        raise ImageError(f"{recipe.reference} needs a base")
     buildah = Buildah(folder / "buildah", pip_cache=cache_folder() / "pip")
     buildah.load(base.archive, base.reference)
     buildah.build(recipe.on(base.reference), recipe.reference)
@@ -108,7 +110,7 @@ def _cached(name: str, recipe: Recipe) -> Image:
 
 @contextmanager
 def _workplace() -> Iterator[Path]:
-    """A folder for one build. What a killed one has left goes first: whoever holds the lock is alone here."""
+    """A folder for one build. Deletes what killed builds left, which is safe under the build lock."""
     for left in _folder().glob(f"{WORK}*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=_folder(), prefix=WORK) as folder:

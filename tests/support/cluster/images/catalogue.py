@@ -1,4 +1,4 @@
-"""Which images there are, what each is made of, and what it is called.
+"""The images: what each is made of, and its name.
 
 The image builder asks. Everything that decides what is in an image is named here, because the hash of it is the image's
 key in the cache: an image is built again when one of its inputs changes, and at no other time.
@@ -7,6 +7,7 @@ key in the cache: an image is built again when one of its inputs changes, and at
 from __future__ import annotations
 
 import hashlib
+import tomllib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 ROOT: Final = Path(__file__).parents[4]
+VERSION: Final[str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+"""The operator's own."""
 REGISTRY: Final = "registry.test"
 """A name that never resolves (RFC 6761): a node that has not been given the image cannot find it anywhere."""
 FORMAT: Final = "2"
@@ -93,8 +96,8 @@ BASE: Final = FromLayer(
     decided_by=lambda: " ".join(rootfs.mmdebstrap(Path("layer.tar"))),
 )
 OPERATOR: Final = FromDockerfile(
-    reference=name_of("medplum-agent-operator", "0.1.0"),
-    build=Build(dockerfile=ROOT / "Dockerfile", context=ROOT),
+    reference=name_of("medplum-agent-operator", VERSION),
+    build=Build(dockerfile=ROOT / "Dockerfile", context=ROOT, arguments={"VERSION": VERSION}),
     inputs=[
         ROOT / each
         for each in (

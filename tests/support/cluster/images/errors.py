@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ImageError(Exception):
-    """An image could not be had; the message says why and what would help."""
+    """An image cannot be built; the message says why and how to fix it."""

@@ -1,4 +1,4 @@
-"""What the machine must have for images, and later for nodes: root, Linux programs, and the packages that bring them.
+"""What images and nodes need on the machine: root, Linux programs, and the packages that contain them.
 
 The image builder asks before it builds, and tests ask so that they skip with the reason instead of failing.
 """
@@ -35,7 +35,7 @@ def listed() -> list[str]:
 
 
 def what_is_missing(programs: Mapping[str, str]) -> str | None:
-    """Say in a sentence why these programs cannot do their work here; None where they can."""
+    """Return why these programs cannot work here, in one sentence; None if they can."""
     packages = [package for program, package in programs.items() if not shutil.which(program, path=search_path())]
     if packages:
         return f"not installed: {', '.join(packages)} (`make node-packages` installs all that is needed, as root)"

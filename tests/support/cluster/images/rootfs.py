@@ -1,4 +1,4 @@
-"""Layers that need no Dockerfile: the pause program, and a Debian with Python to build the others on.
+"""Layers that need no Dockerfile: the pause program, and a Debian with Python as the base of other images.
 
 The catalogue names these functions; each writes one tar file. There is no registry to fetch a base from, so the base is
 made of the distribution's own packages, which their archive signs.
@@ -35,7 +35,7 @@ def busybox() -> Path:
     """The statically linked busybox of this machine.
 
     Raises:
-        ImageError: when there is none, or only one that needs libraries.
+        ImageError: busybox is missing, or needs libraries.
     """
     found = shutil.which("busybox", path=search_path())
     if not found or _needs_an_interpreter(Path(found).read_bytes()):
@@ -44,7 +44,7 @@ def busybox() -> Path:
 
 
 def write_pause(target: Path, folder: Path) -> None:
-    """Busybox under the name of the applet that it is to be; it holds a pod's namespaces and does nothing else."""
+    """Write busybox under the name of its applet `sleep`. It holds the namespaces of a pod and does nothing else."""
     del folder
     with tarfile.open(target, "w") as layer, busybox().open("rb") as program:
         entry = tarfile.TarInfo("sleep")

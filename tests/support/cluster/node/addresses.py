@@ -1,4 +1,4 @@
-"""The addresses of one run: a slice of 198.18.0.0/15, which is reserved for testing (RFC 2544) and on nobody's LAN.
+"""The addresses of one run: a slice of 198.18.0.0/15, which is reserved for testing (RFC 2544) and used on no LAN.
 
 A run takes one of sixteen slices by a file lock, so that two runs side by side never meet. The first /24 of a slice is the
 run's own wire, the next ones are the nodes' pods, and a /20 of the upper half are its Services.
@@ -62,7 +62,7 @@ class Addresses:
 
 
 def reserve_addresses(*, locks: Path, until: ExitStack) -> Addresses:
-    """Take a free slice; the stack's end gives it back."""
+    """Take a free slice, and release it when the stack closes."""
     for number in range(SLICES):
         lock = try_lock(make_lockable(locks / f"{number}.lock"))
         if lock is not None:

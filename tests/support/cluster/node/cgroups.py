@@ -1,4 +1,4 @@
-"""The cgroup folders of one run: the kubelet wants its root to exist, and nobody but us would remove it.
+"""The cgroup folders of one run: the kubelet needs its root cgroup, and does not remove it.
 
 Both layouts are served, one hierarchy for each controller (v1) and the unified one (v2).
 """
@@ -16,7 +16,7 @@ GRACE_SECONDS: Final = 10.0
 
 
 def create(name: str) -> None:
-    """Make the folder in every hierarchy."""
+    """Create the folder in every hierarchy."""
     if _unified():
         folder = ROOT / name
         folder.mkdir()
@@ -26,14 +26,14 @@ def create(name: str) -> None:
     for hierarchy in _hierarchies():
         folder = hierarchy / name
         folder.mkdir()
-        # A cpuset is empty until it is told what it may use, and an empty one takes no process.
+        # A new cpuset has no CPUs, and accepts no process until it has some.
         for file in ("cpuset.cpus", "cpuset.mems"):
             if (folder / file).exists():
                 (folder / file).write_text((hierarchy / file).read_text(encoding="ascii"), encoding="ascii")
 
 
 def remove(name: str) -> None:
-    """Kill what is left in the folder and remove it from every hierarchy; nothing happens where it is not."""
+    """Kill all processes in the folder and remove it from every hierarchy, if it exists."""
     deadline = time.monotonic() + GRACE_SECONDS
     for hierarchy in [ROOT] if _unified() else _hierarchies():
         top = hierarchy / name

@@ -1,4 +1,4 @@
-"""PID 1 of a node: makes the folders private that node programs have built in, says so, and buries the dead.
+"""PID 1 of a node: give the node its own copies of built-in folders, report readiness, and reap zombies.
 
 Started by `namespaces.hold` with an isolated interpreter, hence without imports from the tests. Arguments: a folder, and
 `FROM=TO` pairs of host folders that shall show what is in a folder of the node instead.
@@ -44,7 +44,7 @@ def make_private(folder: str, shown: list[str]) -> None:
 
 
 def main() -> None:
-    """Prepare, report, and wait for children that others left, for ever."""
+    """Prepare, report, then reap orphans until the end."""
     if len(sys.argv) > 1:
         make_private(sys.argv[1], sys.argv[2:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

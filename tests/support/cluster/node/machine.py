@@ -80,7 +80,7 @@ class Machine:
             self.run(*command.split())
 
     def meet(self, other: Machine) -> None:
-        """Learn the way to another node's pods."""
+        """Add the route to another node's pods."""
         self.run("ip", "route", "add", self.addresses.pods(other.number), "via", other.address)
 
     def start_runtime(self) -> None:
@@ -101,7 +101,7 @@ class Machine:
         self._wait_until_ctr_answers()
 
     def start_kubelet(self, kubeconfig: Path, client_ca: Path) -> None:
-        """Start kubelet and kube-proxy; the images that the first pods need should be there."""
+        """Start kubelet and kube-proxy. Load the images of the first pods before."""
         (self.folder / "resolv.conf").touch()
         kubelet = settings.kubelet(cgroup=self.cgroup, client_ca=client_ca, folder=self.folder)
         self._write("kubelet.yaml", yaml.safe_dump(kubelet))
@@ -128,7 +128,7 @@ class Machine:
     # Using.
 
     def run(self, *command: str) -> str:
-        """Run a command in the node's namespaces; raise RuntimeError with its words where it fails."""
+        """Run a command in the node's namespaces; raise RuntimeError with its output if it fails."""
         return self._inside().run(*command)
 
     def command(self, *command: str) -> list[str]:
@@ -136,7 +136,7 @@ class Machine:
         return self._inside().command(*command)
 
     def ctr(self, *arguments: str) -> str:
-        """Ask the container runtime."""
+        """Run `ctr` on the node."""
         return self.run(str(self.folder / "bin" / "ctr"), "--namespace", "k8s.io", *arguments)
 
     def load_image(self, archive: Path) -> None:
@@ -144,7 +144,7 @@ class Machine:
         self.ctr("images", "import", "--local", str(archive))
 
     def remove_image(self, reference: str) -> None:
-        """Forget an image, and the content that no other image has, so that the next pod has to pull it."""
+        """Remove an image and its unshared content, so that the next pod must pull it."""
         rows = [line.split() for line in self.ctr("images", "ls").splitlines()[1:]]
         digests = {row[2] for row in rows if row[0] == reference}
         names = [row[0] for row in rows if row[2] in digests]
@@ -159,7 +159,7 @@ class Machine:
     # Ending.
 
     def end(self) -> None:
-        """End the node and everything on it at once, as a power cut would."""
+        """Kill the node and everything on it at once, like a power failure."""
         if self.namespaces is not None:
             self.namespaces.end()
             self.namespaces = None

@@ -39,11 +39,11 @@ class Namespaces:
         return ["nsenter", f"--target={self.pid}", *(f"--{kind}" for kind in self.kinds), "--", *command]
 
     def run(self, *command: str) -> str:
-        """Run a command inside and return what it says; raise RuntimeError with its words where it fails."""
+        """Run a command inside and return its output; raise RuntimeError with the output if it fails."""
         return _run(self.command(*command))
 
     def end(self) -> None:
-        """Kill the holder, and with a PID namespace all that runs inside; return when that is done."""
+        """Kill the holder, and with a PID namespace every process inside; return when all have ended."""
         for pid in (self.pid, self.holder.pid):
             try:
                 os.kill(pid, 9)
@@ -103,5 +103,5 @@ def _run(command: list[str]) -> str:
 
 
 def run_on_host(*command: str) -> str:
-    """Run a command on the machine itself; raise RuntimeError with its words where it fails."""
+    """Run a command on the machine itself; raise RuntimeError with its output if it fails."""
     return _run(list(command))

@@ -1,4 +1,4 @@
-"""Whether this machine can run real nodes. Asked by the fixtures before a test and by `cluster_with_nodes` at its start."""
+"""Whether this machine can run real nodes. Called by fixtures before a test and by `cluster_with_nodes`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.cluster.images.packages import NODE_PROGRAMS, what_is_missing
 
 
 def missing() -> str | None:
-    """Say in one sentence why no real node can run here, and what to do about it; None where one can."""
+    """Return why no real node can run here and how to fix that, in one sentence; None if one can."""
     if sys.platform != "linux":
         return "real nodes need Linux"
     return what_is_missing(NODE_PROGRAMS)

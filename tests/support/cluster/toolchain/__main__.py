@@ -11,10 +11,10 @@ from tests.support.cluster.toolchain.programs import CONTROL_PLANE, PROGRAMS
 
 
 def main(names: list[str]) -> int:
-    """Build the named programs; without names all that this machine can use."""
+    """Build the named programs; without names, all that this machine can use."""
     unknown = set(names) - {program.name for program in PROGRAMS}
     if unknown:
-        say(f"No such program: {', '.join(sorted(unknown))}. There are: {', '.join(p.name for p in PROGRAMS)}.")
+        say(f"No such program: {', '.join(sorted(unknown))}. Choose from: {', '.join(p.name for p in PROGRAMS)}.")
         return 2
     try:
         tools = ensure_tools(names or (None if missing() is None else CONTROL_PLANE))
@@ -22,7 +22,7 @@ def main(names: list[str]) -> int:
         say(str(error))
         return 1
     except KeyboardInterrupt:
-        say("\nInterrupted; the next build goes on from here.")
+        say("\nInterrupted. The next build continues from here.")
         return 130
     sys.stdout.write(f"{tools.folder}\n")
     return 0

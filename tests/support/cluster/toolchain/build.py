@@ -56,7 +56,7 @@ def ensure_tools(names: Collection[str] | None = None) -> Tools:
         return tools
     lock = cache_folder() / "tools" / "build.lock"
     with exclusive(lock, while_waiting="Another process is building the cluster's programs; waiting for it …"):
-        missing = _missing(wanted, tools)  # that other process may have built them
+        missing = _missing(wanted, tools)  # the other process may have built them
         if missing:
             scratch = cache_folder() / "go"
             _build(missing, go=go, scratch=scratch, folder=folder)
@@ -81,9 +81,7 @@ def _missing(wanted: Collection[Program], tools: Tools) -> list[Program]:
 def _build(programs: list[Program], *, go: Go, scratch: Path, folder: Path) -> None:
     """Build into the scratch folder and move each finished program into place, so that an interrupted build resumes."""
     total = sum(each.seconds for each in programs)
-    say(
-        f"Building {len(programs)} programs of the local cluster, once: about {total / 60:.0f} min on two cores, into {folder}"
-    )
+    say(f"Building {len(programs)} cluster programs, once: about {total / 60:.0f} min on two cores, into {folder}")
     compiler = install_go(go, scratch)
     environment = go_environment(go, scratch)
     folder.mkdir(parents=True, exist_ok=True)

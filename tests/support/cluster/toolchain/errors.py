@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ToolchainError(Exception):
-    """The programs of the cluster could not be had; the message says why and what would help."""
+    """The cluster programs cannot be built; the message says why and how to fix it."""

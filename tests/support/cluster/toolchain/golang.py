@@ -64,7 +64,7 @@ def install_go(go: Go, scratch: Path) -> Path:
         partial.rename(target)
     version = _ask_version(program)
     if version != go.version:
-        raise ToolchainError(f"{GO_REQUIREMENTS.name} promised {go.version}, and {version} came")
+        raise ToolchainError(f"{GO_REQUIREMENTS.name} pins {go.version}, but {version} was installed")
     return program
 
 

@@ -1,4 +1,4 @@
-"""What one HL7 connection of the agent does with a read, and with an answer of the server. Pure; the listener asks.
+"""What one HL7 connection does with a read, and with an answer of the server. Pure; called by the listener.
 
 Original mode: nothing goes to the device until the server has answered. Enhanced: CA at once and in order, the server's
 answer later. Enhanced `aa`: AA at once, the server's answer is swallowed.
@@ -52,7 +52,7 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message for the server, and what the device is told at once, if anything."""
+    """A message for the server, and the immediate answer to the device, if any."""
 
     text: str
     control_id: str
@@ -83,7 +83,7 @@ class Hl7Conversation:
 
 
 def answer_for_device(dialect: Dialect, response: Mapping[str, Any]) -> bytes | None:
-    """What the device gets for an answer of the server: the body as it is, whatever its MSA says, or nothing at all.
+    """Return what the device gets for an answer of the server: the body unchanged, with any MSA, or nothing.
 
     Errors (status 400 and above) and what is not HL7 give silence: a failing bot looks like a lost message.
     """

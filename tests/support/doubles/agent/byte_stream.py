@@ -1,6 +1,6 @@
-"""Messages of a byte-stream channel (`tcp://…?startChar=…&endChar=…`). Pure; the listener asks.
+"""Messages of a byte-stream channel (`tcp://…?startChar=…&endChar=…`). Pure; called by the listener.
 
-A message is what stands between the two characters; control characters are taken out and the rest goes on as text. What is
+A message is what stands between the two characters; control characters are removed and the rest is forwarded as text. What is
 not simulated: the sequence mappings of an Endpoint's extensions, and `mode=astm`.
 """
 

@@ -16,7 +16,7 @@ READ_BYTES: Final = 65_536
 
 
 class Garbage(ValueError):  # noqa: N818 - it names what was read
-    """What was read is not a message. Devices are told nothing."""
+    """The read contains no message. Devices get no answer."""
 
 
 class Framer(Protocol):

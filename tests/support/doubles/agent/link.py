@@ -51,7 +51,7 @@ class ServerLink:
         )
 
     async def log_in(self) -> None:
-        """Ask for a token; LoginError if there is none."""
+        """Request a token; raise LoginError if the server gives none."""
         form = {
             "grant_type": "client_credentials",
             "client_id": self._settings.client_id,
@@ -68,7 +68,7 @@ class ServerLink:
         self._token_ends = time.monotonic() + float(answer.get("expires_in", 3600))
 
     async def read(self, reference: str) -> dict[str, Any]:
-        """Read a FHIR resource, such as `Agent/<id>`; try for ever while the server is not there."""
+        """Read a FHIR resource, such as `Agent/<id>`; retry forever while the server is unreachable."""
         while True:
             try:
                 headers = {"Authorization": f"Bearer {self._token}"}
@@ -86,7 +86,7 @@ class ServerLink:
         await self._opened.wait()
 
     def send(self, message: dict[str, Any], *, memory_seconds: float = 0) -> None:
-        """Put a message into the queue; it stays there for so long at least."""
+        """Put a message into the queue, for at least this long."""
         self._queue.append((time.monotonic() + memory_seconds, message))
         self._work.set()
 
@@ -151,7 +151,7 @@ class ServerLink:
                     on_command(command)
 
     async def _refresh(self, journal: Log) -> None:
-        """Get a new token; without one go on with the old."""
+        """Get a new token; keep the old one if that fails."""
         try:
             await self.log_in()
         except LoginError as error:
@@ -176,7 +176,7 @@ class ServerLink:
         try:
             await self._socket.send_str(json.dumps(message))
         except (ConnectionError, RuntimeError):
-            # Closed between two looks; `_keep_open` notices by itself.
+            # Closed between two checks; `_keep_open` will notice.
             return False
         return True
 
@@ -200,7 +200,7 @@ class ServerLink:
                         self._is_live = False
 
     async def _renew_token(self, journal: Log) -> bool:
-        """Return whether sending may go on. Before 5.1.18 one failure ends it for good, and nothing else shows."""
+        """Return whether to keep sending. Before 5.1.18 one failure stops it for good, without any other sign."""
         while True:
             try:
                 await self.log_in()

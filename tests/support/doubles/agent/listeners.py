@@ -1,7 +1,7 @@
 """The agent's ports: HL7, byte stream, DICOM. `program` opens them; what they receive goes into the link's queue.
 
 The only key of a connection is the peer's ip:port, as upstream has it: a late answer for a closed connection is delivered to
-whoever has the same ip:port now. There is no time-out and no idle close. DICOM is a port that takes connections and reads.
+the device that has the same ip:port now. There is no time-out and no idle close. DICOM is a port that takes connections and reads.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Channel(ABC):
         self._link.send(message, memory_seconds=memory_seconds)
 
     def answer(self, response: dict[str, Any]) -> None:
-        """Give the server's answer to the device that is there under that ip:port now."""
+        """Send the server's answer to the device that has this ip:port now."""
         transport = self.devices.get(str(response.get("remote")))
         if transport is None:
             self.logs.main.warn(
@@ -103,7 +103,7 @@ class Channel(ABC):
 
     @abstractmethod
     def render(self, response: dict[str, Any]) -> bytes | None:
-        """What goes to the device, if anything."""
+        """Return the answer to the device, if any."""
 
 
 class _Device(asyncio.BufferedProtocol):
@@ -190,7 +190,7 @@ class Hl7Channel(Channel):
 
 
 class _FragileDevice(_Device):
-    """A reset by a byte-stream peer is an error that nobody catches: it ends the whole agent."""
+    """A reset by a byte-stream peer is an uncaught error: it ends the whole agent."""
 
     def __init__(
         self, channel: Channel, take: Callable[[str, bytes, asyncio.Transport], None], die: Callable[[], NoReturn]

@@ -33,7 +33,7 @@ def state_of(content: str | None, is_alive: Callable[[int], bool]) -> State:
 
 
 def is_alive(pid: int) -> bool:
-    """Ask by signal 0, which does nothing; a process of somebody else's counts."""
+    """Check with signal 0, which does nothing; a process of another user counts too."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,6 +1,6 @@
 """The agent from login to its last moment: log in, open the WebSocket, read the configuration, and only then bind ports.
 
-Called by `__main__`, after the PID file. It never ends by itself, but for the faults that end upstream's agent, too.
+Called by `__main__`, after the PID file. It ends only through faults that end upstream's agent too.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """What an agent is told at its start."""
+    """An agent's settings at its start."""
 
     base_url: str
     client_id: str

@@ -14,7 +14,7 @@ from tests.support.doubles.agent.framers import END, VT, frame
 
 
 async def deliver(command: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one push; return what the server is told."""
+    """Carry out one push; return the answer for the server."""
     answer = {
         "type": "agent:transmit:response",
         "channel": command.get("channel"),

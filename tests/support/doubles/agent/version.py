@@ -1,4 +1,4 @@
-"""What an agent of a given version does: every threshold of the real agent that the stand-in copies, one property each.
+"""How an agent of a given version behaves: one property for each threshold of the real agent that the stand-in copies.
 
 Pure. Asked by the whole agent stand-in; no other module compares versions.
 """

@@ -1,6 +1,6 @@
-"""A stand-in for the Medplum server, as far as an agent needs one. Start: `python -m tests.support.doubles.medplum --port 8103`.
+"""A stand-in for the Medplum server, with what an agent needs. Start: `python -m tests.support.doubles.medplum --port 8103`.
 
-It keeps every message that it got, with time and connection, and is told by a control API what to do: `docs/internals/stand-ins.md`
+It records every message, with time and connection, and has a control API: `docs/internals/stand-ins.md`
 lists it. Pure: `records` (what happened), `directory` (who may log in, which agents there are). The shell: `server` (what
 agents see), `sockets` (the agents' WebSockets), `control` (what tests see), `__main__`.
 """

@@ -1,4 +1,4 @@
-"""The control API: what tests tell the server, and what they ask it. Everything is JSON below `/control/`.
+"""The control API: tests control the server and read its records. Everything is JSON below `/control/`.
 
 Made by `server`. It needs no credentials, so the port belongs on a loopback or into a test cluster, nowhere else.
 """

@@ -1,4 +1,4 @@
-"""Who may log in, which agents there are, and how the server is to behave. Pure; asked by `server`, `sockets`, `control`."""
+"""Clients, agents, and the server's behaviour. Pure; used by `server`, `sockets`, `control`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Behaviour:
 
 @dataclass(slots=True)
 class AgentRecord:
-    """An Agent, and what `$status` says of it: whoever wrote last is right."""
+    """An Agent, and its `$status`: the last write counts."""
 
     id: str
     resource: dict[str, Any]
@@ -116,7 +116,7 @@ class Directory:
         )
 
     def give_token(self, client_id: str, *, now: int, seconds: int, login: str) -> dict[str, Any]:
-        """What `/oauth2/token` answers. The signature is none: nobody here checks it."""
+        """Return the answer of `/oauth2/token`. The token has no signature, as this server checks none."""
         payload = {"client_id": client_id, "login_id": login, "sub": client_id, "iat": now, "exp": now + seconds}
         token = ".".join([_base64({"alg": "none", "typ": "JWT"}), _base64(payload), "stand-in"])
         self.tokens.add(token)

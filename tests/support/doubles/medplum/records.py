@@ -61,7 +61,7 @@ class Book:
     pushes: list[Push] = field(default_factory=list)
 
     def write(self, message: Message, body: str) -> None:
-        """Note a message."""
+        """Record a message."""
         self.messages.append(message)
         self.bodies.append(body if self.keeps_bodies else "")
         self.connections[message.connection].messages += 1
@@ -73,11 +73,11 @@ class Book:
         return connection
 
     def push(self, push: Push) -> None:
-        """Note a push before it is sent."""
+        """Record a push before it is sent."""
         self.pushes.append(push)
 
     def answer(self, callback: str, answer: dict[str, Any]) -> bool:
-        """Note an agent's answer to a push; tell whether there was such a push."""
+        """Record an agent's answer to a push; return whether the push exists."""
         # From the end: the push that is answered is a young one.
         for push in reversed(self.pushes):
             if push.callback == callback:
@@ -86,7 +86,7 @@ class Book:
         return False
 
     def counts(self) -> dict[str, Any]:
-        """Figures, for whoever does not need the rows."""
+        """Return figures without the rows."""
         ids = Counter(message.control_id for message in self.messages)
         return {
             "messages": len(self.messages),
@@ -101,7 +101,7 @@ class Book:
         }
 
     def forget_messages(self) -> None:
-        """Start the messages and pushes anew; connections stay."""
+        """Forget messages and pushes; keep connections."""
         self.messages.clear()
         self.bodies.clear()
         self.pushes.clear()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 HowAway = Literal["503", "refuse"]
-_RELOAD_SECONDS: Final = 10
+RELOAD_SECONDS: Final = 10.0
 
 
 class MedplumServer:
@@ -167,7 +167,7 @@ class MedplumServer:
 
     async def _reload(self, request: web.Request) -> web.Response:
         self._check(request)
-        answer = await self.sockets.reload(request.match_info["id"], seconds=_RELOAD_SECONDS)
+        answer = await self.sockets.reload(request.match_info["id"], seconds=RELOAD_SECONDS)
         status = 200 if answer is not None and answer.get("statusCode") == 200 else 400
         return web.json_response(
             {"resourceType": "OperationOutcome", "id": "ok" if status == 200 else "error"}, status=status

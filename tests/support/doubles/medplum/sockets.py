@@ -48,7 +48,7 @@ class AgentSocket:
         try:
             await self._socket.send_str(json.dumps(message))
         except (ConnectionError, RuntimeError):
-            return  # Cut between two looks: what was to be said is lost, as with the real server.
+            return  # Cut between two checks: the message is lost, as with the real server.
 
     def cut(self) -> None:
         """End it without a close frame."""
@@ -115,7 +115,7 @@ class Sockets:
         return push
 
     async def reload(self, agent_id: str, *, seconds: float) -> dict[str, Any] | None:
-        """Ask the agent's sockets to read their configuration again; return the first answer, or None if there is none."""
+        """Ask the agent's sockets to read their configuration again; return the first answer, or None without one."""
         callback = f"reload-{uuid.uuid4()}"
         self._reloads[callback] = asyncio.get_running_loop().create_future()
         try:
@@ -217,7 +217,7 @@ class Sockets:
         one.connection.disconnected_at = time.time()
         one.connection.close_code = close_code
         self._live[one.agent.id].discard(one)
-        # Whoever writes last is right, even while another socket of the same agent lives.
+        # The last write counts, even while another socket of the same agent lives.
         one.agent.note("disconnected", at=instant())
 
 
