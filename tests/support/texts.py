@@ -262,7 +262,7 @@ def gates() -> Iterator[Text]:
         }
     ]
     yield _now("A gate that cannot be updated", cluster, children={**serves, "GateDeployment": stuck})
-    silent = Traffic(gates=("gate-1",), channels={"adt": Channel("adt", silent_since=NOW)})
+    silent = Traffic(gates=1, channels={"adt": Channel("adt", silent_since=NOW)})
     yield _now("An agent that answers nothing", cluster, children=serves, traffic=silent)
     other = gate_messages.pending_update(cluster.observe().agent, "spec.containers[name=agent].env", "")
     yield Text("A newer operator release", "status.waitingForNextChange", other)
