@@ -85,7 +85,7 @@ def test_a_cordoned_node_moves_its_agent_once_by_a_handoff() -> None:
     [before] = cluster.pods
     plan = cluster.cordon("node-1").reconcile()
     assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
-    assert "off node node-1, which is cordoned" in plan.text
+    assert "off cordoned node node-1" in plan.message.summary
     assert ["Deployment"] == [action.kind for action in plan.actions]
     cluster.tick()
     cluster.tick()
@@ -135,9 +135,13 @@ def test_a_cordon_that_is_taken_back_ends_harmlessly() -> None:
 
 
 def test_without_another_node_nothing_is_stopped() -> None:
-    """The old agent serves on, before and after the deadline; the plan says that the drain waits and what lets it go on."""
+    """The old agent keeps serving, before and after the deadline. The plan says that the drain waits and how it can continue."""
     cluster = installed("5.1.15").cordon("node-1", "node-2").settle()
-    assert "No other node takes the agent, so it goes on serving on node-1" in (cluster.status.plan or "")
+    for words in (
+        "Blocked: No other node accepts the agent; a drain of node node-1 waits.",
+        "Impact: None; the agent keeps serving on node-1.",
+    ):
+        assert words in (cluster.status.plan or "")
     assert ("True", "Serving") == cluster.condition("Available")
     cluster.wait_for_deadline()
     assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
@@ -160,10 +164,10 @@ def test_a_refused_downgrade_does_not_hinder_the_move() -> None:
 
 
 def test_a_paused_agent_is_not_moved_and_says_so() -> None:
-    """Nothing is written; the plan names the node, what waits, and the command."""
+    """Nothing is written. The plan names the node, says that a drain waits, and has the command that moves the agent."""
     cluster = installed("5.1.15").edit(paused=True).settle().cordon("node-1").settle()
     assert ["node-1"] == where(cluster)
-    assert "Node node-1 is cordoned: the agent is not moved off it while it is paused" in (cluster.status.plan or "")
+    assert "Node node-1 is cordoned, and a drain of it waits while the agent is paused." in (cluster.status.plan or "")
     assert "kubectl -n clinic rollout restart deployment/lab" in (cluster.status.plan or "")
     cluster.edit(paused=False).settle()
     assert ["node-2"] == where(cluster)
