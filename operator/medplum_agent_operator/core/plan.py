@@ -22,7 +22,7 @@ from medplum_agent_operator.core.report.gate_notices import gate_notices
 from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.desired import Desired, desired, moved_if_cordoned
+from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_cordoned
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
 
@@ -57,15 +57,15 @@ def _reconcile(this: Pass) -> Plan:
     """Bring the cluster to the spec in force: roll back, keep up, wait, or begin a rollout."""
     wanted = desired(this)
     if not wanted.begins:
-        if (step := rollback.rolled_back(this, wanted.spec)) is not None:
+        if (step := rollback.roll_back(this, wanted.spec)) is not None:
             return _compose(this, step)
-        wanted = moved_if_cordoned(this, wanted)
+        wanted = move_if_cordoned(this, wanted)
     if not wanted.begins:
-        return _kept_up(this, wanted)
+        return _reconcile_without_rollout(this, wanted)
     for gate in _BEFORE_A_ROLLOUT:
         match gate(this, wanted):
             case Refused() as refused:
-                return _keep_applied(this, refused)
+                return _reconcile_applied_spec(this, refused)
             case Step() as step:
                 return _compose(this, step)
     return _compose(this, _begin(this, wanted))
@@ -88,12 +88,12 @@ def _wait_for_image(this: Pass, wanted: Desired) -> Step | None:
     if not wanted.choice.mechanics.stops_first:
         return None
     observed, spec = this.observed, wanted.spec
-    fetch = prepull.wanted(observed, spec, image=image_of(wanted.template.body))
+    fetch = prepull.needed_fetch(observed, spec, image=image_of(wanted.template.body))
     if fetch is None:
         return None
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
     state = progress.fetching(record, spec, fetch, now=this.now)
-    failed = rollback.latching(this, spec, state, record)
+    failed = rollback.latch(this, spec, state, record)
     return failed or Step(state, record, actions.while_fetching(observed, fetch, this.config))
 
 
@@ -105,7 +105,7 @@ _BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None],
 """What a rollout waits for, in this order. A refusal leaves the applied spec in force; a step is taken in place of the rollout."""
 
 
-def _keep_applied(this: Pass, refused: Refused) -> Plan:
+def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
     """Reconcile the applied spec while the user's waits; look again when the refusal ends."""
     plan = _reconcile(replace(this, verdict=refused))
     if refused.until is None:
@@ -118,30 +118,36 @@ def _begin(this: Pass, wanted: Desired) -> Step:
     observed, spec, template = this.observed, wanted.spec, wanted.template
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
     record = record.model_copy(update={"restart_mark": records.restart_mark(observed, template.body)})
-    if observed.deployment is not None and template.anew and wanted.choice.mechanics.stops_first:
+    if observed.deployment is not None and template.newly_rendered and wanted.choice.mechanics.stops_first:
         number = observed.stops + 1
-        record, template = record.model_copy(update={"stops": number}), template.stopped_first(number)
-    record, backup = revisions.first(observed, record)
+        record, template = record.model_copy(update={"stops": number}), template.with_stop_number(number)
+    record, backup = revisions.with_backup(observed, record)
     body = records.deployment(observed, spec, template.applied, wanted.choice.strategy, record, begins=True)
     live = observed.deployment
-    change = actions.compared(body, None if live is None else live.raw, disruptive=True)
+    change = actions.apply_if_different(body, None if live is None else live.raw, disruptive=True)
     state = progress.beginning(observed, record, spec, now=this.now)
-    return Step(state, record, (*backup, *actions.supporting(observed, spec, this.config), *change), begins=True)
+    return Step(
+        state, record, (*backup, *actions.supporting_actions(observed, spec, this.config), *change), begins=True
+    )
 
 
-def _kept_up(this: Pass, wanted: Desired) -> Plan:
+def _reconcile_without_rollout(this: Pass, wanted: Desired) -> Plan:
     """Replace no pod: repair drift, apply the rest of the spec, report."""
     observed, spec, template, live = this.observed, wanted.spec, wanted.template, this.observed.deployment
-    record = records.current(observed, spec, now=this.now)
+    record = records.current_record(observed, spec, now=this.now)
     record = records.refreshed_record(record, observed, refreshes=this.allowed is not None)
     # During a rollout its strategy stays. At rest it is set for the next one, be it ours or a `kubectl rollout restart`.
     under_way = live is not None and not observed.activation.settled
     strategy = live.mechanics.strategy if live is not None and under_way else wanted.choice.strategy
     body = records.deployment(observed, spec, template.applied, strategy, record, begins=False)
-    change = actions.compared(actions.as_kept(body, live), None if live is None else live.raw)
-    plan = _compose(this, upkeep.upkeep(this, spec, (*actions.supporting(observed, spec, this.config), *change)))
+    change = actions.apply_if_different(actions.as_stored(body, live), None if live is None else live.raw)
+    plan = _compose(
+        this, upkeep.upkeep(this, spec, (*actions.supporting_actions(observed, spec, this.config), *change))
+    )
     gate = of_gate(observed, spec, this.config) if spec.gated else None
-    pending = gate_messages.pending_update(observed.agent, template.waits, "" if gate is None else gate.waits)
+    pending = gate_messages.pending_update(
+        observed.agent, template.pending_update, "" if gate is None else gate.pending_update
+    )
     return replace(plan, pending_update=pending)
 
 

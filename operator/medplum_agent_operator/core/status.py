@@ -21,7 +21,7 @@ from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.report import traffic
 from medplum_agent_operator.core.report.conditions import conditions, plan_conditions
-from medplum_agent_operator.core.report.history import follow
+from medplum_agent_operator.core.report.history import rollout_and_history
 from medplum_agent_operator.core.report.statement import Statement
 
 LONGEST_HISTORY: Final = 10
@@ -29,14 +29,14 @@ LONGEST_HISTORY: Final = 10
 
 def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAgentStatus:
     """The status that goes with this observation and this plan."""
-    observed = _without_somebody_else_s(observed)
+    observed = _without_foreign_deployment(observed)
     previous = observed.agent.status
     current = plan.begins or observed.record
-    rollout, history = follow(observed, plan, now=now)
-    told = plan_conditions(plan, serving=bool(observed.open_pods))
+    rollout, history = rollout_and_history(observed, plan, now=now)
+    values = plan_conditions(plan, serving=bool(observed.open_pods))
     forwarding = traffic.forwarding(observed)
     if forwarding is not None:
-        told[ConditionType.FORWARDING] = forwarding
+        values[ConditionType.FORWARDING] = forwarding
     gated = observed.agent.spec.gated
     return MedplumAgentStatus(
         observed_generation=observed.agent.generation,
@@ -49,18 +49,18 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
         waiting_for_next_change=plan.pending_update or None,
         conditions=conditions(
             [known for known in previous.conditions if gated or known.type != ConditionType.FORWARDING],
-            told,
+            values,
             generation=observed.agent.generation,
             now=now,
         ),
         channels=traffic.channels(observed, now=now),
         rollout=rollout,
-        history=traffic.with_figures(history, observed, now=now)[:LONGEST_HISTORY],
+        history=traffic.with_gate_figures(history, observed, now=now)[:LONGEST_HISTORY],
         spent_approvals=_spent(observed, current),
     )
 
 
-def _without_somebody_else_s(observed: Observed) -> Observed:
+def _without_foreign_deployment(observed: Observed) -> Observed:
     """The same without a Deployment that is not this agent's: a deleted namesake's tells of rollouts that this one never had."""
     if observed.deployment is None or ownership(observed.deployment.raw, observed.agent) is Ownership.OURS:
         return observed
@@ -71,13 +71,13 @@ def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: in
     """The status of an object whose spec does not fit the model: everything known stays, the fault is told."""
     plan = Statement(phase=Phase.FAILED, reason=finding.reason, message=finding.message)
     serving = any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in previous.conditions)
-    told = plan_conditions(plan, serving=serving)
+    values = plan_conditions(plan, serving=serving)
     return previous.model_copy(
         update={
             "observed_generation": generation,
             "phase": plan.phase,
             "plan": plan.text,
-            "conditions": tuple(conditions(previous.conditions, told, generation=generation, now=now)),
+            "conditions": tuple(conditions(previous.conditions, values, generation=generation, now=now)),
         }
     )
 
@@ -107,7 +107,7 @@ def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
     if FORCE_DOWNGRADE not in agent.annotations:
         return []
     spent = list(agent.status.spent_approvals)
-    noted = observed.rollout_in_status and current == observed.record
-    if current is not None and current.approval is not None and not noted and current.approval not in spent:
+    recorded = observed.rollout_in_status and current == observed.record
+    if current is not None and current.approval is not None and not recorded and current.approval not in spent:
         spent.append(current.approval)
     return spent

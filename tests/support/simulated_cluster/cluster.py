@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from medplum_agent_operator.core.plan import Plan
-
     from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.plan import Plan
 
 
 class OperatorDiedError(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from medplum_agent_operator.core.policy.prepull import KEPT_SECONDS
+from medplum_agent_operator.core.policy.prepull import TTL_SECONDS
 from tests.support.builders import NOW, Raw, stamp
 from tests.support.simulated_cluster.apply import copied
 from tests.support.simulated_cluster.pods import (
@@ -223,7 +223,7 @@ class Workloads:
         """Each Job's pod pulls its image, or complains; a Job that is done goes after a while."""
         for name, fetch in list(self.fetching.items()):
             before = fetch.state
-            if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=KEPT_SECONDS):
+            if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=TTL_SECONDS):
                 del self.fetching[name]
                 self.count += 1
                 continue

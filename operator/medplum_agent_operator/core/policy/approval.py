@@ -14,10 +14,10 @@ from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.version import AgentVersion
 
-LONGEST_KEPT: Final = 256
+LONGEST_TEXT: Final = 256
 """Characters of an approval that are kept word for word; a longer one is cut and ends with its fingerprint."""
 
-MOST_KEPT: Final = 50
+MOST_SPENT: Final = 50
 """Used approvals that are kept. None is ever forgotten while the annotation is there: when the list is full, nothing more is
 approved until somebody takes the annotation off."""
 
@@ -39,18 +39,18 @@ class Approval:
     correction: str = ""
 
 
-def kept(annotation: str) -> str:
+def stored_form(annotation: str) -> str:
     """The form in which an approval is remembered: itself, or cut and fingerprinted when it is very long.
 
-    >>> kept("4.2.3 CHG-1042")
+    >>> stored_form("4.2.3 CHG-1042")
     '4.2.3 CHG-1042'
-    >>> len(kept("4.2.3 " + "x" * 200_000))
+    >>> len(stored_form("4.2.3 " + "x" * 200_000))
     256
     """
-    if len(annotation) <= LONGEST_KEPT:
+    if len(annotation) <= LONGEST_TEXT:
         return annotation
     fingerprint = f"… sha256:{hashlib.sha256(annotation.encode()).hexdigest()[:32]}"
-    return annotation[: LONGEST_KEPT - len(fingerprint)] + fingerprint
+    return annotation[: LONGEST_TEXT - len(fingerprint)] + fingerprint
 
 
 def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str]) -> Approval:
@@ -63,9 +63,9 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
     """
     if annotation is None or not annotation.strip():
         return Approval(granted=False, reason=Reason.DOWNGRADE_NOT_APPROVED)
-    text = kept(annotation)
+    text = stored_form(annotation)
     named = annotation.split(maxsplit=1)[0]
-    shown = named if len(named) <= LONGEST_KEPT // 4 else named[: LONGEST_KEPT // 4] + "…"
+    shown = named if len(named) <= LONGEST_TEXT // 4 else named[: LONGEST_TEXT // 4] + "…"
     if text in spent:
         return _refused(
             Reason.APPROVAL_SPENT,
@@ -73,7 +73,7 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
             f"The annotation's text {text!r} has already approved a downgrade, and each text counts once. "
             "Approve this one with another text, such as a new change ticket.",
         )
-    if len(spent) >= MOST_KEPT:
+    if len(spent) >= MOST_SPENT:
         return _refused(
             Reason.APPROVAL_SPENT,
             text,

@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.findings import Finding, Severity
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, failure, messages, windows
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.policy.strategy import Choice
 from medplum_agent_operator.core.policy.verdict import Allowed, Refused
 
@@ -59,20 +59,20 @@ def is_bound(observed: Observed, allowed: Allowed, template: Mapping[str, Any], 
         return False
     if live.applied_template is not None and live.applied_template.template == template:
         return False
-    return not asked_for_at_once(observed.agent, allowed.spec, live.record)
+    return not requested_now(observed.agent, allowed.spec, live.record)
 
 
 def _is_down(observed: Observed, *, now: datetime) -> bool:
     """Whether no agent will serve without a change: the rollout failed, or the pod was broken for as long as a rollout may take."""
-    if failure.is_over(observed, now=now):
+    if failure.has_failed(observed, now=now):
         return True
     live = observed.deployment
     since = [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None]
     return live is not None and diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
 
 
-def asked_for_at_once(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:
+def requested_now(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:
     """Whether the annotation asks for exactly this target at once, with a text that is not used up."""
     text = agent.annotations.get(NOW, "")
     named = text.split(maxsplit=1)[:1] == [spec.version]
-    return named and (record is None or record.now != kept(text))
+    return named and (record is None or record.now != stored_form(text))

@@ -53,7 +53,7 @@ def on_cordoned_node(observed: Observed) -> Pod | None:
     return next((pod for pod in observed.serving_pods if (node := observed.node_of(pod)) and node.cordoned), None)
 
 
-def to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) -> Pod | None:
+def pod_to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) -> Pod | None:
     """The pod that has to be handed to another node now; None where none has to, or not yet.
 
     Only a pod of the live template, and only when nothing is under way: a pod that starts avoids the node anyway.
@@ -64,16 +64,16 @@ def to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) 
     if not observed.activation.settled or deployment.replacing:
         return None
     pod = on_cordoned_node(observed)
-    if pod is None or pod not in observed.current_pods or note(pod) == live_note(observed):
+    if pod is None or pod not in observed.current_pods or moved_off_mark(pod) == live_moved_off_mark(observed):
         return None
     return pod
 
 
-def note(pod: Pod) -> str:
+def moved_off_mark(pod: Pod) -> str:
     """What a template says that moves an agent off: the node, and which pod of it."""
     return f"{pod.node} (pod {pod.name})"
 
 
-def live_note(observed: Observed) -> str:
+def live_moved_off_mark(observed: Observed) -> str:
     """What the live template says; empty where it was never moved."""
     return "" if observed.deployment is None else observed.deployment.mark(MOVED_OFF)

@@ -18,13 +18,13 @@ from medplum_agent_operator.core.observed.findings import Finding
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Failure, RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 
 LONGEST_MESSAGE: Final = 2000
 """Characters of what went wrong that are kept on the Deployment."""
 
 
-def is_over(observed: Observed, *, now: datetime) -> bool:
+def has_failed(observed: Observed, *, now: datetime) -> bool:
     """Whether the rollout under way has failed: it missed its deadline, nothing can mend it, or that was said of it before."""
     deployment = observed.deployment
     if deployment is None:
@@ -36,10 +36,10 @@ def is_over(observed: Observed, *, now: datetime) -> bool:
     overdue = observed.overdue_at
     if overdue is not None and overdue <= now:
         return True
-    return failed_before(observed, deployment.record) or diagnosis.hopeless(observed)
+    return recorded_as_failed(observed, deployment.record) or diagnosis.hopeless(observed)
 
 
-def is_to_be_rolled_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
+def should_roll_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
     """Whether the rollout under way has failed and what was active before it is to be brought back.
 
     Not the first installation, which has nothing to go back to; not a move off a cordoned node, which stops nobody and goes on
@@ -54,13 +54,13 @@ def is_to_be_rolled_back(observed: Observed, spec: MedplumAgentSpec, *, now: dat
         return False
     if observed.activation is Activation.POSSIBLY or any(pod in observed.current_pods for pod in observed.serving_pods):
         return False
-    good = deployment.last_good
-    if good is None or first_difference(good.applied.template, deployment.template) is None:
+    previous = deployment.last_good
+    if previous is None or first_difference(previous.applied.template, deployment.template) is None:
         return False
-    return is_over(observed, now=now)
+    return has_failed(observed, now=now)
 
 
-def failed_before(observed: Observed, record: RolloutRecord) -> bool:
+def recorded_as_failed(observed: Observed, record: RolloutRecord) -> bool:
     """A failure stays one until the agent serves: a container that runs for a moment once more has not mended it."""
     return any(
         entry.started_at == record.started_at and entry.outcome is Outcome.FAILED
@@ -68,18 +68,18 @@ def failed_before(observed: Observed, record: RolloutRecord) -> bool:
     )
 
 
-def note(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
+def record_failure(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
     """What is kept of a failed change: enough to tell it, and to know it again."""
     message = " ".join(part for part in (found.message.summary, found.message.cause) if part)
     if len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 1] + "…"
     return Failure(
         version=spec.version,
-        spec=_known_by(spec),
+        spec=_spec_fingerprint(spec),
         reason=found.reason,
         message=message,
-        retry=_text(agent, RETRY),
-        approval=_text(agent, FORCE_DOWNGRADE),
+        retry=_stored_annotation(agent, RETRY),
+        approval=_stored_annotation(agent, FORCE_DOWNGRADE),
     )
 
 
@@ -87,18 +87,18 @@ def latched(observed: Observed) -> Failure | None:
     """The failed change that the user's spec still asks for and that nobody has asked to try again; None where there is none."""
     record = observed.record
     failed = None if record is None else record.failed
-    if failed is None or failed.spec != _known_by(observed.agent.spec):
+    if failed is None or failed.spec != _spec_fingerprint(observed.agent.spec):
         return None
-    retry = _text(observed.agent, RETRY)
+    retry = _stored_annotation(observed.agent, RETRY)
     return None if retry and retry != failed.retry else failed
 
 
-def _text(agent: MedplumAgent, annotation: str) -> str | None:
+def _stored_annotation(agent: MedplumAgent, annotation: str) -> str | None:
     """An annotation as it is kept: words that differ in their spaces alone, or a very long one, are told apart all the same."""
     text = agent.annotations.get(annotation, "")
-    return kept(text) if text.strip() else None
+    return stored_form(text) if text.strip() else None
 
 
-def _known_by(spec: MedplumAgentSpec) -> str:
+def _spec_fingerprint(spec: MedplumAgentSpec) -> str:
     """What tells one spec from another. Defaults are left out: a later release of the operator may add some, and a pause that ended is none."""
     return fingerprint(spec.model_dump(by_alias=True, exclude_defaults=True, mode="json"))

@@ -26,7 +26,7 @@ from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
 from medplum_agent_operator.core.policy import containers
 from medplum_agent_operator.core.policy.drain import CORDON_TAINT
 
-KEPT_SECONDS: Final = 120
+TTL_SECONDS: Final = 120
 """How long a finished Job is kept. Should it be gone before the change begins, the image is fetched again: it is there."""
 LONGEST_SECONDS: Final = 3600
 """A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
@@ -55,7 +55,7 @@ class Fetch:
         return began + timedelta(seconds=spec.handoff.progress_deadline_seconds)
 
 
-def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
+def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
     """What has to be fetched before an agent may be given up for this image; None where nothing has to, or it is there.
 
     A fetch is begun only for an agent that serves: where none does, nothing is won by waiting. One that has begun is waited for
@@ -86,7 +86,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
     }
     body = {
         "backoffLimit": 0,
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
         "activeDeadlineSeconds": max(LONGEST_SECONDS, 2 * spec.handoff.progress_deadline_seconds),
         "template": {
             "metadata": {"labels": labels, "annotations": dict(spec.pod_template.annotations)},
@@ -166,7 +166,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
-                fix=f"None needed; the operator creates another Job {KEPT_SECONDS} seconds after the end of this one.",
+                fix=f"None needed; the operator creates another Job {TTL_SECONDS} seconds after the end of this one.",
                 command=command,
             ),
         )

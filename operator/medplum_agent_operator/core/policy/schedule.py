@@ -6,10 +6,10 @@ one of the two begins with a `*`. When clocks are changed, it depends:
 - A schedule of fixed times, whose minute and hour do not begin with a `*`, such as `30 2 * * *`, comes once on each of its
   days. A time in the hour that is left out comes at the end of that hour (in Berlin at 03:00), and a time in the hour that
   comes twice comes the first time only.
-- Any other, such as `*/30 * * * *`, follows the hands of the clock: it never comes in the hour that is left out, and in
+- Any other, such as `*/30 * * * *`, follows the wall_clock of the clock: it never comes in the hour that is left out, and in
   the hour that comes twice it comes both times.
 
-cronsim is asked about the hands of the clock alone, and which moments they mean is said here: asked in the second of the two
+cronsim is asked about the wall_clock of the clock alone, and which moments they mean is said here: asked in the second of the two
 like hours, cronsim would take it for the first.
 """
 
@@ -73,10 +73,10 @@ def _is_readable(text: str) -> bool:
     return True
 
 
-def _plain(text: str) -> str:
+def _without_single_steps(text: str) -> str:
     """The schedule without steps in a range of one: cronsim takes 5-5/3 for 5/3, which goes on to the end.
 
-    >>> _plain("5-5/3 2-4/2 * * MON-1/2")
+    >>> _without_single_steps("5-5/3 2-4/2 * * MON-1/2")
     '5 2-4/2 * * 1'
     """
     in_numbers = re.sub("[A-Z]+", lambda name: _NUMBERS[name[0]], text)
@@ -92,35 +92,35 @@ class Schedule:
 
     def after(self, now: datetime) -> datetime | None:
         """The first moment after `now` at which it comes; None if that is not within 50 years."""
-        hands, put_back = self._hands(now)
+        wall_clock, repeated = self._wall_clock(now)
         found: datetime | None = None
-        for shown in CronSim(_plain(self.text), hands - put_back):
+        for shown in CronSim(_without_single_steps(self.text), wall_clock - repeated):
             for moment in self._moments(shown):
                 if moment > now and (found is None or moment < found):
                     found = moment
-            if found and shown >= hands + put_back:
+            if found and shown >= wall_clock + repeated:
                 break
         return found
 
-    def _hands(self, now: datetime) -> tuple[datetime, timedelta]:
+    def _wall_clock(self, now: datetime) -> tuple[datetime, timedelta]:
         """What the clock shows, and by how much it is put back if it shows that twice.
 
-        Only then does the order of what the hands show differ from that of the moments, by no more than that.
+        Only then does the order of what the wall_clock show differ from that of the moments, by no more than that.
         """
         local = now.astimezone(self.zone)
         first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
         return local.replace(tzinfo=None, second=0, microsecond=0), second - first
 
-    def _moments(self, hands: datetime) -> tuple[datetime, ...]:
-        """The moments at which it comes because the hands of the clock show this, or would have shown it."""
+    def _moments(self, wall_clock: datetime) -> tuple[datetime, ...]:
+        """The moments at which it comes because the wall_clock of the clock show this, or would have shown it."""
         minute, hour, *_ = self.text.split()
         at_fixed_times = not minute.startswith("*") and not hour.startswith("*")
         while True:
-            first, second = (hands.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+            first, second = (wall_clock.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
             if first == second:
                 return (first,)
             if first < second:  # shown twice
                 return (first,) if at_fixed_times else (first, second)
             if not at_fixed_times:  # left out
                 return ()
-            hands += MINUTE
+            wall_clock += MINUTE

@@ -16,7 +16,7 @@ from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, judge
-from medplum_agent_operator.core.policy.failure import failed_before, latched
+from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
 from medplum_agent_operator.core.policy.strategy import classify, needs_approval
 
 
@@ -90,7 +90,7 @@ def decide(observed: Observed, config: Config) -> Verdict:
         refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _NO_IMAGE)
     if refusal is None:
         return Allowed(change, target, spec, approval)
-    applied = spec_before(observed)
+    applied = last_applied_spec(observed)
     known = applied is not None and (applied.image.repository or config.image_repository)
     return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
 
@@ -122,7 +122,7 @@ def _identity_taken(observed: Observed) -> Finding | None:
     holder = observed.holder
     if holder is None:
         return None
-    message = identity_messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
+    message = identity_messages.identity_taken(observed.agent, holder, made=True, before=last_applied_spec(observed))
     return warning(Reason.IDENTITY_TAKEN, message)
 
 
@@ -143,12 +143,12 @@ def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersi
 def _under_way(observed: Observed) -> str | None:
     """The version of a rollout that has neither completed nor failed; None without one."""
     record = observed.record
-    if record is None or observed.activation.settled or failed_before(observed, record):
+    if record is None or observed.activation.settled or recorded_as_failed(observed, record):
         return None
     return record.to
 
 
-def spec_before(observed: Observed) -> MedplumAgentSpec | None:
+def last_applied_spec(observed: Observed) -> MedplumAgentSpec | None:
     """The spec that was applied last, as the Deployment records it.
 
     Without a Deployment (somebody deleted it) the version that was active is known from status. The rest of the user's spec

@@ -40,15 +40,15 @@ def plan_conditions(plan: Statement, *, serving: bool) -> dict[ConditionType, Co
 
 def conditions(
     previous: Sequence[Condition],
-    told: Mapping[ConditionType, ConditionValue],
+    values: Mapping[ConditionType, ConditionValue],
     *,
     generation: int,
     now: datetime,
 ) -> list[Condition]:
     """Conditions as metav1.Condition wants them: the transition time moves only when the status does."""
     before = {condition.type: condition for condition in previous}
-    result = [condition for condition in previous if condition.type not in told]
-    for kind, (status, reason, message) in told.items():
+    result = [condition for condition in previous if condition.type not in values]
+    for kind, (status, reason, message) in values.items():
         known = before.get(str(kind))
         # Whole seconds, as metav1.Time has them.
         since = (

@@ -36,7 +36,7 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
+class Measurement:
     """What is known of a takeover so far.
 
     Attributes:
@@ -48,30 +48,32 @@ class Moments:
     new_ready_at: datetime | None = None
 
 
-def moment(second: datetime, *, seen_at: datetime) -> datetime:
+def within_second(second: datetime, *, seen_at: datetime) -> datetime:
     """When it was, of something that Kubernetes dates to a second and that was first seen at a moment of our clock."""
     return min(max(seen_at, second), second + _SECOND)
 
 
-def notice(known: Moments, record: RolloutRecord, observed: Observed, *, begins: bool, now: datetime) -> Moments:
+def measure(
+    known: Measurement, record: RolloutRecord, observed: Observed, *, begins: bool, now: datetime
+) -> Measurement:
     """What this pass knows of the takeover, given what passes before it have noted."""
     if record.from_version is None:
-        return Moments()
+        return Measurement()
     if begins:  # what runs is all of the old template still; where none of it serves the gap counts from here
-        return Moments() if observed.open_pods else Moments(record.started_at)
+        return Measurement() if observed.open_pods else Measurement(record.started_at)
     if any(pod.open for pod in observed.earlier_pods):
-        return Moments()
-    old_ended_at = known.old_ended_at or _end_of_the_old(record, observed, now=now)
+        return Measurement()
+    old_ended_at = known.old_ended_at or _old_ended_at(record, observed, now=now)
     ready_since = _ready_since(record, observed)
     if known.old_ended_at is None and record.strategy is not Strategy.RECREATE and ready_since is not None:
         # The new one was ready first: its second will do, and the old one's end is told when all of its pod has ended.
-        return Moments(old_ended_at) if observed.activation.settled else Moments()
+        return Measurement(old_ended_at) if observed.activation.settled else Measurement()
     if known.new_ready_at is not None or ready_since is None or old_ended_at is None:
-        return Moments(old_ended_at, known.new_ready_at)
-    return Moments(old_ended_at, moment(ready_since, seen_at=now))
+        return Measurement(old_ended_at, known.new_ready_at)
+    return Measurement(old_ended_at, within_second(ready_since, seen_at=now))
 
 
-def figures(rollout: Rollout, record: RolloutRecord, observed: Observed) -> tuple[float | None, float | None]:
+def gap_and_overlap(rollout: Rollout, record: RolloutRecord, observed: Observed) -> tuple[float | None, float | None]:
     """Gap and overlap of a rollout that is done, in seconds; None where they cannot be told."""
     ready = [pod.ready_since for pod in observed.current_pods if pod.ready_since is not None]
     if ready and min(ready) < record.started_at.replace(microsecond=0):
@@ -82,13 +84,13 @@ def figures(rollout: Rollout, record: RolloutRecord, observed: Observed) -> tupl
     return _seconds(new - old), _seconds(old - new)
 
 
-def _end_of_the_old(record: RolloutRecord, observed: Observed, *, now: datetime) -> datetime | None:
+def _old_ended_at(record: RolloutRecord, observed: Observed, *, now: datetime) -> datetime | None:
     began = record.started_at.replace(microsecond=0)
     # Pods that had ended before the rollout began tell nothing of it; one that did not serve any more ends with its beginning.
     old = [pod for pod in observed.pods if not observed.is_current(pod) and not _ended_before(pod, began)]
-    ends = [moment(pod.closed_since, seen_at=now) for pod in old if pod.closed_since is not None]
+    ends = [within_second(pod.closed_since, seen_at=now) for pod in old if pod.closed_since is not None]
     if not ends and record.strategy is Strategy.RECREATE:
-        ends = [moment(pod.created, seen_at=now) for pod in observed.current_pods if pod.created is not None]
+        ends = [within_second(pod.created, seen_at=now) for pod in observed.current_pods if pod.created is not None]
     return max(record.started_at, *ends) if ends else None
 
 

@@ -30,5 +30,5 @@ def _found(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
         yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, there=deployment is not None))
     if gate_pod.available(deployment) and (why := gate_pod.stuck(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
-    if since := traffic.silent(observed):
+    if since := traffic.silent_channels(observed):
         yield warning(Reason.AGENT_SILENT, gate_messages.agent_silent(agent, since))

@@ -90,7 +90,7 @@ def under_way_or_at_rest(
 ) -> Progress:
     """A rollout that began in an earlier pass, or none."""
     deployment = observed.deployment
-    if failure.is_over(observed, now=now):
+    if failure.has_failed(observed, now=now):
         return _failed(observed, record, spec, now=now)
     if not observed.activation.settled:
         return _under_way(observed, record, spec, now=now)

@@ -34,10 +34,10 @@ def forwarding(observed: Observed) -> ConditionValue | None:
     if unknown is not None:
         reason, message = unknown
         return ConditionStatus.UNKNOWN, str(reason), message
-    if since := silent(observed):
+    if since := silent_channels(observed):
         summary = gate_messages.agent_silent(observed.agent, since).summary
         return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), summary
-    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
+    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel too_early for an agent that does not answer."
 
 
 def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
@@ -50,7 +50,7 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
     return None
 
 
-def silent(observed: Observed) -> Mapping[str, datetime]:
+def silent_channels(observed: Observed) -> Mapping[str, datetime]:
     """Channels whose agent takes messages and answers none, and since when."""
     if not observed.agent.spec.gated or observed.traffic is None:
         return {}
@@ -71,25 +71,25 @@ def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
     if traffic is None or not traffic.gates:
         return tuple(before[channel.name] for channel in agent.spec.channels if channel.name in before)
     found = []
-    told_at = max((known.observed_at for known in before.values() if known.observed_at), default=None)
-    waits = told_at is not None and now < told_at + CHANNELS_EVERY
+    reported_at = max((known.observed_at for known in before.values() if known.observed_at), default=None)
+    too_early = reported_at is not None and now < reported_at + CHANNELS_EVERY
     for channel in agent.spec.channels:
-        told = traffic.channels.get(channel.name)
+        reported = traffic.channels.get(channel.name)
         known = before.get(channel.name)
-        if told is None:
+        if reported is None:
             continue
         seconds = now.replace(microsecond=0)
         # A gate that was started anew knows of no message before.
-        last = max((at for at in (told.last_message_at, known and known.last_message_at) if at), default=None)
+        last = max((at for at in (reported.last_message_at, known and known.last_message_at) if at), default=None)
         new = ChannelStatus(
-            name=channel.name, connected_devices=told.devices, last_message_at=last, observed_at=seconds
+            name=channel.name, connected_devices=reported.devices, last_message_at=last, observed_at=seconds
         )
         same = known is not None and known.model_copy(update={"observed_at": seconds}) == new
-        found.append(known if known is not None and (waits or same) else new)
+        found.append(known if known is not None and (too_early or same) else new)
     return tuple(found)
 
 
-def with_figures(history: Sequence[HistoryEntry], observed: Observed, *, now: datetime) -> list[HistoryEntry]:
+def with_gate_figures(history: Sequence[HistoryEntry], observed: Observed, *, now: datetime) -> list[HistoryEntry]:
     """The history, its latest entry with what gates tell of that change, once they can."""
     traffic = observed.traffic
     if not history or not observed.agent.spec.gated or traffic is None or not traffic.gates:

@@ -51,7 +51,9 @@ class Apply:
         return str(self.body["metadata"]["name"])
 
 
-def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
+def apply_if_different(
+    body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False
+) -> tuple[Apply, ...]:
     """The action that makes an object what it should be; none where it is."""
     about, rest = {"spec": body.get("spec", {})}, {key: value for key, value in body.items() if key != "spec"}
     if live is None:
@@ -63,7 +65,7 @@ def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disrupt
     return () if difference is None else (Apply(body, live, difference, disruptive),)
 
 
-def as_kept(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
+def as_stored(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
     """The Deployment with the pod template in the form in which the API server keeps it: to write it replaces no pod."""
     if live is None:
         return body
@@ -75,7 +77,7 @@ def _hash(raw: Mapping[str, Any]) -> str | None:
     return found
 
 
-def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
+def supporting_actions(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
     """What has to be applied beside the agent's own Deployment; nothing where all is as it should be."""
     bodies = render_supporting(
         observed.agent,
@@ -83,18 +85,20 @@ def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tu
         protected=protected(spec, nodes_watched=config.nodes_watched),
         through_gate=gate_pod.leads_to_gate(spec, observed.children.get("GateDeployment")),
     )
-    bodies |= _gate(observed, spec, config)
-    return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
+    bodies |= _gate_bodies(observed, spec, config)
+    return tuple(
+        action for part, body in bodies.items() for action in apply_if_different(body, observed.children.get(part))
+    )
 
 
 def while_fetching(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
     """While the image is pulled, everything beside the agent stays as the applied spec says; and the Job that pulls it."""
     applied = observed.applied_spec
-    actions = () if applied is None else supporting(observed, applied, config)
+    actions = () if applied is None else supporting_actions(observed, applied, config)
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
-def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
+def _gate_bodies(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
     """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
     agent, live = observed.agent, observed.children.get("GateDeployment")
     found = template_in_force.of_gate(observed, spec, config)
@@ -105,8 +109,8 @@ def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[st
     if live is None or ownership(live, agent) is not Ownership.OURS:
         return {}
     service = observed.children.get("Service") or {}
-    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
-    if not past_it:
+    bypassed = (service.get("spec") or {}).get("selector") == selector(agent)
+    if not bypassed:
         return {}
     return {"GateDeployment": render_gate(agent, spec, template=found.applied, replicas=0)["GateDeployment"]}
 

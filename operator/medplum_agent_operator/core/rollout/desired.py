@@ -39,11 +39,13 @@ def desired(this: Pass) -> Desired:
     return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
 
 
-def moved_if_cordoned(this: Pass, wanted: Desired) -> Desired:
+def move_if_cordoned(this: Pass, wanted: Desired) -> Desired:
     """The same, or a move off the agent's node if that is cordoned and the agent can hand over."""
     if wanted.choice.mechanics.stops_first:
         return wanted
-    pod = drain.to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
+    pod = drain.pod_to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
     if pod is None:
         return wanted
-    return replace(wanted, begins=True, moved=pod, template=wanted.template.moved_off(drain.note(pod)))
+    return replace(
+        wanted, begins=True, moved=pod, template=wanted.template.with_moved_off_mark(drain.moved_off_mark(pod))
+    )

@@ -21,7 +21,7 @@ from medplum_agent_operator.core.observed.rollout_record import (
     LastGood,
     RolloutRecord,
 )
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.policy.failure import latched
 from medplum_agent_operator.core.policy.strategy import Choice
 from medplum_agent_operator.core.policy.verdict import Allowed, Refused, Verdict
@@ -61,8 +61,8 @@ def begin(
         moved_off=None if moved is None else moved.node,
         stops=observed.stops or None,
         failed=latched(observed) if isinstance(verdict, Refused) and verdict.latched else None,
-        refresh=refreshed(observed, counts=allowed is not None),
-        now=now_used(observed, spec),
+        refresh=acted_on_refresh(observed, counts=allowed is not None),
+        now=used_now_text(observed, spec),
     )
 
 
@@ -71,39 +71,41 @@ def restart_mark(observed: Observed, template: Mapping[str, Any]) -> str | None:
     return (template["metadata"].get("annotations") or {}).get(RESTARTED_AT) or observed.restart_mark
 
 
-def now_used(observed: Observed, spec: MedplumAgentSpec) -> str | None:
+def used_now_text(observed: Observed, spec: MedplumAgentSpec) -> str | None:
     """The text that asks for a change at once and has been used up: by this one, or before, for as long as it stands there."""
     text = observed.agent.annotations.get(NOW, "")
     live = observed.record
-    used = text.split(maxsplit=1)[:1] == [spec.version] or (live is not None and live.now == kept(text))
-    return kept(text) if used else None
+    used = text.split(maxsplit=1)[:1] == [spec.version] or (live is not None and live.now == stored_form(text))
+    return stored_form(text) if used else None
 
 
-def refresh_asked_for(agent: MedplumAgent) -> str | None:
+def requested_refresh(agent: MedplumAgent) -> str | None:
     """The text by which somebody asks for pods as this release renders them; None where nobody does."""
     text = agent.annotations.get(REFRESH, "")
-    return kept(text) if text.strip() else None
+    return stored_form(text) if text.strip() else None
 
 
-def refreshed(observed: Observed, *, counts: bool) -> str | None:
+def acted_on_refresh(observed: Observed, *, counts: bool) -> str | None:
     """The text that asks for such pods and has been acted on: the one that stands there or, where it does not count yet, the one before it."""
-    asked = refresh_asked_for(observed.agent)
+    asked = requested_refresh(observed.agent)
     if counts or asked is None:
         return asked
     return None if observed.record is None else observed.record.refresh
 
 
-def roll_back(observed: Observed, good: LastGood, choice: Choice, failed: Failure, *, now: datetime) -> RolloutRecord:
+def begin_rollback(
+    observed: Observed, previous: LastGood, choice: Choice, failed: Failure, *, now: datetime
+) -> RolloutRecord:
     """Return the record of the rollout that takes a failed change back."""
     live = observed.record
     return RolloutRecord(
         change=Change.ROLLBACK,
-        from_version=good.spec.version,
-        to=good.spec.version,
+        from_version=previous.spec.version,
+        to=previous.spec.version,
         strategy=choice.strategy,
         why=choice.why,
         started_at=now,
-        restart_mark=restart_mark(observed, good.applied.template),
+        restart_mark=restart_mark(observed, previous.applied.template),
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
         stops=observed.stops or None,
@@ -113,15 +115,15 @@ def roll_back(observed: Observed, good: LastGood, choice: Choice, failed: Failur
     )
 
 
-def last_good(observed: Observed, *, begins: bool) -> str | None:
+def last_good_annotation(observed: Observed, *, begins: bool) -> str | None:
     """What is noted on the Deployment as active before its template: what is active now if a rollout begins, else as it stands."""
     live = observed.deployment
     if live is not None and begins and observed.is_rollback_target:
         return live.as_last_good()
-    return recorded_last_good(observed)
+    return current_last_good_annotation(observed)
 
 
-def recorded_last_good(observed: Observed) -> str | None:
+def current_last_good_annotation(observed: Observed) -> str | None:
     """What is noted on the Deployment as active before its template, as it stands; None where there is none."""
     return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
 
@@ -142,7 +144,7 @@ def deployment(
         template=template,
         strategy=strategy,
         record=record,
-        last_good=last_good(observed, begins=begins),
+        last_good=last_good_annotation(observed, begins=begins),
     )
 
 
@@ -150,17 +152,22 @@ def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bo
     """The live record as it is now: the latch, open or not; the last refresh; a restart by hand before the template was active."""
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
-    used = record.now if record.now == kept(text) else None
+    used = record.now if record.now == stored_form(text) else None
     mark = record.restart_mark
     if observed.deployment is not None and observed.activation_ruled_out and not observed.activation.became_active:
         # The pods that show it will be gone, and then nothing would tell it from a restart of what was active.
         mark = observed.deployment.restart_mark
     return record.model_copy(
-        update={"failed": failed, "refresh": refreshed(observed, counts=refreshes), "now": used, "restart_mark": mark}
+        update={
+            "failed": failed,
+            "refresh": acted_on_refresh(observed, counts=refreshes),
+            "now": used,
+            "restart_mark": mark,
+        }
     )
 
 
-def current(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:
+def current_record(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:
     """Return the live record; where somebody removed it, what status knows of it; else a new one for what is there."""
     deployment = observed.deployment
     if deployment is not None and deployment.record is not None:

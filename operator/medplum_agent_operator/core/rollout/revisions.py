@@ -22,7 +22,7 @@ from medplum_agent_operator.core.rollout.actions import Apply
 KIND: Final = "ControllerRevision"
 
 
-def first(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
+def with_backup(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
     """The record with the name of its backup, where an approved downgrade begins; and what has to be written before anything else.
 
     Where the last one did not become active, what was active is still what its backup holds: other settings, or another target.
@@ -37,55 +37,55 @@ def first(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tup
         and live.from_version == record.from_version
     ):
         return record.model_copy(update={"backup": live.backup}), ()
-    good = _gone_down_from(observed)
-    if good is None:
+    state = _state_before_downgrade(observed)
+    if state is None:
         return record, ()
-    body = render_backup(observed.agent, good)
+    body = render_backup(observed.agent, state)
     named = record.model_copy(update={"backup": body["metadata"]["name"]})
     return named, (Apply(body, None, "missing", immutable=True),)
 
 
-def _gone_down_from(observed: Observed) -> LastGood | None:
+def _state_before_downgrade(observed: Observed) -> LastGood | None:
     """Spec and template of the version that the downgrade goes down from; None where the Deployment does not tell them."""
     live, baseline = observed.deployment, observed.baseline
     if live is None or baseline is None:
         return None
-    applied, noted = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
+    applied, recorded = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
     # In the middle of a change to something newer that never became active, what was active is the note.
-    found = map(LastGood.read, (applied, noted) if observed.activation.became_active else (noted, applied))
-    return next((good for good in found if good is not None and good.spec.version == baseline.text), None)
+    found = map(LastGood.read, (applied, recorded) if observed.activation.became_active else (recorded, applied))
+    return next((state for state in found if state is not None and state.spec.version == baseline.text), None)
 
 
-def render_backup(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
+def render_backup(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
     """The ControllerRevision. Its name changes with what is in it, so that writing it twice leads to one."""
-    held = _held(agent, good)
+    backup = _backup_data(agent, state)
     return {
         "apiVersion": "apps/v1",
         "kind": KIND,
         "metadata": {
-            "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, held])[:10]}",
+            "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, backup])[:10]}",
             "namespace": agent.namespace,
             "labels": {
                 **selector(agent),
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "agent",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
-                names.VERSION_LABEL: good.spec.version,
+                names.VERSION_LABEL: state.spec.version,
             },
             "ownerReferences": [owner_reference(agent)],
         },
         # Of the spec that asks for the downgrade: a later backup has a higher one.
         "revision": agent.generation,
-        "data": held,
+        "data": backup,
     }
 
 
-def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
+def _backup_data(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
     """A manifest to make the agent anew from; the JSON patch that gives a live one its spec back; and the pod as it was, to look at.
 
     The patch replaces the whole spec, so what was not there before goes; `kubectl apply` would leave what it has not set itself.
     """
-    spec = _as_written(good.spec)
+    spec = _as_written(state.spec)
     identity = {"name": agent.name, "namespace": agent.namespace}
     return {
         "agent": {"apiVersion": API_VERSION, "kind": AGENT_KIND, "metadata": identity, "spec": spec},
@@ -93,8 +93,8 @@ def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
             {"op": "test", "path": "/metadata/name", "value": agent.name},
             {"op": "replace", "path": "/spec", "value": spec},
         ],
-        "podTemplate": good.applied.template,
-        "agentProperties": properties_in(good.applied.template),
+        "podTemplate": state.applied.template,
+        "agentProperties": properties_in(state.applied.template),
     }
 
 

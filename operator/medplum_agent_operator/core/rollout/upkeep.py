@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.findings import Finding, Message, news
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.records import current
+from medplum_agent_operator.core.rollout.records import current_record
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 
 _RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, names.APPLIED_TEMPLATE, names.LAST_GOOD)}
@@ -24,9 +24,9 @@ _RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, na
 
 def upkeep(this: Pass, spec: MedplumAgentSpec, actions: tuple[Apply, ...]) -> Step:
     """Apply what replaces no pod and report how far the rollout under way has come, or that nothing is pending."""
-    record = current(this.observed, spec, now=this.now)
+    record = current_record(this.observed, spec, now=this.now)
     state = progress.under_way_or_at_rest(this.observed, record, spec, now=this.now)
-    worth_an_event = [action for action in actions if not _is_our_own_business(action, this.observed)]
+    worth_an_event = [action for action in actions if not _is_internal(action, this.observed)]
     if worth_an_event:
         state = replace(state, findings=(*state.findings, _applied(this.observed, worth_an_event)))
     return Step(state, record, actions)
@@ -45,7 +45,7 @@ def _applied(observed: Observed, actions: list[Apply]) -> Finding:
     return news(Reason.SPEC_APPLIED, Message(f"Applied the spec without a rollout: {what}."))
 
 
-def _is_our_own_business(action: Apply, observed: Observed) -> bool:
+def _is_internal(action: Apply, observed: Observed) -> bool:
     """Whether nobody needs an Event about it: the strategy after a recreate, our own records, the Service's way to a gate."""
     return (
         (observed.activation.settled and action.difference == "spec.strategy.type")
@@ -58,5 +58,5 @@ def _only_redirects(action: Apply, observed: Observed) -> bool:
     """Whether an action only moves the Service from the agent to its gate, or back."""
     if action.kind != "Service" or action.live is None or not action.difference.startswith("spec.selector"):
         return False
-    ours = (gate_pod.gate_selector(observed.agent), selector(observed.agent))
-    return (action.live.get("spec") or {}).get("selector") in ours
+    selectors = (gate_pod.gate_selector(observed.agent), selector(observed.agent))
+    return (action.live.get("spec") or {}).get("selector") in selectors
