@@ -117,7 +117,9 @@ class Reconciler:
         known = any((claim.namespace, claim.name) == key for claim in decisive.claims)
         holder = foremost_other(decisive.claims if known else (*decisive.claims, own), key)
         if holder is not None:
-            thought = self._held(thought, warning(Reason.IDENTITY_TAKEN, identity_messages.cannot_become_again(holder)))
+            thought = self._held(
+                thought, warning(Reason.IDENTITY_TAKEN, identity_messages.rollback_blocked_by_identity(holder))
+            )
         return await self._carry_out(key, thought)
 
     async def _carry_out(self, key: Key, thought: _Thought) -> float | None:

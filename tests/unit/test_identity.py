@@ -283,7 +283,7 @@ def test_every_message_is_about_both_servers_of_an_edit() -> None:
     text = identity_taken(
         parsed(server={**SERVER, "baseUrl": ELSEWHERE}),
         Claim("ward", "x", "1", FIRST),
-        made=True,
+        installed=True,
         before=spec_of(),
     )
     assert f"agent {AGENT_ID} on {ELSEWHERE}, is held by MedplumAgent ward/x." in str(text)

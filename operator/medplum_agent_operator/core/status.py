@@ -1,7 +1,7 @@
-"""The whole status, projected from what was observed, what is planned and what status said before.
+"""Project the whole status from the observation, the plan and the previous status.
 
-Called by `reconcile` at the end of a pass; it writes the result only where it differs. Nothing in here is a memory that the
-operator would need to act rightly: it is lost with a wiped status only that an approval was taken off and set again.
+Called by `reconcile` at the end of a pass, which writes the result if it differs. Status is a report, with two exceptions that
+matter (ARCHITECTURE.md): the spent approvals, and the last active version where no Deployment exists.
 """
 
 from dataclasses import replace
@@ -28,7 +28,7 @@ LONGEST_HISTORY: Final = 10
 
 
 def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAgentStatus:
-    """The status that goes with this observation and this plan."""
+    """Project the status for this observation and this plan."""
     observed = _without_foreign_deployment(observed)
     previous = observed.agent.status
     current = plan.begins or observed.record
@@ -61,14 +61,14 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
 
 
 def _without_foreign_deployment(observed: Observed) -> Observed:
-    """The same without a Deployment that is not this agent's: a deleted namesake's tells of rollouts that this one never had."""
+    """Leave out a Deployment of another owner: that of a deleted namesake describes rollouts that this agent never had."""
     if observed.deployment is None or ownership(observed.deployment.raw, observed.agent) is Ownership.OURS:
         return observed
     return replace(observed, deployment=None)
 
 
 def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: int, now: datetime) -> MedplumAgentStatus:
-    """The status of an object whose spec does not fit the model: everything known stays, the fault is told."""
+    """Project the status of an object whose spec does not fit the model: report the fault and keep everything known."""
     plan = Statement(phase=Phase.FAILED, reason=finding.reason, message=finding.message)
     serving = any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in previous.conditions)
     values = plan_conditions(plan, serving=serving)
@@ -83,11 +83,11 @@ def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: in
 
 
 def _active_version(observed: Observed) -> str | None:
-    """The version that the agent's pods run, the active one where there are two; None in the gap of a recreate."""
+    """The version that the agent's pods run; if they run two, the active one; None in the gap of a recreate."""
     last_good = observed.last_active
     if observed.deployment is not None and observed.activation.became_active:
         return None if last_good is None else last_good.text
-    # In a handoff the old one counts until the new one is active; where nothing serves, one on its way out does not count.
+    # In a handoff the old version counts until the new one is active. If no pod serves, a terminating pod does not count.
     serving = bool(observed.open_pods)
     running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]
     if last_good is not None and last_good in running:
@@ -102,7 +102,7 @@ def _last_good_version(observed: Observed) -> str | None:
 
 
 def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
-    """Approvals that cannot be used again: all that were, until somebody takes the annotation off."""
+    """Approvals that cannot be used again: all used ones, until a user removes the annotation."""
     agent = observed.agent
     if FORCE_DOWNGRADE not in agent.annotations:
         return []

@@ -1,8 +1,9 @@
-"""Whether a downgrade is approved. Called by `plan` for a downgrade that needs it; it never looks at how the change is made.
+"""Whether a downgrade is approved.
+
+Called by `verdict` for a downgrade that needs an approval. It must never depend on the strategy of the change.
 
 The approval is one annotation, `agents.medplum.com/force-downgrade: "<target version>[ free text]"`. It counts for exactly
-that target, and one and the same string counts once: what has been used is listed in `status.spentApprovals` until somebody
-takes the annotation off.
+that target, and each text counts once: `status.spentApprovals` lists the used ones until a user removes the annotation.
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.version import AgentVersion
 
 LONGEST_TEXT: Final = 256
-"""Characters of an approval that are kept word for word; a longer one is cut and ends with its fingerprint."""
+"""How many characters an approval's stored form has at most; a longer text is cut and ends with its fingerprint."""
 
 MOST_SPENT: Final = 50
-"""Used approvals that are kept. None is ever forgotten while the annotation is there: when the list is full, nothing more is
-approved until somebody takes the annotation off."""
+"""How many used approvals status lists at most. The list never drops one while the annotation exists. When it is full, the operator
+approves nothing more until a user removes the annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Approval:
     Attributes:
         granted: whether the downgrade may go ahead.
         reason: why it may, or why not.
-        text: the annotation as it is kept in history and among the spent ones; empty where there is none.
-        correction: for an annotation that does not count, a sentence that says why.
+        text: the annotation in the form that history and the spent approvals store; empty without an annotation.
+        correction: for an annotation that does not count, why not; empty if it counts.
     """
 
     granted: bool
@@ -40,7 +41,7 @@ class Approval:
 
 
 def stored_form(annotation: str) -> str:
-    """The form in which an approval is remembered: itself, or cut and fingerprinted when it is very long.
+    """The form in which the operator stores an annotation's text: the text itself, or cut and with a fingerprint if it is very long.
 
     >>> stored_form("4.2.3 CHG-1042")
     '4.2.3 CHG-1042'
@@ -54,7 +55,7 @@ def stored_form(annotation: str) -> str:
 
 
 def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str]) -> Approval:
-    """Say whether `annotation` approves going down to `target`, given the approvals that were used before.
+    """Say whether `annotation` approves the downgrade to `target`, given the spent approvals.
 
     >>> judge("4.2.3 CHG-1042", target=AgentVersion.parse("4.2.3"), spent=()).granted
     True

@@ -1,4 +1,4 @@
-"""The rollout under way and the history, as status has them. Called by `status`; pure."""
+"""The rollout under way and the history in status. Called by `status`; pure."""
 
 from datetime import datetime, timedelta
 
@@ -13,7 +13,7 @@ from medplum_agent_operator.core.report.statement import Statement
 def rollout_and_history(
     observed: Observed, plan: Statement, *, now: datetime
 ) -> tuple[Rollout | None, list[HistoryEntry]]:
-    """`status.rollout` and `status.history` after this pass; a rollout that ends moves from the one to the other."""
+    """`status.rollout` and `status.history` after this pass. A rollout that completes or is replaced moves to the history."""
     previous = observed.agent.status
     current = plan.begins or observed.record
     history = list(previous.history)
@@ -46,7 +46,7 @@ def _close(
     now: datetime,
     measured: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    """Put a rollout's end into history, newest first. One entry a rollout: a failed one that comes right is completed."""
+    """Put a rollout's end into history, newest first. One entry for each rollout: if a failed one succeeds later, it becomes completed."""
     known = next((entry for entry in history if entry.started_at == rollout.started_at), None)
     if known is not None:
         if known.outcome is outcome or (known.outcome is Outcome.FAILED and outcome is not Outcome.COMPLETED):
@@ -76,7 +76,7 @@ def _close(
 def _rollout(
     previous: Rollout | None, current: RolloutRecord, observed: Observed, plan: Statement, *, now: datetime
 ) -> Rollout:
-    """The rollout under way, with the moments of its takeover that have been seen so far."""
+    """The rollout under way, with the moments measured so far."""
     known = Measurement()
     if previous is not None and previous.started_at == current.started_at:
         known = Measurement(previous.old_ended_at, previous.new_ready_at)

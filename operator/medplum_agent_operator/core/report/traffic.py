@@ -1,7 +1,7 @@
-"""What gates tell of an agent's traffic, put into words of `status`: channels, a condition, the figures of a change. Pure.
+"""Turn gate reports into parts of `status`: channels, a condition, the figures of a rollout. Pure.
 
-Called by `status` and `plan`. Where no gate is wanted there is none of it. Where gates were not asked yet, what status says stays: an
-operator that starts anew has nothing to add to it.
+Called by `status` and `gate_notices`. Without a gate in the spec, all of this is empty. Before the first gate report it must keep what
+status has: a restarted operator knows nothing newer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.policy import gate_messages
 
 CHANNELS_EVERY: Final = timedelta(minutes=5)
-"""How often `status.channels` may change: it is for people and alerts. For charts gates have metrics."""
+"""How often `status.channels` may change: it is for people and alerts. For charts, gates have metrics."""
 FIGURES_AFTER: Final = timedelta(seconds=15)
-"""After a change: devices have gone on with the new agent, and what waited has reached it. Then its figures are taken, once."""
+"""When the figures are taken, once, after a rollout: devices then use the new agent, and held messages have reached it."""
 FIGURES_UNTIL: Final = timedelta(minutes=10)
-"""Later, what gates tell of that agent is of other things too."""
+"""No figures are taken later: the gate reports then cover more than the rollout."""
 
 ConditionValue = tuple[ConditionStatus, str, str]
-"""What a condition says: whether it holds, the reason, the message."""
+"""The value of a condition: status, reason, message."""
 
 
 def forwarding(observed: Observed) -> ConditionValue | None:
-    """What the condition `Forwarding` says; None where it stays as it is, or where no gate is wanted."""
+    """The value of the condition `Forwarding`; None if it stays as it is, or without a gate in the spec."""
     unknown = _why_unknown(observed)
     if not observed.agent.spec.gated or (unknown is None and observed.traffic is None):
         return None
@@ -51,7 +51,7 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
 
 
 def silent_channels(observed: Observed) -> Mapping[str, datetime]:
-    """Channels whose agent takes messages and answers none, and since when."""
+    """Channels whose agent accepts messages and answers none, and since when."""
     if not observed.agent.spec.gated or observed.traffic is None:
         return {}
     wanted = {channel.name for channel in observed.agent.spec.channels}
@@ -63,7 +63,7 @@ def silent_channels(observed: Observed) -> Mapping[str, datetime]:
 
 
 def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
-    """`status.channels`: what is said there stays for some minutes, of all of them, unless the channels themselves are others."""
+    """`status.channels`. Its entries stay as they are for `CHANNELS_EVERY`; a new channel gets its entry at once."""
     agent, traffic = observed.agent, observed.traffic
     if not agent.spec.gated:
         return ()
@@ -79,7 +79,7 @@ def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
         if reported is None:
             continue
         seconds = now.replace(microsecond=0)
-        # A gate that was started anew knows of no message before.
+        # A restarted gate does not know earlier messages.
         last = max((at for at in (reported.last_message_at, known and known.last_message_at) if at), default=None)
         new = ChannelStatus(
             name=channel.name, connected_devices=reported.devices, last_message_at=last, observed_at=seconds
@@ -90,7 +90,7 @@ def channels(observed: Observed, *, now: datetime) -> tuple[ChannelStatus, ...]:
 
 
 def with_gate_figures(history: Sequence[HistoryEntry], observed: Observed, *, now: datetime) -> list[HistoryEntry]:
-    """The history, its latest entry with what gates tell of that change, once they can."""
+    """The history; its latest entry has the gates' figures of that rollout, once gates can report them."""
     traffic = observed.traffic
     if not history or not observed.agent.spec.gated or traffic is None or not traffic.gates:
         return list(history)

@@ -1,6 +1,6 @@
-"""Which rollout this is: the record that begins with a disruptive write, and the one that is under way.
+"""Make rollout records: for the rollout that a disruptive write begins, and for the rollout under way.
 
-Called by `plan`. It reads no clock and writes nothing; its form on the Deployment is `notes`' affair.
+Called by `plan`, `rollback`, `upkeep` and `template_in_force`. It must not read the clock. `rollout_record` defines the stored form.
 """
 
 from collections.abc import Mapping
@@ -30,13 +30,13 @@ from medplum_agent_operator.core.policy.verdict import Allowed, Refused, Verdict
 def begin(
     observed: Observed, verdict: Verdict, spec: MedplumAgentSpec, choice: Choice, *, moved: Pod | None, now: datetime
 ) -> RolloutRecord:
-    """The record of the rollout that begins now, written to the Deployment in the same request as the template."""
+    """Make the record of the rollout that begins now. It is written to the Deployment in the same request as the template."""
     allowed = verdict if isinstance(verdict, Allowed) else None
     baseline = observed.baseline
     approval, approved_by = None, None
     if allowed is not None and allowed.approval is not None:
         approval, approved_by = allowed.approval.text, observed.agent.field_manager_of_approval
-    # Restoring the applied spec while a change is refused is no change of version, and neither is a move.
+    # Neither a move nor a repair of the applied spec while a change is refused changes the version.
     change = allowed.change if allowed is not None and moved is None else Change.NONE
     live = observed.record
     if observed.deployment is None:
@@ -46,7 +46,7 @@ def begin(
     else:
         previous = Outcome.ABORTED if change is Change.ABORT else Outcome.SUPERSEDED
         if change is Change.NONE and live is not None and live.change is not Change.ROLLBACK:
-            # Other settings in the middle of a change of version: it is still that change, with that approval.
+            # Other settings during a change of version: it is still that change, with that approval.
             change, approval, approved_by = live.change, live.approval, live.approved_by
     return RolloutRecord(
         change=change,
@@ -67,12 +67,12 @@ def begin(
 
 
 def restart_mark(observed: Observed, template: Mapping[str, Any]) -> str | None:
-    """The mark that the live template will have once this one is written: one of its own, or what `kubectl` has left there, which stays."""
+    """The restart mark that the live template will have after the write: the template's own, or the live one of `kubectl`, which stays."""
     return (template["metadata"].get("annotations") or {}).get(RESTARTED_AT) or observed.restart_mark
 
 
 def used_now_text(observed: Observed, spec: MedplumAgentSpec) -> str | None:
-    """The text that asks for a change at once and has been used up: by this one, or before, for as long as it stands there."""
+    """The text of the annotation `agents.medplum.com/now` if it is used up: by this rollout, or by an earlier one; None if not."""
     text = observed.agent.annotations.get(NOW, "")
     live = observed.record
     used = text.split(maxsplit=1)[:1] == [spec.version] or (live is not None and live.now == stored_form(text))
@@ -80,13 +80,13 @@ def used_now_text(observed: Observed, spec: MedplumAgentSpec) -> str | None:
 
 
 def requested_refresh(agent: MedplumAgent) -> str | None:
-    """The text by which somebody asks for pods as this release renders them; None where nobody does."""
+    """The text of the annotation `agents.medplum.com/refresh`, in its stored form; None without one."""
     text = agent.annotations.get(REFRESH, "")
     return stored_form(text) if text.strip() else None
 
 
 def acted_on_refresh(observed: Observed, *, counts: bool) -> str | None:
-    """The text that asks for such pods and has been acted on: the one that stands there or, where it does not count yet, the one before it."""
+    """The refresh text that the operator has acted on: the current one or, if that does not count yet, the recorded one."""
     asked = requested_refresh(observed.agent)
     if counts or asked is None:
         return asked
@@ -96,7 +96,7 @@ def acted_on_refresh(observed: Observed, *, counts: bool) -> str | None:
 def begin_rollback(
     observed: Observed, previous: LastGood, choice: Choice, failed: Failure, *, now: datetime
 ) -> RolloutRecord:
-    """Return the record of the rollout that takes a failed change back."""
+    """Make the record of the rollout that rolls back a failed change."""
     live = observed.record
     return RolloutRecord(
         change=Change.ROLLBACK,
@@ -116,7 +116,7 @@ def begin_rollback(
 
 
 def last_good_annotation(observed: Observed, *, begins: bool) -> str | None:
-    """What is noted on the Deployment as active before its template: what is active now if a rollout begins, else as it stands."""
+    """The annotation of the previous state: the live state if a rollout leaves it now, else the annotation as it is."""
     live = observed.deployment
     if live is not None and begins and observed.is_rollback_target:
         return live.as_last_good()
@@ -124,7 +124,7 @@ def last_good_annotation(observed: Observed, *, begins: bool) -> str | None:
 
 
 def current_last_good_annotation(observed: Observed) -> str | None:
-    """What is noted on the Deployment as active before its template, as it stands; None where there is none."""
+    """The live annotation of the previous spec and template; None without one."""
     return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
 
 
@@ -137,7 +137,7 @@ def deployment(
     *,
     begins: bool,
 ) -> dict[str, Any]:
-    """The Deployment with its record, its template and what was active before."""
+    """Render the Deployment with its record, its template and the previous state."""
     return render_deployment(
         observed.agent,
         spec,
@@ -149,13 +149,13 @@ def deployment(
 
 
 def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bool) -> RolloutRecord:
-    """The live record as it is now: the latch, open or not; the last refresh; a restart by hand before the template was active."""
+    """Update the live record: the latch, if a user opened it; the last refresh; a restart by hand before the template was active."""
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
     used = record.now if record.now == stored_form(text) else None
     mark = record.restart_mark
     if observed.deployment is not None and observed.activation_ruled_out and not observed.activation.became_active:
-        # The pods that show it will be gone, and then nothing would tell it from a restart of what was active.
+        # The pods that prove it will be gone. The mark would then look like a restart of an active template (docs/adr/0028).
         mark = observed.deployment.restart_mark
     return record.model_copy(
         update={
@@ -168,7 +168,7 @@ def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bo
 
 
 def current_record(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> RolloutRecord:
-    """Return the live record; where somebody removed it, what status knows of it; else a new one for what is there."""
+    """The live record; if a user removed it, a record from the history in status, or else a new one for the live state."""
     deployment = observed.deployment
     if deployment is not None and deployment.record is not None:
         return deployment.record

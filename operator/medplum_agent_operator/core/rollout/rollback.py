@@ -1,6 +1,7 @@
-"""What is done about a change that failed: the previous spec and template are applied again, and the failed change is latched.
+"""After a failed change: apply the previous spec and template again, and latch the change.
 
-Called by `plan`. `policy.failure` says when a change has failed; `policy.verdict` says what a latch means for the spec in force.
+Called by `plan`. It must not judge: `policy.failure` says when a change has failed, and `policy.verdict` which spec a latch leaves in
+force.
 """
 
 from dataclasses import replace
@@ -22,7 +23,7 @@ from medplum_agent_operator.core.rollout.upkeep import report_first
 
 
 def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
-    """The step that rolls a failed change back to exactly what was active before; None if nothing failed or it may not."""
+    """The step that applies exactly the previous state after a failure; None if no rollout failed, or none may be rolled back."""
     observed, now = this.observed, this.now
     live = observed.deployment
     if live is None or not failure.should_roll_back(observed, spec, now=now):
@@ -32,7 +33,7 @@ def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
         return None
     if not observed.rollout_in_status:
         return report_first(this, spec)
-    # The user's spec may have failed before. Other things can fail while it is latched, and the latch stays.
+    # The user's spec may have failed before. If something else fails while it is latched, the latch stays.
     failed = failure.latched(observed) or failure.record_failure(
         observed.agent, spec, progress.what_failed(observed, spec)
     )
@@ -56,7 +57,7 @@ def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
 
 
 def latch(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Step | None:
-    """The step that latches a change which failed before any part of it was done; None if it did not fail or is not latched."""
+    """The step that latches a change which failed before its rollout began; None if it did not fail or must not be latched."""
     observed = this.observed
     live, before = observed.deployment, observed.applied_spec
     if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:

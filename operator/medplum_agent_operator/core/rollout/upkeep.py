@@ -1,4 +1,4 @@
-"""A pass that replaces no pod: drift is repaired, changes that need no rollout are applied, progress is reported.
+"""A pass that replaces no pod: repair drift, apply changes that need no rollout, report progress.
 
 Called by `plan` and `rollback`. Pure.
 """
@@ -23,7 +23,7 @@ _RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, na
 
 
 def upkeep(this: Pass, spec: MedplumAgentSpec, actions: tuple[Apply, ...]) -> Step:
-    """Apply what replaces no pod and report how far the rollout under way has come, or that nothing is pending."""
+    """Apply what replaces no pod, and report how far the rollout under way has come or that nothing is pending."""
     record = current_record(this.observed, spec, now=this.now)
     state = progress.under_way_or_at_rest(this.observed, record, spec, now=this.now)
     worth_an_event = [action for action in actions if not _is_internal(action, this.observed)]
@@ -33,7 +33,7 @@ def upkeep(this: Pass, spec: MedplumAgentSpec, actions: tuple[Apply, ...]) -> St
 
 
 def report_first(this: Pass, spec: MedplumAgentSpec) -> Step:
-    """Status lacks the latest rollout: write it there before the next one begins, or a crash now would lose it."""
+    """Write the latest rollout to status before the next one begins: a crash in between would lose it."""
     step = upkeep(this, spec, ())
     return replace(step, progress=replace(step.progress, defer_reporting=False, requeue_at=this.now))
 
@@ -46,7 +46,7 @@ def _applied(observed: Observed, actions: list[Apply]) -> Finding:
 
 
 def _is_internal(action: Apply, observed: Observed) -> bool:
-    """Whether nobody needs an Event about it: the strategy after a recreate, our own records, the Service's way to a gate."""
+    """Whether an action is not worth an Event: the strategy after a recreate, our own records, the Service's selector for a gate."""
     return (
         (observed.activation.settled and action.difference == "spec.strategy.type")
         or action.difference in _RECORDS
@@ -55,7 +55,7 @@ def _is_internal(action: Apply, observed: Observed) -> bool:
 
 
 def _only_redirects(action: Apply, observed: Observed) -> bool:
-    """Whether an action only moves the Service from the agent to its gate, or back."""
+    """Whether an action only points the Service to the gate, or back to the agent."""
     if action.kind != "Service" or action.live is None or not action.difference.startswith("spec.selector"):
         return False
     selectors = (gate_pod.gate_selector(observed.agent), selector(observed.agent))
