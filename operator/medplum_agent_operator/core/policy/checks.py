@@ -112,7 +112,7 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     return Blocker(Phase.PAUSED, news(Reason.PAUSED, message))
 
 
-def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
+def deployment_paused(observed: Observed) -> Blocker | None:
     """`kubectl rollout pause`: Kubernetes replaces no pod, so a rollout could neither complete nor fail.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pausing-and-resuming-a-deployment
@@ -149,7 +149,7 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
-    deployment_paused_by_somebody,
+    deployment_paused,
     identity_held_by_another,
 )
 
