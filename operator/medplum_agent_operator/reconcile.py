@@ -120,7 +120,7 @@ class Reconciler:
         listed = any((claim.namespace, claim.name) == key for claim in decisive.claims)
         holder = foremost_other(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
-            message = identity_messages.cannot_become_again(holder)
+            message = identity_messages.rollback_blocked_by_identity(holder)
             decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))
         return await self._carry_out(key, decision)
 

@@ -149,7 +149,9 @@ def refusals() -> Iterator[Text]:
     remains = replace(holder, runs=True, uid="")
     yield _now("A deleted MedplumAgent still has the identity", SimulatedCluster(), claims=(remains, own))
     yield _direct(
-        "A rollback to an identity that is taken", Reason.IDENTITY_TAKEN, identity_messages.cannot_become_again(holder)
+        "A rollback to an identity that is taken",
+        Reason.IDENTITY_TAKEN,
+        identity_messages.rollback_blocked_by_identity(holder),
     )
     yield _direct(
         "An object that cannot be read", Reason.INVALID_SPEC, messages.invalid_spec("spec.channels: too short")

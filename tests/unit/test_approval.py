@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.policy.approval import LONGEST_KEPT, MOST_KEPT, Approval, judge, kept
+from medplum_agent_operator.core.policy.approval import LONGEST_TEXT, MOST_SPENT, Approval, judge, stored_form
 from tests.support.builders import v
 
 TARGET = v("4.2.3")
@@ -28,7 +28,7 @@ LONG = "4.2.3 " + "x" * 200_000
 def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
     """Exactly the target, alone or followed by any text, approves; the text is what history keeps."""
     approval = judge(text, target=TARGET, spent=())
-    assert (True, Reason.DOWNGRADE_APPROVED, kept(text), "") == (
+    assert (True, Reason.DOWNGRADE_APPROVED, stored_form(text), "") == (
         approval.granted,
         approval.reason,
         approval.text,
@@ -92,11 +92,11 @@ def test_a_text_counts_once() -> None:
 
 def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
     """A full list of used texts approves nothing, until somebody removes the annotation, which empties the list."""
-    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_KEPT)]
+    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_SPENT)]
     assert judge("4.2.3 new", target=TARGET, spent=spent[1:]).granted
     full = judge("4.2.3 new", target=TARGET, spent=spent)
     correction = (
-        f"{MOST_KEPT} approvals have been used since the annotation was last removed, and no more can be told apart. "
+        f"{MOST_SPENT} approvals have been used since the annotation was last removed, and no more can be told apart. "
         "Remove it (kubectl annotate … agents.medplum.com/force-downgrade-), then set it again."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 new", correction) == full  # noqa: FBT003 - granted
@@ -119,7 +119,7 @@ def test_another_text_for_the_same_target_counts_although_one_was_spent() -> Non
 def test_a_very_long_text_is_spent_too() -> None:
     """The stored form of 200 kB recognises the same 200 kB, and only them."""
     remembered = [judge(LONG, target=TARGET, spent=()).text]
-    assert LONGEST_KEPT == len(remembered[0])
+    assert LONGEST_TEXT == len(remembered[0])
     assert remembered[0].endswith(f"… sha256:{hashlib.sha256(LONG.encode()).hexdigest()[:32]}")
     assert Reason.APPROVAL_SPENT is judge(LONG, target=TARGET, spent=remembered).reason
     assert judge(LONG + "y", target=TARGET, spent=remembered).granted
@@ -138,7 +138,7 @@ def test_a_long_word_is_shown_in_part(length: int, shown: str) -> None:
     assert f"says '{shown}'," in judge("x" * length, target=TARGET, spent=()).correction
 
 
-@pytest.mark.parametrize("length", [LONGEST_KEPT - 1, LONGEST_KEPT])
+@pytest.mark.parametrize("length", [LONGEST_TEXT - 1, LONGEST_TEXT])
 def test_an_ordinary_text_is_kept_word_for_word(length: int) -> None:
     """Up to the limit nothing is cut."""
-    assert "x" * length == kept("x" * length)
+    assert "x" * length == stored_form("x" * length)

@@ -14,7 +14,13 @@ from medplum_agent_operator.core.objects.agent_pod import marked
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.drain import live_note, note, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.policy.drain import (
+    live_moved_off_mark,
+    moved_off_mark,
+    on_cordoned_node,
+    pod_to_move,
+    protected,
+)
 from tests.support.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
 from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
@@ -214,7 +220,7 @@ def test_a_node_that_is_not_known_moves_nobody() -> None:
     assert None is on_cordoned_node(observed(agent(), pods=[raw]))
     seen = observed(agent(), pods=[raw], nodes=HERE)
     assert "node-1" == getattr(on_cordoned_node(seen), "node", None)
-    assert None is to_move(seen, seen.agent.spec, nodes_watched=True), "there is no Deployment"
+    assert None is pod_to_move(seen, seen.agent.spec, nodes_watched=True), "there is no Deployment"
 
 
 def test_without_watching_nodes_an_eviction_goes_through() -> None:
@@ -241,23 +247,23 @@ def test_only_when_nothing_is_under_way_is_a_pod_moved() -> None:
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
     assert on_cordoned_node(seen) is not None
-    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
     cluster = installed("5.1.15").restart_pods()
     cluster.tick()
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
     assert (True, True) == (seen.activation.settled, seen.deployment is not None and seen.deployment.replacing)
-    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
 
 
 def test_a_pod_of_another_template_is_not_moved() -> None:
     """Nor one that is not there."""
     cluster = installed("5.1.15").cordon("node-1")
     seen = cluster.observe()
-    assert seen.pods[0] == to_move(seen, spec_of("5.1.15"), nodes_watched=True)
+    assert seen.pods[0] == pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True)
     other = replace(seen.pods[0], template_hash="another")
-    assert to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
-    assert to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
 
 
 def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
@@ -265,15 +271,15 @@ def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
     cluster = installed("5.1.15").cordon("node-1")
     [pod] = cluster.observe().pods
     annotations = cluster.deployment["spec"]["template"]["metadata"]["annotations"]
-    annotations[MOVED_OFF] = note(pod)
-    assert to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
+    annotations[MOVED_OFF] = moved_off_mark(pod)
+    assert pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
     annotations[MOVED_OFF] = "node-2 (pod another)"
-    assert pod == to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
+    assert pod == pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
 
 
 def test_without_a_deployment_nothing_was_ever_moved() -> None:
     """Its note is empty then."""
-    assert live_note(observed(agent())) == ""
+    assert live_moved_off_mark(observed(agent())) == ""
 
 
 def test_a_note_makes_it_another_template() -> None:

@@ -189,7 +189,7 @@ def test_a_new_release_of_the_operator_leaves_a_gate_as_it_is() -> None:
     kept = of_gate(seen, seen.agent.spec, newer)
     assert kept is not None
     assert IMAGE == kept.body["spec"]["containers"][0]["image"]
-    assert "spec.containers[name=gate].image" == kept.waits
+    assert "spec.containers[name=gate].image" == kept.pending_update
     other = seen.agent.spec.model_copy(update={"gate": seen.agent.spec.gate.model_copy(update={"hold_seconds": 30})})
     changed = of_gate(seen, other, newer)
     assert changed is not None
@@ -240,7 +240,7 @@ def test_a_release_that_leaves_a_field_out_replaces_no_gate() -> None:
     )
     assert kept is not None
     assert live["spec"]["template"] == kept.body
-    assert "spec.containers[name=gate].startupProbe" in kept.waits
+    assert "spec.containers[name=gate].startupProbe" in kept.pending_update
 
 
 def test_a_channel_that_is_renamed_keeps_its_way() -> None:

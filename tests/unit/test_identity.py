@@ -287,7 +287,7 @@ def test_the_message_names_both_servers_of_an_edit() -> None:
     message = identity_taken(
         parsed(server={**SERVER, "baseUrl": ELSEWHERE}),
         Claim("ward", "x", "1", FIRST),
-        made=True,
+        installed=True,
         before=spec_of(),
     )
     assert "The identity in spec.server is held by MedplumAgent ward/x." == message.summary

@@ -15,7 +15,7 @@ from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, render_job, trouble, wanted
+from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, needed_fetch, render_job, trouble
 from medplum_agent_operator.errors import RefusedError
 from tests.support.builders import (
     NOW,
@@ -154,7 +154,7 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
     name = render_job(seen.agent, seen.agent.spec, image=NEW, node="node-1")["metadata"]["name"]
 
     def waits(*jobs: FetchJob) -> bool:
-        return wanted(replace(seen, fetches=jobs), seen.agent.spec, image=NEW) is not None
+        return needed_fetch(replace(seen, fetches=jobs), seen.agent.spec, image=NEW) is not None
 
     assert not waits()
     assert waits(FetchJob(name))
@@ -293,7 +293,7 @@ def test_an_image_is_fetched_for_an_agent_that_serves(
     """To its own node, where the new pod will find it."""
     deployment = installed().deployment
     seen = observed(agent(), deployment=deployment, pods=pods, nodes=nodes)
-    assert fetches is (wanted(seen, seen.agent.spec, image=NEW) is not None)
+    assert fetches is (needed_fetch(seen, seen.agent.spec, image=NEW) is not None)
 
 
 def job_pod(**state: Any) -> dict[str, Any]:

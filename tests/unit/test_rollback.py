@@ -17,7 +17,7 @@ from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.failure import is_over, is_to_be_rolled_back, note
+from medplum_agent_operator.core.policy.failure import has_failed, record_failure, should_roll_back
 from medplum_agent_operator.core.report.progress import DEFERRAL
 from tests.support.builders import CONFIG, NOW, agent, observed, parsed, spec_of
 from tests.support.simulated_cluster import SimulatedCluster
@@ -220,7 +220,7 @@ def test_an_annotation_that_says_nothing_is_none(text: str | None) -> None:
     annotations.pop(names.RETRY, None)
     if text is not None:
         annotations[names.RETRY] = text
-    noted = note(MedplumAgent.parse(cluster.agent), spec_of("5.1.15"), WHY)
+    noted = record_failure(MedplumAgent.parse(cluster.agent), spec_of("5.1.15"), WHY)
     assert (None, None) == (noted.retry, noted.approval)
 
 
@@ -230,7 +230,7 @@ WHY = warning(Reason.PORT_NOT_READY, Message("It does not listen."))
 @pytest.mark.parametrize(("length", "kept"), [(1999, 1999), (2000, 2000), (2001, 2000), (9000, 2000)])
 def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: int) -> None:
     """And ends with an ellipsis then."""
-    message = note(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message=Message("x" * length))).message
+    message = record_failure(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message=Message("x" * length))).message
     assert (kept, "…" if length > kept else "x") == (len(message), message[-1])
     assert "x" * (kept - 1) == message[:-1]
 
@@ -238,7 +238,7 @@ def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: i
 def test_a_spec_is_known_again_by_every_release() -> None:
     """Another way to tell it would open every latch there is when the operator is upgraded."""
     spec = spec_of("5.1.15", handoff={"drainSeconds": 7}, service={"type": "NodePort"})
-    assert "f0a4e966fcdef522" == note(parsed("5.1.15"), spec, WHY).spec
+    assert "f0a4e966fcdef522" == record_failure(parsed("5.1.15"), spec, WHY).spec
 
 
 def test_going_back_in_the_spec_is_free_and_replaces_no_pod() -> None:
@@ -420,7 +420,7 @@ def test_what_was_tried_by_a_release_that_numbered_no_stops_has_its_deadline_too
     seen = cluster.observe()
     due = seen.overdue_at
     assert due is not None
-    assert (False, True) == (is_over(seen, now=due - timedelta(microseconds=1)), is_over(seen, now=due))
+    assert (False, True) == (has_failed(seen, now=due - timedelta(microseconds=1)), has_failed(seen, now=due))
 
 
 @pytest.mark.parametrize(
@@ -524,18 +524,18 @@ def test_a_change_that_fails_before_status_has_it_is_in_history() -> None:
 def test_without_a_deployment_nothing_is_taken_back() -> None:
     """Somebody deleted it: it is made again."""
     seen = observed(agent())
-    assert not is_over(seen, now=NOW)
-    assert not is_to_be_rolled_back(seen, seen.agent.spec, now=NOW)
+    assert not has_failed(seen, now=NOW)
+    assert not should_roll_back(seen, seen.agent.spec, now=NOW)
 
 
 def test_what_is_held_and_comes_right_has_not_failed_any_more() -> None:
     """Whatever history still tells of it, in the pass that finds it active."""
     cluster = failed(handoff=HOLD)
-    assert is_over(cluster.observe(), now=cluster.now)
+    assert has_failed(cluster.observe(), now=cluster.now)
     cluster.never_ready.clear()
     cluster.settle(operator=False)
     assert Outcome.FAILED is cluster.status.history[0].outcome
-    assert not is_over(cluster.observe(), now=cluster.now)
+    assert not has_failed(cluster.observe(), now=cluster.now)
 
 
 def test_what_was_told_to_have_failed_stays_so_until_it_serves() -> None:

@@ -12,7 +12,7 @@ from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import Change
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, spec_before
+from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, last_applied_spec
 from tests.support.builders import ABSENT, CONFIG, NOW, agent, approving, observed, refusal_of
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import changing
@@ -161,7 +161,7 @@ def test_a_deployment_that_was_deleted_while_refused_comes_back_on_the_version_t
 def test_a_deleted_deployment_is_not_guessed_at_if_the_refused_spec_pins_an_image(image: dict[str, str]) -> None:
     """The pinned image is the refused version's: running it under the old version's name would be the downgrade."""
     cluster = refused(image=image).settle().delete("Deployment")
-    assert spec_before(cluster.observe()) is None
+    assert last_applied_spec(cluster.observe()) is None
     found = verdict(cluster)
     assert isinstance(found, Refused)
     assert found.spec is None

@@ -1,7 +1,7 @@
 """What forbids any write for an agent: an ordered chain of small checks over one frozen observation.
 
-Called by `plan`. Each check is named after the fault that it finds, and the first fault found is reported. A check writes
-nothing, and its fault leaves the cluster exactly as it is.
+Called by `plan`. Each check is named after the fault that it finds, and the operator reports the first one. While a check finds a
+fault, the operator applies nothing.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ class Blocker:
 
 
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
-    """The parts whose live object has this ownership. Parts of a gate count only if the spec asks for a gate."""
+    """The parts whose live object has this ownership. A gate's parts count only if the spec asks for a gate."""
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
     live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gated or part in ALWAYS}
     return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
 
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
-    """Objects of a deleted MedplumAgent of the same name are about to be garbage-collected: writing to them is in vain."""
+    """Objects of a deleted MedplumAgent of the same name await garbage collection: writes to them would be lost."""
     kinds = _owned(observed, Ownership.LEFTOVER)
     if not kinds:
         return None
@@ -52,7 +52,7 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
 
 
 def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
-    """Once they are gone, an older agent is an installation like any other; beside them it would be a downgrade."""
+    """Newer pods of a deleted namesake still run: an older agent beside them would be a downgrade, after them it is an installation."""
     if observed.deployment is not None or observed.baseline is not None:
         return None
     agent = observed.agent
@@ -76,7 +76,7 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
 
 
 def names_taken_by_others(observed: Observed) -> Blocker | None:
-    """Objects with our names that belong to somebody else are never taken over."""
+    """Objects with our names and another owner: the operator never takes them over."""
     parts = _owned(observed, Ownership.FOREIGN)
     if not parts:
         return None
@@ -97,7 +97,7 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
 
 
 def paused_by_the_user(observed: Observed) -> Blocker | None:
-    """`spec.paused`: hands off."""
+    """`spec.paused`: the user asks the operator to write nothing."""
     agent = observed.agent
     if not agent.spec.paused:
         return None
@@ -112,8 +112,8 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     return Blocker(Phase.PAUSED, news(Reason.PAUSED, message))
 
 
-def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
-    """`kubectl rollout pause`: Kubernetes replaces no pod, so a change would neither be made nor ever fail.
+def deployment_paused(observed: Observed) -> Blocker | None:
+    """`kubectl rollout pause`: Kubernetes replaces no pod, so a rollout could neither complete nor fail.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pausing-and-resuming-a-deployment
     """
@@ -130,17 +130,17 @@ def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
 
 
 def _protected(observed: Observed) -> bool:
-    """Whether the live budget refuses evictions: while an agent is paused, the spec may ask for another one."""
+    """Whether the live PodDisruptionBudget blocks evictions. The spec does not decide: while paused, it may ask for another budget."""
     budget = observed.children.get("PodDisruptionBudget") or {}
     return bool((budget.get("spec") or {}).get("minAvailable"))
 
 
 def identity_held_by_another(observed: Observed) -> Blocker | None:
-    """Two agents of one identity are never created. With a Deployment, `verdict` refuses and the applied spec stays in force."""
+    """Another MedplumAgent has the identity: the operator never creates a second agent for it. With a Deployment, `verdict` refuses instead."""
     holder = observed.holder
     if holder is None or observed.deployment is not None:
         return None
-    message = identity_messages.identity_taken(observed.agent, holder, made=False, before=None)
+    message = identity_messages.identity_taken(observed.agent, holder, installed=False, before=None)
     return Blocker(Phase.FAILED, warning(Reason.IDENTITY_TAKEN, message))
 
 
@@ -149,11 +149,11 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
-    deployment_paused_by_somebody,
+    deployment_paused,
     identity_held_by_another,
 )
 
 
 def first_blocker(observed: Observed) -> Blocker | None:
-    """The first reason not to write anything."""
+    """The first reason to write nothing; None without one."""
     return next((found for check in CHAIN if (found := check(observed)) is not None), None)

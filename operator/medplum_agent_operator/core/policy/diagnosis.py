@@ -1,7 +1,7 @@
-"""Why a rollout does not get on, in the words of its pods. Called by `plan`; pure, and never judged on a single probe.
+"""Why a rollout does not progress, in the words of its pods. Pure.
 
-Silent exits get the likely cause, as seen with the real agent (docs/user-guide.md, "When an agent does not start").
-No log line is ever copied: agent logs may hold patient data.
+Called by `progress`, `failure` and `downtime`. It must never judge by a single probe, and never copy a log line: agent logs may
+contain patient data. Silent exits get the likely cause, as seen with the real agent (docs/troubleshooting.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ from medplum_agent_operator.core.policy.containers import (
 )
 
 _MOST_EXITS: Final = 3
-"""An agent that has exited so often without ever being ready is not waited for."""
+"""After this many exits without ever being ready, waiting for the agent cannot help."""
 _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
     0: (
         "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
@@ -47,7 +47,7 @@ _NO_MESSAGE: Final = ("It left no message.", "Read the container's log.")
 
 
 def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """What blocks the current template's pod, the most telling fault first; None while nothing is known."""
+    """What blocks the current template's pod: the first fault that is not expected; None if none is known."""
     agent, deployment = observed.agent, observed.deployment
     if deployment is not None and deployment.creation_failure:
         return warning(
@@ -64,7 +64,7 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             continue
         for found in _faults(agent, pod, spec):
             if found.reason is Reason.UNSCHEDULABLE and any(other.terminating for other in observed.live_pods):
-                continue  # expected: it is scheduled when the pod before it has ended
+                continue  # expected: the scheduler places it when the previous pod has ended
             return found
     return None
 
@@ -87,10 +87,10 @@ def lost_node(observed: Observed) -> Finding | None:
 
 
 def hopeless(observed: Observed) -> bool:
-    """Whether something stands in the way of the current template's pod that no waiting mends; `trouble` says what.
+    """Whether waiting cannot help the current template's pod; `trouble` says why.
 
-    An image that is not there or that nobody lets us have counts once the kubelet has given up its first try; an agent that ends
-    counts at its third end. A pod that no node takes is waited for: nodes come, and so does room.
+    A missing or refused image counts once the kubelet backs off after its first try. An agent that exits counts at its third exit. An
+    unschedulable pod does not count: nodes and room may come.
     """
     return any(
         never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1)
@@ -101,7 +101,7 @@ def hopeless(observed: Observed) -> bool:
 
 
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """Channel ports that are not open on a pod that otherwise runs. Reported only after the deadline: slow is not broken."""
+    """Channel ports that are closed on a pod that runs. Reported only after the deadline: a slow start is no fault."""
     agent = observed.agent
     for pod in observed.current_pods:
         closed = [str(channel.port) for channel, ready in _channels(pod, spec) if not ready]

@@ -1,6 +1,6 @@
 """Messages about gates and the traffic through them, and about an update that waits for the next rollout.
 
-Called by `report` and `plan`. None of them decides anything.
+Called by `plan` and by the modules of `report`. This module must never decide anything.
 """
 
 from collections.abc import Mapping
@@ -38,9 +38,9 @@ def _gate_pods(agent: MedplumAgent) -> str:
     return f"kubectl -n {agent.namespace} get pods -l {GATE_LABEL}={agent.name}"
 
 
-def gate_not_serving(agent: MedplumAgent, *, there: bool) -> Message:
-    """Why devices reach the agent without the gate that the spec asks for. `there`: whether the gate's Deployment exists."""
-    if there:
+def gate_not_serving(agent: MedplumAgent, *, exists: bool) -> Message:
+    """Why devices reach the agent without the gate that the spec asks for. `exists`: whether the gate's Deployment exists."""
+    if exists:
         return Message(
             "No gate accepts connections, so devices connect to the agent directly.",
             impact="The next change of the agent closes devices' connections.",
@@ -56,7 +56,7 @@ def gate_not_serving(agent: MedplumAgent, *, there: bool) -> Message:
 
 
 def gate_not_updated(agent: MedplumAgent, why: str) -> Message:
-    """A change of the gates that does not progress. `why`: the words of their Deployment."""
+    """A change of the gates that does not progress. `why`: the words of their Deployment's condition."""
     return Message(
         "The gates cannot be updated to the spec.",
         cause=why,
@@ -72,7 +72,7 @@ def gates_unreachable(agent: MedplumAgent) -> str:
 
 
 def agent_silent(agent: MedplumAgent, since: Mapping[str, datetime]) -> Message:
-    """An agent that accepts messages and answers none. `since`: per channel, when its oldest unanswered message came."""
+    """An agent that accepts messages and answers none. `since`: by channel, when its oldest unanswered message arrived."""
     channels = ", ".join(f"{name} since {at:%Y-%m-%dT%H:%M:%SZ}" for name, at in sorted(since.items()))
     return Message(
         "The agent accepts messages and answers none.",

@@ -1,4 +1,4 @@
-"""Messages about an identity that another MedplumAgent holds. Called by `checks`, `verdict` and `reconcile`."""
+"""Messages about an identity that another MedplumAgent has. Called by `checks`, `verdict` and `reconcile`."""
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
@@ -7,18 +7,18 @@ from medplum_agent_operator.core.observed.identity import Claim, normalised
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME
 
 
-def identity_taken(agent: MedplumAgent, holder: Claim, *, made: bool, before: MedplumAgentSpec | None) -> Message:
-    """Why an agent may not have the identity that its spec asks for, and each way out.
+def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, before: MedplumAgentSpec | None) -> Message:
+    """Why an agent may not run with the identity in its spec, and each way out.
 
     Args:
         agent: the agent.
-        holder: who holds the identity.
-        made: whether the agent has a Deployment.
-        before: the spec that then stays in force, if the cluster still has it.
+        holder: the MedplumAgent that has the identity.
+        installed: whether the agent has a Deployment.
+        before: the spec that stays in force meanwhile; None if the cluster does not have it.
     """
     server, name = agent.spec.server, f"{holder.namespace}/{holder.name}"
     same_server = before is not None and normalised(before.server.base_url) == normalised(server.base_url)
-    impact, what = _effect(before, made=made, same_server=same_server)
+    impact, what = _effect(before, installed=installed, same_server=same_server)
     cause = (
         f"spec.server asks for agent {server.agent_id} on {server.base_url}. The server would send each message for a device to both, and agents "
         f"older than {ZERO_DOWNTIME} would compete for the identity."
@@ -44,9 +44,9 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, made: bool, before: Me
     return Message(f"The identity in spec.server is held by MedplumAgent {name}.", cause=cause, impact=impact, fix=fix)
 
 
-def _effect(before: MedplumAgentSpec | None, *, made: bool, same_server: bool) -> tuple[str, str]:
+def _effect(before: MedplumAgentSpec | None, *, installed: bool, same_server: bool) -> tuple[str, str]:
     """The impact, and what then happens automatically."""
-    if not made:
+    if not installed:
         return "This MedplumAgent is not installed.", "The installation starts"
     if same_server:
         return (
@@ -57,7 +57,7 @@ def _effect(before: MedplumAgentSpec | None, *, made: bool, same_server: bool) -
     return f"Nothing was changed{keeps}. Other edits of the spec wait too.", "The change starts"
 
 
-def cannot_become_again(holder: Claim) -> Message:
+def rollback_blocked_by_identity(holder: Claim) -> Message:
     """Why a failed change of the server is not rolled back."""
     name = f"{holder.namespace}/{holder.name}"
     return Message(

@@ -1,7 +1,7 @@
 """Messages about a change that does not begin: refused, waiting for a person, or waiting for a window.
 
 Called by the other modules of this wing and by `reconcile`. Each message says what happened, who is affected and what to do
-(docs/style.md). None of them decides anything.
+(docs/style.md). This module must never decide anything.
 """
 
 from collections.abc import Collection, Iterable
@@ -22,7 +22,7 @@ from medplum_agent_operator.core.policy.windows import Moment
 
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
-    """The command that approves a downgrade to `target`, with a text that is not used up yet."""
+    """The command that approves a downgrade to `target`, with a text that is not spent yet."""
     spent = agent.status.spent_approvals
     value = target.text
     for number in range(2, len(spent) + 3):
@@ -45,11 +45,11 @@ def refusal(
 
     Args:
         agent: the agent.
-        baseline: the version that it is a downgrade from.
-        target: the version that was asked for.
+        baseline: the version that `target` is a downgrade from.
+        target: the target version.
         approval: what the annotation says.
         serving: versions that serve.
-        under_way: the version of a rollout that has not ended yet; None without one.
+        under_way: the version of a rollout that has not ended yet; None without such a rollout.
     """
     now = who_serves(serving) if serving else "no agent was stopped for it."
     if under_way is not None:
@@ -145,7 +145,7 @@ def backup_refused(name: str, fault: str) -> Message:
 
 
 def write_refused(kind: str, name: str, fault: str) -> Message:
-    """A write that the API server refuses. `fault`: its words."""
+    """A write that the API server refuses. `fault`: the server's words."""
     around = " Or set spec.handoff.prePull to false." if kind == "Job" else ""
     return Message(
         f"The API server refuses {kind} {name}, which this spec leads to.",
@@ -156,7 +156,7 @@ def write_refused(kind: str, name: str, fault: str) -> Message:
 
 
 def invalid_spec(fault: str) -> Message:
-    """An object that does not fit this operator's model. `fault`: the first field that does not, and why."""
+    """An object that does not fit this operator's model. `fault`: the first field at fault, and why."""
     return Message(
         "This operator release cannot read the MedplumAgent.",
         cause=fault,

@@ -1,4 +1,4 @@
-"""Parts of messages that several of them share. Called by the message modules of this wing and of `report`."""
+"""Phrases that several messages share. Called by the message modules of this wing and of `report`; they must never decide anything."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -10,7 +10,7 @@ NOTHING_NEEDED: Final = "None needed; the rollout continues automatically."
 
 
 def seconds(count: int) -> str:
-    """A number of seconds, in words.
+    """Write a number of seconds with its unit.
 
     >>> seconds(1), seconds(5)
     ('1 second', '5 seconds')
@@ -26,7 +26,7 @@ def in_between(spec: MedplumAgentSpec) -> str:
 
 
 def capital(text: str) -> str:
-    """The text as the beginning of a sentence.
+    """Begin the text with a capital letter.
 
     >>> capital("both sides can hand over")
     'Both sides can hand over'
@@ -35,7 +35,7 @@ def capital(text: str) -> str:
 
 
 def who_serves(versions: Iterable[str]) -> str:
-    """Whether anybody is without service, as the beginning of an impact.
+    """Which versions serve, as the beginning of an impact.
 
     >>> who_serves(["5.1.15", "5.1.14"]), who_serves([])
     ('5.1.14 and 5.1.15 keep serving.', 'No agent serves right now.')
@@ -47,7 +47,7 @@ def who_serves(versions: Iterable[str]) -> str:
 
 
 def numbered(*points: str) -> str:
-    """Points below a label, one a line.
+    """Number the points below a label, one a line.
 
     >>> print("Points:" + numbered("Stop.", "Start."))
     Points:

@@ -1,6 +1,6 @@
 """Messages about a rollout that is blocked or has failed, and about an agent that does not serve.
 
-Called by `progress`. Each one is made from the message of `policy.diagnosis` about the fault. None of them decides anything.
+Called by `progress`. Each message extends the one of `policy.diagnosis` about the fault. This module must never decide anything.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _RESUMES: Final = "Fix the cause and the rollout resumes automatically."
 def of_rollout(
     observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, trouble: Message, *, late: bool
 ) -> Message:
-    """The message about a rollout that has failed. `late`: whether it missed its deadline."""
+    """Choose the message about a rollout that has failed. `late`: whether it missed its deadline."""
     deadline, serving = spec.handoff.progress_deadline_seconds, bool(observed.serving_pods)
     if observed.activation.settled:
         return restart_failed(version=record.to, trouble=trouble, serving=serving, deadline_seconds=deadline)
@@ -67,7 +67,7 @@ def blocked(progress: Message, trouble: Message, *, serving: Iterable[str]) -> M
 
 
 def not_fetched(record: RolloutRecord, *, image: str, node: str, trouble: Message) -> Message:
-    """The image did not arrive in time, or never can: nothing was stopped."""
+    """An image that did not arrive in time, or never can. The old agent was not stopped."""
     back = "undo the change"
     if record.from_version != record.to:
         back = f'set spec.version back to "{record.from_version}"'
@@ -82,7 +82,7 @@ def not_fetched(record: RolloutRecord, *, image: str, node: str, trouble: Messag
 
 
 def no_other_node(*, node: str, trouble: Message) -> Message:
-    """A move that no node accepts. Nothing was stopped."""
+    """A move off a node for which no other node accepts the pod. The agent was not stopped."""
     return replace(
         trouble,
         summary=f"No other node accepts the agent; a drain of node {node} waits.",
@@ -121,7 +121,7 @@ def failed(
         serving: versions that serve.
         deadline_seconds: the deadline that it missed; None if it failed before.
         not_rolled_back: why it is not rolled back although it could be; empty if there is nothing to return to.
-        was_active: whether it counts as having been active: returning from it is then a change like any other.
+        was_active: whether the target counts as having been active, so that a return from it may be a downgrade.
     """
     before, to = record.from_version, record.to
     if record.rolled_back_from:
@@ -147,7 +147,7 @@ def failed(
 
 
 def restart_failed(*, version: str, trouble: Message, serving: bool, deadline_seconds: int) -> Message:
-    """New pods of the same version, requested by somebody other than the operator, that did not become available."""
+    """New pods of the same version that a user requested, not the operator, and that did not become available."""
     return replace(
         trouble,
         summary=f"The requested restart of {version} did not complete within {seconds(deadline_seconds)}.",
@@ -158,7 +158,7 @@ def restart_failed(*, version: str, trouble: Message, serving: bool, deadline_se
 
 
 def installed_but_not_ready(spec: MedplumAgentSpec, trouble: Message | None) -> Message:
-    """The wanted version is installed and no pod of it is ready. `trouble`: why, if the cluster reports it."""
+    """The target version is installed and no pod of it is ready. `trouble`: why, if the cluster reports it."""
     summary = f"{spec.version} is installed, but no pod of it is ready."
     impact = f"No agent serves; {in_between(spec)}."
     if trouble is None:
@@ -167,5 +167,5 @@ def installed_but_not_ready(spec: MedplumAgentSpec, trouble: Message | None) -> 
 
 
 def _flat(trouble: Message) -> str:
-    """What is wrong, and why, as one cause."""
+    """Join summary and cause of a message into one cause."""
     return " ".join(part for part in (trouble.summary, trouble.cause) if part)

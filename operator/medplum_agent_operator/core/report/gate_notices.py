@@ -1,6 +1,6 @@
-"""What is wrong between devices and the agent where a gate is wanted, whatever else goes on.
+"""What is wrong with the gate or the traffic through it, independent of any rollout.
 
-Called by `plan`, once for each pass. It reports; nothing here changes what is applied.
+Called by `plan`, once for each pass. It must never change what the operator applies.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from medplum_agent_operator.core.report import traffic
 
 
 def gate_notices(observed: Observed, config: Config, *, now: datetime) -> tuple[tuple[Finding, ...], datetime | None]:
-    """What is wrong with the gate or the traffic through it, and when to look again for a gate that does not serve yet."""
+    """What is wrong with the gate or its traffic, and when to requeue for a gate that does not serve yet; None if events suffice."""
     if not observed.agent.spec.gated:
         return (), None
     deployment = observed.children.get("GateDeployment")
@@ -27,8 +27,8 @@ def gate_notices(observed: Observed, config: Config, *, now: datetime) -> tuple[
 def _found(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
     agent, deployment = observed.agent, observed.children.get("GateDeployment")
     if not_serving:
-        yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, there=deployment is not None))
+        yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, exists=deployment is not None))
     if gate_pod.available(deployment) and (why := gate_pod.stuck(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
-    if since := traffic.silent(observed):
+    if since := traffic.silent_channels(observed):
         yield warning(Reason.AGENT_SILENT, gate_messages.agent_silent(agent, since))

@@ -1,6 +1,6 @@
 """How far the rollout under way has come, or that nothing is pending: phase, reason and message.
 
-Called by `rollout`, which decides what is done; this module only reports. Pure.
+Called by the modules of `rollout` and by `plan`, which decide; this module must only report. Pure.
 """
 
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
 
 DEFERRAL: Final = timedelta(seconds=1)
-"""When the old agent is about to stop, a status may be outdated at once. It is written once: when the old agent has ended, or
-after this time at the latest."""
+"""How long to defer a report while the old agent stops: it might be outdated at once. Status is written once, when the old agent
+has ended or after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ class Progress:
         message: the same for people.
         findings: what deserves an Event when it is new.
         requeue_at: when to reconcile again without an event; None if events suffice.
-        defer_reporting: whether to report nothing yet, because it changes within a second.
-        failed: why the change failed before any part of it was done; None if it did not.
+        defer_reporting: whether to report nothing yet, because the report would change within a second.
+        failed: why the change failed before its rollout began; None if it did not.
     """
 
     phase: Phase
@@ -90,7 +90,7 @@ def under_way_or_at_rest(
 ) -> Progress:
     """A rollout that began in an earlier pass, or none."""
     deployment = observed.deployment
-    if failure.is_over(observed, now=now):
+    if failure.has_failed(observed, now=now):
         return _failed(observed, record, spec, now=now)
     if not observed.activation.settled:
         return _under_way(observed, record, spec, now=now)
@@ -102,7 +102,7 @@ def under_way_or_at_rest(
 
 
 def _after_deadline(record: RolloutRecord, spec: MedplumAgentSpec) -> datetime:
-    """A pass of our own, should the watch miss what the Deployment controller reports at the deadline."""
+    """When to reconcile even if the watch misses what the Deployment controller reports at the deadline."""
     return record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
 
 
@@ -135,7 +135,7 @@ def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> t
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     message = rollout_messages.under_way(record, spec)
     reason, phase = _kind(record)
-    # Status may not have it yet: the pass that began it deferred its report, or was killed before it could.
+    # Status may not have it yet: the pass that began it deferred its report or was killed.
     findings = () if observed.rollout_in_status else _announcements(record, reason, message)
     found = _trouble(observed, record, spec)
     if found is not None:
@@ -161,7 +161,7 @@ def _requeue_at(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpe
 
 
 def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) -> bool:
-    """Whether the old agent still stops and status does not have the rollout yet."""
+    """Whether the old agent is still stopping and status does not have the rollout yet."""
     return (
         record.mechanics.stops_first
         and not observed.rollout_in_status
@@ -171,7 +171,7 @@ def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) ->
 
 
 def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
-    """What blocks the rollout. Where a move finds no node, the message says what happens to the node drain."""
+    """What blocks the rollout. If a move finds no node, the message says what happens to the node drain."""
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
@@ -179,7 +179,7 @@ def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
 
 
 def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
-    """Why the rollout under way has failed, as its pods show it."""
+    """Why the rollout under way has failed, according to its pods."""
     agent = observed.agent
     unknown = Message(
         "The new pod did not become available, and the cluster reports no reason.",
@@ -196,7 +196,7 @@ def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *
     found = what_failed(observed, spec)
     late = observed.deployment is not None and observed.deployment.gave_up(now)
     message = failure_messages.of_rollout(observed, record, spec, found.message, late=late)
-    # A failure that was judged before the deadline is judged again then: the pod may have become available.
+    # A failure found before the deadline is checked again at the deadline: the pod may have become available.
     again = None if late else _after_deadline(record, spec)
     return Progress(
         Phase.FAILED,

@@ -1,6 +1,7 @@
 """Messages about a rollout, from its first write until it has completed or failed.
 
-Called by `progress`. Messages about a change that does not begin are in `policy.messages`. None of them decides anything.
+Called by `progress` and `plan`. Messages about a change that does not begin are in `policy.messages`. This module must never
+decide anything.
 """
 
 from dataclasses import replace
@@ -14,7 +15,7 @@ from medplum_agent_operator.core.policy.phrases import NOTHING_NEEDED, capital, 
 
 
 def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> Message:
-    """What a rollout that has begun does, and why it does it in this way."""
+    """A rollout that has begun: what it does, and why by this strategy."""
     return Message(
         _what(record),
         cause=_why(record),
@@ -88,7 +89,7 @@ def _impact(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
 
 
 def approved(record: RolloutRecord) -> Message:
-    """A downgrade that is approved, by whom, and its backup."""
+    """An approved downgrade, its approver and its backup."""
     by = f" ({record.approved_by})" if record.approved_by else ""
     backup = f"Backup: {record.backup}." if record.backup else "There is no backup: the cluster has no previous state."
     return Message(
@@ -102,7 +103,7 @@ def superseded(message: Message) -> Message:
 
 
 def recreated_deployment(message: Message) -> Message:
-    """A rollout that creates a Deployment that somebody deleted."""
+    """A rollout that creates a deleted Deployment again."""
     return replace(message, summary=f"The Deployment was missing and is created again. {message.summary}")
 
 
@@ -122,7 +123,7 @@ def fetching(record: RolloutRecord, *, image: str, node: str) -> Message:
 
 
 def restarting(agent: MedplumAgent, spec: MedplumAgentSpec, *, stops_first: bool) -> Message:
-    """New pods of the version that runs, requested by somebody other than the operator."""
+    """New pods of the running version that a user requested, not the operator."""
     impact = f"The old pod stops before the new one starts; {in_between(spec)}."
     return Message(
         f"New pods of {spec.version} were requested (kubectl rollout restart); they replace the old ones.",
@@ -147,12 +148,12 @@ def completed(record: RolloutRecord) -> Message:
 
 
 def active(spec: MedplumAgentSpec) -> str:
-    """The same in short, where something else is the main message."""
+    """That the target version is active and nothing is pending, as a line in a message about something else."""
     return f"{spec.version} is active; no changes are pending."
 
 
 def at_rest(spec: MedplumAgentSpec) -> Message:
-    """The wanted version serves and nothing is pending."""
+    """The target version serves and nothing is pending."""
     return Message(
         f"{spec.version} serves; no changes are pending.", impact="None; devices are served.", fix="None needed."
     )
