@@ -92,7 +92,7 @@ def _wait_for_image(this: Pass, wanted: Desired) -> Step | None:
     if fetch is None:
         return None
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
-    state = progress.fetching(record, spec, fetch, now=this.now)
+    state = progress.fetching(observed, record, spec, fetch, now=this.now)
     failed = rollback.latch(this, spec, state, record)
     return failed or Step(state, record, actions.while_fetching(observed, fetch, this.config))
 

@@ -78,8 +78,8 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
         return _refused(
             Reason.APPROVAL_SPENT,
             text,
-            f"{len(spent)} approvals have been used since the annotation was last removed, and no more can be told apart. "
-            f"Remove it (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again.",
+            f"{len(spent)} approvals have been used since the annotation was last removed, and the operator accepts no more. "
+            f"Remove the annotation {FORCE_DOWNGRADE}, then set it again.",
         )
     if named == target.text:
         return Approval(granted=True, reason=Reason.DOWNGRADE_APPROVED, text=text)

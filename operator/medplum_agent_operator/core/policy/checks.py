@@ -16,6 +16,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import drain, identity_messages
+from medplum_agent_operator.core.policy.phrases import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
         news(
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
-                f"Waiting for garbage collection of the {' and '.join(map(kind_of, kinds))} of a deleted MedplumAgent {observed.agent.name}.",
+                f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
                 impact="This MedplumAgent is not installed yet.",
                 fix="None needed; the installation starts automatically.",
             ),
@@ -60,13 +61,13 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
     newer = [pod for pod in observed.live_pods if pod.version is not None and pod.version > target]
     if not newer:
         return None
-    shown = " and ".join(f"{pod.name} ({pod.version})" for pod in newer)
+    shown = listed([f"{pod.name} ({pod.version})" for pod in newer])
     return Blocker(
         Phase.INSTALLING,
         news(
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
-                f"Waiting for pod {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
+                f"Waiting for {'pod' if len(newer) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
                 impact="This MedplumAgent is not installed yet.",
                 fix="None needed; the installation starts automatically. If the pod does not end, run the command.",
                 command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
@@ -81,7 +82,7 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     if not parts:
         return None
     agent = observed.agent
-    shown = " and ".join(f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts)
+    shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
     return Blocker(
         Phase.FAILED,
         warning(

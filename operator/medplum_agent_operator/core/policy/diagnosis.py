@@ -23,6 +23,7 @@ from medplum_agent_operator.core.policy.containers import (
     pull_fails,
     refuses_credentials,
 )
+from medplum_agent_operator.core.policy.phrases import reported
 
 _MOST_EXITS: Final = 3
 """After this many exits without ever being ready, waiting for the agent cannot help."""
@@ -32,7 +33,7 @@ _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
         "Check spec.server.baseUrl and the credentials in the Secret.",
     ),
     1: (
-        "It cannot write its log folder, a port is taken (before 5.1.14), or a TCP peer reset a byte-stream channel: all silent.",
+        "An agent exits silently if its log folder is not writable, a port is taken (before 5.1.14), or a TCP peer resets a byte stream.",
         "Compare the channels' Endpoints in Medplum with spec.channels, and find out what else uses these ports.",
     ),
     126: (
@@ -54,7 +55,7 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             Reason.POD_CREATION_FAILED,
             Message(
                 "The cluster refuses to create the agent's pod.",
-                cause=deployment.creation_failure,
+                cause=reported("Kubernetes", deployment.creation_failure),
                 fix="Correct what the cause names: a quota, the Pod Security level or an admission policy.",
                 command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
             ),
@@ -130,7 +131,7 @@ def _faults(agent: MedplumAgent, pod: Pod, spec: MedplumAgentSpec) -> Iterator[F
             Reason.UNSCHEDULABLE,
             Message(
                 f"No node accepts pod {pod.name}.",
-                cause=pod.unschedulable,
+                cause=reported("The scheduler", pod.unschedulable),
                 fix="Add a node, make room, or correct the scheduling in spec.podTemplate.",
                 command=_describe(agent, pod),
             ),
@@ -145,8 +146,8 @@ def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec:
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Pod {pod.name} cannot pull its image.",
-                cause=f"{pull_error(container)}.",
-                fix="Check spec.image, its pull secrets and the registry; Kubernetes retries automatically.",
+                cause=reported("The kubelet", pull_error(container)),
+                fix="Check spec.image, its pull secrets and the registry.",
                 command=_describe(agent, pod),
             ),
         )
@@ -156,7 +157,7 @@ def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec:
             Reason.CONTAINER_CONFIG_ERROR,
             Message(
                 f"Container {container.name} of pod {pod.name} cannot be created.",
-                cause=f"{kubelet_words(container)}.",
+                cause=reported("The kubelet", kubelet_words(container)),
                 fix=f"If a Secret or a key is missing, create it; the pod reads Secret {secret}.",
                 command=f"kubectl -n {agent.namespace} describe secret {secret}",
             ),
@@ -180,7 +181,7 @@ def _ended(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAge
     code = container.exit_code or 0
     cause, fix = _LIKELY.get(code, _NO_MESSAGE)
     if container.last_words:
-        cause, fix = f"Its last message: {container.last_words}", "fix what the message names."
+        cause, fix = f"Its last message: {container.last_words}", "Correct what the message names."
     return warning(
         Reason.CRASH_LOOP,
         Message(

@@ -50,7 +50,7 @@ def gate_not_serving(agent: MedplumAgent, *, exists: bool) -> Message:
     return Message(
         "The gate does not exist yet, so devices connect to the agent directly.",
         impact="The next change of the agent closes devices' connections.",
-        fix="Wait; if the gate does not appear, the operator does not know its own image: set its flag --gate-image.",
+        fix="Wait; if the gate does not appear, the operator may not know its own image: set its flag --gate-image.",
         command=_gate_pods(agent),
     )
 

@@ -25,7 +25,7 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, befor
     )
     if holder.remains:
         return Message(
-            f"The deleted MedplumAgent {name} still holds this identity: its Deployment or a pod is not gone yet.",
+            f"The deleted MedplumAgent {name} still has this identity: its Deployment or a pod is not gone yet.",
             cause=cause,
             impact=impact,
             fix=f"None needed; {what.lower()} automatically when it is gone. If it stays, as after kubectl delete --cascade=orphan, run the command.",
@@ -41,7 +41,7 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, befor
             " If both are needed, create another Agent on the Medplum server and a new MedplumAgent with its id, and delete this one: "
             "spec.server.agentId cannot be changed. If this one is not needed, delete it."
         )
-    return Message(f"The identity in spec.server is held by MedplumAgent {name}.", cause=cause, impact=impact, fix=fix)
+    return Message(f"The identity in spec.server belongs to MedplumAgent {name}.", cause=cause, impact=impact, fix=fix)
 
 
 def _effect(before: MedplumAgentSpec | None, *, installed: bool, same_server: bool) -> tuple[str, str]:
@@ -61,7 +61,7 @@ def rollback_blocked_by_identity(holder: Claim) -> Message:
     """Why a failed change of the server is not rolled back."""
     name = f"{holder.namespace}/{holder.name}"
     return Message(
-        f"The change failed and cannot be rolled back: MedplumAgent {name} now holds the previous identity.",
+        f"The change failed and cannot be rolled back: MedplumAgent {name} now has the previous identity.",
         cause="The previous spec used another server; the server would send each message for a device to both agents.",
         impact="The operator changed nothing further.",
         fix=f"Fix the cause of the failure, or set spec.server to a server that can be reached. The rollback starts automatically when {name} "

@@ -51,7 +51,7 @@ def refusal(
         serving: versions that serve.
         under_way: the version of a rollout that has not ended yet; None without such a rollout.
     """
-    now = who_serves(serving) if serving else "no agent was stopped for it."
+    now = who_serves(serving) if serving else "no agent was stopped for this change."
     if under_way is not None:
         now += f" The rollout of {under_way} continues."
     return Message(

@@ -1,6 +1,6 @@
 """Phrases that several messages share. Called by the message modules of this wing and of `report`; they must never decide anything."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
@@ -32,6 +32,24 @@ def capital(text: str) -> str:
     'Both sides can hand over'
     """
     return text[:1].upper() + text[1:]
+
+
+def reported(by: str, words: str) -> str:
+    """The words of a part of Kubernetes, as a sentence.
+
+    >>> reported("The kubelet", 'secret "lab" not found.')
+    'The kubelet reports: secret "lab" not found.'
+    """
+    return f"{by} reports: {words.strip().rstrip('.')}."
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items in a sentence.
+
+    >>> listed(["Service"]), listed(["Service", "Role", "Job"])
+    ('Service', 'Service, Role and Job')
+    """
+    return " and ".join((", ".join(items[:-1]), items[-1]) if len(items) > 1 else items)
 
 
 def who_serves(versions: Iterable[str]) -> str:

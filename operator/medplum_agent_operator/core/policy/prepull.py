@@ -25,6 +25,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
 from medplum_agent_operator.core.policy import containers
 from medplum_agent_operator.core.policy.drain import CORDON_TAINT
+from medplum_agent_operator.core.policy.phrases import reported
 
 TTL_SECONDS: Final = 120
 """How long Kubernetes keeps a finished Job. If the Job is gone before the change begins, a second one finds the image there."""
@@ -152,7 +153,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Reason.UNSCHEDULABLE,
             Message(
                 f"Node {fetch.node} does not accept the pod that pulls the image.",
-                cause=job.pod.unschedulable,
+                cause=reported("The scheduler", job.pod.unschedulable),
                 fix="Make room on the node, or correct the tolerations in spec.podTemplate.",
                 command=command,
             ),
@@ -179,7 +180,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Node {node} cannot pull the image.",
-                cause=f"{containers.pull_error(container)}.",
+                cause=reported("The kubelet", containers.pull_error(container)),
                 fix="Check the image's name, spec.image.pullSecrets and the registry.",
                 command=command,
             ),
@@ -189,7 +190,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
             Reason.CONTAINER_CONFIG_ERROR,
             Message(
                 "The agent's container cannot be created.",
-                cause=f"{containers.kubelet_words(container)}.",
+                cause=reported("The kubelet", containers.kubelet_words(container)),
                 fix="Create what is missing, or correct spec.server.credentialsSecretRef.",
                 command=command,
             ),

@@ -62,7 +62,7 @@ def problem(text: str) -> Problem | None:
             )
             return Problem(f"In its schedule {text!r} the {name} {field!r} runs backwards.", fix)
     return Problem(
-        f"Its schedule {text!r} asks for a day ({fields[2]!r}) that no month of {fields[3]!r} has.",
+        f"Its schedule {text!r} names day {fields[2]!r}, which month {fields[3]!r} does not have.",
         "Change the day of month or the month.",
     )
 

@@ -99,13 +99,13 @@ def next_opening(windows: Iterable[Window], now: datetime) -> Moment | None:
 def _read(path: str, window: MaintenanceWindow) -> Window | Message:
     """The window, or why it never opens."""
     summary = f"{path} never opens."
-    impact = "A change that stops the agent first does not start in this window; other windows count."
+    impact = "A change that stops the agent first does not start in this window. Other windows are not affected."
     try:
         zone = ZoneInfo(window.time_zone)
     except (KeyError, ValueError, OSError):  # missing, or another kind of file or a folder among the zones
-        cause = f"{window.time_zone!r} is not a time zone that is known here."
+        cause = f"{window.time_zone!r} is not a known time zone."
         return Message(
-            summary, cause=cause, impact=impact, fix="Set its timeZone to an IANA name, such as Europe/Berlin."
+            summary, cause=cause, impact=impact, fix="Set its timeZone to an IANA name, such as UTC or Europe/Berlin."
         )
     problem = schedule.problem(window.schedule)
     if problem is not None:

@@ -20,7 +20,7 @@ def plan_conditions(plan: Statement, *, serving: bool) -> dict[ConditionType, Co
     stalled = plan.phase is Phase.FAILED
     waiting = plan.phase is Phase.AWAITING_APPROVAL
     # No pod names and no counts: they change within a handoff, and each change would cost a write.
-    available = "A ready agent pod takes connections on every channel port." if serving else "No agent pod is ready."
+    available = "A ready agent pod accepts connections on every channel port." if serving else "No agent pod is ready."
     yes, no = ConditionStatus.TRUE, ConditionStatus.FALSE
     at_rest = (no, str(Reason.SETTLED), "")
     return {

@@ -27,7 +27,11 @@ def of_rollout(
         return restart_failed(version=record.to, trouble=trouble, serving=serving, deadline_seconds=deadline)
     if record.moved_off is not None:
         return move_failed(
-            node=record.moved_off, version=record.to, trouble=trouble, serving=serving, deadline_seconds=deadline
+            node=record.moved_off,
+            version=record.to,
+            trouble=trouble,
+            serving=serving,
+            deadline_seconds=deadline if late else None,
         )
     return failed(
         record,
@@ -93,14 +97,15 @@ def no_other_node(*, node: str, trouble: Message) -> Message:
     )
 
 
-def move_failed(*, node: str, version: str, trouble: Message, serving: bool, deadline_seconds: int) -> Message:
-    """A move off a cordoned node that missed its deadline."""
+def move_failed(*, node: str, version: str, trouble: Message, serving: bool, deadline_seconds: int | None) -> Message:
+    """A move off a cordoned node that failed. `deadline_seconds`: the deadline that it missed; None if it failed before."""
+    within = f" within {seconds(deadline_seconds)}" if deadline_seconds else ""
     return replace(
         trouble,
-        summary=f"The agent, {version}, could not be moved off node {node} within {seconds(deadline_seconds)}.",
+        summary=f"The agent, {version}, could not be moved off node {node}{within}.",
         cause=_flat(trouble),
         impact=f"{who_serves([version] if serving else [])} A drain of the node waits.",
-        fix="Fix the cause and the move resumes automatically. Or set spec.handoff.onNodeDrain to Evict, so that the drain stops the agent.",
+        fix=f"{trouble.fix or 'Fix the cause.'} The move then resumes automatically. Or set spec.handoff.onNodeDrain to Evict, so that the drain stops the agent.",
     )
 
 
@@ -140,9 +145,9 @@ def failed(
     return replace(
         trouble,
         summary=f"{what} {how}.",
-        cause=_flat(trouble),
-        impact=" ".join(part for part in (who_serves(serving), not_rolled_back) if part),
-        fix=" ".join(part for part in (trouble.fix, f"The rollout then resumes automatically; or {back}.") if part),
+        cause=" ".join(part for part in (_flat(trouble), not_rolled_back) if part),
+        impact=who_serves(serving),
+        fix=f"{trouble.fix or 'Fix the cause.'} The rollout then resumes automatically; or {back}.",
     )
 
 
@@ -153,7 +158,7 @@ def restart_failed(*, version: str, trouble: Message, serving: bool, deadline_se
         summary=f"The requested restart of {version} did not complete within {seconds(deadline_seconds)}.",
         cause=_flat(trouble),
         impact=f"The previous pod of {version} keeps serving." if serving else who_serves([]),
-        fix=f"{_RESUMES} Or undo the restart with kubectl rollout undo.",
+        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it with kubectl rollout undo.",
     )
 
 

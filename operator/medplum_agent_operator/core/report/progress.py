@@ -62,7 +62,9 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
     )
 
 
-def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime) -> Progress:
+def fetching(
+    observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime
+) -> Progress:
     """A change that stops first and waits for its image while the old agent serves."""
     found = prepull.trouble(fetch)
     deadline = fetch.deadline(spec, now=now)
@@ -71,11 +73,12 @@ def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now
         message = failure_messages.not_fetched(record, image=fetch.image, node=fetch.node, trouble=found.message)
         failed = warning(found.reason, message)
         return Progress(Phase.FAILED, found.reason, message, findings=(failed,), failed=failed)
-    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node)
+    serving = failure_messages.serving_versions(observed)
+    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node, serving=serving)
     findings: tuple[Finding, ...] = (news(Reason.FETCHING_IMAGE, message),)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, serving=[record.from_version or record.to])
+        message = failure_messages.blocked(message, found.message, serving=serving)
     return Progress(
         record.mechanics.phase,
         Reason.FETCHING_IMAGE,

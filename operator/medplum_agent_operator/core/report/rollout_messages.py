@@ -4,6 +4,7 @@ Called by `progress` and `plan`. Messages about a change that does not begin are
 decide anything.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
@@ -11,7 +12,7 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
-from medplum_agent_operator.core.policy.phrases import NOTHING_NEEDED, capital, in_between, seconds
+from medplum_agent_operator.core.policy.phrases import NOTHING_NEEDED, capital, in_between, seconds, who_serves
 
 
 def under_way(record: RolloutRecord, spec: MedplumAgentSpec) -> Message:
@@ -62,7 +63,7 @@ def _why(record: RolloutRecord) -> str:
         return ""
     parts = [f"{capital(record.why)}."] if record.why else []
     if record.change is Change.ROLLBACK and record.failed is not None:
-        parts = [record.failed.message]
+        parts = [record.failed.message, *(parts if record.mechanics.stops_first else ())]
     if record.moved_off:
         parts.append("A node drain waits for the move and then resumes automatically.")
     if record.approval:
@@ -75,7 +76,7 @@ def _why(record: RolloutRecord) -> str:
 def _impact(record: RolloutRecord, spec: MedplumAgentSpec) -> str:
     settle, drain = seconds(spec.handoff.min_ready_seconds), seconds(spec.handoff.drain_seconds)
     if record.from_version is None:
-        return f"No agent serves until every channel port has been open for {settle}."
+        return f"No agent serves yet; the agent counts as active once every channel port has been open for {settle}."
     if record.mechanics.stops_first:
         up_to = "up to " if spec.gated else ""
         return f"The old agent drains for {up_to}{drain} and stops before the new one starts; {in_between(spec)}."
@@ -107,17 +108,17 @@ def recreated_deployment(message: Message) -> Message:
     return replace(message, summary=f"The Deployment was missing and is created again. {message.summary}")
 
 
-def fetching(record: RolloutRecord, *, image: str, node: str) -> Message:
-    """A change that stops first and whose image is pulled before that. Nothing has been stopped yet."""
+def fetching(record: RolloutRecord, *, image: str, node: str, serving: Iterable[str]) -> Message:
+    """A change that stops first and whose image is pulled before that. `serving`: versions that serve meanwhile."""
     change = f"The change from {record.from_version} to {record.to}"
     if record.from_version == record.to:
         change = f"The change of {record.to}'s settings"
     approved_by = f' It is approved by "{record.approval}".' if record.approval else ""
     return Message(
         f"Pulling the image of {record.to} before the old agent stops.",
-        rollout=f"{change} stops first, because {record.why}.{approved_by}",
+        rollout=f"{change} stops the old agent first, because {record.why}.{approved_by}",
         cause=f"The new agent needs image {image} on node {node}.",
-        impact="None; the old agent serves until the image and the Secret are available on the node.",
+        impact=f"{who_serves(serving)} The operator stops no agent before the image and the Secret are available.",
         fix=NOTHING_NEEDED,
     )
 

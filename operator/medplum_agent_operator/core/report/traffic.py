@@ -44,7 +44,7 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
     if not observed.open_pods:
         return Reason.NOT_SERVING, "No agent pod is ready."
     if not gate_pod.available(observed.children.get("GateDeployment")):
-        return Reason.GATE_NOT_SERVING, "No gate takes connections."
+        return Reason.GATE_NOT_SERVING, "No gate accepts connections."
     if observed.traffic is not None and not observed.traffic.gates:
         return Reason.GATES_UNREACHABLE, gate_messages.gates_unreachable(observed.agent)
     return None
