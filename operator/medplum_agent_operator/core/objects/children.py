@@ -166,18 +166,18 @@ def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate
 def _render_budget(agent: MedplumAgent, *, protected: bool) -> dict[str, Any]:
     """The agent's PodDisruptionBudget: it refuses an eviction if the agent can be handed to another node first."""
     limit = {"minAvailable": 1} if protected else {"maxUnavailable": 1}
-    how = (
-        "An eviction is held back until the operator has handed the agent to another node; the drain then goes on by itself. If the operator does "
-        f"not run, do what it would: with the node cordoned, kubectl -n {agent.namespace} rollout restart deployment/{agent.name}. To let the agent "
-        f"stop instead: kubectl -n {agent.namespace} delete pod -l {names.AGENT_LABEL}={agent.name}."
+    text = (
+        "This budget refuses an eviction until the operator has handed the agent to another node. The node drain then resumes automatically. "
+        f"If the operator is not running, cordon the node and run `kubectl -n {agent.namespace} rollout restart deployment/{agent.name}`. "
+        f"To stop the agent instead, run `kubectl -n {agent.namespace} delete pod -l {names.AGENT_LABEL}={agent.name}`."
         if protected
-        else "An eviction goes through: the agent stops, and starts elsewhere."
+        else "This budget allows an eviction: the agent stops, and a new pod starts."
     )
     return _object(
         agent,
         "policy/v1",
         "PodDisruptionBudget",
-        annotations={names.NODE_DRAIN: how},
+        annotations={names.NODE_DRAIN: text},
         spec=_budget_spec(limit, selector(agent)),
     )
 
