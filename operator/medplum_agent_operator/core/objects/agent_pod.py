@@ -36,7 +36,7 @@ GRACE_AFTER_DRAIN_SECONDS: Final = 10
 _SLEEP: Final = "trap 'exit 0' TERM; sleep infinity & wait"
 # PID 1 ignores SIGTERM without a trap: the pod, and in a recreate the downtime, would last until SIGKILL.
 
-PASSED_ON: Final = (
+POD_SPEC_FIELDS: Final = (
     "nodeSelector",
     "tolerations",
     "topologySpreadConstraints",
@@ -55,7 +55,7 @@ _DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "250m", "memory": "512Mi"},
     "limits": {"memory": "2Gi"},
 }
-SMALL: Final[Mapping[str, Any]] = {
+IDLE_RESOURCES: Final[Mapping[str, Any]] = {
     # For containers that only sleep. The CPU limit is there because a ResourceQuota may require one for each container.
     "requests": {"cpu": "10m", "memory": "16Mi"},
     "limits": {"cpu": "250m", "memory": "32Mi"},
@@ -102,7 +102,7 @@ def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: s
     return template
 
 
-def marked(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[str, Any]:
+def with_annotation(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[str, Any]:
     """The template with an annotation added and its fingerprint updated; unchanged if `text` is empty."""
     if not text:
         return template
@@ -123,7 +123,7 @@ def _render_pod_spec(
     if not AgentVersion.parse(spec.version).hands_over:
         affinity = _with_exclusive_anti_affinity(agent, affinity)
     pod: dict[str, Any] = {
-        **{name: value for name, value in pod_fields.items() if name in PASSED_ON},
+        **{name: value for name, value in pod_fields.items() if name in POD_SPEC_FIELDS},
         "serviceAccountName": pod_fields.get("serviceAccountName") or agent.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -223,7 +223,7 @@ def _render_probe_container(channel: Channel, spec: MedplumAgentSpec, *, image: 
         **_image_fields(spec, image),
         "command": ["sh", "-c", _SLEEP],
         "readinessProbe": _tcp_probe(channel),
-        "resources": SMALL,
+        "resources": IDLE_RESOURCES,
         "securityContext": RESTRICTED_CONTAINER,
         **_pre_stop(spec),
     }

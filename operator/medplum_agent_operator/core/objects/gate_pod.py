@@ -27,7 +27,7 @@ LEAVE_SECONDS: Final = 5
 """How long a terminating gate still accepts connections, until no node sends it new ones."""
 GRACE_SECONDS: Final = 25
 """How long it may then take to finish the messages that it still has."""
-PATIENCE: Final = timedelta(seconds=60)
+TOLERATED_ABSENCE: Final = timedelta(seconds=60)
 """How long gates may be unavailable before that is reported: they may still start, or a node was lost."""
 
 _RESOURCES: Final[Mapping[str, Any]] = {
@@ -101,20 +101,20 @@ def available(deployment: Mapping[str, Any] | None) -> bool:
     return bool(deployment and ((deployment.get("status") or {}).get("availableReplicas") or 0) > 0)
 
 
-def patience_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> datetime | None:
+def absence_tolerated_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> datetime | None:
     """Until when unavailable gates are not worth reporting; None if a gate is available."""
     if available(deployment):
         return None
     if deployment is None:
-        return now + PATIENCE
+        return now + TOLERATED_ABSENCE
     conditions = (deployment.get("status") or {}).get("conditions") or ()
     times = [c.get("lastTransitionTime") for c in conditions if c.get("type") == "Available"]
     times.append((deployment.get("metadata") or {}).get("creationTimestamp"))
     since = max((datetime.fromisoformat(text) for text in times if text), default=None)
-    return (now if since is None else since) + PATIENCE
+    return (now if since is None else since) + TOLERATED_ABSENCE
 
 
-def stuck(deployment: Mapping[str, Any] | None) -> str:
+def stall_reason(deployment: Mapping[str, Any] | None) -> str:
     """Why an update of the gates makes no progress, in the Deployment controller's words; empty if it progresses.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
@@ -126,7 +126,7 @@ def stuck(deployment: Mapping[str, Any] | None) -> str:
     return str(causes[0].get("message") or causes[0].get("reason") or "") if deadline_missed and causes else ""
 
 
-def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
+def routes_through_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
     """Whether the Service leads devices to the gate: only if the spec enables it and a gate is available.
 
     If no gate can run, devices lose the gate's benefits but still reach their agent.

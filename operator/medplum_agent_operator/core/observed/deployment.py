@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.observed.drift import applied_fields, first_drift, kept
+from medplum_agent_operator.core.observed.drift import applied_fields, as_stored, first_drift
 from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of_deployment
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood, RolloutRecord
@@ -21,7 +21,7 @@ _MAX_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
+class LiveDeployment:
     """The live Deployment: the parts that decisions need."""
 
     raw: Mapping[str, Any] = field(repr=False)
@@ -147,7 +147,7 @@ class Workload:
             f'"{name}"' in progressing.get("message", "") for name in replica_sets if name
         )
 
-    def gave_up(self, now: datetime) -> bool:
+    def progress_deadline_exceeded(self, now: datetime) -> bool:
         """Whether the live template's pod has missed the Deployment controller's progress deadline.
 
         The condition may still describe an earlier template that failed. So it counts only once the live template's own
@@ -169,37 +169,37 @@ class Workload:
         """
         if (template["metadata"].get("annotations") or {}).get(names.TEMPLATE_HASH) != self.template_hash:
             return True
-        return first_drift(template, self.template, self._held) is not None
+        return first_drift(template, self.template, self._owned_fields) is not None
 
-    def kept(self, template: Mapping[str, Any]) -> Mapping[str, Any]:
+    def as_stored(self, template: Mapping[str, Any]) -> Mapping[str, Any]:
         """The applied template in the form that the API server stored.
 
         Applying it in this form replaces no pod, even after the admission policy that rewrote it is gone (docs/adr/0029).
         """
-        stored: Mapping[str, Any] = kept(template, self.template, self._held)
+        stored: Mapping[str, Any] = as_stored(template, self.template, self._owned_fields)
         return stored
 
     @property
-    def _held(self) -> Mapping[str, Any]:
+    def _owned_fields(self) -> Mapping[str, Any]:
         """The fields of the live template that the operator's field manager owns, in the form of `fieldsV1`."""
         spec = applied_fields(self.raw, names.MANAGED_BY).get("f:spec") or {}
         owned: Mapping[str, Any] = spec.get("f:template") or {}
         return owned
 
-    def mark(self, annotation: str) -> str:
+    def template_annotation(self, annotation: str) -> str:
         """The value of an annotation of the live template; empty if it is not set."""
         return str(((self.template.get("metadata") or {}).get("annotations") or {}).get(annotation, ""))
 
     @property
-    def stops(self) -> int:
+    def recreate_count(self) -> int:
         """The number of the recreate that the live template was rendered for; 0 if it is missing or invalid."""
-        number = self.mark(names.STOPPED_FIRST)
+        number = self.template_annotation(names.STOPPED_FIRST)
         return int(number) if number.isdecimal() and len(number) <= _MAX_DIGITS else 0
 
     @property
     def restart_mark(self) -> str | None:
         """The mark that the last `kubectl rollout restart` left in the live template; None if it was never used."""
-        return self.mark(names.RESTARTED_AT) or None
+        return self.template_annotation(names.RESTARTED_AT) or None
 
     @property
     def restarted(self) -> bool:

@@ -80,7 +80,7 @@ def applied_fields(raw: Mapping[str, Any], manager: str) -> Mapping[str, Any]:
     return {}
 
 
-def kept(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
+def as_stored(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
     """What was applied, in the form that the API server stored.
 
     Applying that form changes nothing, even after the admission policy that rewrote it is gone.

@@ -26,7 +26,7 @@ class Channel:
     last_message_at: datetime | None = None
     silent_since: datetime | None = None
 
-    def with_another(self, other: Self) -> "Channel":
+    def combined_with(self, other: Self) -> "Channel":
         """The sum of two gates' channels. An answer through one gate proves that the agent is not silent."""
         last = max((at for at in (self.last_message_at, other.last_message_at) if at is not None), default=None)
         since = min((at for at in (self.silent_since, other.silent_since) if at is not None), default=None)
@@ -51,7 +51,7 @@ class Takeover:
     longest_hold_seconds: float = 0
     repeated: int = 0
 
-    def with_another(self, other: Self) -> "Takeover":
+    def combined_with(self, other: Self) -> "Takeover":
         """The sum of two gates' reports."""
         return Takeover(
             self.moved + other.moved,
@@ -88,10 +88,10 @@ class Traffic:
         for report in valid:
             for channel in map(_channel, _list(report.get("channels"))):
                 known = channels.get(channel.name)
-                channels[channel.name] = channel if known is None else known.with_another(channel)
+                channels[channel.name] = channel if known is None else known.combined_with(channel)
             for pod, takeover in _takeovers(report.get("takeovers")).items():
                 earlier = takeovers.get(pod)
-                takeovers[pod] = takeover if earlier is None else earlier.with_another(takeover)
+                takeovers[pod] = takeover if earlier is None else earlier.combined_with(takeover)
         return cls(len(valid), channels, takeovers)
 
 

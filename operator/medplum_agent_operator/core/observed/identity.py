@@ -45,7 +45,7 @@ class Claim:
     runs: bool = False
 
     @property
-    def remains(self) -> bool:
+    def is_leftover(self) -> bool:
         """Whether the MedplumAgent was deleted and only objects that it owned are left."""
         return not self.uid
 
@@ -56,16 +56,16 @@ class Claim:
         An agent that runs comes before one that does not, even if it is younger: an edit never takes an identity over.
         Leftovers of a deleted MedplumAgent block agents that do not run yet, but not one that already runs.
         """
-        return not self.runs, self.remains, self.created, self.uid, (self.namespace, self.name)
+        return not self.runs, self.is_leftover, self.created, self.uid, (self.namespace, self.name)
 
 
-def foremost_other(claims: Iterable[Claim], own: Name) -> Claim | None:
+def other_holder(claims: Iterable[Claim], own: Name) -> Claim | None:
     """The claim that has the identity, if it is not the one of `own`; None if `own` may have the identity.
 
     >>> old, young = Claim("a", "old", "1", "2026-01-01T00:00:00Z"), Claim("b", "young", "2", "2026-02-01T00:00:00Z")
-    >>> foremost_other([young, old], ("b", "young")).name
+    >>> other_holder([young, old], ("b", "young")).name
     'old'
-    >>> foremost_other([young, old], ("a", "old")) is None
+    >>> other_holder([young, old], ("a", "old")) is None
     True
     """
     first = min(claims, key=lambda claim: claim.precedence, default=None)

@@ -20,14 +20,15 @@ class FetchJob:
 
     Attributes:
         created: when it was created, to the second; None if that is missing.
-        all_is_there: whether the node has the image and the kubelet found the Secret; the container may still have failed.
+        image_and_secret_present: whether the node has the image and the kubelet found the Secret. The container may still
+            have failed.
         ended: whether the Job is complete or has failed.
         pod: its pod; None if it has no pod yet or no longer.
     """
 
     name: str
     created: datetime | None = None
-    all_is_there: bool = False
+    image_and_secret_present: bool = False
     ended: bool = False
     pod: Pod | None = None
 
@@ -41,7 +42,7 @@ class FetchJob:
         return cls(
             name=metadata["name"],
             created=datetime.fromisoformat(created) if created else None,
-            all_is_there="Complete" in true_conditions or any(map(_container_was_created, own)),
+            image_and_secret_present="Complete" in true_conditions or any(map(_container_was_created, own)),
             ended=bool(true_conditions & {"Complete", "Failed"}),
             pod=Pod.read(own[0]) if own else None,
         )

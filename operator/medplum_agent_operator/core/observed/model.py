@@ -13,9 +13,9 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome
 from medplum_agent_operator.core.observed.activation import Activation, Evidence, activation
-from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.gate_reports import Traffic
-from medplum_agent_operator.core.observed.identity import Claim, foremost_other
+from medplum_agent_operator.core.observed.identity import Claim, other_holder
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
@@ -67,7 +67,7 @@ class Observed:
     """
 
     agent: MedplumAgent
-    deployment: Workload | None = None
+    deployment: LiveDeployment | None = None
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Observed:
         jobs = [raw for raw in fetching if raw.get("kind") == "Job" and ownership(raw, agent) is Ownership.OURS]
         return cls(
             agent=agent,
-            deployment=None if deployment is None else Workload(deployment),
+            deployment=None if deployment is None else LiveDeployment(deployment),
             children={role: raw for role, raw in children.items() if raw is not None},
             pods=tuple(sorted(map(Pod.read, pods), key=lambda pod: pod.name)),
             nodes={node.name: node for node in map(Node.read, nodes)},
@@ -100,7 +100,7 @@ class Observed:
     @property
     def holder(self) -> Claim | None:
         """The claim of the MedplumAgent that has the identity that the spec requests; None if this one may have it."""
-        return foremost_other(self.claims, Key(self.agent.namespace, self.agent.name))
+        return other_holder(self.claims, Key(self.agent.namespace, self.agent.name))
 
     def node_of(self, pod: Pod) -> Node | None:
         """The node of a pod; None if the pod is not scheduled yet or its node is unknown."""
@@ -122,11 +122,11 @@ class Observed:
         return None if self.deployment is None else self.deployment.restart_mark
 
     @property
-    def stops(self) -> int:
+    def recreate_count(self) -> int:
         """How many recreates with a newly rendered template there were so far: the record or the live template shows it."""
         if self.deployment is None:
             return 0
-        return max(self.deployment.stops, (self.record and self.record.stops) or 0)
+        return max(self.deployment.recreate_count, (self.record and self.record.recreate_count) or 0)
 
     def is_current(self, pod: Pod) -> bool:
         """Whether a pod, live or ended, was created from the live template."""
@@ -153,9 +153,9 @@ class Observed:
         return tuple(pod for pod in self.live_pods if pod.ready and not pod.terminating)
 
     @property
-    def open_pods(self) -> tuple[Pod, ...]:
+    def pods_with_open_ports(self) -> tuple[Pod, ...]:
         """Pods whose agent serves, including terminating ones: these take new connections while no other pod does."""
-        return tuple(pod for pod in self.live_pods if pod.open)
+        return tuple(pod for pod in self.live_pods if pod.ports_open)
 
     @property
     def rollout_in_status(self) -> bool:

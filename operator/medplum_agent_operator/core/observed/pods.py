@@ -32,7 +32,7 @@ class Container:
         waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty if it runs or has ended.
         message: the kubelet's message about why it waits.
         exit_code: its latest exit code; None if it has never ended.
-        last_words: its latest termination message.
+        termination_message: its latest termination message.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Container:
     waiting: str = ""
     message: str = ""
     exit_code: int | None = None
-    last_words: str = ""
+    termination_message: str = ""
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
@@ -58,7 +58,7 @@ class Container:
             waiting=waiting.get("reason", ""),
             message=waiting.get("message", ""),
             exit_code=ended.get("exitCode"),
-            last_words=(ended.get("message") or "").strip(),
+            termination_message=(ended.get("message") or "").strip(),
         )
 
 
@@ -75,8 +75,8 @@ class Pod:
         terminating: whether it was deleted; its containers may still run.
         finished: whether all its containers have ended and will not restart.
         ready_since: when it last became ready, to the second; None while it is not ready.
-        closed_since: since when it cannot serve (its agent has ended, or it is not ready), to the second; None while it
-            can.
+        ports_closed_since: since when it cannot serve, to the second: its agent has ended, or it is not ready. None while it
+            can serve.
         created: when it was created, to the second.
         unschedulable: the scheduler's message why no node takes it; empty if one did.
     """
@@ -91,7 +91,7 @@ class Pod:
     finished: bool = False
     ready: bool = False
     ready_since: datetime | None = None
-    closed_since: datetime | None = None
+    ports_closed_since: datetime | None = None
     created: datetime | None = None
     unschedulable: str = ""
     init_containers: tuple[Container, ...] = ()
@@ -122,7 +122,7 @@ class Pod:
             finished=finished,
             ready=is_ready,
             ready_since=since if is_ready else None,
-            closed_since=None if is_ready and ended is None and not finished else closed or created,
+            ports_closed_since=None if is_ready and ended is None and not finished else closed or created,
             created=created,
             unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
             init_containers=tuple(map(Container.read, status.get("initContainerStatuses") or ())),
@@ -130,9 +130,9 @@ class Pod:
         )
 
     @property
-    def open(self) -> bool:
+    def ports_open(self) -> bool:
         """Whether its agent serves: its ports are open and it has not ended. The pod may be terminating."""
-        return self.ready and self.closed_since is None and not self.finished
+        return self.ready and self.ports_closed_since is None and not self.finished
 
     def all_containers(self) -> Iterator[Container]:
         """Every container, in the order of their start. Init containers are not ours: an admission webhook added them."""

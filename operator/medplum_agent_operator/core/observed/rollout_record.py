@@ -91,7 +91,8 @@ class RolloutRecord(BaseModel):
         failed: the latest failed rollout, which is latched; None if no rollout is latched.
         refresh: the value of the annotation `agents.medplum.com/refresh` that the operator has acted on.
         now: the value of the annotation `agents.medplum.com/now` that has been used.
-        stops: how many recreates with a newly rendered template there were so far, including this one; None if none.
+        recreate_count: how many recreates with a newly rendered template there were so far, including this one; None if
+            there were none. Its name in the annotation is `stops`.
         backup: the ControllerRevision with what was active before an approved downgrade; None if no backup was needed.
     """
 
@@ -114,7 +115,7 @@ class RolloutRecord(BaseModel):
     failed: Failure | None = None
     refresh: str | None = None
     now: str | None = None
-    stops: int | None = None
+    recreate_count: int | None = Field(default=None, alias="stops")
     backup: str | None = None
 
     @property

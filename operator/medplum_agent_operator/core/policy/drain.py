@@ -76,4 +76,4 @@ def note(pod: Pod) -> str:
 
 def live_note(observed: Observed) -> str:
     """What the live template says; empty where it was never moved."""
-    return "" if observed.deployment is None else observed.deployment.mark(MOVED_OFF)
+    return "" if observed.deployment is None else observed.deployment.template_annotation(MOVED_OFF)

@@ -58,8 +58,8 @@ def notice(known: Moments, record: RolloutRecord, observed: Observed, *, begins:
     if record.from_version is None:
         return Moments()
     if begins:  # what runs is all of the old template still; where none of it serves the gap counts from here
-        return Moments() if observed.open_pods else Moments(record.started_at)
-    if any(pod.open for pod in observed.earlier_pods):
+        return Moments() if observed.pods_with_open_ports else Moments(record.started_at)
+    if any(pod.ports_open for pod in observed.earlier_pods):
         return Moments()
     old_ended_at = known.old_ended_at or _end_of_the_old(record, observed, now=now)
     ready_since = _ready_since(record, observed)
@@ -86,19 +86,19 @@ def _end_of_the_old(record: RolloutRecord, observed: Observed, *, now: datetime)
     began = record.started_at.replace(microsecond=0)
     # Pods that had ended before the rollout began tell nothing of it; one that did not serve any more ends with its beginning.
     old = [pod for pod in observed.pods if not observed.is_current(pod) and not _ended_before(pod, began)]
-    ends = [moment(pod.closed_since, seen_at=now) for pod in old if pod.closed_since is not None]
+    ends = [moment(pod.ports_closed_since, seen_at=now) for pod in old if pod.ports_closed_since is not None]
     if not ends and record.strategy is Strategy.RECREATE:
         ends = [moment(pod.created, seen_at=now) for pod in observed.current_pods if pod.created is not None]
     return max(record.started_at, *ends) if ends else None
 
 
 def _ended_before(pod: Pod, began: datetime) -> bool:
-    return pod.finished and pod.closed_since is not None and pod.closed_since < began
+    return pod.finished and pod.ports_closed_since is not None and pod.ports_closed_since < began
 
 
 def _ready_since(record: RolloutRecord, observed: Observed) -> datetime | None:
     """The second since which the new agent is ready; None while it is not."""
-    found = [pod.ready_since for pod in observed.current_pods if pod.open and pod.ready_since is not None]
+    found = [pod.ready_since for pod in observed.current_pods if pod.ports_open and pod.ready_since is not None]
     since = min(found, default=None)
     return since if since is not None and since >= record.started_at.replace(microsecond=0) else None
 

@@ -12,7 +12,7 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_gate, render_supporting
-from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
 from medplum_agent_operator.core.observed.model import Config, Observed
@@ -63,11 +63,11 @@ def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disrupt
     return () if difference is None else (Apply(body, live, difference, disruptive),)
 
 
-def as_kept(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
+def as_kept(body: Mapping[str, Any], live: LiveDeployment | None) -> Mapping[str, Any]:
     """The Deployment with the pod template in the form in which the API server keeps it: to write it replaces no pod."""
     if live is None:
         return body
-    return {**body, "spec": {**body["spec"], "template": live.kept(body["spec"]["template"])}}
+    return {**body, "spec": {**body["spec"], "template": live.as_stored(body["spec"]["template"])}}
 
 
 def _hash(raw: Mapping[str, Any]) -> str | None:
@@ -81,7 +81,7 @@ def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tu
         observed.agent,
         spec,
         protected=protected(spec, nodes_watched=config.nodes_watched),
-        through_gate=gate_pod.leads_to_gate(spec, observed.children.get("GateDeployment")),
+        through_gate=gate_pod.routes_through_gate(spec, observed.children.get("GateDeployment")),
     )
     bodies |= _gate(observed, spec, config)
     return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
