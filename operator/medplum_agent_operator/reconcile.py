@@ -19,7 +19,7 @@ from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
-from medplum_agent_operator.core.observed.identity import Claim, Identity, foremost_other, wanted
+from medplum_agent_operator.core.observed.identity import Claim, Identity, other_holder, wanted
 from medplum_agent_operator.core.observed.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.policy import identity_messages, messages
@@ -118,7 +118,7 @@ class Reconciler:
             *key, uid=live.agent["metadata"]["uid"], created=live.agent["metadata"].get("creationTimestamp", "")
         )
         listed = any((claim.namespace, claim.name) == key for claim in decisive.claims)
-        holder = foremost_other(decisive.claims if listed else (*decisive.claims, own), key)
+        holder = other_holder(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
             message = identity_messages.rollback_blocked_by_identity(holder)
             decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))

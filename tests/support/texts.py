@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from medplum_agent_operator.core.observed.findings import Finding, Message
 
-GATED: Final = {"gate": {"enabled": True}}
+GATED: Final[Mapping[str, Any]] = {"gate": {"enabled": True}}
 WINDOW: Final = [{"schedule": "0 2 * * SUN", "duration": "2h", "timeZone": "Europe/Berlin"}]
 
 

@@ -10,7 +10,7 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.objects.agent_pod import marked
+from medplum_agent_operator.core.objects.agent_pod import with_annotation
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
@@ -288,6 +288,6 @@ def test_a_note_makes_it_another_template() -> None:
     template = {"metadata": metadata, "spec": {"containers": []}}
     annotations = {"of": "somebody", MOVED_OFF: "node-1 (pod lab-1)"}
     sealed = fingerprint({**template, "metadata": {**metadata, "annotations": annotations}})
-    found = marked(template, MOVED_OFF, "node-1 (pod lab-1)")
+    found = with_annotation(template, MOVED_OFF, "node-1 (pod lab-1)")
     assert {**template, "metadata": {**metadata, "annotations": {**annotations, TEMPLATE_HASH: sealed}}} == found
-    assert template == marked(template, MOVED_OFF, "")
+    assert template == with_annotation(template, MOVED_OFF, "")

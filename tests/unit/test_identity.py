@@ -24,8 +24,8 @@ from medplum_agent_operator.core.observed.identity import (
     applied,
     claimant,
     claims_on,
-    foremost_other,
     normalised,
+    other_holder,
     running_as,
     wanted,
 )
@@ -155,14 +155,14 @@ REMAINS = Claim(*OLD, runs=True)
 def test_one_comes_first_and_both_know_which(other: Claim, own: Claim, first: tuple[str, str]) -> None:
     """Running, then age, then uid: seen from either side it is the same one."""
     for claims in ([other, own], [own, other]):
-        assert (None if first == YOUNG else other) == foremost_other(claims, YOUNG)
-        assert (None if first == OLD else own) == foremost_other(claims, OLD)
+        assert (None if first == YOUNG else other) == other_holder(claims, YOUNG)
+        assert (None if first == OLD else own) == other_holder(claims, OLD)
 
 
 def test_nobody_else_claims_it_as_a_rule() -> None:
     """Then there is no holder but oneself."""
-    assert foremost_other([], OLD) is None
-    assert foremost_other([Claim(*OLD, "1", FIRST)], OLD) is None
+    assert other_holder([], OLD) is None
+    assert other_holder([Claim(*OLD, "1", FIRST)], OLD) is None
 
 
 def test_claims_are_those_that_want_it_and_those_that_run_with_it() -> None:
@@ -170,7 +170,7 @@ def test_claims_are_those_that_want_it_and_those_that_run_with_it() -> None:
     agents = [named("a", "wants"), named("a", "left", url=ELSEWHERE), named("a", "other", url=ELSEWHERE)]
     found = claims_on(HERE, agents, {("a", "left"), ("a", "gone")})
     assert [("gone", True, True), ("left", True, False), ("wants", False, False)] == [
-        (claim.name, claim.runs, claim.remains) for claim in found
+        (claim.name, claim.runs, claim.is_leftover) for claim in found
     ]
 
 

@@ -273,7 +273,10 @@ def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
     later = cluster.now + timedelta(seconds=61)
     workload = cluster.observe().deployment
     assert workload is not None
-    assert (False, True) == (workload.gave_up(cluster.now), workload.gave_up(later))
+    assert (False, True) == (
+        workload.progress_deadline_exceeded(cluster.now),
+        workload.progress_deadline_exceeded(later),
+    )
 
 
 def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_done() -> None:

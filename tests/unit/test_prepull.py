@@ -102,7 +102,7 @@ def test_a_secret_that_the_kubelet_has_not_read_yet_is_waited_for() -> None:
     waits = {"reason": "CreateContainerConfigError", "message": "failed to sync secret cache: timed out"}
     job = FetchJob.read({"metadata": {"name": "lab-fetch", "uid": "j-1"}}, [job_pod(waiting=waits)])
     fetch = Fetch({"metadata": {"name": "lab-fetch", "namespace": "clinic"}}, "node-1", NEW, job)
-    assert not job.all_is_there
+    assert not job.image_and_secret_present
     assert not hopeless(fetch)
     assert None is trouble(fetch)
 
@@ -158,7 +158,7 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
 
     assert not waits()
     assert waits(FetchJob(name))
-    assert not waits(FetchJob(name, all_is_there=True))
+    assert not waits(FetchJob(name, image_and_secret_present=True))
     assert not waits(FetchJob(name, ended=True))
 
 
@@ -330,7 +330,7 @@ def test_when_all_counts_as_there(conditions: list[str], pods: list[dict[str, An
         "status": {"conditions": [{"type": kind, "status": "True"} for kind in conditions]},
     }
     job = FetchJob.read(raw, pods)
-    assert (there, NOW) == (job.all_is_there, job.created)
+    assert (there, NOW) == (job.image_and_secret_present, job.created)
 
 
 def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> None:

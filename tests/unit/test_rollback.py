@@ -474,7 +474,7 @@ def test_each_change_that_stops_first_has_a_number_of_its_own() -> None:
 
     def numbers() -> tuple[int | None, int]:
         seen = cluster.observe()
-        return cluster.record.stops, 0 if seen.deployment is None else seen.deployment.stops
+        return cluster.record.recreate_count, 0 if seen.deployment is None else seen.deployment.recreate_count
 
     cluster = installed("4.2.3")
     assert (None, 0) == numbers()

@@ -119,8 +119,8 @@ def _begin(this: Pass, wanted: Desired) -> Step:
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
     record = record.model_copy(update={"restart_mark": records.restart_mark(observed, template.body)})
     if observed.deployment is not None and template.newly_rendered and wanted.choice.mechanics.stops_first:
-        number = observed.stops + 1
-        record, template = record.model_copy(update={"stops": number}), template.with_stop_number(number)
+        number = observed.recreate_count + 1
+        record, template = record.model_copy(update={"recreate_count": number}), template.with_stop_number(number)
     record, backup = revisions.with_backup(observed, record)
     body = records.deployment(observed, spec, template.applied, wanted.choice.strategy, record, begins=True)
     live = observed.deployment

@@ -33,7 +33,7 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
     previous = observed.agent.status
     current = plan.begins or observed.record
     rollout, history = rollout_and_history(observed, plan, now=now)
-    values = plan_conditions(plan, serving=bool(observed.open_pods))
+    values = plan_conditions(plan, serving=bool(observed.pods_with_open_ports))
     forwarding = traffic.forwarding(observed)
     if forwarding is not None:
         values[ConditionType.FORWARDING] = forwarding
@@ -88,11 +88,11 @@ def _active_version(observed: Observed) -> str | None:
     if observed.deployment is not None and observed.activation.became_active:
         return None if last_good is None else last_good.text
     # In a handoff the old version counts until the new one is active. If no pod serves, a terminating pod does not count.
-    serving = bool(observed.open_pods)
+    serving = bool(observed.pods_with_open_ports)
     running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]
     if last_good is not None and last_good in running:
         return last_good.text
-    ready = [pod.version.text for pod in observed.open_pods if pod.version is not None]
+    ready = [pod.version.text for pod in observed.pods_with_open_ports if pod.version is not None]
     return ready[0] if ready else None
 
 

@@ -63,7 +63,9 @@ def keeps_exiting(container: Container) -> bool:
 def refuses_credentials(container: Container) -> bool:
     """Whether the start script refused the credentials. One exit is enough evidence."""
     return (
-        container.name == AGENT_CONTAINER and container.exit_code == REFUSED_CREDENTIALS and bool(container.last_words)
+        container.name == AGENT_CONTAINER
+        and container.exit_code == REFUSED_CREDENTIALS
+        and bool(container.termination_message)
     )
 
 

@@ -173,15 +173,15 @@ def _ended(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAge
             Reason.CREDENTIALS_REFUSED,
             Message(
                 f"Pod {pod.name} refuses to write agent.properties.",
-                cause=container.last_words,
+                cause=container.termination_message,
                 fix=f"Correct the value in Secret {secret}.",
                 command=f"kubectl -n {agent.namespace} describe secret {secret}",
             ),
         )
     code = container.exit_code or 0
     cause, fix = _LIKELY.get(code, _NO_MESSAGE)
-    if container.last_words:
-        cause, fix = f"Its last message: {container.last_words}", "Correct what the message names."
+    if container.termination_message:
+        cause, fix = f"Its last message: {container.termination_message}", "Correct what the message names."
     return warning(
         Reason.CRASH_LOOP,
         Message(

@@ -56,7 +56,7 @@ def is_bound(observed: Observed, allowed: Allowed, template: Mapping[str, Any], 
     live = observed.deployment
     if not allowed.spec.maintenance_windows or live is None or allowed.change is Change.ABORT:
         return False
-    if observed.last_active is None or (not observed.open_pods and _is_down(observed, now=now)):
+    if observed.last_active is None or (not observed.pods_with_open_ports and _is_down(observed, now=now)):
         return False
     if live.applied_template is not None and live.applied_template.template == template:
         return False
@@ -68,7 +68,7 @@ def _is_down(observed: Observed, *, now: datetime) -> bool:
     if failure.has_failed(observed, now=now):
         return True
     live = observed.deployment
-    since = [pod.closed_since for pod in observed.current_pods if pod.closed_since is not None]
+    since = [pod.ports_closed_since for pod in observed.current_pods if pod.ports_closed_since is not None]
     return live is not None and diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
 
 

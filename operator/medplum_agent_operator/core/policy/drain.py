@@ -76,4 +76,4 @@ def moved_off_mark(pod: Pod) -> str:
 
 def live_moved_off_mark(observed: Observed) -> str:
     """The mark of the live template; empty if the agent never moved."""
-    return "" if observed.deployment is None else observed.deployment.mark(MOVED_OFF)
+    return "" if observed.deployment is None else observed.deployment.template_annotation(MOVED_OFF)

@@ -29,7 +29,7 @@ def has_failed(observed: Observed, *, now: datetime) -> bool:
     deployment = observed.deployment
     if deployment is None:
         return False
-    if deployment.gave_up(now):
+    if deployment.progress_deadline_exceeded(now):
         return True
     if observed.activation.became_active or deployment.record is None:
         return False

@@ -23,7 +23,7 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, befor
         f"spec.server asks for agent {server.agent_id} on {server.base_url}. The server would send each message for a device to both, and agents "
         f"older than {ZERO_DOWNTIME} would compete for the identity."
     )
-    if holder.remains:
+    if holder.is_leftover:
         return Message(
             f"The deleted MedplumAgent {name} still has this identity: its Deployment or a pod is not gone yet.",
             cause=cause,

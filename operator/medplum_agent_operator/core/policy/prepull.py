@@ -14,7 +14,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import SMALL
+from medplum_agent_operator.core.objects.agent_pod import IDLE_RESOURCES
 from medplum_agent_operator.core.objects.agent_start import credentials
 from medplum_agent_operator.core.objects.children import owner_reference
 from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
@@ -73,7 +73,7 @@ def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> F
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
         under_way = job is not None and not job.ended
-        if (pod in observed.serving_pods or under_way) and (job is None or not job.all_is_there):
+        if (pod in observed.serving_pods or under_way) and (job is None or not job.image_and_secret_present):
             return Fetch(body, pod.node, image, job)
     return None
 
@@ -130,7 +130,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
                 "env": credentials(spec),
-                "resources": SMALL,
+                "resources": IDLE_RESOURCES,
                 "securityContext": RESTRICTED_CONTAINER,
             }
         ],

@@ -60,8 +60,8 @@ def measure(
     if record.from_version is None:
         return Measurement()
     if begins:  # all pods are still of the old template; if none of them serves, the gap begins now
-        return Measurement() if observed.open_pods else Measurement(record.started_at)
-    if any(pod.open for pod in observed.earlier_pods):
+        return Measurement() if observed.pods_with_open_ports else Measurement(record.started_at)
+    if any(pod.ports_open for pod in observed.earlier_pods):
         return Measurement()
     old_ended_at = known.old_ended_at or _old_ended_at(record, observed, now=now)
     ready_since = _ready_since(record, observed)
@@ -88,19 +88,19 @@ def _old_ended_at(record: RolloutRecord, observed: Observed, *, now: datetime) -
     began = record.started_at.replace(microsecond=0)
     # Pods that had ended before the rollout began do not count. A pod that no longer served ends with the rollout's begin.
     old = [pod for pod in observed.pods if not observed.is_current(pod) and not _ended_before(pod, began)]
-    ends = [within_second(pod.closed_since, seen_at=now) for pod in old if pod.closed_since is not None]
+    ends = [within_second(pod.ports_closed_since, seen_at=now) for pod in old if pod.ports_closed_since is not None]
     if not ends and record.strategy is Strategy.RECREATE:
         ends = [within_second(pod.created, seen_at=now) for pod in observed.current_pods if pod.created is not None]
     return max(record.started_at, *ends) if ends else None
 
 
 def _ended_before(pod: Pod, began: datetime) -> bool:
-    return pod.finished and pod.closed_since is not None and pod.closed_since < began
+    return pod.finished and pod.ports_closed_since is not None and pod.ports_closed_since < began
 
 
 def _ready_since(record: RolloutRecord, observed: Observed) -> datetime | None:
     """The second since which the new agent has been ready; None while it is not."""
-    found = [pod.ready_since for pod in observed.current_pods if pod.open and pod.ready_since is not None]
+    found = [pod.ready_since for pod in observed.current_pods if pod.ports_open and pod.ready_since is not None]
     since = min(found, default=None)
     return since if since is not None and since >= record.started_at.replace(microsecond=0) else None
 

@@ -19,7 +19,7 @@ def gate_notices(observed: Observed, config: Config, *, now: datetime) -> tuple[
     if not observed.agent.spec.gated:
         return (), None
     deployment = observed.children.get("GateDeployment")
-    due = gate_pod.patience_until(deployment, now=now)
+    due = gate_pod.absence_tolerated_until(deployment, now=now)
     waits = due is not None and config.gate_image is not None and now < due
     return tuple(_found(observed, not_serving=due is not None and not waits)), due if waits else None
 
@@ -28,7 +28,7 @@ def _found(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
     agent, deployment = observed.agent, observed.children.get("GateDeployment")
     if not_serving:
         yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, exists=deployment is not None))
-    if gate_pod.available(deployment) and (why := gate_pod.stuck(deployment)):
+    if gate_pod.available(deployment) and (why := gate_pod.stall_reason(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
     if since := traffic.silent_channels(observed):
         yield warning(Reason.AGENT_SILENT, gate_messages.agent_silent(agent, since))

@@ -168,7 +168,7 @@ def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) ->
     return (
         record.mechanics.stops_first
         and not observed.rollout_in_status
-        and any(pod.open for pod in observed.earlier_pods)
+        and any(pod.ports_open for pod in observed.earlier_pods)
         and now < record.started_at + DEFERRAL
     )
 
@@ -197,7 +197,7 @@ def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
 
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     found = what_failed(observed, spec)
-    late = observed.deployment is not None and observed.deployment.gave_up(now)
+    late = observed.deployment is not None and observed.deployment.progress_deadline_exceeded(now)
     message = failure_messages.of_rollout(observed, record, spec, found.message, late=late)
     # A failure found before the deadline is checked again at the deadline: the pod may have become available.
     again = None if late else _after_deadline(record, spec)
@@ -214,7 +214,7 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     findings: tuple[Finding, ...] = ()
     if not observed.completed(record):
         findings = (news(Reason.ROLLOUT_COMPLETED, rollout_messages.completed(record)),)
-    if observed.open_pods:
+    if observed.pods_with_open_ports:
         return Progress(Phase.RUNNING, Reason.SERVING, rollout_messages.at_rest(spec), findings=findings)
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     message = failure_messages.installed_but_not_ready(spec, None if found is None else found.message)

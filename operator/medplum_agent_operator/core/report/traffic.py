@@ -41,7 +41,7 @@ def forwarding(observed: Observed) -> ConditionValue | None:
 
 
 def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
-    if not observed.open_pods:
+    if not observed.pods_with_open_ports:
         return Reason.NOT_SERVING, "No agent pod is ready."
     if not gate_pod.available(observed.children.get("GateDeployment")):
         return Reason.GATE_NOT_SERVING, "No gate accepts connections."
@@ -105,7 +105,7 @@ def with_gate_figures(history: Sequence[HistoryEntry], observed: Observed, *, no
         return list(history)
     total = Takeover()
     for pod in observed.current_pods:
-        total = total.with_another(traffic.takeovers.get(pod.name, Takeover()))
+        total = total.combined_with(traffic.takeovers.get(pod.name, Takeover()))
     figures = GateFigures(connections_moved=total.moved, messages_held=total.held, messages_repeated=total.repeated)
     gap = round(total.longest_hold_seconds, 2) if total.held else latest.gap_seconds
     return [latest.model_copy(update={"gate": figures, "gap_seconds": gap}), *rest]

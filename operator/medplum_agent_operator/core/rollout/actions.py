@@ -12,7 +12,7 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_gate, render_supporting
-from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
 from medplum_agent_operator.core.observed.model import Config, Observed
@@ -67,11 +67,11 @@ def apply_if_different(
     return () if difference is None else (Apply(body, live, difference, disruptive),)
 
 
-def as_stored(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
+def as_stored(body: Mapping[str, Any], live: LiveDeployment | None) -> Mapping[str, Any]:
     """The Deployment with the pod template in the form that the API server stores: this write replaces no pod (docs/adr/0029)."""
     if live is None:
         return body
-    return {**body, "spec": {**body["spec"], "template": live.kept(body["spec"]["template"])}}
+    return {**body, "spec": {**body["spec"], "template": live.as_stored(body["spec"]["template"])}}
 
 
 def _hash(raw: Mapping[str, Any]) -> str | None:
@@ -85,7 +85,7 @@ def supporting_actions(observed: Observed, spec: MedplumAgentSpec, config: Confi
         observed.agent,
         spec,
         protected=protected(spec, nodes_watched=config.nodes_watched),
-        through_gate=gate_pod.leads_to_gate(spec, observed.children.get("GateDeployment")),
+        through_gate=gate_pod.routes_through_gate(spec, observed.children.get("GateDeployment")),
     )
     bodies |= _gate_bodies(observed, spec, config)
     return tuple(

@@ -59,7 +59,7 @@ def begin(
         approval=approval,
         approved_by=approved_by,
         moved_off=None if moved is None else moved.node,
-        stops=observed.stops or None,
+        recreate_count=observed.recreate_count or None,
         failed=latched(observed) if isinstance(verdict, Refused) and verdict.latched else None,
         refresh=acted_on_refresh(observed, counts=allowed is not None),
         now=used_now_text(observed, spec),
@@ -108,7 +108,7 @@ def begin_rollback(
         restart_mark=restart_mark(observed, previous.applied.template),
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
-        stops=observed.stops or None,
+        recreate_count=observed.recreate_count or None,
         failed=failed,
         refresh=None if live is None else live.refresh,
         now=None if live is None else live.now,
@@ -181,8 +181,12 @@ def current_record(observed: Observed, spec: MedplumAgentSpec, *, now: datetime)
                 to=entry.to,
                 strategy=entry.strategy,
                 started_at=entry.started_at,
-                stops=observed.stops or None,
+                recreate_count=observed.recreate_count or None,
             )
     return RolloutRecord(
-        change=Change.NONE, to=spec.version, strategy=strategy, started_at=now, stops=observed.stops or None
+        change=Change.NONE,
+        to=spec.version,
+        strategy=strategy,
+        started_at=now,
+        recreate_count=observed.recreate_count or None,
     )

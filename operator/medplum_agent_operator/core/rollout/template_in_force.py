@@ -11,7 +11,7 @@ from typing import Any, Final
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
-from medplum_agent_operator.core.objects.agent_pod import image_reference, marked, render_pod_template
+from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template, with_annotation
 from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.model import Config, Observed
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
@@ -57,7 +57,9 @@ class Template:
         return self._marked(names.STOPPED_FIRST, str(number))
 
     def _marked(self, annotation: str, text: str) -> "Template":
-        return replace(self, applied=AppliedTemplate(self.applied.revision, marked(self.body, annotation, text)))
+        return replace(
+            self, applied=AppliedTemplate(self.applied.revision, with_annotation(self.body, annotation, text))
+        )
 
 
 Render = Callable[[MedplumAgentSpec], Mapping[str, Any]]
@@ -72,7 +74,7 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
         # The live template's marks stay: without them it would be another template.
         rendered: Mapping[str, Any] = render_pod_template(agent, wanted, image=image)
         for name in (names.MOVED_OFF, names.STOPPED_FIRST):
-            rendered = marked(rendered, name, "" if live is None else live.mark(name))
+            rendered = with_annotation(rendered, name, "" if live is None else live.template_annotation(name))
         return rendered
 
     rendered = render(spec)
