@@ -96,8 +96,8 @@ def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
     assert judge("4.2.3 new", target=TARGET, spent=spent[1:]).granted
     full = judge("4.2.3 new", target=TARGET, spent=spent)
     correction = (
-        f"{MOST_SPENT} approvals have been used since the annotation was last removed, and no more can be told apart. "
-        "Remove it (kubectl annotate … agents.medplum.com/force-downgrade-), then set it again."
+        f"{MOST_SPENT} approvals have been used since the annotation was last removed, and the operator accepts no more. "
+        "Remove the annotation agents.medplum.com/force-downgrade, then set it again."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 new", correction) == full  # noqa: FBT003 - granted
 

@@ -107,7 +107,7 @@ def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
     plan = make_plan(observed(agent("4.2.3"), pods=pods), config=CONFIG, now=NOW)
     assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
-        "Waiting for pod lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
+        "Waiting for pods lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
         "Impact: This MedplumAgent is not installed yet.\n"
         "Fix: None needed; the installation starts automatically. If the pod does not end, run the command.\n"
         "Command: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15"

@@ -53,14 +53,14 @@ def crashing(code: int, words: str = "", *, name: str = "agent") -> Raw:
 
 
 ROWS = [
-    pytest.param(pod(containers=[waiting("ErrImagePull", "not found.")]), Reason.IMAGE_PULL_FAILED, "Pod lab-1 cannot pull its image.\nCause: not found.", id="an image that does not exist"),
+    pytest.param(pod(containers=[waiting("ErrImagePull", "not found.")]), Reason.IMAGE_PULL_FAILED, "Pod lab-1 cannot pull its image.\nCause: The kubelet reports: not found.", id="an image that does not exist"),
     pytest.param(pod(containers=[waiting("InvalidImageName", "bad name")]), Reason.IMAGE_PULL_FAILED, "bad name", id="an invalid image name"),
     pytest.param(pod(containers=[waiting("ImagePullBackOff", BACK_OFF)]), Reason.IMAGE_PULL_FAILED, "the kubelet keeps trying", id="the kubelet backs off pulling"),
-    pytest.param(pod(containers=[waiting("ErrImageNeverPull")]), Reason.IMAGE_PULL_FAILED, "Cause: ErrImageNeverPull.", id="no message: the kubelet's reason"),
+    pytest.param(pod(containers=[waiting("ErrImageNeverPull")]), Reason.IMAGE_PULL_FAILED, "Cause: The kubelet reports: ErrImageNeverPull.", id="no message: the kubelet's reason"),
     pytest.param(
         pod(containers=[waiting("CreateContainerConfigError", 'secret "lab-credentials" not found')]),
         Reason.CONTAINER_CONFIG_ERROR,
-        'Container agent of pod lab-1 cannot be created.\nCause: secret "lab-credentials" not found.\nFix: If a Secret or a key is missing, create it; the pod reads Secret lab-credentials.',
+        'Container agent of pod lab-1 cannot be created.\nCause: The kubelet reports: secret "lab-credentials" not found.\nFix: If a Secret or a key is missing, create it; the pod reads Secret lab-credentials.',
         id="a Secret that is missing",
     ),
     pytest.param(pod(containers=[waiting("RunContainerError", "exec failed")]), Reason.CONTAINER_CONFIG_ERROR, "exec failed", id="a container that cannot be run"),
@@ -78,14 +78,14 @@ ROWS = [
     ),
     pytest.param(pod(containers=[crashing(64)]), Reason.CRASH_LOOP, "keeps exiting with code 64.\nCause: It left no message.", id="exit 64 without a message: not the start script"),
     pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, "Container mesh-init", id="an init container that a webhook added"),
-    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: It cannot write its log folder, a port is taken (before 5.1.14), or a TCP peer reset a byte-stream channel: all silent.", id="exit 1 without a message: the likely causes"),
+    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: An agent exits silently if its log folder is not writable, a port is taken (before 5.1.14), or a TCP peer resets a byte stream.", id="exit 1 without a message: the likely causes"),
     pytest.param(pod(containers=[crashing(0)]), Reason.CRASH_LOOP, "Exit code 0 proves nothing", id="exit 0 proves nothing"),
     pytest.param(pod(containers=[crashing(126)]), Reason.CRASH_LOOP, "execute permission", id="exit 126: not executable"),
     pytest.param(pod(containers=[crashing(127)]), Reason.CRASH_LOOP, "The program is not in the image.\nFix: Correct spec.image.command", id="exit 127: no such program"),
     pytest.param(pod(containers=[crashing(137)]), Reason.CRASH_LOOP, "exceeded its memory limit", id="exit 137: killed"),
     pytest.param(pod(containers=[crashing(42)]), Reason.CRASH_LOOP, "keeps exiting with code 42.\nCause: It left no message.", id="any other exit: no guess"),
     pytest.param(pod(containers=[crashing(1, "EACCES\n")]), Reason.CRASH_LOOP, "Its last message: EACCES", id="the last message comes before guesses"),
-    pytest.param(pod(unschedulable="0/3 nodes are available"), Reason.UNSCHEDULABLE, "No node accepts pod lab-1.\nCause: 0/3 nodes are available", id="no node accepts it"),
+    pytest.param(pod(unschedulable="0/3 nodes are available"), Reason.UNSCHEDULABLE, "No node accepts pod lab-1.\nCause: The scheduler reports: 0/3 nodes are available", id="no node accepts it"),
 ]  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_the_cause_of_a_failed_pull_is_shown_during_the_back_off_too() -> None:
     cause = 'Back-off pulling image "a:1": ErrImagePull: rpc error: a:1: not found'
     found = found_in(pod(containers=[waiting("ImagePullBackOff", cause)]))
     assert found is not None
-    assert "rpc error: a:1: not found." == found.message.cause
+    assert "The kubelet reports: rpc error: a:1: not found." == found.message.cause
 
 
 @pytest.mark.parametrize(

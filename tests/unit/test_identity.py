@@ -198,7 +198,7 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
     for words in (
         f"asks for agent {AGENT_ID} on https://api.medplum.com/.",
-        "The identity in spec.server is held by MedplumAgent ward/front-desk.",
+        "The identity in spec.server belongs to MedplumAgent ward/front-desk.",
         "This MedplumAgent is not installed.",
         "The installation starts automatically when ward/front-desk has been deleted and its pods are gone",
         "create another Agent on the Medplum server and a new MedplumAgent with its id",
@@ -223,7 +223,7 @@ def test_what_is_left_of_a_deleted_agent_is_waited_for() -> None:
     """Its pods may run: the message says so and has the command that deletes them."""
     plan = contested(SimulatedCluster(), Claim("ward", "front-desk", runs=True))
     assert Reason.IDENTITY_TAKEN is plan.reason
-    assert plan.message.summary.startswith("The deleted MedplumAgent ward/front-desk still holds this identity: ")
+    assert plan.message.summary.startswith("The deleted MedplumAgent ward/front-desk still has this identity: ")
     assert "kubectl -n ward delete deployment front-desk" == plan.message.command
 
 
@@ -290,7 +290,7 @@ def test_the_message_names_both_servers_of_an_edit() -> None:
         installed=True,
         before=spec_of(),
     )
-    assert "The identity in spec.server is held by MedplumAgent ward/x." == message.summary
+    assert "The identity in spec.server belongs to MedplumAgent ward/x." == message.summary
     assert f"asks for agent {AGENT_ID} on {ELSEWHERE}." in message.cause
     assert "keeps running with https://api.medplum.com/." in message.impact
 
@@ -512,7 +512,7 @@ async def test_the_identity_of_a_deleted_agent_is_free_when_its_last_pod_has_gon
         assert Key(*YOUNG) in rivals(server.cache)
         await server.passes(YOUNG)
         assert YOUNG not in server.deployments
-        assert "The deleted MedplumAgent a/old still holds this identity" in server.status(*YOUNG)["plan"]
+        assert "The deleted MedplumAgent a/old still has this identity" in server.status(*YOUNG)["plan"]
     server.remove("Pod", "a", "old-1")
     assert {Key(*YOUNG)} == rivals(server.cache)
     await server.passes(YOUNG)
@@ -529,7 +529,7 @@ async def test_an_edited_server_that_another_runs_with_is_not_taken_over() -> No
     await server.passes(OLD, YOUNG)
     assert before == {name: server.objects["Deployment", *name] for name in (OLD, YOUNG)}
     assert [] == [request for request in server.requests if request.startswith("apply")]
-    assert "is held by MedplumAgent b/young" in server.status(*OLD)["plan"]
+    assert "belongs to MedplumAgent b/young" in server.status(*OLD)["plan"]
 
 
 async def test_an_edit_of_the_server_gives_the_other_one_free_when_the_rollout_is_over() -> None:
@@ -602,7 +602,7 @@ async def test_what_failed_is_not_taken_back_to_an_identity_that_another_has_by_
     assert THERE == applied(server.objects["Deployment", *OLD])
     status = server.status(*OLD)
     assert "Failed" == status["phase"]
-    assert "MedplumAgent b/young now holds the previous identity" in status["plan"]
+    assert "MedplumAgent b/young now has the previous identity" in status["plan"]
     server.remove("Deployment", *YOUNG)
     server.remove(KIND, *YOUNG)
     await server.passes(OLD)

@@ -80,7 +80,7 @@ def test_the_command_that_is_shown_would_approve() -> None:
 def test_without_a_serving_agent_the_refusal_does_not_say_that_one_serves() -> None:
     """Only that no agent was stopped for the downgrade."""
     impact = refusal(serving=()).impact
-    assert "no agent was stopped for it." in impact
+    assert "no agent was stopped for this change." in impact
     assert "serving" not in impact
 
 
@@ -89,7 +89,7 @@ def test_the_refusal_names_the_rollout_that_continues() -> None:
     for expected, found in (
         ("4.2.3 keeps serving. The rollout of 4.2.3 continues.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
         ("5.1.15 and 5.1.16 keep serving. The rollout of 5.1.16 continues.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
-        ("no agent was stopped for it. The rollout of 4.2.3 continues.", refusal("5.0.3", serving=(), under_way="4.2.3")),
+        ("no agent was stopped for this change. The rollout of 4.2.3 continues.", refusal("5.0.3", serving=(), under_way="4.2.3")),
     ):  # fmt: skip
         assert f"None so far; {expected} Other edits of the spec wait too." == found.impact
 
@@ -103,7 +103,7 @@ def test_a_wrong_annotation_is_corrected_in_the_refusal() -> None:
 
 
 WAYS = [
-    pytest.param(Change.INSTALL, None, Strategy.ROLLING_HANDOFF, "Installing 5.1.15.", "", "No agent serves until", id="the first install"),
+    pytest.param(Change.INSTALL, None, Strategy.ROLLING_HANDOFF, "Installing 5.1.15.", "", "No agent serves yet;", id="the first install"),
     pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", "Both can.", "None expected; the new agent starts beside the old one.", id="a lost Deployment"),
     pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Changing from 5.1.14 to 5.1.15 in a rolling handoff.", "Both can.", "None expected; the new agent starts beside the old one. Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops.", id="a handoff"),
     pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Changing from 5.1.16 to 5.1.15 by recreate.", "Both can.", "The old agent drains for 5 seconds and stops before the new one starts;", id="a recreate"),
@@ -233,7 +233,10 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
         was_active=True,
     )
     assert "The change from 5.1.14 to 5.1.15 failed." == active.summary
-    assert "No agent serves right now. It is not rolled back." == active.impact
+    assert ("No image. Not found. It is not rolled back.", "No agent serves right now.") == (
+        active.cause,
+        active.impact,
+    )
     assert active.fix.endswith(
         'or set spec.version back to "5.1.14", which counts as a change from 5.1.15: a downgrade needs an approval.'
     )

@@ -68,7 +68,7 @@ def test_an_image_that_cannot_be_pulled_stops_no_agent() -> None:
     cluster = forced(handoff=HOLD)
     cluster.settle()
     assert "Blocked: Node node-1 cannot pull the image." in (cluster.status.plan or "")
-    assert f"Cause: {NEW}: not found." in (cluster.status.plan or "")
+    assert f"Cause: The kubelet reports: {NEW}: not found." in (cluster.status.plan or "")
     assert Reason.IMAGE_PULL_FAILED in {finding.reason for finding in cluster.told}
     cluster.tick(61)
     cluster.settle()
@@ -90,7 +90,9 @@ def test_a_missing_secret_stops_no_agent() -> None:
     assert (Phase.FAILED, "5.1.15", ["5.1.15"]) == (status.phase, status.active_version, cluster.running)
     assert ("True", "ContainerConfigError") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
-    assert 'The agent\'s container cannot be created. secret "lab" not found.' in (status.plan or "")
+    assert 'The agent\'s container cannot be created. The kubelet reports: secret "lab" not found.' in (
+        status.plan or ""
+    )
     assert ((), 1) == (status.spent_approvals, len(status.history))
     cluster.without_secret.clear()
     cluster.mark(names.RETRY, "the Secret is there").settle()
