@@ -52,7 +52,7 @@ def test_a_missing_secret_stops_no_agent(world: World) -> None:
     [old] = world.pods()
     go_down(world, podTemplate={"annotations": simulate(Behaviour.CONFIG_ERROR)})
     status = world.wait_for_phase("Failed", "5.1.15")
-    assert "The agent's container could not be made" in status["plan"]
+    assert "The agent's container cannot be created" in status["plan"]
     assert "ContainerConfigError" == world.condition("Stalled")["reason"]
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
     assert (1, []) == (len(status["history"]), status.get("spentApprovals", []))
@@ -106,7 +106,7 @@ def test_a_quota_that_refuses_the_pod_stops_no_agent(world: World) -> None:
     world.kubectl("create", "quota", "tight", "--hard=pods=1")
     go_down(world)
     status = world.wait_for_phase("Failed")
-    assert "kubectl describe job" in status["plan"]
+    assert "describe job" in status["plan"]
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
     world.patch({"handoff": {**DEADLINE, "prePull": False}})
     world.wait_for_phase("Running", "4.2.3")
