@@ -21,7 +21,7 @@ from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import HOLD, changing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from medplum_agent_operator.core.observed.findings import Finding, Message
 

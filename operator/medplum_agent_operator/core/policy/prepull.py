@@ -207,11 +207,9 @@ def hopeless(fetch: Fetch) -> bool:
 def unknown_trouble(fetch: Fetch) -> Finding:
     """The trouble after the deadline when the cluster reports no cause."""
     metadata = fetch.body["metadata"]
+    command = f"kubectl -n {metadata['namespace']} describe job {metadata['name']}"
+    # Named in the fix too: the failure's record keeps that, and the Job outlives the failure for a while.
+    fix = f"Look at the Job that pulls the image ({command})."
     return warning(
-        Reason.PROGRESS_DEADLINE_EXCEEDED,
-        Message(
-            "The cluster reports no reason.",
-            fix="Look at the Job that pulls the image.",
-            command=f"kubectl -n {metadata['namespace']} describe job {metadata['name']}",
-        ),
+        Reason.PROGRESS_DEADLINE_EXCEEDED, Message("The cluster reports no reason.", fix=fix, command=command)
     )
