@@ -16,6 +16,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import drain, identity_messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import listed
 
 
@@ -45,8 +46,8 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
                 f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
-                impact="This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically.",
+                impact="This MedplumAgent is not installed yet and serves no devices.",
+                fix="None needed; the installation starts automatically. If an object stays, look for a finalizer on it.",
             ),
         ),
     )
@@ -68,8 +69,8 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
                 f"Waiting for {'pod' if len(newer) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
-                impact="This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically. If the pod does not end, run the command.",
+                impact="This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.",
+                fix="None needed; the installation starts automatically. If the pod does not terminate, run the command.",
                 command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
             ),
         ),
@@ -88,10 +89,11 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
         warning(
             Reason.NAME_TAKEN,
             Message(
-                f"This MedplumAgent needs {shown}, which exists and is not its own.",
+                f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
                 cause=f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent.",
-                impact="Nothing was changed, and the foreign object is left alone.",
-                fix="Delete or rename the foreign object, or create the MedplumAgent under another name.",
+                impact=f"{Availability.of(observed).now} The operator leaves the foreign object alone.",
+                fix="Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name.",
+                command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
             ),
         ),
     )
@@ -102,8 +104,8 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     agent = observed.agent
     if not agent.spec.paused:
         return None
-    impact = "The operator makes no changes and repairs no drift; running pods are left alone."
-    fix, command = "Set spec.paused to false.", ""
+    impact = f"{Availability.of(observed).now} The operator makes no changes and repairs no drift."
+    fix, command = "Set spec.paused to false; pending changes then start.", ""
     stuck = drain.on_cordoned_node(observed)
     if stuck is not None and _protected(observed):
         impact += f" Node {stuck.node} is cordoned, and a drain of it waits while the agent is paused."
@@ -122,9 +124,9 @@ def deployment_paused(observed: Observed) -> Blocker | None:
         return None
     agent = observed.agent
     message = Message(
-        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces none of its pods.",
-        impact="The operator makes no changes and repairs no drift; running pods are left alone.",
-        fix="Resume the Deployment.",
+        f"Deployment {agent.name} is paused (kubectl rollout pause), so no change of the agent can roll out.",
+        impact=f"{Availability.of(observed).now} The operator makes no changes and repairs no drift.",
+        fix="Resume the Deployment with the command; pending changes then start.",
         command=f"kubectl -n {agent.namespace} rollout resume deployment/{agent.name}",
     )
     return Blocker(Phase.PAUSED, warning(Reason.PAUSED, message))
