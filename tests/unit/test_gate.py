@@ -276,7 +276,7 @@ def test_a_channel_that_is_renamed_keeps_its_way() -> None:
                 {"type": "Progressing", "status": "False", "message": "late"},
                 {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: compute"},
             ],
-            "Cause: exceeded quota: compute\n",
+            "Cause: The gate's Deployment reports: exceeded quota: compute.\n",
         ),
         ([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}], ""),
     ],

@@ -199,10 +199,10 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
     for words in (
         f"asks for agent {AGENT_ID} on https://api.medplum.com/.",
         "The identity in spec.server belongs to MedplumAgent ward/front-desk.",
-        "This MedplumAgent is not installed.",
+        "This MedplumAgent is not installed and serves no devices.",
         "The installation starts automatically when ward/front-desk has been deleted and its pods are gone",
         "create another Agent on the Medplum server and a new MedplumAgent with its id",
-        "If this one is not needed, delete it.",
+        "If you do not need this one, delete it.",
     ):
         assert words in plan.text
 

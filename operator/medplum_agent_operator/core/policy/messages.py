@@ -86,13 +86,16 @@ def _risks(baseline: str, target: AgentVersion, available: Availability, *, stop
     risks = (available.stop_first(running, target.text), queue)
     if target.hands_over:
         return (f"The server, the channels or the bots may need {baseline}.", *risks)
-    later = f"Every later upgrade from {target} has such an outage too: agents older than {ZERO_DOWNTIME} cannot run beside another."
+    later = (
+        f"Every later upgrade from {target} has such an outage too: agents older than {ZERO_DOWNTIME} cannot run beside another, because both would "
+        "compete for identity, PID file and ports."
+    )
     return (*risks, later)
 
 
 _ADVICE: Final = (
     "Consider a newer version that fixes your problem, or a change of configuration in Medplum.",
-    "Choose an off-peak hour.",
+    "Choose an off-peak hour or a maintenance window.",
     "Copy the Agent and its Endpoints in Medplum; the operator backs up only the MedplumAgent and its pod template.",
     "Afterwards, check on every channel that messages arrive.",
 )
