@@ -605,10 +605,12 @@ def test_a_device_whose_message_was_given_up_sees_a_move(ready: str | None) -> N
 
 
 def test_the_gate_closes_between_two_messages_for_an_earlier_one_without_an_answer() -> None:
-    """The next agent has the current message: its answer comes first. A message that no agent has is resent by the device."""
+    """The next agent has the current message: its answer comes first, and ends the wait. A message that no agent has is resent by the device."""
     scene = Scene(answer_seconds=60).sends(A).passes(61).ready("new").sends(B).dies("old")
-    assert scene.still_open
-    assert ([("AA", "B")], Ending.UNANSWERED) == (scene.answered(answer("B")).answer_codes, scene.ending)
+    assert scene.answered(answer("B")).passes(100).still_open
+    again = Scene(answer_seconds=60).sends(A).passes(61).ready("new").sends(B).dies("old").passes(59)
+    assert again.still_open
+    assert Ending.UNANSWERED is again.passes(1).ending
     held = Scene(answer_seconds=60).sends(A).passes(61)
     held.opens_at_once = False
     held.ready("new").sends(B).dies("old")
@@ -629,6 +631,11 @@ def test_a_device_that_may_wait_for_an_application_acknowledgement_sees_the_end_
     """Only if this pair uses them: such an answer has come before."""
     used = Scene().sends(A).answered(answer("A", "CA")).answered(answer("A", "AA")).sends(B).answered(answer("B", "CA"))
     assert (Ending.UNANSWERED, 1) == (used.dies().ending, used.counts[Kind.MISSED])
+    later = (
+        Scene().sends(A).answered(answer("A", "CA")).answered(answer("A", "AA")).sends(B).answered(answer("B", "CA"))
+    )
+    later.ready("new").sends(C).dies("old").answered(answer("C", "CA"))
+    assert (Ending.UNANSWERED, ("CA", "C")) == (later.ending, later.answer_codes[-1])
     assert Scene().sends(A).answered(answer("A", "CA")).dies().passes(100).still_open
 
 

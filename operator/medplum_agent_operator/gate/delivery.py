@@ -47,8 +47,10 @@ class Delivery:
         """Whether the device reads no answers any more."""
         self._answers_later = False
         """Whether an application acknowledgement has ever followed a commit here."""
-        self._closes_soon = False
-        """Whether an agent ended without an answer that the device may still wait for."""
+        self._waits_in_vain = False
+        """Whether an agent ended without an answer to a message that the gate had given up. An answer to a later one ends this."""
+        self._misses_answer = False
+        """Whether an agent ended without an application acknowledgement that the device may wait for."""
         self._ended = False
         self._late_ends = EndCounter()
         self._late_frames = 0
@@ -71,7 +73,7 @@ class Delivery:
     @property
     def _returns_now(self) -> bool:
         """Whether to close now, so that the device resends what an ended agent has not answered. An agent's current message is answered first."""
-        if not self._closes_soon or self._device_finished:
+        if self._device_finished or not (self._waits_in_vain or self._misses_answer):
             return False
         return self._message is None or not self._message.sent_to
 
@@ -128,8 +130,9 @@ class Delivery:
         if answer.commit:
             link.uses_commits = True
             link.owe(message.ids, now)
+        # The device has gone on to this message.
+        self._waits_in_vain = False
         for each in self._links:
-            # The device has gone on to this message.
             each.awaited = None
         self._message = None
         # Send the next message before reading the next answer, which may belong to it.
@@ -172,8 +175,8 @@ class Delivery:
         """A link is closed: what it has not answered will not be answered."""
         if link.owed:
             self._count(Kind.MISSED, len(link.owed))
-        if self._links.device_waits(link, now) and (self._answers_later or link.awaited is not None):
-            self._closes_soon = True
+        self._waits_in_vain |= link.awaited is not None
+        self._misses_answer |= self._answers_later and self._links.misses_answer(link, now)
 
     def _finish(self, since: float, now: float) -> None:
         """End after every owed answer has arrived or has had its time. `since`: when the device closed or the gate began to stop."""

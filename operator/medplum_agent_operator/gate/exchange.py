@@ -29,12 +29,17 @@ class Message:
     sent_at: float = 0
     link: "Link | None" = None
     sent_to: list[Agent] = field(default_factory=list)
+    size: int = 0
+    """How many bytes the frame has."""
+
+    def __post_init__(self) -> None:
+        self.size = len(self.frame)
 
     def blocks_until(self, rules: Rules) -> float:
         """Until when it blocks the next message while it has no answer. An agent needs a pause to read both separately."""
         if self.wanted is Wanted.YES:
             return self.sent_at + rules.answer_seconds
-        size = len(self.frame)
+        size = self.size
         pause = rules.silent_seconds + size / _SILENT_BYTES_PER_SECOND + (size % _READ_BYTES == 1)
         return self.sent_at + min(pause, rules.answer_seconds)
 
@@ -129,10 +134,8 @@ class Links:
             elif link.retired_at is None:
                 link.retired_at = now
 
-    def device_waits(self, link: Link, now: float) -> bool:
-        """Whether the device may wait for an answer that a closed link has not brought: to a given-up message, or after a commit."""
-        if link.awaited is not None:
-            return True
+    def misses_answer(self, link: Link, now: float) -> bool:
+        """Whether the device may wait for an application acknowledgement that a closed link owes: a recent one, or the last one."""
         owed_until = self._owed_until(link)
         return owed_until is not None and (
             now < owed_until or link.last_answer_at <= owed_until - self._rules.late_seconds
