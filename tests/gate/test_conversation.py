@@ -158,7 +158,7 @@ def test_the_pause_behind_a_long_message_without_an_answer_is_longer() -> None:
     """An agent needs time to read it."""
     long = asks("NE", "NE", "A")[:-2] + b"x" * 5_000_000 + b"\x1c\r"
     assert [("old", "A")] == Scene().sends(long, B).passes(1).got
-    assert [("old", "A"), ("old", "B")] == Scene().sends(long, B).passes(1.1).got
+    assert [("old", "A"), ("old", "B")] == Scene().sends(long, B).passes(1.2).got
 
 
 def test_the_answer_to_a_message_that_asked_for_none_reaches_the_device() -> None:

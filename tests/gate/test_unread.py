@@ -140,6 +140,27 @@ async def test_messages_of_a_device_that_never_reads_its_answers_arrive(monkeypa
         await until(lambda: not running.relay.devices)
 
 
+async def test_what_lost_devices_had_sent_stays_in_the_kernel_until_its_turn() -> None:
+    """A silent agent, and devices that reset: each needs as much memory as a connected one. All descriptors are released."""
+    async with agent("") as old, gate(old.port, answer_seconds=0.05) as running:
+        for _ in range(5):
+            async with device(running.port) as sender:
+                before = len(old.got)
+                sender.send(*FRAMES)
+                await until(lambda before=before: len(old.got) > before)
+                reset(sender)
+        largest = 0
+
+        def all_done() -> bool:
+            nonlocal largest
+            largest = max(largest, *(one.buffered_bytes for one in conversations(running)), 0)
+            return len(old.got) == 5 * len(FRAMES)
+
+        await until(all_done, 30)
+        assert 0 < largest <= 2 * SMALL_BYTES
+        await until(lambda: not running.relay.devices)
+
+
 async def test_a_large_message_of_a_lost_device_waits_for_its_slot() -> None:
     """The slot is busy when the device resets its connection."""
     frames = [message("A", text="x" * 2_000), message("B", text="y" * 60_000), message("C")]

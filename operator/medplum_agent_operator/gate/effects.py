@@ -121,7 +121,7 @@ class Rules:
     flush_seconds: float = 0.2
     frame_seconds: float = 60
     stop_seconds: float = 1
-    silent_seconds: float = 0.02
+    silent_seconds: float = 0.1
     idle_seconds: float = 86_400
     send_again: bool = True
 
