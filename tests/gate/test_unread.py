@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -145,9 +146,9 @@ async def test_what_lost_devices_had_sent_stays_in_the_kernel_until_its_turn() -
     async with agent("") as old, gate(old.port, answer_seconds=0.05) as running:
         for _ in range(5):
             async with device(running.port) as sender:
-                before = len(old.got)
+                more = partial(lambda before: len(old.got) > before, len(old.got))
                 sender.send(*FRAMES)
-                await until(lambda before=before: len(old.got) > before)
+                await until(more)
                 reset(sender)
         largest = 0
 
