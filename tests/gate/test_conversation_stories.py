@@ -202,7 +202,9 @@ class Stories(RuleBasedStateMachine):
             whole = [frame for frame, end in zip(self.sent, self.ends, strict=True) if end <= read]
             received = {frame for _, frame in scene.received}
             lost = [frame for frame in whole if frame not in received]
-            assert len(lost) == scene.counts[Kind.UNDELIVERED] + scene.counts[Kind.DROPPED]
+            counted = scene.counts[Kind.UNDELIVERED] + scene.counts[Kind.DROPPED]
+            # Behind a message that is too long, the gate does not look for others.
+            assert counted == len(lost) or (counted < len(lost) and any(len(frame) > 2000 for frame in lost))
             assert not lost or scene.ending not in {Ending.DONE, Ending.STOPPED}
         assert (scene.ending is Ending.NO_AGENT) >= bool(scene.counts[Kind.UNDELIVERED])
 

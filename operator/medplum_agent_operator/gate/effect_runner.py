@@ -140,16 +140,14 @@ class EffectRunner(Reader):
 
     def _read_rest(self, conversation: "Conversation") -> bool:
         """Read what the kernel has of a lost device, or find that it has nothing more of a device. Returns whether anything was reported."""
-        now, unread = self.loop.time(), self._unread
-        if unread is None:
-            if not conversation.may_close or self.transport is None or unread_bytes(self.transport):
+        now, transport = self.loop.time(), self.transport
+        if self._unread is None:
+            if not conversation.may_close or transport is None or unread_bytes(transport):
                 return False
             conversation.nothing_unread(now)
-            return True
-        has_room = conversation.reads_device and self.claim.waiting_for is None
-        if not (has_room or conversation.drops_bytes):
+        elif not conversation.drops_bytes and (self.claim.waiting_for is not None or not conversation.reads_device):
             return False
-        if data := unread.read():
+        elif data := self._unread.read():
             conversation.device_sent(data, now)
         else:
             self._unread = None
@@ -182,8 +180,7 @@ class EffectRunner(Reader):
         """Log what somebody has to know of this device. A conversation counts losses at its end only, and batches at any time."""
         if kind in _TOLD and not (kind is Kind.BATCH and self._told_of_batch):
             self._told_of_batch |= kind is Kind.BATCH
-            level, text = _TOLD[kind]
-            log.log(level, text, amount, extra={"device": self.address})
+            log.log(*_TOLD[kind], amount, extra={"device": self.address})
 
     def _close(self, why: Ending) -> None:
         self._closing = True
