@@ -92,7 +92,7 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
                 f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
                 cause=f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent.",
                 impact=f"{Availability.of(observed).now} The operator leaves the foreign object alone.",
-                fix="Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name.",
+                fix="Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name.",
                 command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
             ),
         ),
