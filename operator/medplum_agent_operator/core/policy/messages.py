@@ -140,7 +140,7 @@ def backup_refused(name: str, fault: str) -> Message:
         f"The approved downgrade does not start: its backup, ControllerRevision {name}, cannot be written.",
         cause=fault,
         impact="None; nothing was stopped, and the approval is not used up.",
-        fix="Correct the quota or the operator's rights that the cause names (manifests/base/rbac.yaml). The operator retries every minute.",
+        fix="Correct the quota or the operator's rights that the cause names (manifests/base/rbac.yaml in the operator's sources). The operator retries every minute.",
     )
 
 
@@ -162,7 +162,7 @@ def invalid_spec(fault: str) -> Message:
         cause=fault,
         impact="Nothing was changed; a running agent keeps serving.",
         fix="Correct the field. If the API server accepted it, the cluster's CRD is of another release: apply crds/medplumagents.yaml "
-        "of this operator's release.",
+        "in the operator's sources, of this operator's release.",
     )
 
 

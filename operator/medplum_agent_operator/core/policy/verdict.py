@@ -99,7 +99,7 @@ _NO_IMAGE = Message(
     "There is no image to run: neither spec.image.repository nor the operator's default is set.",
     impact="Nothing was changed; a running agent keeps serving.",
     fix="Set spec.image.repository, or the operator's setting MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
-    "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
+    "Medplum publishes no image; docs/how-to/build-an-agent-image.md in the operator's sources shows how to build one.",
 )
 
 
