@@ -20,6 +20,7 @@ from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.gate_notices import gate_notices
 from medplum_agent_operator.core.report.statement import Statement
+from medplum_agent_operator.core.report.traffic import silence_unconfirmed
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_cordoned
@@ -223,7 +224,13 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
         notices=(*plan.notices, *notices),
         findings=(*plan.findings, *found),
         requeue_at=plan.requeue_at if due is None else _earlier(plan.requeue_at, due),
+        defer_reporting=plan.defer_reporting or (not plan.actions and _waits_for_gates(observed)),
     )
+
+
+def _waits_for_gates(observed: Observed) -> bool:
+    """Whether to report nothing until the gates were asked: within seconds of a start, and only if no rollout waits for status."""
+    return observed.rollout_in_status and silence_unconfirmed(observed)
 
 
 def _earlier(one: datetime | None, other: datetime) -> datetime:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import ChannelStatus, ConditionStatus, GateFigures, HistoryEntry, Outcome
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.gate_reports import Takeover
@@ -37,7 +37,7 @@ def forwarding(observed: Observed) -> ConditionValue | None:
     if since := silent_channels(observed):
         summary = gate_messages.agent_silent(observed.agent, since).summary
         return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), summary
-    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel too_early for an agent that does not answer."
+    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
 
 
 def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
@@ -48,6 +48,14 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
     if observed.traffic is not None and not observed.traffic.gates:
         return Reason.GATES_UNREACHABLE, gate_messages.gates_unreachable(observed.agent)
     return None
+
+
+def silence_unconfirmed(observed: Observed) -> bool:
+    """Whether status reports a silent agent and no gate was asked since the operator's start: what status says may still hold."""
+    if not observed.agent.spec.gated or observed.traffic is not None or _why_unknown(observed) is not None:
+        return False
+    known = observed.agent.status.conditions
+    return any(c.type == ConditionType.FORWARDING and c.reason == Reason.AGENT_SILENT for c in known)
 
 
 def silent_channels(observed: Observed) -> Mapping[str, datetime]:
