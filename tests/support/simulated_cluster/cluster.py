@@ -403,7 +403,7 @@ class SimulatedCluster(Workloads):
     def _start_job(self, body: Mapping[str, Any]) -> Raw:
         name = body["metadata"]["name"]
         assert name not in self.fetching, "a Job's template cannot be changed"
-        self.fetching[name] = SimulatedFetch(copied(dict(body)), self.now)
+        self.fetching[name] = SimulatedFetch(copied(dict(body)), self.now, sidecar=self.sidecar)
         self.writes.append("Job")
         self.count += 1
         return self.fetching[name].raws()[0]

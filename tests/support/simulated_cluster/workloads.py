@@ -40,6 +40,7 @@ class Workloads:
         lost: nodes whose kubelet stopped reporting, and since when; the state of their pods is unknown.
         never_pulled: versions whose images cannot be pulled by a Job.
         without_secret: versions whose Job does not find its Secret.
+        sidecar: the container that a policy adds to the pods of Jobs, "regular" or "native"; empty for none.
         fetching: Jobs that fetch an image, with the state of their pods; oldest first.
     """
 
@@ -54,6 +55,7 @@ class Workloads:
         self.lost: dict[str, datetime] = {}
         self.never_pulled: set[str] = set()
         self.without_secret: set[str] = set()
+        self.sidecar = ""
         self.fetching: dict[str, SimulatedFetch] = {}
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None

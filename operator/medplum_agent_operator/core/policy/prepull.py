@@ -22,7 +22,7 @@ from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container, Pod
 from medplum_agent_operator.core.policy import containers
 from medplum_agent_operator.core.policy.drain import CORDON_TAINT
 from medplum_agent_operator.core.policy.phrases import reported
@@ -158,10 +158,8 @@ def trouble(fetch: Fetch) -> Finding | None:
                 command=command,
             ),
         )
-    for container in () if job.pod is None else job.pod.containers:
-        found = _container_trouble(container, fetch.node, command)
-        if found is not None:
-            return found
+    if job.pod is not None and (found := _pod_trouble(job.pod, fetch.node, command)) is not None:
+        return found
     if job.ended:
         return warning(
             Reason.IMAGE_PULL_FAILED,
@@ -172,6 +170,13 @@ def trouble(fetch: Fetch) -> Finding | None:
             ),
         )
     return None
+
+
+def _pod_trouble(pod: Pod, node: str, command: str) -> Finding | None:
+    """What is wrong with the container that pulls the image, or with an init container that it waits for."""
+    own = [_container_trouble(container, node, command) for container in pod.own_containers({AGENT_CONTAINER})]
+    first = [containers.added_trouble(container, pod=pod.name, command=command) for container in pod.init_containers]
+    return next((found for found in (*own, *first) if found is not None), None)
 
 
 def _container_trouble(container: Container, node: str, command: str) -> Finding | None:
@@ -201,7 +206,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
 def hopeless(fetch: Fetch) -> bool:
     """Whether waiting cannot help: the registry does not have the image, denies access to it, or the Secret is missing."""
     pod = None if fetch.job is None else fetch.job.pod
-    return pod is not None and any(map(containers.never_starts, pod.containers))
+    return pod is not None and any(map(containers.never_starts, pod.own_containers({AGENT_CONTAINER})))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:
