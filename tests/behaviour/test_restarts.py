@@ -158,9 +158,7 @@ def test_resync_finds_what_no_watch_reports(empty_world: World) -> None:
 def test_converged_operator_writes_nothing_even_after_a_restart(world: World) -> None:
     """Four agents, one of them refused and one behind a gate: no write for a while, and none after a restart of the operator."""
     behind_a_gate = agent_manifest("four", gate={"enabled": True})
-    world.apply(
-        agent_manifest("one"), agent_manifest("two", "4.2.3"), agent_manifest("three", "5.1.15"), behind_a_gate
-    )
+    world.apply(agent_manifest("one"), agent_manifest("two", "4.2.3"), agent_manifest("three", "5.1.15"), behind_a_gate)
     for name in ("one", "two", "three", "four"):
         world.wait_for_phase("Running", name=name)
     world.set_version("4.2.3", "three")

@@ -335,7 +335,9 @@ INITIALIZING = {"waiting": {"reason": "PodInitializing"}}
         pytest.param(["Failed"], [], False, id="the Job ran out of time"),
         pytest.param([], [beside(PULLING, running={})], False, id="only a container that a policy added runs"),
         pytest.param([], [beside(PULLING, terminated={"exitCode": 0})], False, id="only that one has ended"),
-        pytest.param([], [beside(PULLING, waiting={"reason": "CrashLoopBackOff"})], False, id="only that one was pulled"),
+        pytest.param(
+            [], [beside(PULLING, waiting={"reason": "CrashLoopBackOff"})], False, id="only that one was pulled"
+        ),
         pytest.param([], [beside(INITIALIZING, native=True, running={})], False, id="only a native sidecar runs"),
         pytest.param([], [beside({"terminated": {"exitCode": 0}}, running={})], True, id="that one never ends"),
         pytest.param(
@@ -361,11 +363,11 @@ NEVER = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off: proxy:1
 @pytest.mark.parametrize(
     ("raw", "reason", "words", "ends_it"),
     [
-        pytest.param(beside(PULLING, **NEVER), Reason.IMAGE_PULL_FAILED, "Node node-1 cannot pull the image.", False, id="both cannot be pulled: ours is told of"),
-        pytest.param(beside({"waiting": {"reason": "ContainerCreating"}}, **NEVER), None, "", False, id="ours is on its way: the other does not matter"),
+        pytest.param(beside(PULLING, waiting=NEVER["waiting"]), Reason.IMAGE_PULL_FAILED, "Node node-1 cannot pull the image.", False, id="both cannot be pulled: ours is told of"),
+        pytest.param(beside({"waiting": {"reason": "ContainerCreating"}}, waiting=NEVER["waiting"]), None, "", False, id="ours is on its way: the other does not matter"),
         pytest.param(beside(NEVER, running={}), Reason.IMAGE_PULL_FAILED, "Node node-1 cannot pull the image.", True, id="ours never comes"),
         pytest.param(
-            beside(INITIALIZING, native=True, **NEVER),
+            beside(INITIALIZING, native=True, waiting=NEVER["waiting"]),
             Reason.IMAGE_PULL_FAILED,
             "Container istio-proxy, which a policy added to pod lab-fetch-1, cannot pull its image.",
             False,
@@ -422,7 +424,8 @@ def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> 
     assert {"drop": ["ALL"]} == container["securityContext"]["capabilities"]
     [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert ["node-1"] == term["matchFields"][0]["values"]
-    assert {"clinic", "node.kubernetes.io/unschedulable"} == {one["key"] for one in spec["tolerations"]}
+    everywhere = {"operator": "Exists", "effect": "NoSchedule"}
+    assert [{"key": "clinic", "operator": "Exists"}, everywhere] == spec["tolerations"]
     assert [True] == [owner["controller"] for owner in job["metadata"]["ownerReferences"]]
 
 

@@ -13,7 +13,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import downtime, gate_messages, prepull, windows
+from medplum_agent_operator.core.policy import downtime, drain, gate_messages, messages, prepull, windows
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide
@@ -23,7 +23,7 @@ from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.report.traffic import silence_unconfirmed
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_cordoned
+from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_departing
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
 
@@ -60,7 +60,7 @@ def _reconcile(this: Pass) -> Plan:
     if not wanted.begins:
         if (step := rollback.roll_back(this, wanted.spec)) is not None:
             return _compose(this, step)
-        wanted = move_if_cordoned(this, wanted)
+        wanted = move_if_departing(this, wanted)
     if not wanted.begins:
         return _reconcile_without_rollout(this, wanted)
     for gate in _BEFORE_A_ROLLOUT:
@@ -215,13 +215,18 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
     found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
     about_gate, due = gate_notices(observed, config, now=now)
     found = (*found, *about_gate)
+    tainted = drain.unknown_taint(observed, observed.applied_spec or observed.agent.spec, config)
     silent = next((each.message for each in found if each.reason is Reason.AGENT_SILENT), None)
     notices = tuple(each.message for each in found if each.message is not silent or plan.reason is not Reason.SERVING)
     if silent is not None and plan.reason is Reason.SERVING:  # "no changes are pending" would mislead
         plan = replace(plan, message=replace(silent, rollout=rollout_messages.active(observed.agent.spec)))
     return replace(
         plan,
-        notices=(*plan.notices, *notices),
+        notices=(
+            *plan.notices,
+            *notices,
+            *(() if tainted is None else [messages.unknown_taint(observed.agent, *tainted)]),
+        ),
         findings=(*plan.findings, *found),
         requeue_at=plan.requeue_at if due is None else _earlier(plan.requeue_at, due),
         defer_reporting=plan.defer_reporting or (not plan.actions and _waits_for_gates(observed)),

@@ -24,7 +24,6 @@ from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container, Pod
 from medplum_agent_operator.core.policy import containers
-from medplum_agent_operator.core.policy.drain import CORDON_TAINT
 from medplum_agent_operator.core.policy.phrases import reported
 
 TTL_SECONDS: Final = 120
@@ -61,7 +60,7 @@ def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> F
 
     A fetch begins only for an agent that serves: without one, waiting gains nothing. Once begun, it is awaited even while the
     agent is briefly down: a crash or a restart must not let the agent stop for an image that cannot be pulled. The Job runs on
-    a cordoned node too, although the new pod starts elsewhere: it still shows whether the image can be pulled.
+    a cordoned or tainted node too, although the new pod starts elsewhere: it still shows whether the image can be pulled.
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
@@ -122,7 +121,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
         "terminationGracePeriodSeconds": 0,
         "securityContext": {**RESTRICTED_POD, **security},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}},
-        "tolerations": [*tolerations, {"key": CORDON_TAINT, "operator": "Exists", "effect": "NoSchedule"}],
+        "tolerations": [*tolerations, {"operator": "Exists", "effect": "NoSchedule"}],
         "containers": [
             {
                 "name": AGENT_CONTAINER,
