@@ -9,7 +9,7 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Severity
-from medplum_agent_operator.core.policy.diagnosis import hopeless, trouble, unready_ports
+from medplum_agent_operator.core.policy.diagnosis import hopeless, never_serves, trouble, unready_ports
 from tests.support.builders import NOW, Raw, agent, container_status, observed, pod
 
 if TYPE_CHECKING:
@@ -200,3 +200,12 @@ def test_a_container_that_a_policy_added_does_not_end_a_change(where: str, statu
     fields: dict[str, Any] = {where: [{**status, "name": "istio-proxy"}]}
     assert not hopeless(seen(pod(**fields)))
     assert hopeless(seen(pod(containers=[status])))
+
+
+def test_whoever_s_container_is_stuck_the_pod_does_not_serve() -> None:
+    """So a fix need not wait for a maintenance window, also if a policy's container is the reason."""
+    stuck = {**waiting("CreateContainerConfigError", "no configmap"), "name": "istio-proxy"}
+    assert never_serves(seen(pod(containers=[stuck])))
+    assert never_serves(seen(pod(containers=[waiting("CreateContainerConfigError", "no secret")])))
+    assert not never_serves(seen(pod(ready_since=NOW, containers=[stuck])))
+    assert not never_serves(seen(pod(terminating=True, containers=[stuck])))

@@ -14,7 +14,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import IDLE_RESOURCES
+from medplum_agent_operator.core.objects.agent_pod import idle_resources
 from medplum_agent_operator.core.objects.agent_start import credentials
 from medplum_agent_operator.core.objects.children import owner_reference
 from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
@@ -80,6 +80,7 @@ def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> F
 def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
     """Render the Job. Its name changes with the spec, its content and the retry annotation, so each of these leads to another try."""
     labels = {
+        **spec.for_children.labels,
         names.NAME_LABEL: "medplum-agent-fetch",
         names.FETCH_LABEL: agent.name,
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
@@ -89,7 +90,10 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
         "ttlSecondsAfterFinished": TTL_SECONDS,
         "activeDeadlineSeconds": max(LONGEST_SECONDS, 2 * spec.handoff.progress_deadline_seconds),
         "template": {
-            "metadata": {"labels": labels, "annotations": dict(spec.pod_template.annotations)},
+            "metadata": {
+                "labels": labels,
+                "annotations": {**spec.for_children.annotations, **spec.pod_template.annotations},
+            },
             "spec": _render_pod(agent, spec, image=image, node=node),
         },
     }
@@ -101,6 +105,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
             "name": agent.name[: _NAME_LENGTH - len(tail)].rstrip("-") + tail,
             "namespace": agent.namespace,
             "labels": labels,
+            **({"annotations": dict(spec.for_children.annotations)} if spec.for_children.annotations else {}),
             "ownerReferences": [owner_reference(agent)],
         },
         "spec": body,
@@ -129,7 +134,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
                 "env": credentials(spec),
-                "resources": IDLE_RESOURCES,
+                "resources": idle_resources(spec),
                 "securityContext": RESTRICTED_CONTAINER,
             }
         ],
