@@ -99,6 +99,7 @@ class Operator:
             config=Config(
                 image_repository=settings.image_repository,
                 nodes_watched=settings.watch_nodes,
+                eviction_taints=settings.eviction_taints,
                 gate_image=settings.gate_image or facts.own_image,
                 namespaces=facts.namespaces,
             ),

@@ -28,6 +28,8 @@ ENV_PREFIX: Final = "MEDPLUM_AGENT_OPERATOR_"
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 
+_TAINT: Final = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|(?<=/)\*)")
+
 
 class Settings(BaseSettings):
     """Kubernetes operator for the Medplum Agent.
@@ -59,6 +61,11 @@ class Settings(BaseSettings):
         default=True,
         description="Watch nodes, so that a node drain hands an agent over to another node (from 4.2.4 on). Needs the ClusterRole "
         "medplum-agent-operator-nodes. If off, every node drain stops the agent and starts it elsewhere.",
+    )
+    eviction_taints: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Keys of further node taints that announce a node drain, separated by commas; prefix/* for all keys with a prefix. "
+        "Those of Karpenter, cluster-autoscaler, GKE and AWS's node termination handler are known.",
     )
     gate_image: str | None = Field(
         default=None,
@@ -93,7 +100,7 @@ class Settings(BaseSettings):
         default=30.0, ge=1, le=300, description="Timeout of one request to the API server. In seconds."
     )
 
-    @field_validator("namespaces", mode="before")
+    @field_validator("namespaces", "eviction_taints", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -108,6 +115,16 @@ class Settings(BaseSettings):
         for name in value:
             if not _DNS_LABEL.fullmatch(name):
                 raise ValueError(f"{name!r} is not a namespace's name; use names such as clinic-a,clinic-b")
+        return value
+
+    @field_validator("eviction_taints")
+    @classmethod
+    def _are_taints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if not _TAINT.fullmatch(key):
+                raise ValueError(
+                    f"{key!r} is not the key of a taint; use keys such as example.org/patching or example.org/*"
+                )
         return value
 
     @field_validator("image_repository")

@@ -28,6 +28,7 @@ def test_no_setting_is_required() -> None:
 
 
 GOOD = [
+    pytest.param("eviction-taints", "Patching, example.org/*", ("Patching", "example.org/*"), id="two keys of taints"),
     pytest.param("namespaces", "clinic-a", ("clinic-a",), id="one namespace"),
     pytest.param(
         "namespaces", "clinic-a, clinic-b,", ("clinic-a", "clinic-b"), id="several, with spaces and a comma too many"
@@ -91,6 +92,9 @@ def test_an_empty_environment_variable_is_ignored(monkeypatch: pytest.MonkeyPatc
 
 
 BAD = [
+    pytest.param("eviction-taints", "a b", "'a b' is not the key of a taint", id="a space in a taint"),
+    pytest.param("eviction-taints", "*", "use keys such as example.org/patching or example.org/*", id="every taint"),
+    pytest.param("eviction-taints", "Example.org/x", "is not the key of a taint", id="a capital in a taint's domain"),
     pytest.param("namespaces", "Clinic", "'Clinic' is not a namespace's name", id="a capital in a namespace"),
     pytest.param("namespaces", "a_b", "use names such as clinic-a,clinic-b", id="an underscore in a namespace"),
     pytest.param("namespaces", "x" * 64, "is not a namespace's name", id="a namespace that is too long"),
