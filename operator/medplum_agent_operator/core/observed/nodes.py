@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from medplum_agent_operator.core.observed.moments import moment
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -28,5 +30,5 @@ class Node:
         return cls(
             name=raw["metadata"]["name"],
             cordoned=bool((raw.get("spec") or {}).get("unschedulable")),
-            lost_since=datetime.fromisoformat(since) if since else None,
+            lost_since=moment(since),
         )
