@@ -109,7 +109,10 @@ def test_approval_counts_once(world: World) -> None:
     world.wait_for_phase("AwaitingApproval")
     assert "ApprovalSpent" == world.condition("ApprovalRequired")["reason"]
     world.kubectl("annotate", "mpa", "front-desk", f"{FORCE}-")
-    taken_off = lambda: "DowngradeNotApproved" == world.condition("ApprovalRequired")["reason"]  # noqa: E731
+
+    def taken_off() -> bool:
+        return bool("DowngradeNotApproved" == world.condition("ApprovalRequired")["reason"])
+
     world.wait(taken_off, "the operator saw it taken off")
     world.approve("4.2.3 CHG-1")
     world.wait(lambda: not taken_off(), "the operator saw it put back")
