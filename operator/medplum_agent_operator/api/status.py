@@ -100,7 +100,7 @@ class MedplumAgentStatus(ApiModel):
     observed_generation: int | None = Field(
         default=None,
         description="Generation of the spec that this status describes. If it is older than metadata.generation, the operator has not yet processed the "
-        "latest edit.",
+        "latest edit. -1 until an operator has seen the object.",
     )
     phase: Phase | None = Field(
         default=None,
