@@ -7,7 +7,15 @@ import hashlib
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.policy.approval import LONGEST_TEXT, MOST_SPENT, MOST_TEXTS, Approval, Spent, judge, stored_form
+from medplum_agent_operator.core.policy.approval import (
+    LONGEST_TEXT,
+    MOST_SPENT,
+    MOST_TEXTS,
+    Approval,
+    Spent,
+    judge,
+    stored_form,
+)
 from tests.support.builders import v
 
 TARGET = v("4.2.3")

@@ -357,3 +357,17 @@ def test_a_message_beyond_what_a_condition_takes_is_cut() -> None:
     told = {ConditionType.READY: (ConditionStatus.FALSE, "WriteRefused", "x" * 40_000)}
     [ready] = conditions([], told, generation=1, now=NOW)
     assert 32_768 == len(ready.message)
+
+
+def test_a_refused_agent_can_be_read_in_describe() -> None:
+    """`kubectl describe` shows all of status: no long line in a condition, no paragraph twice, and the command at the plan's end."""
+    status = installed("5.1.15").edit(version="4.2.3").settle().status
+    plan = (status.plan or "").splitlines()
+    assert plan[-1].startswith("Command: kubectl annotate medplumagent ")
+    assert 220 >= max(map(len, plan))
+    assert {1} == set(map(plan.count, plan))
+    for condition in status.conditions:
+        assert "\n" not in condition.message
+        assert 120 >= len(condition.message)
+    everything = status.model_dump_json()
+    assert [] == [line for line in plan[1:] if everything.count(line) > 1]
