@@ -9,7 +9,7 @@ from typing import Any
 
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import MedplumAgentStatus
-from medplum_agent_operator.core.objects.events import render_event
+from medplum_agent_operator.core.objects.events import is_told, occurrence, render_event
 from medplum_agent_operator.core.observed.findings import Finding, Severity
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.errors import ClusterError, ConflictError
@@ -28,9 +28,17 @@ class Publisher:
         self._identity = identity
 
     async def publish(
-        self, key: Key, raw: Object, findings: Sequence[Finding], *, status: MedplumAgentStatus | None
+        self,
+        key: Key,
+        raw: Object,
+        findings: Sequence[Finding],
+        *,
+        before: MedplumAgentStatus,
+        status: MedplumAgentStatus | None,
     ) -> None:
-        """Write the status, if there is a new one, then the findings. The status is bound to the resource version of `raw`.
+        """Write the status, if there is a new one, then the findings that are new.
+
+        The status is bound to the resource version of `raw`; `before` is the status that `raw` has.
 
         Raises:
             ClusterError: when the status could not be written. Then no finding is published; the next pass does that.
@@ -41,10 +49,12 @@ class Publisher:
                 return
             self._seen.put(KIND, answer)
         for finding in findings:
+            if is_told(finding, before, raw["metadata"].get("generation")):
+                continue
             level = log.warning if finding.severity is Severity.WARNING else log.info
             about = {"agent": str(key), "reason": str(finding.reason), "details": str(finding.message)}
             level("%s", finding.message.summary, extra=about)
-            await self._write_event(key, raw, finding)
+            await self._write_event(key, raw, finding, status or before)
 
     async def _write_status(self, key: Key, raw: Object, status: MedplumAgentStatus) -> dict[str, Any] | None:
         wanted = status.model_dump(by_alias=True, exclude_none=True, mode="json")
@@ -59,8 +69,10 @@ class Publisher:
                 return None
             raise
 
-    async def _write_event(self, key: Key, raw: Object, finding: Finding) -> None:
-        event = render_event(raw, finding, now=self._clock(), instance=self._identity)
+    async def _write_event(self, key: Key, raw: Object, finding: Finding, latest: MedplumAgentStatus) -> None:
+        now = self._clock()
+        which = occurrence(raw, finding, latest, now=now)
+        event = render_event(raw, finding, now=now, instance=self._identity, occurrence=which)
         try:
             await self._cluster.create(event)
         except ConflictError:

@@ -132,7 +132,9 @@ class Reconciler:
             return None
         decision = await self._apply(key, decision)
         if not decision.plan.defer_reporting and (decision.new_status or decision.plan.actions):
-            await self._publisher.publish(key, decision.raw, decision.plan.findings, status=decision.new_status)
+            await self._publisher.publish(
+                key, decision.raw, decision.plan.findings, before=decision.before, status=decision.new_status
+            )
         requeue_at = decision.plan.requeue_at
         return None if requeue_at is None else (requeue_at - self._clock()).total_seconds()
 

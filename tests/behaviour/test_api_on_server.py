@@ -288,7 +288,7 @@ def test_identity_never_changes(api: Cluster, namespace: str) -> None:
 
 
 def test_defaults_appear_in_the_stored_object(api: Cluster, namespace: str) -> None:
-    """`kubectl get -o yaml` shows the values in force, not only the ones that the user wrote."""
+    """`kubectl get -o yaml` shows the values in force, except in lists: there another apply would find an item changed."""
     submit(api, agent({"handoff": {"drainSeconds": 20}}), namespace, "apply")
     spec = api.read("mpa", "front-desk", "--namespace", namespace)["spec"]
     assert {
@@ -306,7 +306,7 @@ def test_defaults_appear_in_the_stored_object(api: Cluster, namespace: str) -> N
     assert {"clientIdKey": "clientId", "clientSecretKey": "clientSecret", "name": "front-desk"} == spec["server"][
         "credentialsSecretRef"
     ]
-    assert [{"name": "adt", "port": 2575, "protocol": "HL7"}] == spec["channels"]
+    assert [{"name": "adt", "port": 2575}] == spec["channels"]
     assert {"runAsUser": 5678, "runAsGroup": 5678, "fsGroup": 5678} == spec["podTemplate"]["securityContext"]
     assert (False, False) == (spec["paused"], spec["podTemplate"]["hostNetwork"])
 
@@ -321,9 +321,12 @@ def test_both_ways_to_apply_work_and_change_nothing_the_second_time(
     manifest = agent(
         channels({"name": "lab", "port": 2576}, ADT) | {"podTemplate.tolerations": [{"operator": "Exists"}]}
     )
+    submit(api, manifest, namespace, *how)
+    # Until an operator has written a status, the first server-side write after the creation stores the default one.
     first = submit(api, manifest, namespace, *how)
     second = submit(api, manifest, namespace, *how)
     assert ("", "") == (first.stderr, second.stderr)
+    assert 1 == json.loads(second.stdout)["metadata"]["generation"]
     assert (
         json.loads(first.stdout)["metadata"]["resourceVersion"]
         == json.loads(second.stdout)["metadata"]["resourceVersion"]
@@ -335,11 +338,11 @@ def test_status_is_a_subresource_that_spec_writes_cannot_touch(api: Cluster, nam
     """The right to write specs does not include status, and a write of status leaves generation alone."""
     sent = agent() | {"status": {"phase": "Running"}}
     stored = json.loads(submit(api, sent, namespace, "apply").stdout)
-    assert "status" not in stored
+    assert {"observedGeneration": -1} == stored.get("status", {"observedGeneration": -1})
     patch = json.dumps({"status": {"phase": "Running", "activeVersion": "5.1.15"}})
     api.kubectl("patch", "mpa", "front-desk", "-n", namespace, "--subresource=status", "--type=merge", "-p", patch)
     after = api.read("mpa", "front-desk", "--namespace", namespace)
-    assert {"phase": "Running", "activeVersion": "5.1.15"} == after["status"]
+    assert {"observedGeneration": -1, "phase": "Running", "activeVersion": "5.1.15"} == after["status"]
     assert stored["metadata"]["generation"] == after["metadata"]["generation"]
 
 
@@ -379,3 +382,27 @@ def test_listing_shows_version_target_and_health(api: Cluster, namespace: str) -
 def test_explain_is_documentation(api: Cluster, path: str, words: str) -> None:
     """`kubectl explain` shows what a field does, its unit, its default and its consequences."""
     assert words in " ".join(api.kubectl("explain", path).stdout.split())
+
+
+def test_apply_of_the_folder_of_definitions_succeeds(api: Cluster) -> None:
+    """`kubectl apply -f crds/`, as many people install definitions: no error at its end."""
+    api.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(DEFINITION.parent))
+
+
+def test_the_same_file_applied_both_ways_changes_nothing(api: Cluster) -> None:
+    """Client-side twice: "unchanged". Then server-side: no conflict, and no new generation."""
+    manifest = json.dumps(agent(channels(ADT) | window(), "both-ways"))
+    with api.namespace() as namespace:
+        apply = ("apply", "--namespace", namespace, "--filename", "-")
+        api.kubectl(*apply, input=manifest)
+        assert "unchanged" in api.kubectl(*apply, input=manifest).stdout
+        api.kubectl(*apply, "--server-side", input=manifest)
+        assert 1 == api.read("mpa", "both-ways", "--namespace", namespace)["metadata"]["generation"]
+
+
+def test_an_agent_that_no_operator_has_seen_is_not_current(api: Cluster) -> None:
+    """kstatus, which Flux and Helm ask, takes an object with an older observed generation for one in progress."""
+    with api.namespace() as namespace:
+        api.kubectl("apply", "--namespace", namespace, "--filename", "-", input=json.dumps(agent(name="unseen")))
+        found = api.read("mpa", "unseen", "--namespace", namespace)
+    assert {"observedGeneration": -1} == found["status"]

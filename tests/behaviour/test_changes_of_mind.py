@@ -105,7 +105,7 @@ def test_an_approval_that_is_withdrawn_after_it_was_used_changes_nothing(world: 
     stopping(world)
     world.kubectl("annotate", "mpa", "front-desk", f"{FORCE}-")
     status = world.wait_for_phase("Running", "4.2.3")
-    assert ("4.2.3 CHG-1", []) == (status["history"][0]["approval"]["text"], status.get("spentApprovals", []))
+    assert ("4.2.3 CHG-1", ["4.2.3 CHG-1"]) == (status["history"][0]["approval"]["text"], status["spentApprovals"])
 
 
 def test_a_handoff_completes_while_the_agent_is_paused(world: World) -> None:

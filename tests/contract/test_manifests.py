@@ -203,11 +203,20 @@ def test_the_overlay_watches_where_it_has_rights() -> None:
 @pytest.mark.parametrize("folder", [BASE, ONE_NAMESPACE, ROOT / "crds"], ids=lambda path: path.name)
 def test_kustomizations_list_all_their_manifests(folder: Path) -> None:
     """Every resource of a kustomization exists, and every manifest beside it is a resource of it."""
-    (kustomization,) = read(folder / "kustomization.yaml")
+    (path,) = (path for path in folder.iterdir() if path.stem.lower() == "kustomization")
+    (kustomization,) = read(path)
     named = kustomization["resources"]
     assert [] == [name for name in named if not (folder / name).exists()]
     beside = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
     assert beside == {name for name in named if name.endswith(".yaml")}
+
+
+def test_a_folder_of_definitions_holds_only_definitions() -> None:
+    """`kubectl apply -f crds/` reads each .yaml, .yml and .json of the folder, and ends with an error at anything else."""
+    found = [
+        raw for path in (ROOT / "crds").iterdir() if path.suffix in {".yaml", ".yml", ".json"} for raw in read(path)
+    ]
+    assert {"CustomResourceDefinition"} == {raw["kind"] for raw in found}
 
 
 def test_the_operator_s_pod_is_restricted() -> None:

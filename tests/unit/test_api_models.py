@@ -87,6 +87,7 @@ STATUS: dict[str, Any] = {
         {"to": "5.1.15", "outcome": "Completed"},
     ],
     "spentApprovals": ["4.2.3 CHG-1042"],
+    "spentFingerprints": ["0123456789abcdef"],
 }
 
 

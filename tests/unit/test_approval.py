@@ -7,7 +7,15 @@ import hashlib
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.policy.approval import LONGEST_TEXT, MOST_SPENT, Approval, judge, stored_form
+from medplum_agent_operator.core.policy.approval import (
+    LONGEST_TEXT,
+    MOST_SPENT,
+    MOST_TEXTS,
+    Approval,
+    Spent,
+    judge,
+    stored_form,
+)
 from tests.support.builders import v
 
 TARGET = v("4.2.3")
@@ -91,15 +99,29 @@ def test_a_text_counts_once() -> None:
 
 
 def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
-    """A full list of used texts approves nothing, until somebody removes the annotation, which empties the list."""
-    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_SPENT)]
-    assert judge("4.2.3 new", target=TARGET, spent=spent[1:]).granted
+    """A full list of used texts approves nothing: the operator forgets none."""
+    spent = Spent()
+    for number in range(MOST_SPENT - 1):
+        spent = spent.added(f"4.2.3 CHG-{number}")
+    assert judge("4.2.3 new", target=TARGET, spent=spent).granted
+    spent = spent.added("4.2.3 CHG-last")
     full = judge("4.2.3 new", target=TARGET, spent=spent)
     correction = (
-        f"{MOST_SPENT} approvals have been used since the annotation was last removed, and the operator accepts no more. "
-        "Remove the annotation agents.medplum.com/force-downgrade, then set it again."
+        f"This MedplumAgent has used {MOST_SPENT} approvals, and the operator can remember no more, so it accepts none. "
+        "A MedplumAgent of another name accepts approvals again."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 new", correction) == full  # noqa: FBT003 - granted
+
+
+def test_a_used_text_that_is_listed_no_more_approves_nothing_either() -> None:
+    """Status lists the latest texts, and has fingerprints of those before; each of them still counts as used."""
+    texts = [f"4.2.3 CHG-{number}" for number in range(MOST_TEXTS + 3)]
+    spent = Spent()
+    for text in texts:
+        spent = spent.added(text)
+    assert (tuple(texts[3:]), 3, len(texts)) == (spent.texts, len(spent.fingerprints), len(spent))
+    assert {Reason.APPROVAL_SPENT} == {judge(text, target=TARGET, spent=spent).reason for text in texts}
+    assert spent == spent.added(texts[0])
 
 
 @pytest.mark.parametrize(

@@ -47,28 +47,26 @@ class End:
         runs: which version runs, by its word in `Change.versions`.
         rollouts: what history tells after the installation, oldest first: from, to, outcome, and the ticket of the approval if it is
             not the one of the change itself.
-        taken_off: whether the approval is not there any more, so that none counts as used.
         anew: whether history is that of another MedplumAgent.
     """
 
     phase: Phase
     runs: str
     rollouts: tuple[str, ...] = ()
-    taken_off: bool = False
     anew: bool = False
 
 
 Ends = dict[Mind, End]
 
 
-def running(runs: str, *rollouts: str, taken_off: bool = False) -> End:
+def running(runs: str, *rollouts: str) -> End:
     """All is as the spec says."""
-    return End(Phase.RUNNING, runs, rollouts, taken_off=taken_off)
+    return End(Phase.RUNNING, runs, rollouts)
 
 
-def refused(runs: str, *rollouts: str, taken_off: bool = False) -> End:
+def refused(runs: str, *rollouts: str) -> End:
     """The spec asks for a downgrade that nobody approved, or not any more."""
-    return End(Phase.AWAITING_APPROVAL, runs, rollouts, taken_off=taken_off)
+    return End(Phase.AWAITING_APPROVAL, runs, rollouts)
 
 
 def waits(runs: str, *rollouts: str) -> End:
@@ -81,9 +79,9 @@ def paused(runs: str, *rollouts: str) -> End:
     return End(Phase.PAUSED, runs, rollouts)
 
 
-def latched(runs: str, *rollouts: str, taken_off: bool = False) -> End:
+def latched(runs: str, *rollouts: str) -> End:
     """What failed is not tried again by itself."""
-    return End(Phase.FAILED, runs, rollouts, taken_off=taken_off)
+    return End(Phase.FAILED, runs, rollouts)
 
 
 ANEW: Final[Ends] = {
@@ -109,7 +107,7 @@ APPROVED: Final[Ends] = ASKED | {
     Mind.BETWEEN: refused("before"),
     Mind.APPROVE: running("after", "before>after Completed CHG-2"),
     Mind.APPROVE_IN_PAUSE: running("after", "before>after Completed CHG-2"),
-    Mind.WITHDRAW: refused("before", taken_off=True),
+    Mind.WITHDRAW: refused("before"),
     Mind.WITHDRAW_AND_APPROVE: running("after", "before>after Completed"),
 }
 """Nothing was done yet, and an approval waits to be used."""
@@ -134,8 +132,8 @@ USED: Final[Ends] = {
     Mind.REVERT_AND_AGAIN: refused("before", *GIVEN_UP),
     Mind.APPROVE: running("after", "before>after Completed"),
     Mind.APPROVE_IN_PAUSE: running("after", "before>after Completed"),
-    Mind.WITHDRAW: running("after", "before>after Completed", taken_off=True),
-    Mind.WITHDRAW_AND_APPROVE: running("after", "before>after Completed", taken_off=True),
+    Mind.WITHDRAW: running("after", "before>after Completed"),
+    Mind.WITHDRAW_AND_APPROVE: running("after", "before>after Completed"),
 }
 """Once the downgrade has begun its approval was used, and what becomes of the annotation changes nothing. A version in between is refused only
 until the downgrade is done: from there it is an upgrade."""
@@ -192,7 +190,7 @@ APPROVED_AWAITS_WINDOW: Final[Ends] = AWAITS_WINDOW | {
     Mind.BETWEEN: refused("before"),
     Mind.APPROVE: waits("before"),
     Mind.APPROVE_IN_PAUSE: waits("before"),
-    Mind.WITHDRAW: refused("before", taken_off=True),
+    Mind.WITHDRAW: refused("before"),
     Mind.WITHDRAW_AND_APPROVE: waits("before"),
 }
 """The same from a newer agent: a handoff to one still newer needs no window."""
@@ -217,8 +215,8 @@ APPROVED_TAKEN_BACK: Final[Ends] = TAKEN_BACK | {
     Mind.BETWEEN: refused("before", *FAILED),
     Mind.APPROVE: running("after", *FAILED, "before>after Completed CHG-2"),
     Mind.APPROVE_IN_PAUSE: running("after", *FAILED, "before>after Completed CHG-2"),
-    Mind.WITHDRAW: latched("before", *FAILED, taken_off=True),
-    Mind.WITHDRAW_AND_APPROVE: latched("before", *FAILED, taken_off=True),
+    Mind.WITHDRAW: latched("before", *FAILED),
+    Mind.WITHDRAW_AND_APPROVE: latched("before", *FAILED),
     Mind.REVERT_AND_AGAIN: refused("before", *FAILED),
     Mind.RETRY: refused("before", *FAILED),
 }
@@ -348,7 +346,7 @@ def test_a_change_of_mind_has_a_defined_end(change: Change, moment: Moment, mind
     assert wanted == history(cluster)
     assert (end.phase, [version]) == (status.phase, cluster.running)
     assert (version, spec["version"]) == (status.active_version, status.target_version)
-    spent = [] if end.taken_off else [approval for *_, approval in wanted if approval is not None]
+    spent = [approval for *_, approval in wanted if approval is not None]
     assert spent == list(status.spent_approvals)
     assert not stays(change, moment, end) or old == pods_of(change.before, cluster)
     assert (len(wanted), None) == (len(cluster.books.rollouts), status.rollout)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.objects.events import render_event
+from medplum_agent_operator.api.status import HistoryEntry, MedplumAgentStatus, Outcome
+from medplum_agent_operator.core.objects.events import occurrence, render_event
 from medplum_agent_operator.core.observed.findings import Finding, Message, Severity
 from tests.support.builders import NOW, Raw, agent
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 SUMMARY = "Changing from 5.1.14 to 5.1.15 in a rolling handoff."
 FINDING = Finding(Reason.HANDING_OFF, Severity.NORMAL, Message(SUMMARY, cause="Both sides can.", fix="None needed."))
@@ -67,3 +72,23 @@ def test_the_same_summary_has_the_same_name() -> None:
 def test_a_new_event_has_another_name(raw: Raw, finding: Finding) -> None:
     """It is created although a similar one exists."""
     assert event()["metadata"]["name"] != event(raw, finding)["metadata"]["name"]
+
+
+def test_the_same_words_about_another_rollout_are_another_event() -> None:
+    """The same change fails again after a retry: no new generation, the same words, and yet news."""
+    first, second = (
+        occurrence(agent(), FINDING, status_of(NOW + timedelta(seconds=began)), now=NOW) for began in (0, 9)
+    )
+    assert first != second
+    assert first == occurrence(agent(), FINDING, status_of(NOW), now=NOW + timedelta(seconds=1))
+
+
+def test_a_state_that_comes_and_goes_is_no_flood() -> None:
+    """Words that return in one rollout are a new Event after ten minutes at the earliest."""
+    names = {occurrence(agent(), FINDING, status_of(NOW), now=NOW + timedelta(seconds=at)) for at in range(600)}
+    assert 2 >= len(names)
+
+
+def status_of(began: datetime) -> MedplumAgentStatus:
+    """A status with a rollout that began then."""
+    return MedplumAgentStatus(history=(HistoryEntry(to="5.1.15", outcome=Outcome.FAILED, started_at=began),))

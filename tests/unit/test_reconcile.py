@@ -390,6 +390,23 @@ async def test_a_finding_is_published_once_as_event_and_log_line(caplog: pytest.
     )
 
 
+async def test_each_answer_to_a_person_is_an_event_of_its_own() -> None:
+    """The same approval is taken off and put back, twice, within one second and one generation: each time is told, no pass more."""
+    simulated = (
+        installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").settle().edit(version="5.1.15").settle()
+    )
+    stage = Stage(simulated.edit(version="4.2.3"))
+    for text in ("4.2.3 CHG-1", None, "4.2.3 CHG-1", None, "4.2.3 CHG-1", "true", "yes"):
+        simulated.annotate(text)
+        stage.watch()
+        await stage.one_pass()
+        await stage.one_pass()
+    told = [event["reason"] for event in stage.cluster.events]
+    spent, none, malformed = "ApprovalSpent", "DowngradeNotApproved", "ApprovalMalformed"
+    assert [spent, none, spent, none, spent, malformed, malformed] == told
+    assert len(told) == len({event["metadata"]["name"] for event in stage.cluster.events})
+
+
 async def test_a_refused_downgrade_writes_only_its_status() -> None:
     """I2: no request for any other object, not even a read."""
     stage = Stage(installed("5.1.15").edit(version="4.2.3"))

@@ -186,15 +186,27 @@ def test_a_used_approval_is_remembered_when_history_is_full() -> None:
     assert "5.1.10" == cluster.applied_version
 
 
-def test_a_used_approval_is_forgotten_only_when_the_annotation_is_taken_off() -> None:
-    """Another text in its place does not free it; taking the annotation off does."""
+def test_a_used_approval_is_never_forgotten() -> None:
+    """Neither another text in its place nor the annotation's removal frees it: GitOps that puts it back approves nothing."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").settle().edit(version="5.1.15").settle()
     cluster.annotate("4.2.3 CHG-2").settle()
     assert ["4.2.3 CHG-1"] == list(cluster.status.spent_approvals)
     cluster.annotate(None).settle()
-    assert [] == list(cluster.status.spent_approvals)
+    assert ["4.2.3 CHG-1"] == list(cluster.status.spent_approvals)
     cluster.annotate("4.2.3 CHG-1").edit(version="4.2.3").settle()
-    assert ["4.2.3"] == cluster.running
+    assert (["5.1.15"], Reason.APPROVAL_SPENT) == (cluster.running, cluster.plans[-1].reason)
+    cluster.annotate("4.2.3 CHG-2").settle()
+    assert (["4.2.3"], ("4.2.3 CHG-1", "4.2.3 CHG-2")) == (cluster.running, cluster.status.spent_approvals)
+
+
+def test_more_approvals_than_status_lists_are_all_remembered() -> None:
+    """Sixty downgrades later the first text, taken off and put back, still approves nothing."""
+    cluster = installed("5.1.15")
+    for number in range(60):
+        cluster.annotate(f"4.2.3 CHG-{number}").edit(version="4.2.3").settle().edit(version="5.1.15").settle()
+    cluster.annotate(None).settle().annotate("4.2.3 CHG-0").edit(version="4.2.3").settle()
+    assert (["5.1.15"], Reason.APPROVAL_SPENT) == (cluster.running, cluster.plans[-1].reason)
+    assert (50, 10) == (len(cluster.status.spent_approvals), len(cluster.status.spent_fingerprints))
 
 
 def test_an_approval_whose_downgrade_failed_is_spent_too() -> None:
@@ -345,3 +357,17 @@ def test_a_message_beyond_what_a_condition_takes_is_cut() -> None:
     told = {ConditionType.READY: (ConditionStatus.FALSE, "WriteRefused", "x" * 40_000)}
     [ready] = conditions([], told, generation=1, now=NOW)
     assert 32_768 == len(ready.message)
+
+
+def test_a_refused_agent_can_be_read_in_describe() -> None:
+    """`kubectl describe` shows all of status: no long line in a condition, no paragraph twice, and the command at the plan's end."""
+    status = installed("5.1.15").edit(version="4.2.3").settle().status
+    plan = (status.plan or "").splitlines()
+    assert plan[-1].startswith("Command: kubectl annotate medplumagent ")
+    assert 220 >= max(map(len, plan))
+    assert {1} == set(map(plan.count, plan))
+    for condition in status.conditions:
+        assert "\n" not in condition.message
+        assert 120 >= len(condition.message)
+    everything = status.model_dump_json()
+    assert [] == [line for line in plan[1:] if everything.count(line) > 1]

@@ -8,15 +8,32 @@ Kubernetes would reject the same mistake later anyway, with a message that is ha
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from datetime import datetime
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 VALIDATIONS: Final = "x-kubernetes-validations"
+_YEARS: Final = range(1970, 2201)
+
+
+def is_plausible(moment: datetime) -> bool:
+    """Whether a time can be calculated with. Deadlines are added to times, and the end of Python's calendar raises an error."""
+    return moment.year in _YEARS
+
+
+def _plausible(moment: datetime) -> datetime:
+    if not is_plausible(moment):
+        raise ValueError(f"a time must be of the years {_YEARS.start} to {_YEARS.stop - 1}")
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_plausible)]
+"""A time that the operator wrote and reads back."""
 
 
 class ApiModel(BaseModel):

@@ -109,7 +109,8 @@ def _root() -> dict[str, Any]:
             # Kubernetes allows only limits on the name here. This one bounds the cost of the rule.
             "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}},
             "spec": structural(MedplumAgentSpec),
-            "status": structural(MedplumAgentStatus),
+            # As the kinds of Flux have it: an agent that no operator has seen yet is in progress, for kstatus and so for Helm and Flux.
+            "status": {**structural(MedplumAgentStatus), "default": {"observedGeneration": -1}},
         },
     }
 
@@ -143,7 +144,9 @@ def _convert_keyword(key: str, value: Any, definitions: Mapping[str, Any]) -> di
     match key:
         case "properties":
             return {key: {name: _convert(part, definitions) for name, part in value.items()}}
-        case "items" | "additionalProperties":
+        case "items":
+            return {key: _without_defaults(_convert(value, definitions))}
+        case "additionalProperties":
             return {key: _convert(value, definitions)}
         case "default":
             default = _without_empty(value)
@@ -153,6 +156,13 @@ def _convert_keyword(key: str, value: Any, definitions: Mapping[str, Any]) -> di
         case _ if key in _COMMON_KEYWORDS or key.startswith("x-kubernetes-") or (key, value) == ("format", "date-time"):
             return {key: value}
     raise TypeError(f"Kubernetes' structural schemas have nothing like {key}: {value}")
+
+
+def _without_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop the defaults in a list's items; the model has them. `kubectl apply` would find an item that the API server completed changed for ever."""
+    parts = schema.get("properties", {})
+    kept = {key: value for key, value in schema.items() if key != "default"}
+    return kept | ({"properties": {name: _without_defaults(part) for name, part in parts.items()}} if parts else {})
 
 
 def _merge(type_schema: Mapping[str, Any], field_schema: Mapping[str, Any], replaced: str) -> dict[str, Any]:

@@ -6,9 +6,9 @@ written the entry.
 
 from enum import StrEnum
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from medplum_agent_operator.api.base import ApiModel
+from medplum_agent_operator.api.base import ApiModel, Moment
 
 
 class Strategy(StrEnum):
@@ -40,16 +40,16 @@ class Rollout(ApiModel):
         default=None,
         description="RollingHandoff: the new agent starts beside the old one. Recreate: the old agent stops first.",
     )
-    started_at: AwareDatetime | None = Field(default=None, description="Time when the rollout began.")
-    deadline: AwareDatetime | None = Field(
+    started_at: Moment | None = Field(default=None, description="Time when the rollout began.")
+    deadline: Moment | None = Field(
         default=None,
         description="Time when the rollout fails if the new agent is not active (spec.handoff.progressDeadlineSeconds).",
     )
-    old_ended_at: AwareDatetime | None = Field(
+    old_ended_at: Moment | None = Field(
         default=None,
         description="Last moment when the old agent could serve: its pod was ready and its container had not ended. Absent while it can still serve.",
     )
-    new_ready_at: AwareDatetime | None = Field(
+    new_ready_at: Moment | None = Field(
         default=None,
         description="First moment when the new agent could serve, if that was after the end of the old one.",
     )
@@ -117,8 +117,8 @@ class HistoryEntry(ApiModel):
         description="Completed. Failed: the new agent did not become active. Aborted: the operator returned to the active version before the target "
         "became active. Superseded: another target replaced this one.",
     )
-    started_at: AwareDatetime | None = Field(default=None, description="Time when the rollout began.")
-    completed_at: AwareDatetime | None = Field(default=None, description="Time when the rollout ended.")
+    started_at: Moment | None = Field(default=None, description="Time when the rollout began.")
+    completed_at: Moment | None = Field(default=None, description="Time when the rollout ended.")
     gap_seconds: float | None = Field(
         default=None,
         description="Seconds between the last moment when the old agent could serve and the first moment when the new one could; 0 if they overlapped. "

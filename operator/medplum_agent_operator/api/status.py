@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from medplum_agent_operator.api.base import ApiModel
+from medplum_agent_operator.api.base import ApiModel, Moment
 from medplum_agent_operator.api.rollout import GateFigures, HistoryApproval, HistoryEntry, Outcome, Rollout, Strategy
 
 __all__ = [
@@ -70,7 +70,7 @@ class Condition(ApiModel):
     message: str = Field(
         description="Explanation for humans, in one line. status.plan has the details.", max_length=32_768
     )
-    last_transition_time: AwareDatetime = Field(description="Time when the status last changed.")
+    last_transition_time: Moment = Field(description="Time when the status last changed.")
     observed_generation: int | None = Field(
         default=None,
         description="Generation of the spec that this condition describes. If it is older than metadata.generation, the operator has not yet processed "
@@ -84,11 +84,11 @@ class ChannelStatus(ApiModel):
 
     name: str = Field(description="Name of the channel.")
     connected_devices: int = Field(default=0, ge=0, description="Number of device connections.")
-    last_message_at: AwareDatetime | None = Field(
+    last_message_at: Moment | None = Field(
         default=None,
         description="Time of the last answer to a message; absent if no message was answered, and for channels without HL7.",
     )
-    observed_at: AwareDatetime | None = Field(
+    observed_at: Moment | None = Field(
         default=None,
         description="Time of these figures. The operator updates them every five minutes; the gates' metrics have more detail.",
     )
@@ -100,7 +100,7 @@ class MedplumAgentStatus(ApiModel):
     observed_generation: int | None = Field(
         default=None,
         description="Generation of the spec that this status describes. If it is older than metadata.generation, the operator has not yet processed the "
-        "latest edit.",
+        "latest edit. -1 until an operator has seen the object.",
     )
     phase: Phase | None = Field(
         default=None,
@@ -160,7 +160,15 @@ class MedplumAgentStatus(ApiModel):
         Field(json_schema_extra={"maxItems": 50}),
     ] = Field(
         default=(),
-        description="Used values of the annotation agents.medplum.com/force-downgrade. They approve nothing again until the annotation has been removed.",
+        description="The last 50 used values of the annotation agents.medplum.com/force-downgrade. A used value never approves again, also after the "
+        "annotation was removed.",
+    )
+    spent_fingerprints: Annotated[
+        tuple[Annotated[str, Field(json_schema_extra={"maxLength": 16})], ...],
+        Field(json_schema_extra={"maxItems": 1000}),
+    ] = Field(
+        default=(),
+        description="Fingerprints of the used values before those in spentApprovals. They never approve again either.",
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import ConditionType
 from medplum_agent_operator.api.status import (
     ConditionStatus,
@@ -19,6 +18,7 @@ from medplum_agent_operator.core.observed.findings import Finding
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.policy.approval import Spent
 from medplum_agent_operator.core.report import traffic
 from medplum_agent_operator.core.report.conditions import conditions, plan_conditions
 from medplum_agent_operator.core.report.history import rollout_and_history
@@ -31,7 +31,7 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
     """Project the status for this observation and this plan."""
     observed = _without_foreign_deployment(observed)
     previous = observed.agent.status
-    current = plan.begins or observed.record
+    spent = _spent(observed, plan.begins or observed.record)
     rollout, history = rollout_and_history(observed, plan, now=now)
     values = plan_conditions(plan, serving=bool(observed.pods_with_open_ports))
     forwarding = traffic.forwarding(observed)
@@ -56,7 +56,8 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
         channels=traffic.channels(observed, now=now),
         rollout=rollout,
         history=traffic.with_gate_figures(history, observed, now=now)[:LONGEST_HISTORY],
-        spent_approvals=_spent(observed, current),
+        spent_approvals=spent.texts,
+        spent_fingerprints=spent.fingerprints,
     )
 
 
@@ -106,13 +107,6 @@ def _last_good_version(observed: Observed) -> str | None:
     return observed.agent.status.last_good_version if last_good is None else last_good.text
 
 
-def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
-    """Approvals that cannot be used again: all used ones, until a user removes the annotation."""
-    agent = observed.agent
-    if FORCE_DOWNGRADE not in agent.annotations:
-        return []
-    spent = list(agent.status.spent_approvals)
-    recorded = observed.rollout_in_status and current == observed.record
-    if current is not None and current.approval is not None and not recorded and current.approval not in spent:
-        spent.append(current.approval)
-    return spent
+def _spent(observed: Observed, current: RolloutRecord | None) -> Spent:
+    """All approvals that were ever used. Nothing empties it: an annotation that GitOps puts back must not approve again."""
+    return Spent.of(observed.agent.status).added(None if current is None else current.approval)

@@ -46,7 +46,13 @@ COMPONENTS: Final = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-
 FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
     "etcd": {"unsafe-no-fsync": "true", "log-level": "warn"},
     # Blocking is what makes the audit log complete at any moment; kept in one file up to 10 GB.
-    "kube-apiserver": {"audit-log-mode": "blocking", "audit-log-maxsize": "10000", "profiling": "false"},
+    "kube-apiserver": {
+        "audit-log-mode": "blocking",
+        "audit-log-maxsize": "10000",
+        "profiling": "false",
+        # The default has addresses for 254 Services; `make bench` makes two for each of 1,000 agents.
+        "service-cluster-ip-range": "10.0.0.0/16",
+    },
     # One instance each: an election would only cost time and writes.
     "kube-controller-manager": {"leader-elect": "false"},
     "kube-scheduler": {"leader-elect": "false"},

@@ -24,7 +24,7 @@ class Books:
 
     Attributes:
         active: the active version.
-        used: approvals that a downgrade has used since the annotation was last removed.
+        used: approvals that a downgrade has used.
         rollouts: when each rollout began, in order.
         active_template: the pod template of the rollout that completed last.
         before: the template before it; None if this is the first.

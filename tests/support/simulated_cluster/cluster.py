@@ -75,7 +75,6 @@ class SimulatedCluster(Workloads):
         marks = self.agent["metadata"]["annotations"]
         if text is None:
             marks.pop(names.FORCE_DOWNGRADE, None)
-            self.books.used.clear()
         else:
             marks[names.FORCE_DOWNGRADE] = text
         self._touch(self.agent)

@@ -190,7 +190,7 @@ def has_exclusive_anti_affinity(template: Raw) -> bool:
 def host_ports(template: Raw) -> set[int]:
     """The ports of its node that a pod of the template binds."""
     pod = template["spec"]
-    ports = [port for container in pod["containers"] for port in container.get("ports", ())]
+    ports = [port for container in pod["containers"] for port in container.get("ports") or ()]
     if pod.get("hostNetwork"):
         return {port["containerPort"] for port in ports}
     return {port["hostPort"] for port in ports if "hostPort" in port}

@@ -92,10 +92,6 @@ class Acts:
         self._texts += 1
         return patiently(lambda: self.clinic.approve(f"{version} CHG-{self._texts}"))
 
-    def take_approval_off(self) -> bool:
-        """Remove the approval, so that the operator forgets spent approvals: after fifty it accepts no more."""
-        return self._kubectl("annotate", "mpa", AGENT, "agents.medplum.com/force-downgrade-")
-
     def patch(self, spec: dict[str, Any]) -> bool:
         """Change the spec."""
         return patiently(lambda: self.clinic.patch(spec))

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 HANDOFF: Final = {"minReadySeconds": 1, "drainSeconds": 2, "progressDeadlineSeconds": 25}
 """Short times, so that many rollouts fit into a run and a failed one is rolled back within it."""
 OBSERVE_SECONDS: Final = 1.0
-MOST_SPENT: Final = 40
 QUIET_SECONDS: Final = 3.0
 
 
@@ -82,7 +81,6 @@ class _Chaos:
     rollouts: Rollouts = field(default_factory=Rollouts)
     journal: list[dict[str, Any]] = field(default_factory=list)
     _began: float = field(default_factory=time.monotonic)
-    _spent: int = 0
 
     def __post_init__(self) -> None:
         self.acts = Acts(self.clinic)
@@ -153,8 +151,6 @@ class _Chaos:
             time.sleep(min(left, OBSERVE_SECONDS))
             if left > OBSERVE_SECONDS:
                 self._observe()
-                if self._spent >= MOST_SPENT:
-                    self.acts.take_approval_off()
 
     def _observe(self) -> tuple[str, str] | None:
         """Return phase and active version if status is about the current spec. Add new entries of the history."""
@@ -164,7 +160,6 @@ class _Chaos:
             return None
         status = agent.get("status", {})
         self.rollouts.see(status.get("history", ()))
-        self._spent = len(status.get("spentApprovals", ()))
         if status.get("observedGeneration") != agent["metadata"]["generation"]:
             return None
         return status.get("phase", ""), status.get("activeVersion", "")

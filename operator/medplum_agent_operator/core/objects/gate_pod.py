@@ -13,6 +13,7 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.channels import Channel, Protocol
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
+from medplum_agent_operator.core.observed.moments import moment
 from medplum_agent_operator.core.observed.pods import GATE_CONTAINER
 
 PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
@@ -110,7 +111,7 @@ def absence_tolerated_until(deployment: Mapping[str, Any] | None, *, now: dateti
     conditions = (deployment.get("status") or {}).get("conditions") or ()
     times = [c.get("lastTransitionTime") for c in conditions if c.get("type") == "Available"]
     times.append((deployment.get("metadata") or {}).get("creationTimestamp"))
-    since = max((datetime.fromisoformat(text) for text in times if text), default=None)
+    since = max((at for at in map(moment, times) if at is not None), default=None)
     return (now if since is None else since) + TOLERATED_ABSENCE
 
 

@@ -12,6 +12,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.drift import applied_fields, as_stored, first_drift
 from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of_deployment
+from medplum_agent_operator.core.observed.moments import moment
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion, version_of
@@ -229,10 +230,9 @@ class LiveDeployment:
         describes the earlier rollout. It then never reports a missed deadline (DeploymentTimedOut in
         pkg/controller/deployment/util).
         """
-        since = self._condition("ReplicaFailure").get("lastTransitionTime")
-        if not self._status_is_current or not self.creation_failure or not since:
+        began = moment(self._condition("ReplicaFailure").get("lastTransitionTime"))
+        if not self._status_is_current or not self.creation_failure or began is None:
             return None
-        began = datetime.fromisoformat(since)
         if self.record is not None:
             began = max(began, self.record.started_at.replace(microsecond=0))
         return began + self.deadline

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
+from medplum_agent_operator.core.observed.moments import moment
+
 
 @dataclass(frozen=True, slots=True)
 class Channel:
@@ -103,8 +105,8 @@ def _channel(raw: Mapping[str, Any]) -> Channel:
     return Channel(
         name=str(raw.get("name", "")),
         devices=int(_number(raw.get("connectedDevices"))),
-        last_message_at=_time(raw.get("lastMessageAt")),
-        silent_since=_time(raw.get("silentSince")),
+        last_message_at=moment(raw.get("lastMessageAt")),
+        silent_since=moment(raw.get("silentSince")),
     )
 
 
@@ -128,11 +130,3 @@ def _number(raw: object) -> float:
     known = isinstance(raw, int | float) and raw == raw  # noqa: PLR0124 - not NaN
     # Compare before the conversion: an integer may be larger than any float.
     return float(max(0, min(raw, 1e12))) if known and isinstance(raw, int | float) else 0.0
-
-
-def _time(raw: object) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(raw) if isinstance(raw, str) else None
-    except ValueError:
-        return None
-    return found if found is None or found.tzinfo is not None else None

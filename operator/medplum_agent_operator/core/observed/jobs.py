@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
 
+from medplum_agent_operator.core.observed.moments import moment
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container, Pod
 
 _WAITS_ONCE_CREATABLE: Final = {"CrashLoopBackOff", "CreateContainerError", "RunContainerError"}
@@ -38,10 +39,9 @@ class FetchJob:
         metadata, status = raw["metadata"], raw.get("status") or {}
         true_conditions = {c.get("type") for c in status.get("conditions") or () if c.get("status") == "True"}
         own = [pod for pod in pods if _is_owned_by(pod, metadata)]
-        created = metadata.get("creationTimestamp")
         return cls(
             name=metadata["name"],
-            created=datetime.fromisoformat(created) if created else None,
+            created=moment(metadata.get("creationTimestamp")),
             image_and_secret_present="Complete" in true_conditions or any(map(_container_was_created, own)),
             ended=bool(true_conditions & {"Complete", "Failed"}),
             pod=Pod.read(own[0]) if own else None,

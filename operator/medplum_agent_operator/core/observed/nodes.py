@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
 
+from medplum_agent_operator.core.observed.moments import moment
+
 HARD_EFFECTS: Final = frozenset({"NoSchedule", "NoExecute"})
 """Effects of taints that keep pods away. `PreferNoSchedule` does not."""
 
@@ -51,5 +53,5 @@ class Node:
                 for taint in spec.get("taints") or ()
                 if taint.get("effect") in HARD_EFFECTS
             ),
-            lost_since=datetime.fromisoformat(since) if since else None,
+            lost_since=moment(since),
         )

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final, Self
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.core.observed.moments import moment
 from medplum_agent_operator.core.observed.version import AgentVersion, version_of
 
 AGENT_CONTAINER: Final = "agent"
@@ -104,8 +105,8 @@ class Pod:
         conditions = {c.get("type"): c for c in status.get("conditions") or ()}
         ready = conditions.get("Ready", {})
         is_ready = ready.get("status") == "True"
-        since = _time(ready.get("lastTransitionTime"))
-        created = _time(metadata.get("creationTimestamp"))
+        since = moment(ready.get("lastTransitionTime"))
+        created = moment(metadata.get("creationTimestamp"))
         ended = _agent_ended_at(status)
         closed = min((at for at in (ended, None if is_ready else since) if at is not None), default=None)
         finished = status.get("phase") in ENDED
@@ -152,9 +153,5 @@ def _agent_ended_at(status: Mapping[str, Any]) -> datetime | None:
     """When the agent's container ended; None if it runs or waits to restart."""
     for container in status.get("containerStatuses") or ():
         if container.get("name") == AGENT_CONTAINER:
-            return _time(((container.get("state") or {}).get("terminated") or {}).get("finishedAt"))
+            return moment(((container.get("state") or {}).get("terminated") or {}).get("finishedAt"))
     return None
-
-
-def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from medplum_agent_operator.api.base import Moment
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of
+from medplum_agent_operator.core.observed.pod_schema import is_pod_template
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, GATE_CONTAINER
 
 
@@ -107,7 +109,7 @@ class RolloutRecord(BaseModel):
     to: str
     strategy: Strategy
     why: str = ""
-    started_at: AwareDatetime
+    started_at: Moment
     restart_mark: str | None = None
     previous_outcome: Annotated[Outcome, _unknown_reads_as(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
@@ -154,11 +156,14 @@ class AppliedTemplate:
         """Read an annotation's value; None if it is missing or invalid."""
         try:
             raw = json.loads(text or "null")
-            template = raw["template"]
+            template, revision = raw["template"], int(raw["revision"])
             own_names = (AGENT_CONTAINER, GATE_CONTAINER)
-            images = [c["image"] for c in template["spec"]["containers"] if c["name"] in own_names]
-            if images and isinstance(template["metadata"]["annotations"], dict):
-                return cls(int(raw["revision"]), template)
+            if (
+                is_pod_template(template)
+                and any(c["name"] in own_names and c["image"] for c in template["spec"]["containers"])
+                and "annotations" in template["metadata"]
+            ):
+                return cls(revision, template)
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
             return None
         return None

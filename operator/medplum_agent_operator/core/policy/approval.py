@@ -3,24 +3,29 @@
 Called by `verdict` for a downgrade that needs an approval. It must never depend on the strategy of the change.
 
 The approval is one annotation, `agents.medplum.com/force-downgrade: "<target version>[ free text]"`. It counts for exactly
-that target, and each text counts once: `status.spentApprovals` lists the used ones until a user removes the annotation.
+that target, and each text counts once, for as long as the MedplumAgent exists: a removed annotation that comes back, as GitOps
+brings it back, approves nothing again (docs/adr/0031).
 """
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import MedplumAgentStatus
+from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.version import AgentVersion
 
 LONGEST_TEXT: Final = 256
 """How many characters an approval's stored form has at most; a longer text is cut and ends with its fingerprint."""
 
-MOST_SPENT: Final = 50
-"""How many used approvals status lists at most. The list never drops one while the annotation exists. When it is full, the operator
-approves nothing more until a user removes the annotation."""
+MOST_TEXTS: Final = 50
+"""How many used approvals status lists as text. Of older ones it keeps a fingerprint."""
+
+MOST_SPENT: Final = MOST_TEXTS + 1000
+"""How many used approvals status can remember. Then the operator approves nothing more: it never forgets one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,45 @@ class Approval:
     reason: Reason
     text: str = ""
     correction: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spent(Collection[str]):
+    """The used approvals of a MedplumAgent, as status remembers them.
+
+    Attributes:
+        texts: the latest ones in their stored form, the oldest first.
+        fingerprints: of those before them.
+    """
+
+    texts: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, status: MedplumAgentStatus) -> "Spent":
+        """Read it from status."""
+        return cls(status.spent_approvals, status.spent_fingerprints)
+
+    def __contains__(self, text: object) -> bool:
+        return text in self.texts or (bool(self.fingerprints) and fingerprint(text) in self.fingerprints)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.texts)
+
+    def __len__(self) -> int:
+        return len(self.texts) + len(self.fingerprints)
+
+    def added(self, text: str | None) -> "Spent":
+        """The same with one more; unchanged if it is known or None.
+
+        >>> Spent(("a",)).added("b").added("a").added(None).texts
+        ('a', 'b')
+        """
+        if text is None or text in self:
+            return self
+        texts = (*self.texts, text)
+        older, latest = texts[:-MOST_TEXTS], texts[-MOST_TEXTS:]
+        return Spent(latest, (*self.fingerprints, *map(fingerprint, older)))
 
 
 def stored_form(annotation: str) -> str:
@@ -78,8 +122,8 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
         return _refused(
             Reason.APPROVAL_SPENT,
             text,
-            f"{len(spent)} approvals have been used since the annotation was last removed, and the operator accepts no more. "
-            f"Remove the annotation {FORCE_DOWNGRADE}, then set it again.",
+            f"This MedplumAgent has used {len(spent)} approvals, and the operator can remember no more, so it accepts none. "
+            "A MedplumAgent of another name accepts approvals again.",
         )
     if named == target.text:
         return Approval(granted=True, reason=Reason.DOWNGRADE_APPROVED, text=text)

@@ -16,7 +16,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.nodes import Taint
 from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
-from medplum_agent_operator.core.policy.approval import Approval
+from medplum_agent_operator.core.policy.approval import Approval, Spent
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import annotate, numbered
 from medplum_agent_operator.core.policy.strategy import Choice
@@ -25,7 +25,7 @@ from medplum_agent_operator.core.policy.windows import Moment
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
     """The command that approves a downgrade to `target`, with a text that is not spent yet."""
-    spent = agent.status.spent_approvals
+    spent = Spent.of(agent.status)
     value = target.text
     for number in range(2, len(spent) + 3):
         if value not in spent:

@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.model import Config, Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import identity_messages, messages
-from medplum_agent_operator.core.policy.approval import Approval, judge
+from medplum_agent_operator.core.policy.approval import Approval, Spent, judge
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
 from medplum_agent_operator.core.policy.strategy import choose, classify, needs_approval
@@ -110,7 +110,7 @@ def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple
     agent, baseline = observed.agent, observed.baseline
     if baseline is None or not needs_approval(change, target, agent.spec):
         return None, None
-    approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=agent.status.spent_approvals)
+    approval = judge(agent.annotations.get(FORCE_DOWNGRADE), target=target, spent=Spent.of(agent.status))
     return None if approval.granted else _not_approved(observed, baseline, target, approval), approval
 
 
