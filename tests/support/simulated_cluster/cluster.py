@@ -109,14 +109,17 @@ class SimulatedCluster(Workloads):
 
     def restart_pods(self, *, clock: timedelta = timedelta()) -> SimulatedCluster:
         """`kubectl rollout restart`. `clock`: by how much the clock of the user's machine is ahead."""
+        mark = {"kubectl.kubernetes.io/restartedAt": stamp(self.now + clock)}
+        return self.edit_template(lambda template: template["metadata"]["annotations"].update(mark))
+
+    def edit_template(self, edit: Callable[[Raw], None]) -> SimulatedCluster:
+        """Somebody else changes the live pod template: a person, a reloader, an admission policy."""
         record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
         completed = [entry.started_at for entry in self.status.history if entry.outcome is Outcome.COMPLETED]
         if record is None or record.started_at not in completed:
             self.books.in_doubt = copied(self.deployment["spec"]["template"])
         body = copied(self.deployment)
-        body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(
-            self.now + clock
-        )
+        edit(body["spec"]["template"])
         self._store("Deployment", body)
         return self
 
@@ -315,6 +318,7 @@ class SimulatedCluster(Workloads):
             status = self.deployment_controller(live)
             if status != live.get("status"):
                 live["status"] = status
+                live["metadata"]["annotations"] |= {"deployment.kubernetes.io/revision": str(self.revision)}
                 self._touch(live)
             if self._complete(status) and _owner(live) == self.agent["metadata"]["uid"]:
                 self.books.completed(AgentVersion.parse(self.applied_version), live["spec"]["template"])

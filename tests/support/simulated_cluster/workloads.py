@@ -40,6 +40,7 @@ class Workloads:
         lost: nodes whose kubelet stopped reporting, and since when; the state of their pods is unknown.
         never_pulled: versions whose images cannot be pulled by a Job.
         without_secret: versions whose Job does not find its Secret.
+        revision: the Deployment controller's revision, from pkg/controller/deployment/sync.go.
         fetching: Jobs that fetch an image, with the state of their pods; oldest first.
     """
 
@@ -55,6 +56,7 @@ class Workloads:
         self.never_pulled: set[str] = set()
         self.without_secret: set[str] = set()
         self.fetching: dict[str, SimulatedFetch] = {}
+        self.revision = 0
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
 
@@ -87,6 +89,9 @@ class Workloads:
             new = self._recreate(new, old, template)
         else:
             new = self._roll(new, old, template)
+        if new is not None:
+            new.revision = max([new.revision, *(one.revision + 1 for one in self._own if one is not new)], default=1) or 1
+            self.revision = new.revision
         return self._status(live, new)
 
     def _recreate(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet | None:

@@ -20,6 +20,7 @@ from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.pods import Pod
+from medplum_agent_operator.core.observed.requests import asked_for_new_pods
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
 
@@ -117,11 +118,6 @@ class Observed:
         return None if self.deployment is None else self.deployment.applied_spec
 
     @property
-    def restart_mark(self) -> str | None:
-        """The mark that the last `kubectl rollout restart` left in the live template; None if it was never used."""
-        return None if self.deployment is None else self.deployment.restart_mark
-
-    @property
     def recreate_count(self) -> int:
         """How many recreates with a newly rendered template there were so far: the record or the live template shows it."""
         if self.deployment is None:
@@ -182,7 +178,7 @@ class Observed:
                 rolled_out=deployment.rolled_out,
                 earlier_pods=bool(self.earlier_pods),
                 named_available=deployment.names_available({pod.replica_set for pod in self.current_pods}),
-                restarted=deployment.restarted,
+                restarted=asked_for_new_pods(deployment),
                 ruled_out=self.activation_ruled_out,
             )
         )

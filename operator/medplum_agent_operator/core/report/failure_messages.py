@@ -55,7 +55,7 @@ def _why_not_rolled_back(observed: Observed, spec: MedplumAgentSpec) -> str:
     if observed.deployment is not None and observed.deployment.last_good is None:
         return "It is not rolled back, because an older operator release started it and did not record what was active before."
     if observed.activation is Activation.POSSIBLY:
-        return "It is not rolled back, because its pods were restarted by hand since: it may have been active before."
+        return "It is not rolled back, because somebody else has requested new pods of it since: it may have been active before."
     return ""
 
 
