@@ -404,7 +404,7 @@ async def test_an_object_that_does_not_fit_the_model_is_reported_and_left_alone(
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests
     assert (Phase.FAILED, "5.1.15") == (simulated.status.phase, simulated.status.active_version)
-    assert "Cause: server: Field required\nImpact: Nothing was changed; " in (simulated.status.plan or "")
+    assert "Cause: server: Field required\nImpact: No change of the spec is applied; " in (simulated.status.plan or "")
     assert ("True", str(Reason.INVALID_SPEC)) == simulated.condition("Stalled")
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests

@@ -734,3 +734,13 @@ def test_what_a_policy_adds_at_our_own_write_is_no_request_for_new_pods() -> Non
     cluster.edit(version="5.1.15").fetched().reconcile()
     cluster.wait_for_deadline()
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
+
+
+@pytest.mark.parametrize("edits", [{}, {"logging": {"level": "DEBUG"}}, {"version": "5.1.16"}, {"handoff": HOLD}])
+def test_a_first_installation_that_fails_blames_no_other_release(edits: dict[str, Any]) -> None:
+    """Nothing was ever active, so there is nothing to return to, with or without later edits."""
+    cluster = SimulatedCluster(agent(handoff=QUICK))
+    cluster.never_ready |= {"5.1.15", "5.1.16"}
+    cluster.settle().edit(**edits).settle().wait_for_deadline()
+    assert Phase.FAILED is cluster.status.phase
+    assert "not rolled back" not in (cluster.status.plan or "")

@@ -13,10 +13,10 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import downtime, gate_messages, prepull, windows
+from medplum_agent_operator.core.policy import downtime, endings, gate_messages, prepull, windows
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
-from medplum_agent_operator.core.policy.verdict import Refused, decide
+from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.gate_notices import gate_notices
 from medplum_agent_operator.core.report.statement import Statement
@@ -46,7 +46,7 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     """Plan one pass."""
     blocker = first_blocker(observed)
     if blocker is not None:
-        return _blocked(blocker)
+        return _look_after(observed, blocker, config, now=now) or _blocked(blocker)
     this = Pass(observed, decide(observed, config), config, now)
     if (refused := this.refused) is not None and refused.spec is None:
         return _undecidable(refused)
@@ -165,7 +165,7 @@ def _compose(this: Pass, step: Step) -> Plan:
         requeue_at=state.requeue_at,
         defer_reporting=state.defer_reporting,
     )
-    if refused is None or (refused.latched and not observed.activation.settled):
+    if refused is None or ((refused.latched or refused.blocked) and not observed.activation.settled):
         return plan
     strategy = plan.strategy
     if refused.awaits_decision:
@@ -179,6 +179,25 @@ def _compose(this: Pass, step: Step) -> Plan:
         strategy=strategy,
         refusal=refused.refusal,
         defer_reporting=False,
+    )
+
+
+def _look_after(observed: Observed, blocker: Blocker, config: Config, *, now: datetime) -> Plan | None:
+    """Reconcile the applied spec while a check stops the user's; None if nothing may be written."""
+    found = blocker.finding
+    refused = while_blocked(observed, found) if blocker.spares_the_agent else None
+    if refused is None:
+        return None
+    plan = _reconcile(Pass(observed, refused, config, now))
+    notices = () if plan.reason is found.reason else (plan.message,)
+    return replace(
+        plan,
+        phase=blocker.phase,
+        reason=found.reason,
+        message=found.message,
+        notices=(*notices, *plan.notices),
+        findings=(found, *(each for each in plan.findings if each != found)),
+        refusal=found,
     )
 
 
@@ -213,6 +232,9 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
     faults = windows.read(observed.agent.spec.maintenance_windows).faults
     found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
     about_gate, due = gate_notices(observed, config, now=now)
+    late = endings.not_ending(observed, now=now)
+    if late is not None and late.reason not in {each.reason for each in plan.findings}:
+        found = (*found, late)
     found = (*found, *about_gate)
     silent = next((each.message for each in found if each.reason is Reason.AGENT_SILENT), None)
     notices = tuple(each.message for each in found if each.message is not silent or plan.reason is not Reason.SERVING)
@@ -222,7 +244,9 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
         plan,
         notices=(*plan.notices, *notices),
         findings=(*plan.findings, *found),
-        requeue_at=plan.requeue_at if due is None else _earlier(plan.requeue_at, due),
+        requeue_at=min(
+            (at for at in (plan.requeue_at, due, endings.end_overdue_at(observed, now=now)) if at), default=None
+        ),
     )
 
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
 from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.reading import read_agent
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.plan import make_plan
@@ -251,7 +251,7 @@ class SimulatedCluster(Workloads):
     def observe(self) -> Observed:
         """Observe what a pass would observe now."""
         return Observed.of(
-            MedplumAgent.parse(copied(self.agent)),
+            read_agent(copied(self.agent), self.objects.get("Deployment")),
             deployment=copied(self.objects.get("Deployment")),
             children={kind: raw for kind, raw in copied(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],

@@ -98,6 +98,12 @@ class Observed:
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
 
+    def live_object(self, role: str) -> Mapping[str, Any]:
+        """The live object of a role; that of its own Deployment is "Deployment". Empty metadata if it does not exist."""
+        if role == "Deployment" and self.deployment is not None:
+            return self.deployment.raw
+        return self.children.get(role, {"metadata": {}})
+
     @property
     def holder(self) -> Claim | None:
         """The claim of the MedplumAgent that has the identity that the spec requests; None if this one may have it."""

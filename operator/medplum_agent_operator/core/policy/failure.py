@@ -90,7 +90,9 @@ def latched(observed: Observed) -> Failure | None:
     """The failed change that the user's spec still asks for and that no user has retried; None without one."""
     record = observed.record
     failed = None if record is None else record.failed
-    if failed is None or failed.spec != _spec_fingerprint(observed.agent.spec):
+    if failed is None or observed.agent.fault:  # nobody can say that an unreadable spec asks for something else
+        return failed
+    if failed.spec != _spec_fingerprint(observed.agent.spec):
         return None
     retry = _stored_annotation(observed.agent, RETRY)
     return None if retry and retry != failed.retry else failed

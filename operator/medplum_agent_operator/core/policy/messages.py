@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Final
 
-from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.agent import SINGULAR, MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, NOW, RETRY
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Message
@@ -16,7 +16,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.policy.approval import Approval
-from medplum_agent_operator.core.policy.phrases import annotate, in_between, numbered, who_serves
+from medplum_agent_operator.core.policy.phrases import annotate, in_between, listed, numbered, who_serves
 from medplum_agent_operator.core.policy.strategy import Choice
 from medplum_agent_operator.core.policy.windows import Moment
 
@@ -155,12 +155,30 @@ def write_refused(kind: str, name: str, fault: str) -> Message:
     )
 
 
+def being_deleted(agent: MedplumAgent, finalizers: Iterable[str], *, looked_after: bool) -> Message:
+    """A deleted MedplumAgent that finalizers of other programs keep. `looked_after`: whether its Deployment is."""
+    shown = listed(list(finalizers))
+    still = (
+        "Its agent runs until then. No change of the spec is applied; the agent's own Deployment is still repaired, rolled back "
+        "and moved off cordoned nodes."
+    )
+    return Message(
+        f"This MedplumAgent was deleted, and finalizer {shown} keeps it.",
+        cause="Kubernetes removes the object, and then its agent, when the program that set the finalizer has removed it.",
+        impact=still
+        if looked_after
+        else "The operator changes nothing and creates nothing again; running pods are left alone.",
+        fix="Find out why that program does not remove its finalizer. A deletion cannot be undone.",
+        command=f"kubectl -n {agent.namespace} get {SINGULAR} {agent.name} -o jsonpath='{{.metadata.finalizers}}'",
+    )
+
+
 def invalid_spec(fault: str) -> Message:
     """An object that does not fit this operator's model. `fault`: the first field at fault, and why."""
     return Message(
         "This operator release cannot read the MedplumAgent.",
         cause=fault,
-        impact="Nothing was changed; a running agent keeps serving.",
+        impact="No change of the spec is applied; a running agent keeps serving.",
         fix="Correct the field. If the API server accepted it, the cluster's CRD is of another release: apply crds/medplumagents.yaml "
         "of this operator's release.",
     )

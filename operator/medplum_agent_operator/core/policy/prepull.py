@@ -162,11 +162,22 @@ def trouble(fetch: Fetch) -> Finding | None:
         found = _container_trouble(container, fetch.node, command)
         if found is not None:
             return found
+    if job.suspended and not job.ended:
+        return warning(
+            Reason.JOB_SUSPENDED,
+            Message(
+                f"Job {job.name}, which pulls the image, is suspended, so Kubernetes creates no pod for it.",
+                cause="A queue or an admission policy of the cluster suspends Jobs until it admits them.",
+                fix="Admit the Job there, or exempt Jobs of this operator. Or set spec.handoff.prePull to false.",
+                command=f"kubectl -n {fetch.body['metadata']['namespace']} get job {job.name} -o jsonpath='{{.spec.suspend}}'",
+            ),
+        )
     if job.ended:
         return warning(
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
+                cause=reported("The Job controller", job.failure) if job.failure else "",
                 fix=f"None needed; the operator creates another Job {TTL_SECONDS} seconds after the end of this one.",
                 command=command,
             ),

@@ -49,6 +49,7 @@ class Refused:
         approval: for a downgrade that needs one, what the annotation says.
         latched: whether the change was tried once and failed.
         until: when the refusal ends automatically; None if it does not.
+        blocked: whether a check stops the spec before it is judged (`checks`); a rollout under way is then reported beside it.
     """
 
     change: Change
@@ -58,6 +59,7 @@ class Refused:
     approval: Approval | None = None
     latched: bool = False
     until: datetime | None = None
+    blocked: bool = False
 
     @property
     def phase(self) -> Phase:
@@ -91,8 +93,18 @@ def decide(observed: Observed, config: Config) -> Verdict:
     if refusal is None:
         return Allowed(change, target, spec, approval)
     applied = last_applied_spec(observed)
-    known = applied is not None and (applied.image.repository or config.image_repository)
+    recorded = observed.deployment is not None and observed.deployment.applied_template is not None
+    known = applied is not None and (recorded or applied.image.repository or config.image_repository)
     return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
+
+
+def while_blocked(observed: Observed, found: Finding) -> Refused | None:
+    """The verdict while a check stops the spec: the applied spec stays in force. None if that is unknown."""
+    applied = observed.applied_spec
+    if applied is None:
+        return None
+    target = AgentVersion.parse(applied.version)
+    return Refused(Change.NONE, target, found, applied, latched=latched(observed) is not None, blocked=True)
 
 
 _NO_IMAGE = Message(

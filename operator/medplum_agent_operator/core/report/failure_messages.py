@@ -50,6 +50,9 @@ def serving_versions(observed: Observed) -> list[str]:
 
 def _why_not_rolled_back(observed: Observed, spec: MedplumAgentSpec) -> str:
     """Why a failed change is not rolled back; empty if there is nothing to return to."""
+    record = observed.record
+    if record is None or record.from_version is None:
+        return ""  # a first installation, also one whose settings were changed: no version was ever active
     if spec.handoff.on_failure is OnFailure.HOLD:
         return "It is not rolled back, because spec.handoff.onFailure is Hold."
     if observed.deployment is not None and observed.deployment.last_good is None:

@@ -27,7 +27,12 @@ def gate_notices(observed: Observed, config: Config, *, now: datetime) -> tuple[
 def _found(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
     agent, deployment = observed.agent, observed.children.get("GateDeployment")
     if not_serving:
-        yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, exists=deployment is not None))
+        yield warning(
+            Reason.GATE_NOT_SERVING,
+            gate_messages.gate_not_serving(
+                agent, exists=deployment is not None, refused=gate_pod.creation_failure(deployment)
+            ),
+        )
     if gate_pod.available(deployment) and (why := gate_pod.stall_reason(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
     if since := traffic.silent_channels(observed):

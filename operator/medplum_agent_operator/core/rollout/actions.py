@@ -89,8 +89,23 @@ def supporting_actions(observed: Observed, spec: MedplumAgentSpec, config: Confi
     )
     bodies |= _gate_bodies(observed, spec, config)
     return tuple(
-        action for part, body in bodies.items() for action in apply_if_different(body, observed.children.get(part))
+        action
+        for part, body in bodies.items()
+        if _may_write(observed, part)
+        for action in apply_if_different(body, observed.children.get(part))
     )
+
+
+def _may_write(observed: Observed, part: str) -> bool:
+    """Whether a child may be written: never one of another owner, and none is created for an agent that is being deleted.
+
+    The Service leads to the gate or past it: where the gate's Deployment has another owner, it stays as it is.
+    """
+    live, agent = observed.children.get(part), observed.agent
+    if live is None:
+        return not agent.finalizers
+    gate = observed.children.get("GateDeployment") if part == "Service" else None
+    return all(ownership(raw, agent) is Ownership.OURS for raw in (live, gate) if raw is not None)
 
 
 def while_fetching(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:

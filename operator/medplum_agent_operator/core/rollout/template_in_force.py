@@ -85,6 +85,8 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
         return _newly_rendered(rendered)
     # An older release did not record the template that it applied: take it as the API server stores it.
     applied, refreshed = recorded or AppliedTemplate(0, live.template), refreshes and _refresh_requested(observed)
+    if spec == live.applied_spec and not (spec.image.repository or config.image_repository):
+        return Template(applied)  # this operator has lost its default: what it would render has no image
     if _renders_alike(spec, live.applied_spec, render, rendered):
         return _keep_applied(applied, rendered, refreshed=refreshed)
     if (
