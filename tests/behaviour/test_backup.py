@@ -234,7 +234,7 @@ def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World)
     world.approve("5.1.14 CHG-7")
     status = world.wait_for_phase("Failed")
     assert "The approved downgrade does not start: its backup" in status["plan"]
-    assert "nothing was stopped" in status["plan"]
+    assert "The operator stopped no agent" in status["plan"]
     assert "exceeded quota" in status["plan"]
     assert ("True", "WriteRefused") == tuple(world.condition("Stalled")[key] for key in ("status", "reason"))
     assert ("5.1.15", [], None) == tuple(status.get(key) for key in ("activeVersion", "spentApprovals", "rollout"))

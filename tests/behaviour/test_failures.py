@@ -26,7 +26,7 @@ RETRY = "agents.medplum.com/retry"
         (
             simulate(Behaviour.CRASH_LOOP_SILENT),
             "CrashLoop",
-            "exiting with code 1. An agent exits silently if its log folder is not writable",
+            "exiting with code 1. Causes that leave no message: Medplum refuses the Agent or an Endpoint",
         ),
         (
             simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3),
@@ -53,7 +53,7 @@ def test_failed_upgrade_is_explained_and_the_old_agent_serves(
     status = world.wait_for_phase("Failed")
     assert words in status["plan"]
     assert "5.1.14 keeps serving" in status["plan"]
-    assert "is not retried automatically" in status["plan"]
+    assert "it is not retried automatically" in status["plan"]
     assert 'set spec.version back to "5.1.14"' in status["plan"]
     stalled = world.condition("Stalled")
     assert ("True", reason) == (stalled["status"], stalled["reason"])
@@ -184,7 +184,7 @@ def test_failed_recreate_is_rolled_back(world: World, before: str, after: str) -
         world.wait_for_phase("AwaitingApproval")
         world.approve("4.2.3 CHG-5")
     status = world.wait_for_phase("Failed", before)
-    assert f"The change from {before} to {after} failed " in status["plan"]
+    assert f"The change from {before} to {after} failed and was rolled back" in status["plan"]
     assert f"{before} keeps serving" in status["plan"]
     assert "True" == world.condition("Available")["status"]
     assert ["Completed", "Failed", "Completed"] == outcomes(world)

@@ -52,7 +52,7 @@ def test_second_agent_of_an_identity_is_refused_until_the_first_is_deleted(world
     world.apply(agent("back-office", version="4.2.3", url="https://API.medplum.com:443"))
     plan = refused(world, "back-office")
     assert f"belongs to MedplumAgent {world.namespace}/front-desk." in plan
-    assert "This MedplumAgent is not installed." in plan
+    assert "This MedplumAgent is not installed and serves no devices." in plan
     [event] = world.wait(lambda: world.events("IdentityTaken", "back-office"), "the Event")
     assert ("Warning", plan.splitlines()[0]) == (event["type"], event["message"])
     assert "back-office" not in world.kubectl("get", "deployment,service,pdb,serviceaccount,pods", "-o", "name")

@@ -84,7 +84,7 @@ def test_a_text_counts_once() -> None:
     """The same string never approves a second downgrade, and the correction asks for another text."""
     approval = judge("4.2.3 CHG-1042", target=TARGET, spent=["4.2.3 CHG-1042"])
     correction = (
-        "The annotation's text '4.2.3 CHG-1042' has already approved a downgrade, and each text counts once. "
+        "The text '4.2.3 CHG-1042' of the annotation has already approved a downgrade, and each text counts once. "
         "Approve this one with another text, such as a new change ticket."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 CHG-1042", correction) == approval  # noqa: FBT003 - granted

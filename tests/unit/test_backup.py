@@ -118,7 +118,7 @@ def test_it_is_named_in_the_record_in_status_in_history_and_in_the_event() -> No
     plan = cluster.reconcile()
     (name,) = cluster.backups
     assert name == cluster.record.backup
-    assert f"The backup is ControllerRevision {name}." in plan.message.cause
+    assert f"The backup is ControllerRevision {name}." in plan.message.rollout
     (event,) = [found for found in plan.findings if found.reason is Reason.DOWNGRADE_APPROVED]
     assert event.message.summary.endswith(f"Backup: {name}.")
     cluster.tick(2)

@@ -8,8 +8,8 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.children import name_of
 from medplum_agent_operator.core.observed.findings import Severity
-from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.reading import is_garbage_collected
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.checks import first_blocker
 from tests.support.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
@@ -19,13 +19,13 @@ from tests.support.simulated_cluster.situations import changing
 
 PAUSED = """\
 Paused by spec.paused.
-Impact: The operator makes no changes and repairs no drift; running pods are left alone.
-Fix: Set spec.paused to false."""
+Impact: {serving} keeps serving. The operator makes no changes and repairs no drift.
+Fix: Set spec.paused to false; pending changes then start."""
 PAUSED_ON_A_CORDONED_NODE = """\
 Paused by spec.paused.
-Impact: The operator makes no changes and repairs no drift; running pods are left alone. Node node-1 is cordoned, and a drain of it waits while \
+Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift. Node node-1 is cordoned, and a drain of it waits while \
 the agent is paused.
-Fix: Set spec.paused to false. To move the agent off the node now, run the command.
+Fix: Set spec.paused to false; pending changes then start. To move the agent off the node now, run the command.
 Command: kubectl -n clinic rollout restart deployment/lab"""
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]
 
@@ -43,10 +43,11 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
     plan = make_plan(seen, config=CONFIG, now=NOW)
     assert (Phase.FAILED, Reason.NAME_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
-        f"This MedplumAgent needs {kind} {name_of(kind, 'lab')}, which exists and is not its own.\n"
+        f"{kind} {name_of(kind, 'lab')} already exists and does not belong to this MedplumAgent.\n"
         "Cause: An object of that name in namespace clinic has no owner reference to this MedplumAgent.\n"
-        "Impact: Nothing was changed, and the foreign object is left alone.\n"
-        "Fix: Delete or rename the foreign object, or create the MedplumAgent under another name."
+        "Impact: No agent serves; devices cannot deliver messages. The operator leaves the foreign object alone.\n"
+        "Fix: Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name.\n"
+        f"Command: kubectl -n clinic get {kind.lower()} {name_of(kind, 'lab')} -o yaml"
     ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
 
@@ -102,7 +103,10 @@ def test_leftovers_are_named_together() -> None:
     assert (
         "Waiting for garbage collection of the Service and ServiceAccount of a deleted MedplumAgent lab."
     ) == message.summary
-    assert "None needed; the installation starts automatically." == message.fix
+    assert (
+        "None needed; the installation starts automatically. If an object stays, look for a finalizer on it."
+        == message.fix
+    )
 
 
 def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
@@ -112,8 +116,8 @@ def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
     assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
         "Waiting for pods lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
-        "Impact: This MedplumAgent is not installed yet.\n"
-        "Fix: None needed; the installation starts automatically. If the pod does not end, run the command.\n"
+        "Impact: This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.\n"
+        "Fix: None needed; the installation starts automatically. If the pod does not terminate, run the command.\n"
         "Command: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15"
     ) == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
@@ -139,7 +143,7 @@ def test_paused_means_hands_off() -> None:
     cluster.deployment["metadata"]["resourceVersion"] = "999"
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert PAUSED == plan.text
+    assert PAUSED.format(serving="5.1.14") == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
     assert cluster.edit(paused=False).plan().actions
 
@@ -148,7 +152,7 @@ def test_a_pause_says_that_a_drain_waits() -> None:
     """On a cordoned node, with the command that moves the agent. Once the node is uncordoned, the message is the usual one."""
     cluster = installed("5.1.15").cordon("node-1").edit(paused=True)
     assert PAUSED_ON_A_CORDONED_NODE == cluster.plan().text
-    assert PAUSED == cluster.uncordon().plan().text
+    assert PAUSED.format(serving="5.1.15") == cluster.uncordon().plan().text
 
 
 def test_pausing_alone_changes_nothing_when_it_ends() -> None:
@@ -167,9 +171,9 @@ def test_nothing_begins_while_the_deployment_is_paused() -> None:
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
     assert plan.text == (
-        "Deployment lab is paused (kubectl rollout pause), so Kubernetes replaces none of its pods.\n"
-        "Impact: The operator makes no changes and repairs no drift; running pods are left alone.\n"
-        "Fix: Resume the Deployment.\n"
+        "Deployment lab is paused (kubectl rollout pause), so no change of the agent can roll out.\n"
+        "Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift.\n"
+        "Fix: Resume the Deployment with the command; pending changes then start.\n"
         "Command: kubectl -n clinic rollout resume deployment/lab"
     )
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
@@ -274,7 +278,7 @@ def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
     plan = make_plan(observed(agent(gate={"enabled": True}), children={"GateDeployment": raw}), config=CONFIG, now=NOW)
     assert (Reason.NAME_TAKEN, ()) == (plan.reason, plan.actions)
     assert "It belongs to MedplumAgent lab-gate." in plan.text
-    assert "Fix: Create this MedplumAgent under another name; leave the object alone" in plan.text
+    assert "Fix: Create this MedplumAgent under another name. Do not delete the object" in plan.text
 
 
 def test_a_lost_default_image_repository_does_not_stop_a_rollback() -> None:

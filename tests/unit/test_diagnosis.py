@@ -60,7 +60,7 @@ ROWS = [
     pytest.param(
         pod(containers=[waiting("CreateContainerConfigError", 'secret "lab-credentials" not found')]),
         Reason.CONTAINER_CONFIG_ERROR,
-        'Container agent of pod lab-1 cannot be created.\nCause: The kubelet reports: secret "lab-credentials" not found.\nFix: If a Secret or a key is missing, create it; the pod reads Secret lab-credentials.',
+        'Container agent of pod lab-1 cannot be created.\nCause: The kubelet reports: secret "lab-credentials" not found.\nFix: Secret lab-credentials must exist with the keys clientId and clientSecret.',
         id="a Secret that is missing",
     ),
     pytest.param(pod(containers=[waiting("RunContainerError", "exec failed")]), Reason.CONTAINER_CONFIG_ERROR, "exec failed", id="a container that cannot be run"),
@@ -78,7 +78,7 @@ ROWS = [
     ),
     pytest.param(pod(containers=[crashing(64)]), Reason.CRASH_LOOP, "keeps exiting with code 64.\nCause: It left no message.", id="exit 64 without a message: not the start script"),
     pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, "Container mesh-init", id="an init container that a webhook added"),
-    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: An agent exits silently if its log folder is not writable, a port is taken (before 5.1.14), or a TCP peer resets a byte stream.", id="exit 1 without a message: the likely causes"),
+    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.", id="exit 1 without a message: the likely causes"),
     pytest.param(pod(containers=[crashing(0)]), Reason.CRASH_LOOP, "Exit code 0 proves nothing", id="exit 0 proves nothing"),
     pytest.param(pod(containers=[crashing(126)]), Reason.CRASH_LOOP, "execute permission", id="exit 126: not executable"),
     pytest.param(pod(containers=[crashing(127)]), Reason.CRASH_LOOP, "The program is not in the image.\nFix: Correct spec.image.command", id="exit 127: no such program"),

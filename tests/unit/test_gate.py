@@ -20,8 +20,8 @@ from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
 from medplum_agent_operator.core.objects.children import render_gate, render_supporting
 from medplum_agent_operator.core.objects.gate_pod import drain_command, gate_selector, render_gate_pod
-from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy import gate_messages
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
@@ -278,7 +278,7 @@ def test_a_channel_that_is_renamed_keeps_its_way() -> None:
                 {"type": "Progressing", "status": "False", "message": "late"},
                 {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: compute"},
             ],
-            "Cause: exceeded quota: compute\n",
+            "Cause: The gate's Deployment reports: exceeded quota: compute.\n",
         ),
         ([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}], ""),
     ],

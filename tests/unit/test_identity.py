@@ -29,7 +29,7 @@ from medplum_agent_operator.core.observed.identity import (
     running_as,
     wanted,
 )
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.identity_messages import identity_taken
 from medplum_agent_operator.core.policy.verdict import Refused, decide
@@ -199,10 +199,10 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
     for words in (
         f"asks for agent {AGENT_ID} on https://api.medplum.com/.",
         "The identity in spec.server belongs to MedplumAgent ward/front-desk.",
-        "This MedplumAgent is not installed.",
+        "This MedplumAgent is not installed and serves no devices.",
         "The installation starts automatically when ward/front-desk has been deleted and its pods are gone",
         "create another Agent on the Medplum server and a new MedplumAgent with its id",
-        "If this one is not needed, delete it.",
+        "If you do not need this one, delete it.",
     ):
         assert words in plan.text
 

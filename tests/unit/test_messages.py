@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import pytest
 
@@ -11,8 +11,11 @@ from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.policy import messages
 from medplum_agent_operator.core.policy.approval import judge
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
 from tests.support.builders import NOW, parsed, spec_of, v
+
+SERVED: Final = Availability(("5.1.14",), earlier_serves=True)
 
 
 def refusal(
@@ -21,12 +24,14 @@ def refusal(
     *,
     serving: tuple[str, ...] = ("5.1.15",),
     under_way: str | None = None,
+    hold_seconds: int = 0,
 ) -> Message:
     """The refusal of a downgrade from 5.1.15."""
-    approval = judge(annotation, target=v(target), spent=())
-    return messages.refusal(
-        parsed(target), baseline="5.1.15", target=v(target), approval=approval, serving=serving, under_way=under_way
+    now = messages.Situation(
+        Availability(tuple(sorted(set(serving))), hold_seconds), under_way, stops_first=not v(target).hands_over
     )
+    approval = judge(annotation, target=v(target), spent=())
+    return messages.refusal(parsed(target), baseline="5.1.15", target=v(target), approval=approval, now=now)
 
 
 BELOW = [
@@ -35,21 +40,21 @@ BELOW = [
     pytest.param("5.1.15 keeps serving.", id="the version that serves"),
     pytest.param("Impact: None so far;", id="nothing was changed"),
     pytest.param("Other edits of the spec wait too.", id="other edits wait"),
-    pytest.param("Agents older than 4.2.4 cannot run beside another", id="the threshold"),
+    pytest.param("agents older than 4.2.4 cannot run beside another", id="the threshold"),
     pytest.param("both would compete for identity, PID file and ports.", id="what two agents would do"),
-    pytest.param("1. 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages in between.", id="the gap"),
-    pytest.param("2. Every later upgrade from 4.2.3 costs downtime again.", id="the way back costs downtime too"),
-    pytest.param("3. Messages in the durable queue of 5.1.15 stay behind; 4.2.3 cannot read them.", id="the durable queue"),
-    pytest.param("Consider a newer version with a fix, or a change of configuration.", id="before: alternatives"),
+    pytest.param("1. 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages until 4.2.3 has opened its ports.", id="the gap, and its end"),
+    pytest.param("2. Messages that still wait in the durable queue of 5.1.15 are lost with its pod.", id="the durable queue"),
+    pytest.param("3. Every later upgrade from 4.2.3 has such an outage too", id="the way back costs downtime too"),
+    pytest.param("Consider a newer version that fixes your problem, or a change of configuration in Medplum.", id="before: alternatives"),
     pytest.param("Choose an off-peak hour or a maintenance window.", id="before: when"),
-    pytest.param("Back up the agent's configuration and data", id="before: backup"),
-    pytest.param("the operator keeps only the spec and the pod template.", id="before: the operator's own backup"),
+    pytest.param("Copy the Agent and its Endpoints in Medplum", id="before: backup"),
+    pytest.param("the operator backs up only the MedplumAgent and its pod template.", id="before: the operator's own backup"),
     pytest.param("Afterwards, check on every channel that messages arrive.", id="after: check"),
     pytest.param(
         'Command: kubectl annotate medplumagent lab -n clinic --overwrite agents.medplum.com/force-downgrade="4.2.3"',
         id="the exact command",
     ),
-    pytest.param("a change ticket may follow the version.", id="a ticket may follow"),
+    pytest.param('A change ticket may follow the version: "4.2.3 CHG-1042".', id="a ticket may follow"),
     pytest.param('To stay, set spec.version back to "5.1.15".', id="the way to stay"),
 ]  # fmt: skip
 
@@ -63,10 +68,10 @@ def test_the_refusal_below_4_2_4_says(words: str) -> None:
 def test_the_refusal_from_4_2_4_on_promises_no_downtime_and_threatens_none() -> None:
     """Two such agents hand over; at risk is what the older one may not understand."""
     text = str(refusal("5.1.14"))
-    assert "The two agents hand over without downtime." in text
-    assert "the durable queue of 5.1.15 may rely on the newer version." in text
-    assert "5.1.14 may not be able to read the messages in the durable queue of 5.1.15." in text
-    for words in ("stops before", "downtime again", "devices cannot deliver"):
+    assert "No outage expected: 5.1.14 starts before 5.1.15 stops." in text
+    assert "The server, the channels or the bots may need 5.1.15." in text
+    assert "Messages that still wait in the durable queue of 5.1.15 are lost with its pod." in text
+    for words in ("stops before", "such an outage", "devices cannot deliver"):
         assert words not in text
     assert 'agents.medplum.com/force-downgrade="5.1.14"' in text
 
@@ -78,50 +83,53 @@ def test_the_command_that_is_shown_would_approve() -> None:
 
 
 def test_without_a_serving_agent_the_refusal_does_not_say_that_one_serves() -> None:
-    """Only that no agent was stopped for the downgrade."""
+    """It says that devices are without service."""
     impact = refusal(serving=()).impact
-    assert "no agent was stopped for this change." in impact
-    assert "serving" not in impact
+    assert "No agent serves; devices cannot deliver messages." in impact
+    assert "keeps serving" not in impact
 
 
 def test_the_refusal_names_the_rollout_that_continues() -> None:
     """The serving version may not be the last active one, and a rollout that is under way is not stopped."""
     for expected, found in (
-        ("4.2.3 keeps serving. The rollout of 4.2.3 continues.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
-        ("5.1.15 and 5.1.16 keep serving. The rollout of 5.1.16 continues.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
-        ("no agent was stopped for this change. The rollout of 4.2.3 continues.", refusal("5.0.3", serving=(), under_way="4.2.3")),
+        ("The rollout of 4.2.3 continues. 4.2.3 keeps serving.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
+        ("The rollout of 5.1.16 continues. 5.1.15 and 5.1.16 keep serving.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
+        ("The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages.", refusal("5.0.3", serving=(), under_way="4.2.3")),
     ):  # fmt: skip
-        assert f"None so far; {expected} Other edits of the spec wait too." == found.impact
+        assert f"{expected} This refusal delays neither." == found.impact
+        assert "To keep the change to " in found.fix
 
 
 def test_a_wrong_annotation_is_corrected_in_the_refusal() -> None:
     """Somebody who set "true" reads the right value instead."""
     assert (
-        "The annotation says 'true', which approves nothing. It must begin with the target version, 4.2.3."
+        "Annotation agents.medplum.com/force-downgrade says 'true', which approves nothing. It must begin with the target version, 4.2.3."
         == refusal(annotation="true").cause
     )
 
 
+BOTH: Final = "Rolling handoff, because both can."
+BESIDE: Final = "No outage expected; the new agent starts beside the old one."
 WAYS = [
     pytest.param(Change.INSTALL, None, Strategy.ROLLING_HANDOFF, "Installing 5.1.15.", "", "No agent serves yet;", id="the first install"),
-    pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", "Both can.", "None expected; the new agent starts beside the old one.", id="a lost Deployment"),
-    pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Changing from 5.1.14 to 5.1.15 in a rolling handoff.", "Both can.", "None expected; the new agent starts beside the old one. Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops.", id="a handoff"),
-    pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Changing from 5.1.16 to 5.1.15 by recreate.", "Both can.", "The old agent drains for 5 seconds and stops before the new one starts;", id="a recreate"),
-    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "Aborting the change and returning to 5.1.15 in a rolling handoff.", "Both can.", "None expected; 5.1.15 still runs and stays unless other settings changed. The other agent drains for 5 seconds and stops.", id="an abort"),
-    pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Applying other settings to 5.1.15 in a rolling handoff.", "Both can.", "None expected; the new agent starts beside the old one.", id="other settings"),
+    pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", BOTH, BESIDE, id="a lost Deployment"),
+    pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Upgrading from 5.1.14 to 5.1.15 in a rolling handoff.", BOTH, f"{BESIDE} Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops; its devices reconnect.", id="a handoff"),
+    pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Downgrading from 5.1.16 to 5.1.15 by recreate.", "Recreate, because both can.", "5.1.16 drains for 5 seconds. Then it stops before 5.1.15 starts;", id="a recreate"),
+    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving. The other agent drains for 5 seconds and stops;", id="an abort"),
+    pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Applying changed settings to 5.1.15 in a rolling handoff.", BOTH, BESIDE, id="other settings"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "before", "how", "summary", "cause", "impact"), WAYS)
+@pytest.mark.parametrize(("change", "before", "how", "summary", "rollout", "impact"), WAYS)
 def test_a_rollout_under_way_says_what_it_does_and_why(
-    change: Change, before: str | None, how: Strategy, summary: str, cause: str, impact: str
+    change: Change, before: str | None, how: Strategy, summary: str, rollout: str, impact: str
 ) -> None:
     """The change and its strategy, why this strategy, and the next steps with their seconds."""
     record = RolloutRecord(
         change=change, from_version=before, to="5.1.15", strategy=how, why="both can", started_at=NOW
     )
-    message = rollout_messages.under_way(record, spec_of())
-    assert (summary, cause) == (message.summary, message.cause)
+    message = rollout_messages.under_way(record, spec_of(), SERVED)
+    assert (summary, rollout) == (message.summary, message.rollout)
     assert message.impact.startswith(impact)
 
 
@@ -130,21 +138,21 @@ def test_a_first_installation_says_when_the_agent_counts_as_active() -> None:
     record = RolloutRecord(
         change=Change.INSTALL, from_version=None, to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
     )
-    impact = rollout_messages.under_way(record, spec_of()).impact
+    impact = rollout_messages.under_way(record, spec_of(), Availability()).impact
     assert "counts as active once every channel port has been open for 5 seconds." in impact
 
 
 @pytest.mark.parametrize(
-    ("gate", "stops", "messages_meanwhile"),
+    ("serves", "impact"),
     [
-        pytest.param({"enabled": False}, "The old agent drains for 5 seconds and stops before the new one starts", "devices cannot deliver messages in between", id="without a gate"),
-        pytest.param({"holdSeconds": 30}, "The old agent drains for up to 5 seconds and stops before the new one starts", "messages wait in the gate for up to 30 seconds", id="behind a gate"),
+        pytest.param(Availability(("4.2.3",), earlier_serves=True), "4.2.3 drains for 5 seconds. Then it stops before 5.1.15 starts; devices cannot deliver messages until 5.1.15 has opened its ports.", id="the old agent serves, without a gate"),
+        pytest.param(Availability(("4.2.3",), 30, earlier_serves=True), "4.2.3 drains for up to 5 seconds. Then it stops before 5.1.15 starts; until 5.1.15 has opened its ports, the gate holds messages for up to 30 seconds; after that, devices must resend.", id="the old agent serves, behind a gate"),
+        pytest.param(Availability(), "No agent serves; devices cannot deliver messages until 5.1.15 has opened its ports.", id="in between"),
+        pytest.param(Availability(("5.1.15",)), "5.1.15 serves; it counts as active once every port has been open for 5 seconds.", id="the new agent serves"),
     ],
 )  # fmt: skip
-def test_messages_wait_in_the_gate_or_devices_cannot_deliver(
-    gate: dict[str, Any], stops: str, messages_meanwhile: str
-) -> None:
-    """The rollout says so, and so does a refusal."""
+def test_a_recreate_says_who_serves_and_what_happens_to_messages(serves: Availability, impact: str) -> None:
+    """Before, between and after."""
     record = RolloutRecord(
         change=Change.UPGRADE,
         from_version="4.2.3",
@@ -153,17 +161,13 @@ def test_messages_wait_in_the_gate_or_devices_cannot_deliver(
         why="it must",
         started_at=NOW,
     )
-    assert f"{stops}; {messages_meanwhile}." == rollout_messages.under_way(record, spec_of(gate=gate)).impact
-    below = v("4.2.3")
-    refused = messages.refusal(
-        parsed("4.2.3", gate=gate),
-        baseline="5.1.15",
-        target=below,
-        approval=judge(None, target=below, spent=()),
-        serving=(),
-        under_way=None,
-    )
-    assert f"1. 5.1.15 stops before 4.2.3 starts; {messages_meanwhile}." in refused.before_you_approve
+    assert impact == rollout_messages.under_way(record, spec_of(), serves).impact
+
+
+def test_a_refusal_says_what_a_gate_would_hold() -> None:
+    """Only where a gate serves."""
+    assert "the gate holds messages for up to 20 seconds" in refusal(hold_seconds=20).before_you_approve
+    assert "gate" not in refusal().before_you_approve
 
 
 def test_a_rollout_under_way_names_its_approval() -> None:
@@ -176,9 +180,9 @@ def test_a_rollout_under_way_names_its_approval() -> None:
         started_at=NOW,
         approval="4.2.3 CHG-1042",
     )
-    message = rollout_messages.under_way(record, spec_of("4.2.3"))
-    assert "Changing from 5.1.15 to 4.2.3 by recreate." == message.summary
-    assert 'The downgrade is approved by "4.2.3 CHG-1042".' == message.cause
+    message = rollout_messages.under_way(record, spec_of("4.2.3"), SERVED)
+    assert "Downgrading from 5.1.15 to 4.2.3 by recreate." == message.summary
+    assert 'The downgrade is approved by "4.2.3 CHG-1042".' == message.rollout
 
 
 def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
@@ -194,11 +198,11 @@ def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
         approved_by="kubectl-annotate",
     )
     kept = record.model_copy(update={"backup": "lab-backup-0123456789"})
-    message = rollout_messages.under_way(kept, spec_of("4.2.3"))
-    assert "Changing from 5.1.15 to 4.2.3 by recreate." == message.summary
+    message = rollout_messages.under_way(kept, spec_of("4.2.3"), SERVED)
+    assert "Downgrading from 5.1.15 to 4.2.3 by recreate." == message.summary
     assert (
-        'It must. The downgrade is approved by "4.2.3 CHG-1". The backup is ControllerRevision lab-backup-0123456789.'
-        == message.cause
+        'Recreate, because it must. The downgrade is approved by "4.2.3 CHG-1". The backup is ControllerRevision lab-backup-0123456789.'
+        == message.rollout
     )
     approved = 'The downgrade from 5.1.15 to 4.2.3 is approved by "4.2.3 CHG-1" (kubectl-annotate).'
     assert f"{approved} Backup: lab-backup-0123456789." == str(rollout_messages.approved(kept))
@@ -214,7 +218,12 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     )
     trouble = Message("No image.", cause="Not found.", fix="Check the registry.", command="kubectl describe pod")
     late = failure_messages.failed(
-        record, trouble=trouble, serving=["5.1.14"], deadline_seconds=300, not_rolled_back="", was_active=False
+        record,
+        trouble=trouble,
+        available=Availability(("5.1.14",)),
+        deadline_seconds=300,
+        not_rolled_back="",
+        was_active=False,
     )
     assert (
         "The change from 5.1.14 to 5.1.15 did not complete within 300 seconds.\n"
@@ -227,13 +236,13 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     active = failure_messages.failed(
         record,
         trouble=trouble,
-        serving=[],
+        available=Availability(),
         deadline_seconds=None,
         not_rolled_back="It is not rolled back.",
         was_active=True,
     )
     assert "The change from 5.1.14 to 5.1.15 failed." == active.summary
-    assert ("No image. Not found. It is not rolled back.", "No agent serves right now.") == (
+    assert ("No image. Not found. It is not rolled back.", "No agent serves; devices cannot deliver messages.") == (
         active.cause,
         active.impact,
     )
@@ -242,10 +251,10 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     )
     installing = record.model_copy(update={"from_version": None})
     first = failure_messages.failed(
-        installing, trouble=trouble, serving=[], deadline_seconds=1, not_rolled_back="", was_active=False
+        installing, trouble=trouble, available=Availability(), deadline_seconds=1, not_rolled_back="", was_active=False
     )
     assert "The installation of 5.1.15 did not complete within 1 second." == first.summary
-    assert ("No image. Not found.", "No agent serves right now.") == (first.cause, first.impact)
+    assert ("No image. Not found.", "No agent serves; devices cannot deliver messages.") == (first.cause, first.impact)
     assert "set spec.version back" not in str(first)
 
 

@@ -395,7 +395,7 @@ def test_a_deployment_that_somebody_deleted_is_created_again() -> None:
     """The message says so, and the version that ran before is installed again."""
     cluster = installed("5.1.15").delete("Deployment")
     plan = cluster.plan()
-    assert plan.text.startswith("The Deployment was missing and is created again.")
+    assert plan.text.startswith("The Deployment was deleted; the operator creates it again with 5.1.15.")
     assert plan.begins is not None
     assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
     assert ["5.1.15"] == cluster.settle().running

@@ -76,7 +76,7 @@ def test_an_image_that_cannot_be_pulled_stops_no_agent() -> None:
     assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
     assert ("True", "ImagePullFailed") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
-    for way_out in ('set spec.version back to "5.1.15"', "spec.handoff.prePull false", "spec.image.pullSecrets"):
+    for way_out in ('set spec.version back to "5.1.15"', "the operator stopped no agent", "spec.image.pullSecrets"):
         assert way_out in (cluster.status.plan or "")
     assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
     cluster.never_pulled.clear()
@@ -385,7 +385,7 @@ async def test_a_refused_job_stops_no_agent_and_the_message_says_how_to_do_witho
     assert "apply Deployment" not in stage.writes
     status = stage.simulated.status
     assert Phase.FAILED is status.phase
-    assert "The API server refuses Job lab-fetch-" in (status.plan or "")
+    assert "The API server refuses to write Job lab-fetch-" in (status.plan or "")
     assert "spec.handoff.prePull to false" in (status.plan or "")
     assert ["5.1.15"] == stage.simulated.running
 

@@ -13,7 +13,7 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import LONGEST_MESSAGE, ClusterError, ConflictError, RefusedError
 from tests.support.builders import ABSENT, agent
 from tests.support.ports import KEY, Stage
@@ -183,7 +183,7 @@ async def test_a_refused_write_is_reported_and_ends_the_actions() -> None:
     assert ["apply Service", STATUS, "create Event"] == stage.writes
     status = stage.simulated.status
     assert (Phase.FAILED, ("True", "WriteRefused")) == (status.phase, stage.simulated.condition("Stalled"))
-    assert "The API server refuses Service lab, " in (status.plan or "")
+    assert "The API server refuses to write Service lab." in (status.plan or "")
     assert "nodePort taken." in (status.plan or "")
     assert "5.1.14" == stage.simulated.applied_version
     assert ["WriteRefused"] == stage.reasons
@@ -242,8 +242,8 @@ async def test_a_downgrade_waits_for_its_backup() -> None:
     for words in (
         "The approved downgrade does not start: its backup, ControllerRevision lab-backup-",
         "Cause: controllerrevisions is forbidden.",
-        "Impact: None; nothing was stopped, and the approval is not used up.",
-        "Fix: Correct the quota or the operator's rights that the cause names",
+        "Impact: 5.1.15 keeps serving. The operator stopped no agent, and the approval is not used up.",
+        "Fix: Correct what the cause names: a quota, an admission policy, the operator's RBAC or the spec.",
     ):
         assert words in (status.plan or "")
     assert ["WriteRefused"] == stage.reasons
@@ -404,7 +404,7 @@ async def test_an_object_that_does_not_fit_the_model_is_reported_and_left_alone(
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests
     assert (Phase.FAILED, "5.1.15") == (simulated.status.phase, simulated.status.active_version)
-    assert "Cause: server: Field required\nImpact: No change of the spec is applied; " in (simulated.status.plan or "")
+    assert "Cause: server: Field required.\nImpact: The running agent keeps serving.\n" in (simulated.status.plan or "")
     assert ("True", str(Reason.INVALID_SPEC)) == simulated.condition("Stalled")
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests

@@ -62,7 +62,7 @@ def test_a_failed_handoff_never_stops_the_old_agent() -> None:
     assert ("True", "PortNotReady") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
     for words in (
-        "The change from 5.1.14 to 5.1.15 failed and is not retried automatically.\nCause: Pod ",
+        "The change from 5.1.14 to 5.1.15 failed and was rolled back; it is not retried automatically.\nCause: Pod ",
         "Impact: 5.1.14 keeps serving.",
         'agents.medplum.com/retry="',
         'set spec.version back to "5.1.14", which needs no approval',
@@ -86,7 +86,7 @@ def test_during_a_rollback_the_plan_says_so() -> None:
     cluster.until(lambda: cluster.record.rolled_back_from is not None and cluster.plans[-1].begins is None)
     assert Phase.ROLLING_BACK is cluster.status.phase
     assert (cluster.status.plan or "").startswith(
-        "Rolling back to 5.1.15 by recreate: the change to 4.2.3 failed.\nCause: Pod "
+        "Rolling back to 5.1.15 by recreate: the change to 4.2.3 failed.\nRollout: Recreate, because 4.2.3 is older than 4.2.4 and cannot run beside another agent.\nCause: Pod "
     )
     assert Phase.FAILED is cluster.settle().status.phase
 
@@ -263,7 +263,7 @@ def test_hold_leaves_things_as_they_are() -> None:
     """Both pods stay; once the cause is fixed, the rollout resumes automatically."""
     cluster = failed(handoff=HOLD)
     assert ["5.1.14", "5.1.15"] == cluster.running
-    assert "It is not rolled back, because spec.handoff.onFailure is Hold." in (cluster.status.plan or "")
+    assert "The change is not rolled back, because spec.handoff.onFailure is Hold." in (cluster.status.plan or "")
     cluster.never_ready.clear()
     assert ["5.1.15"] == cluster.settle().running
     assert [("5.1.14", "5.1.15", Outcome.COMPLETED, None)] == history(cluster)[:1]
@@ -277,7 +277,9 @@ def test_a_change_of_settings_is_rolled_back_too() -> None:
     cluster.edit(podTemplate={"nodeSelector": {"zone": "nowhere"}}).settle().wait_for_deadline()
     assert [old] == [pod.name for pod in cluster.pods]
     assert "nodeSelector" not in cluster.deployment["spec"]["template"]["spec"]
-    assert "The change of 5.1.15's settings failed and is not retried automatically." in (cluster.status.plan or "")
+    assert "The change of 5.1.15's settings failed and was rolled back; it is not retried automatically." in (
+        cluster.status.plan or ""
+    )
 
 
 def test_a_first_installation_that_fails_has_nothing_to_go_back_to() -> None:
@@ -598,7 +600,7 @@ def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
     cluster = changing("4.2.3", "5.1.15").settle()
     assert () == cluster.observe().earlier_pods
     cluster.restart_pods().wait_for_deadline()
-    assert "somebody else has requested new pods" in (cluster.status.plan or "")
+    assert "somebody has requested new pods" in (cluster.status.plan or "")
     assert None is cluster.record.rolled_back_from
 
 
@@ -611,7 +613,7 @@ def test_when_pods_were_restarted_is_told_without_a_clock(hours: int) -> None:
     cluster.edit(version="5.1.15").settle().wait_for_deadline()
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running), "restarted before it"
     cluster = changing("4.2.3", "5.1.15").settle().restart_pods(clock=clock).wait_for_deadline()
-    assert "somebody else has requested new pods" in (cluster.status.plan or ""), "restarted since"
+    assert "somebody has requested new pods" in (cluster.status.plan or ""), "restarted since"
 
 
 def test_a_handoff_that_was_restarted_by_hand_is_taken_back_while_the_old_agent_serves() -> None:

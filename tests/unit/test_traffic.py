@@ -12,7 +12,7 @@ from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
-from medplum_agent_operator.core.observed.model import Config
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.report.traffic import channels
 from medplum_agent_operator.core.status import project
@@ -130,8 +130,8 @@ def test_a_silent_agent_is_a_warning_that_says_what_to_do() -> None:
     """In `status.plan` and as an Event; the agent is left alone."""
     made = plan(one(silent_since=EARLIER))
     (found,) = [finding for finding in made.findings if finding.reason is Reason.AGENT_SILENT]
-    assert "Channel adt since 2026-09-01T11:00:00Z." in found.message.cause
-    assert "kubectl -n clinic rollout restart deployment lab" == found.message.command
+    assert "No answer on channel adt (since 2026-09-01T11:00:00Z)." in found.message.cause
+    assert "kubectl -n clinic rollout restart deployment/lab" == found.message.command
     assert replace(found.message, rollout="5.1.15 is active; no changes are pending.") == made.message
     assert str(made.message) == made.text
     assert [action.kind for action in plan(one()).actions] == [action.kind for action in made.actions]

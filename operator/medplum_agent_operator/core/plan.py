@@ -12,13 +12,14 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import Message, warning
-from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import downtime, endings, gate_messages, prepull, windows
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.scope import Config
+from medplum_agent_operator.core.policy import downtime, gate_messages, prepull
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
 from medplum_agent_operator.core.report import progress, rollout_messages
-from medplum_agent_operator.core.report.gate_notices import gate_notices
+from medplum_agent_operator.core.report.notices import notices
 from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
@@ -49,7 +50,7 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
         return _look_after(observed, blocker, config, now=now) or _blocked(blocker)
     this = Pass(observed, decide(observed, config), config, now)
     if (refused := this.refused) is not None and refused.spec is None:
-        return _undecidable(refused)
+        return _undecidable(observed, refused)
     return _with_notices(_reconcile(this), observed, config, now=now)
 
 
@@ -108,9 +109,7 @@ _BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None],
 def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
     """Reconcile the applied spec while the user's waits; requeue at the end of the refusal."""
     plan = _reconcile(replace(this, verdict=refused))
-    if refused.until is None:
-        return plan
-    return replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
+    return plan if refused.until is None else replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
 
 
 def _begin(this: Pass, wanted: Desired) -> Step:
@@ -206,14 +205,14 @@ def _blocked(blocker: Blocker) -> Plan:
     return Plan(phase=blocker.phase, reason=found.reason, message=found.message, findings=(found,))
 
 
-def _undecidable(refused: Refused) -> Plan:
+def _undecidable(observed: Observed, refused: Refused) -> Plan:
     """Write nothing: the user's spec is refused and the applied one is unknown."""
     unknown = warning(
         Reason.LAST_SPEC_UNKNOWN,
         Message(
             "The previously applied spec is not recorded in the cluster, so no drift is repaired.",
-            impact="Running pods are left alone.",
-            fix="Resolve the refusal above.",
+            impact="None for devices; manual edits of the operator's objects stay.",
+            fix="None of its own; the operator records the spec again when the problem above is solved.",
         ),
     )
     found = refused.refusal
@@ -221,32 +220,28 @@ def _undecidable(refused: Refused) -> Plan:
         phase=refused.phase,
         reason=found.reason,
         message=found.message,
-        notices=(unknown.message,),
+        notices=() if observed.deployment is None else (unknown.message,),
         findings=(found, unknown),
         refusal=found,
     )
 
 
 def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: datetime) -> Plan:
-    """Add what else is wrong to a plan: windows that never open, a gate that does not serve, a silent agent."""
-    faults = windows.read(observed.agent.spec.maintenance_windows).faults
-    found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
-    about_gate, due = gate_notices(observed, config, now=now)
-    late = endings.not_ending(observed, now=now)
-    if late is not None and late.reason not in {each.reason for each in plan.findings}:
-        found = (*found, late)
-    found = (*found, *about_gate)
-    silent = next((each.message for each in found if each.reason is Reason.AGENT_SILENT), None)
-    notices = tuple(each.message for each in found if each.message is not silent or plan.reason is not Reason.SERVING)
-    if silent is not None and plan.reason is Reason.SERVING:  # "no changes are pending" would mislead
+    """Add what else is wrong to a plan."""
+    found = notices(observed, config, known=plan.findings, now=now)
+    shown = found.messages
+    if (silent := found.silent_agent) is not None and plan.reason is Reason.SERVING:
+        # "No changes are pending" would mislead: the silence is the main message.
+        shown = tuple(message for message in shown if message is not silent)
         plan = replace(plan, message=replace(silent, rollout=rollout_messages.active(observed.agent.spec)))
+    if plan.reason is Reason.AWAITING_WINDOW:  # its message explains the windows that never open
+        faults = {each.message for each in found.findings if each.reason is Reason.WINDOW_INVALID}
+        shown = tuple(message for message in shown if message not in faults)
     return replace(
         plan,
-        notices=(*plan.notices, *notices),
-        findings=(*plan.findings, *found),
-        requeue_at=min(
-            (at for at in (plan.requeue_at, due, endings.end_overdue_at(observed, now=now)) if at), default=None
-        ),
+        notices=(*plan.notices, *shown),
+        findings=(*plan.findings, *found.findings),
+        requeue_at=plan.requeue_at if found.requeue_at is None else _earlier(plan.requeue_at, found.requeue_at),
     )
 
 

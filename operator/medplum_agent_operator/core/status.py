@@ -67,10 +67,15 @@ def _without_foreign_deployment(observed: Observed) -> Observed:
     return replace(observed, deployment=None)
 
 
+def says_available(status: MedplumAgentStatus) -> bool:
+    """Whether the condition `Available` is True."""
+    return any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in status.conditions)
+
+
 def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: int, now: datetime) -> MedplumAgentStatus:
     """Project the status of an object whose spec does not fit the model: report the fault and keep everything known."""
     plan = Statement(phase=Phase.FAILED, reason=finding.reason, message=finding.message)
-    serving = any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in previous.conditions)
+    serving = says_available(previous)
     values = plan_conditions(plan, serving=serving)
     return previous.model_copy(
         update={

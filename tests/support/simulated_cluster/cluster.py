@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.reading import read_agent
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.observed.scope import Config
     from medplum_agent_operator.core.plan import Plan
 
 

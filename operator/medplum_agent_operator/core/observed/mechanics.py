@@ -21,6 +21,7 @@ class Mechanics:
         stops_first: whether the old agent stops before the new one starts; if not, both run side by side for a while.
         phase: the MedplumAgent's phase during such a rollout.
         reason: the reason that conditions and Events give during such a rollout.
+        name: in words.
         how: completes "5.1.15 replaced 5.1.14 …".
         deployment_strategy: `spec.strategy` of the Deployment.
     """
@@ -29,6 +30,7 @@ class Mechanics:
     stops_first: bool
     phase: Phase
     reason: Reason
+    name: str
     how: str
     deployment_strategy: Mapping[str, Any] = field(repr=False)
 
@@ -38,6 +40,7 @@ ROLLING_HANDOFF: Final = Mechanics(
     stops_first=False,
     phase=Phase.HANDING_OFF,
     reason=Reason.HANDING_OFF,
+    name="rolling handoff",
     how="in a rolling handoff",
     # Always explicit: server-side apply cannot switch a strategy whose parameters were defaulted to Recreate
     # (https://github.com/kubernetes/kubernetes/issues/24198).
@@ -48,6 +51,7 @@ RECREATE: Final = Mechanics(
     stops_first=True,
     phase=Phase.RECREATING,
     reason=Reason.RECREATING,
+    name="recreate",
     how="by recreate",
     deployment_strategy={"type": "Recreate"},
 )

@@ -7,7 +7,7 @@ absent, and every decision treats an absent field as the less safe case.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
@@ -22,34 +22,8 @@ from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.requests import asked_for_new_pods
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.observed.version import AgentVersion
-
-
-class Key(NamedTuple):
-    """Namespace and name of a MedplumAgent."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The operator's settings that a pass uses.
-
-    Attributes:
-        image_repository: the agent's image repository if the spec names none.
-        nodes_watched: whether the operator watches nodes, and so knows which are cordoned.
-        gate_image: the image with the gate, which is the operator's own; None if it is unknown.
-        namespaces: the watched namespaces; empty means all.
-    """
-
-    image_repository: str | None = None
-    nodes_watched: bool = True
-    gate_image: str | None = None
-    namespaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

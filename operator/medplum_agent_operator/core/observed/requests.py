@@ -1,8 +1,8 @@
 """Whether somebody asked for new pods of the live template since its rollout began. Called by `model`; read by `activation`.
 
-The Deployment controller's revision shows it, whoever asked and however: it grows by one with each other pod template. The
+The Deployment controller's revision shows it, for every writer and every method: it grows by one with each other pod template. The
 operator's own write accounts for one. `kubectl rollout restart`, a reloader, `kubectl set env`, a rewrite by an admission policy
-during somebody else's write, and an edit that was reverted: each is one more.
+during another client's write, and an edit that was reverted: each is one more.
 
 Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#rolling-back-to-a-previous-revision
 """

@@ -51,6 +51,7 @@ class Failure(BaseModel):
         spec: fingerprint of the spec that failed. Another spec opens the latch.
         reason: what went wrong, as a reason.
         message: what went wrong, in sentences.
+        fix: what to do about it; empty if an older release recorded the failure.
         retry: the annotation `agents.medplum.com/retry` when it failed. Another value opens the latch.
         approval: the approval annotation when it failed. Another approval opens the latch.
     """
@@ -63,6 +64,7 @@ class Failure(BaseModel):
     spec: str
     reason: Annotated[Reason, _unknown_reads_as(Reason.PROGRESS_DEADLINE_EXCEEDED)]
     message: str
+    fix: str = ""
     retry: str | None = None
     approval: str | None = None
 

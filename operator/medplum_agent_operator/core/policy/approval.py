@@ -60,7 +60,7 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
     >>> judge("4.2.3 CHG-1042", target=AgentVersion.parse("4.2.3"), spent=()).granted
     True
     >>> judge("true", target=AgentVersion.parse("4.2.3"), spent=()).correction
-    "The annotation says 'true', which approves nothing. It must begin with the target version, 4.2.3."
+    "Annotation agents.medplum.com/force-downgrade says 'true', which approves nothing. It must begin with the target version, 4.2.3."
     """
     if annotation is None or not annotation.strip():
         return Approval(granted=False, reason=Reason.DOWNGRADE_NOT_APPROVED)
@@ -71,7 +71,7 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
         return _refused(
             Reason.APPROVAL_SPENT,
             text,
-            f"The annotation's text {text!r} has already approved a downgrade, and each text counts once. "
+            f"The text {text!r} of the annotation has already approved a downgrade, and each text counts once. "
             "Approve this one with another text, such as a new change ticket.",
         )
     if len(spent) >= MOST_SPENT:
@@ -87,12 +87,12 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
         return _refused(
             Reason.APPROVAL_MALFORMED,
             text,
-            f"The annotation says {shown!r}, which approves nothing. It must begin with the target version, {target}.",
+            f"Annotation {FORCE_DOWNGRADE} says {shown!r}, which approves nothing. It must begin with the target version, {target}.",
         )
     return _refused(
         Reason.APPROVAL_FOR_OTHER_TARGET,
         text,
-        f"The annotation approves {shown}, but spec.version asks for {target}. An approval counts for exactly its target.",
+        f"Annotation {FORCE_DOWNGRADE} approves {shown}, but spec.version asks for {target}. An approval counts for exactly its target.",
     )
 
 

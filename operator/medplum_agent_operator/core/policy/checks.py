@@ -17,6 +17,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, agent_that_owns, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import drain, identity_messages, messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import listed
 
 _ONLY_LOOKED_AFTER: Final = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
@@ -45,7 +46,7 @@ def _owned(observed: Observed, wanted: Ownership) -> list[str]:
 
 
 def _is_looked_after(observed: Observed) -> bool:
-    """Whether the agent has a Deployment of its own that the operator may write: nobody has paused it, and its spec is known."""
+    """Whether the agent has a Deployment of its own that the operator may write: it is not paused, and its spec is known."""
     live = observed.deployment
     if live is None or live.paused or observed.agent.spec.paused or live.applied_spec is None:
         return False
@@ -57,7 +58,9 @@ def being_deleted(observed: Observed) -> Blocker | None:
     agent = observed.agent
     if not agent.finalizers:
         return None
-    message = messages.being_deleted(agent, agent.finalizers, looked_after=_is_looked_after(observed))
+    message = messages.being_deleted(
+        agent, agent.finalizers, Availability.of(observed), looked_after=_is_looked_after(observed)
+    )
     return Blocker(Phase.FAILED, warning(Reason.BEING_DELETED, message), _is_looked_after(observed))
 
 
@@ -65,7 +68,7 @@ def invalid_spec(observed: Observed) -> Blocker | None:
     """The spec does not fit the model."""
     if not observed.agent.fault:
         return None
-    message = messages.invalid_spec(observed.agent.fault)
+    message = messages.invalid_spec(observed.agent.fault, serving=bool(Availability.of(observed).serving))
     return Blocker(Phase.FAILED, warning(Reason.INVALID_SPEC, message), _is_looked_after(observed))
 
 
@@ -80,8 +83,10 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
                 f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
-                impact=_ONLY_LOOKED_AFTER if _is_looked_after(observed) else "This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically.",
+                impact=_ONLY_LOOKED_AFTER
+                if _is_looked_after(observed)
+                else "This MedplumAgent is not installed yet and serves no devices.",
+                fix="None needed; the installation starts automatically. If an object stays, look for a finalizer on it.",
             ),
         ),
         spares_the_agent=_is_looked_after(observed),
@@ -104,8 +109,8 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
                 f"Waiting for {'pod' if len(newer) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
-                impact="This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically. If the pod does not end, run the command.",
+                impact="This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.",
+                fix="None needed; the installation starts automatically. If the pod does not terminate, run the command.",
                 command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
             ),
         ),
@@ -119,18 +124,20 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
         return None
     agent = observed.agent
     shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
-    others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
     cause = f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent."
-    fix = "Delete or rename the foreign object, or create the MedplumAgent under another name."
+    fix = "Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name."
+    others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
     if others:
         owners = listed([f"MedplumAgent {name}" for name in others])
         cause = f"It belongs to {owners}. The objects of a MedplumAgent have its name, or its name with -agent, -gate or -moves-by-handoff."
-        fix = "Create this MedplumAgent under another name; leave the object alone, because that other agent needs it."
-    impact = "Nothing was changed, and the foreign object is left alone."
-    if _is_looked_after(observed):
-        impact = f"{_ONLY_LOOKED_AFTER} The foreign object is left alone."
+        fix = "Create this MedplumAgent under another name. Do not delete the object: the other agent needs it."
+    only = f" {_ONLY_LOOKED_AFTER}" if _is_looked_after(observed) else ""
     message = Message(
-        f"This MedplumAgent needs {shown}, which exists and is not its own.", cause=cause, impact=impact, fix=fix
+        f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
+        cause=cause,
+        impact=f"{Availability.of(observed).now}{only} The operator leaves the foreign object alone.",
+        fix=fix,
+        command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
     )
     return Blocker(Phase.FAILED, warning(Reason.NAME_TAKEN, message), _is_looked_after(observed))
 
@@ -140,8 +147,8 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     agent = observed.agent
     if not agent.spec.paused:
         return None
-    impact = "The operator makes no changes and repairs no drift; running pods are left alone."
-    fix, command = "Set spec.paused to false.", ""
+    impact = f"{Availability.of(observed).now} The operator makes no changes and repairs no drift."
+    fix, command = "Set spec.paused to false; pending changes then start.", ""
     stuck = drain.on_cordoned_node(observed)
     if stuck is not None and _protected(observed):
         impact += f" Node {stuck.node} is cordoned, and a drain of it waits while the agent is paused."
@@ -160,9 +167,9 @@ def deployment_paused(observed: Observed) -> Blocker | None:
         return None
     agent = observed.agent
     message = Message(
-        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces none of its pods.",
-        impact="The operator makes no changes and repairs no drift; running pods are left alone.",
-        fix="Resume the Deployment.",
+        f"Deployment {agent.name} is paused (kubectl rollout pause), so no change of the agent can roll out.",
+        impact=f"{Availability.of(observed).now} The operator makes no changes and repairs no drift.",
+        fix="Resume the Deployment with the command; pending changes then start.",
         command=f"kubectl -n {agent.namespace} rollout resume deployment/{agent.name}",
     )
     return Blocker(Phase.PAUSED, warning(Reason.PAUSED, message))

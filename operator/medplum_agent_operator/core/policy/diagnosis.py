@@ -33,8 +33,8 @@ _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
         "Check spec.server.baseUrl and the credentials in the Secret.",
     ),
     1: (
-        "An agent exits silently if its log folder is not writable, a port is taken (before 5.1.14), or a TCP peer resets a byte stream.",
-        "Compare the channels' Endpoints in Medplum with spec.channels, and find out what else uses these ports.",
+        "Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.",
+        "Read the log with the command. Check in Medplum that the Agent and its Endpoints exist and that its ClientApplication may read them.",
     ),
     126: (
         "The program cannot be executed.",
@@ -56,7 +56,7 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             Message(
                 "The cluster refuses to create the agent's pod.",
                 cause=reported("Kubernetes", deployment.creation_failure),
-                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy.",
+                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The command shows more.",
                 command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
             ),
         )
@@ -131,7 +131,7 @@ def hopeless(observed: Observed) -> bool:
 
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
     """Channel ports that are closed on a pod that runs. Reported only after the deadline: a slow start is no fault."""
-    agent = observed.agent
+    agent, secret = observed.agent, spec.server.credentials_secret_ref.name
     for pod in observed.current_pods:
         closed = [str(channel.port) for channel, ready in _channels(pod, spec) if not ready]
         if closed and not pod.terminating:
@@ -139,8 +139,9 @@ def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
                 Reason.PORT_NOT_READY,
                 Message(
                     f"Pod {pod.name} runs but does not listen on port {', '.join(closed)}.",
-                    cause="An agent opens a port only after it has logged in to Medplum and read a channel with that port.",
-                    fix="Check spec.server, the Secret, the network to the server, and the addresses of the agent's Endpoints.",
+                    cause="An agent opens a port only after it has logged in to Medplum and found a channel with that port there.",
+                    fix=f"Read the agent's log with the command. Check spec.server, Secret {secret}, the network to the server, and in Medplum the port in the "
+                    "address of each channel's Endpoint.",
                     command=_logs(agent, pod, AGENT_CONTAINER),
                 ),
             )
@@ -160,7 +161,7 @@ def _faults(agent: MedplumAgent, pod: Pod, spec: MedplumAgentSpec) -> Iterator[F
             Message(
                 f"No node accepts pod {pod.name}.",
                 cause=reported("The scheduler", pod.unschedulable),
-                fix="Add a node, make room, or correct the scheduling in spec.podTemplate.",
+                fix="Add a node, free capacity, or correct the scheduling in spec.podTemplate. The command shows the pod's events.",
                 command=_describe(agent, pod),
             ),
         )
@@ -175,19 +176,20 @@ def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec:
             Message(
                 f"Pod {pod.name} cannot pull its image.",
                 cause=reported("The kubelet", pull_error(container)),
-                fix="Check spec.image, its pull secrets and the registry.",
+                fix="Check spec.image, spec.image.pullSecrets and the registry. The command shows the pod's events.",
                 command=_describe(agent, pod),
             ),
         )
     elif cannot_be_created(container):
-        secret = spec.server.credentials_secret_ref.name
+        keys = spec.server.credentials_secret_ref
+        secret = keys.name
         yield warning(
             Reason.CONTAINER_CONFIG_ERROR,
             Message(
                 f"Container {container.name} of pod {pod.name} cannot be created.",
                 cause=reported("The kubelet", kubelet_words(container)),
-                fix=f"If a Secret or a key is missing, create it; the pod reads Secret {secret}.",
-                command=f"kubectl -n {agent.namespace} describe secret {secret}",
+                fix=f"Secret {secret} must exist with the keys {keys.client_id_key} and {keys.client_secret_key}. The command shows the pod's events.",
+                command=_describe(agent, pod),
             ),
         )
     elif container.exit_code is not None and not container.ready and keeps_exiting(container):

@@ -32,7 +32,7 @@ def outside_windows(
         return None
     opening = windows.next_opening(read.usable, now)
     approval = allowed.approval.text if allowed.approval is not None else ""
-    message = messages.awaits_window(observed.agent, choice, approval=approval, opening=opening, faults=read.faults)
+    message = messages.awaits_window(observed, choice, approval=approval, opening=opening, faults=read.faults)
     severity = Severity.WARNING if opening is None else Severity.NORMAL
     return Refused(
         allowed.change,

@@ -1,6 +1,6 @@
 """A pod that was deleted and does not end: what waits for its end must say so.
 
-Called by `plan` and `progress`. Pure. Kubernetes reports no such fault by itself: the pod stays Terminating.
+Called by `plan` and `progress`. Pure. Kubernetes reports no such fault: the pod stays Terminating.
 """
 
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ def not_ending(observed: Observed, *, now: datetime) -> Finding | None:
             Message(
                 f"Pod {pod.name} should have ended by {pod.ends_by:%Y-%m-%dT%H:%M:%SZ} and is still there{where}.",
                 cause="The kubelet or the container runtime of its node has not stopped its containers, or has not reported that.",
-                impact="Its agent may still run, so nothing that has to wait for its end goes on.",
+                impact="Its agent may still run, so a change that must wait for its end waits.",
                 fix="Look at the pod's Events and at the kubelet and the container runtime of its node. Do not delete the pod by force "
                 "before its containers have ended: two agents could run at once.",
                 command=f"kubectl -n {observed.agent.namespace} describe pod {pod.name}",

@@ -73,7 +73,7 @@ def recorded_as_failed(observed: Observed, record: RolloutRecord) -> bool:
 
 def record_failure(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
     """The record of a failed change: its cause, and what identifies the change later."""
-    message = " ".join(part for part in (found.message.summary, found.message.cause, found.message.fix) if part)
+    message = " ".join(part for part in (found.message.summary, found.message.cause) if part)
     if len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 1] + "…"
     return Failure(
@@ -81,6 +81,7 @@ def record_failure(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) 
         spec=_spec_fingerprint(spec),
         reason=found.reason,
         message=message,
+        fix=found.message.fix,
         retry=_stored_annotation(agent, RETRY),
         approval=_stored_annotation(agent, FORCE_DOWNGRADE),
     )
@@ -90,7 +91,7 @@ def latched(observed: Observed) -> Failure | None:
     """The failed change that the user's spec still asks for and that no user has retried; None without one."""
     record = observed.record
     failed = None if record is None else record.failed
-    if failed is None or observed.agent.fault:  # nobody can say that an unreadable spec asks for something else
+    if failed is None or observed.agent.fault:  # an unreadable spec does not prove another request
         return failed
     if failed.spec != _spec_fingerprint(observed.agent.spec):
         return None

@@ -4,7 +4,9 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.identity import Claim, normalised
+from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME
+from medplum_agent_operator.core.policy.availability import Availability
 
 
 def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, before: MedplumAgentSpec | None) -> Message:
@@ -25,21 +27,20 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, befor
     )
     if holder.is_leftover:
         return Message(
-            f"The deleted MedplumAgent {name} still has this identity: its Deployment or a pod is not gone yet.",
+            f"The deleted MedplumAgent {name} still has this identity: its Deployment or a pod still exists.",
             cause=cause,
             impact=impact,
-            fix=f"None needed; {what.lower()} automatically when it is gone. If it stays, as after kubectl delete --cascade=orphan, run the command.",
+            fix=f"None needed; {what.lower()} automatically when both are gone. If the Deployment stays, as after kubectl delete --cascade=orphan, run the "
+            "command; it stops that agent.",
             command=f"kubectl -n {holder.namespace} delete deployment {holder.name}",
         )
-    fix = (
-        f"{what} automatically when {name} has been deleted and its pods are gone, or when it runs with another server."
-    )
+    fix = f"{what} automatically when {name} has been deleted and its pods are gone, or when {name} runs with another server."
     if before is not None and not same_server:
         fix += f' To stay, set spec.server.baseUrl back to "{before.server.base_url}".'
     else:
         fix += (
-            " If both are needed, create another Agent on the Medplum server and a new MedplumAgent with its id, and delete this one: "
-            "spec.server.agentId cannot be changed. If this one is not needed, delete it."
+            " If you need both, create another Agent on the Medplum server and a new MedplumAgent with its id, and delete this one: "
+            "spec.server.agentId cannot be changed. If you do not need this one, delete it."
         )
     return Message(f"The identity in spec.server belongs to MedplumAgent {name}.", cause=cause, impact=impact, fix=fix)
 
@@ -47,7 +48,7 @@ def identity_taken(agent: MedplumAgent, holder: Claim, *, installed: bool, befor
 def _effect(before: MedplumAgentSpec | None, *, installed: bool, same_server: bool) -> tuple[str, str]:
     """The impact, and what then happens automatically."""
     if not installed:
-        return "This MedplumAgent is not installed.", "The installation starts"
+        return "This MedplumAgent is not installed and serves no devices.", "The installation starts"
     if same_server:
         return (
             "Both agents run and neither was stopped; devices may receive messages twice. Edits of this spec wait.",
@@ -57,13 +58,14 @@ def _effect(before: MedplumAgentSpec | None, *, installed: bool, same_server: bo
     return f"Nothing was changed{keeps}. Other edits of the spec wait too.", "The change starts"
 
 
-def rollback_blocked_by_identity(holder: Claim) -> Message:
-    """Why a failed change of the server is not rolled back."""
+def rollback_blocked_by_identity(holder: Claim, failed: Failure | None, available: Availability) -> Message:
+    """Why a failed change of the server is not rolled back. `failed`: the failure; None if unknown."""
     name = f"{holder.namespace}/{holder.name}"
+    why = "" if failed is None else f"The change failed: {failed.message} "
     return Message(
         f"The change failed and cannot be rolled back: MedplumAgent {name} now has the previous identity.",
-        cause="The previous spec used another server; the server would send each message for a device to both agents.",
-        impact="The operator changed nothing further.",
-        fix=f"Fix the cause of the failure, or set spec.server to a server that can be reached. The rollback starts automatically when {name} "
-        "has been deleted and its pods are gone.",
+        cause=f"{why}The previous spec used another server, which would send each message for a device to both agents.",
+        impact=available.now,
+        fix=f"{(failed.fix if failed else '') or 'Fix the cause of the failure.'} The change then resumes automatically. Or delete {name}: the rollback "
+        "starts when its pods are gone.",
     )

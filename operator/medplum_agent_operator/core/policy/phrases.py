@@ -1,10 +1,9 @@
 """Phrases that several messages share. Called by the message modules of this wing and of `report`; they must never decide anything."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.spec import MedplumAgentSpec
 
 NOTHING_NEEDED: Final = "None needed; the rollout continues automatically."
 
@@ -18,18 +17,11 @@ def seconds(count: int) -> str:
     return "1 second" if count == 1 else f"{count} seconds"
 
 
-def in_between(spec: MedplumAgentSpec) -> str:
-    """What happens to messages while no agent runs."""
-    if spec.gated:
-        return f"messages wait in the gate for up to {seconds(spec.gate.hold_seconds)}"
-    return "devices cannot deliver messages in between"
-
-
 def capital(text: str) -> str:
     """Begin the text with a capital letter.
 
-    >>> capital("both sides can hand over")
-    'Both sides can hand over'
+    >>> capital("both versions can hand over")
+    'Both versions can hand over'
     """
     return text[:1].upper() + text[1:]
 
@@ -50,18 +42,6 @@ def listed(items: Sequence[str]) -> str:
     ('Service', 'Service, Role and Job')
     """
     return " and ".join((", ".join(items[:-1]), items[-1]) if len(items) > 1 else items)
-
-
-def who_serves(versions: Iterable[str]) -> str:
-    """Which versions serve, as the beginning of an impact.
-
-    >>> who_serves(["5.1.15", "5.1.14"]), who_serves([])
-    ('5.1.14 and 5.1.15 keep serving.', 'No agent serves right now.')
-    """
-    alive = sorted(set(versions))
-    if not alive:
-        return "No agent serves right now."
-    return f"{' and '.join(alive)} {'keeps' if len(alive) == 1 else 'keep'} serving."
 
 
 def numbered(*points: str) -> str:

@@ -77,4 +77,4 @@ def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Cho
             return Choice(RECREATE, f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     if host_ports or (deployment is not None and deployment.uses_host_ports):
         return Choice(RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
-    return Choice(ROLLING_HANDOFF, f"both sides are {ZERO_DOWNTIME} or newer and can run side by side")
+    return Choice(ROLLING_HANDOFF, f"both versions are {ZERO_DOWNTIME} or newer and can run side by side")

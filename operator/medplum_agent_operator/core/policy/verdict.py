@@ -11,13 +11,15 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, judge
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
-from medplum_agent_operator.core.policy.strategy import classify, needs_approval
+from medplum_agent_operator.core.policy.strategy import choose, classify, needs_approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ def decide(observed: Observed, config: Config) -> Verdict:
     if failed is not None and not _identity_taken(observed) and _latch_holds(failed, approval):
         refusal, approval = warning(failed.reason, messages.latched(observed, failed, approval)), None
     if refusal is None and not (spec.image.repository or config.image_repository):
-        refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _NO_IMAGE)
+        refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _no_image(observed))
     if refusal is None:
         return Allowed(change, target, spec, approval)
     applied = last_applied_spec(observed)
@@ -107,12 +109,13 @@ def while_blocked(observed: Observed, found: Finding) -> Refused | None:
     return Refused(Change.NONE, target, found, applied, latched=latched(observed) is not None, blocked=True)
 
 
-_NO_IMAGE = Message(
-    "There is no image to run: neither spec.image.repository nor the operator's default is set.",
-    impact="Nothing was changed; a running agent keeps serving.",
-    fix="Set spec.image.repository, or the operator's setting MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
-    "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
-)
+def _no_image(observed: Observed) -> Message:
+    return Message(
+        "There is no image to run: neither spec.image.repository nor the operator's default is set.",
+        impact=Availability.of(observed).now,
+        fix="Set spec.image.repository, or the environment variable MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY of the operator's Deployment. "
+        "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
+    )
 
 
 def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple[Finding | None, Approval | None]:
@@ -141,17 +144,14 @@ def _identity_taken(observed: Observed) -> Finding | None:
 
 
 def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersion, approval: Approval) -> Finding:
-    return warning(
-        approval.reason,
-        messages.refusal(
-            observed.agent,
-            baseline=baseline.text,
-            target=target,
-            approval=approval,
-            serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-            under_way=_under_way(observed),
-        ),
+    spec = observed.agent.spec
+    now = messages.Situation(
+        Availability.of(observed),
+        under_way=_under_way(observed),
+        stops_first=choose(observed, target, host_ports=spec.uses_host_ports).mechanics.stops_first,
     )
+    message = messages.refusal(observed.agent, baseline=baseline.text, target=target, approval=approval, now=now)
+    return warning(approval.reason, message)
 
 
 def _under_way(observed: Observed) -> str | None:

@@ -14,6 +14,7 @@ from medplum_agent_operator.core.observed.findings import Finding, Message, news
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, endings, failure, prepull
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
 
@@ -47,9 +48,13 @@ class Progress:
 
 def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     """A rollout that begins in this pass."""
-    message = rollout_messages.under_way(record, spec)
+    now_serving = Availability.of(observed)
+    available = replace(
+        now_serving, earlier_serves=bool(now_serving.serving)
+    )  # the live template becomes an earlier one
+    message = rollout_messages.under_way(record, spec, available)
     if observed.deployment is None and record.from_version is not None:
-        message = rollout_messages.recreated_deployment(message)
+        message = rollout_messages.recreated_deployment(message, record, available)
     reason, phase = _kind(record)
     stopping = record.mechanics.stops_first and bool(observed.serving_pods)
     return Progress(
@@ -66,19 +71,20 @@ def fetching(
     observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime
 ) -> Progress:
     """A change that stops first and waits for its image while the old agent serves."""
-    found = prepull.trouble(fetch)
+    found, available = prepull.trouble(fetch), Availability.of(observed)
     deadline = fetch.deadline(spec, now=now)
     if now >= deadline or prepull.hopeless(fetch):
         found = found or prepull.unknown_trouble(fetch)
-        message = failure_messages.not_fetched(record, image=fetch.image, node=fetch.node, trouble=found.message)
+        message = failure_messages.not_fetched(
+            record, image=fetch.image, node=fetch.node, trouble=found.message, available=available
+        )
         failed = warning(found.reason, message)
         return Progress(Phase.FAILED, found.reason, message, findings=(failed,), failed=failed)
-    serving = failure_messages.serving_versions(observed)
-    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node, serving=serving)
+    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node, available=available)
     findings: tuple[Finding, ...] = (news(Reason.FETCHING_IMAGE, message),)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, serving=serving)
+        message = failure_messages.blocked(message, found.message, available)
     return Progress(
         record.mechanics.phase,
         Reason.FETCHING_IMAGE,
@@ -99,7 +105,9 @@ def under_way_or_at_rest(
         return _under_way(observed, record, spec, now=now)
     if deployment is not None and deployment.replacing:
         mechanics = deployment.mechanics
-        message = rollout_messages.restarting(observed.agent, spec, stops_first=mechanics.stops_first)
+        message = rollout_messages.restarting(
+            observed.agent, spec, Availability.of(observed), stops_first=mechanics.stops_first
+        )
         return Progress(mechanics.phase, Reason.RESTARTING, message, findings=(news(Reason.RESTARTING, message),))
     return _at_rest(observed, record, spec)
 
@@ -136,14 +144,14 @@ def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> t
 
 
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
-    message = rollout_messages.under_way(record, spec)
+    message = rollout_messages.under_way(record, spec, Availability.of(observed))
     reason, phase = _kind(record)
     # Status may not have it yet: the pass that began it deferred its report or was killed.
     findings = () if observed.rollout_in_status else _announcements(record, reason, message)
     found = _trouble(observed, record, spec, now=now)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, serving=failure_messages.serving_versions(observed))
+        message = failure_messages.blocked(message, found.message, Availability.of(observed))
     deferred = _is_deferred(observed, record, now=now)
     requeue_at = record.started_at + DEFERRAL if deferred else _requeue_at(observed, record, spec, now=now)
     return Progress(
@@ -182,11 +190,14 @@ def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, 
 
 
 def what_failed(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> Finding:
-    """Why the rollout under way has failed, according to its pods."""
+    """Why the rollout under way has failed, as its pods show it."""
     agent = observed.agent
+    pods = " ".join(pod.name for pod in observed.current_pods if not pod.terminating)
+    described = f"pod {pods}" if pods else f"deployment {agent.name}"
     unknown = Message(
         "The new pod did not become available, and the cluster reports no reason.",
-        command=f"kubectl -n {agent.namespace} describe deployment {agent.name}",
+        fix="Run the command and look at the events; then read the agent's log.",
+        command=f"kubectl -n {agent.namespace} describe {described}",
     )
     return (
         endings.not_ending(observed, now=now)
@@ -218,7 +229,9 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     if observed.pods_with_open_ports:
         return Progress(Phase.RUNNING, Reason.SERVING, rollout_messages.at_rest(spec), findings=findings)
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
-    message = failure_messages.installed_but_not_ready(spec, None if found is None else found.message)
+    message = failure_messages.installed_but_not_ready(
+        observed.agent, spec, None if found is None else found.message, Availability.of(observed)
+    )
     if found is None:
         return Progress(Phase.RUNNING, Reason.NOT_SERVING, message, findings=findings)
     return Progress(Phase.RUNNING, found.reason, message, findings=(*findings, found))

@@ -1,6 +1,6 @@
 """Turn gate reports into parts of `status`: channels, a condition, the figures of a rollout. Pure.
 
-Called by `status` and `gate_notices`. Without a gate in the spec, all of this is empty. Before the first gate report it must keep what
+Called by `status` and `notices`. Without a gate in the spec, all of this is empty. Before the first gate report it must keep what
 status has: a restarted operator knows nothing newer.
 """
 
@@ -45,9 +45,15 @@ def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
         return Reason.NOT_SERVING, "No agent pod is ready."
     if not gate_pod.available(observed.children.get("GateDeployment")):
         return Reason.GATE_NOT_SERVING, "No gate accepts connections."
-    if observed.traffic is not None and not observed.traffic.gates:
-        return Reason.GATES_UNREACHABLE, gate_messages.gates_unreachable(observed.agent)
+    if gates_unreachable(observed):
+        return Reason.GATES_UNREACHABLE, gate_messages.gates_unreachable(observed.agent).summary
     return None
+
+
+def gates_unreachable(observed: Observed) -> bool:
+    """Whether gates serve and none of them answers the operator."""
+    serve = bool(observed.pods_with_open_ports) and gate_pod.available(observed.children.get("GateDeployment"))
+    return serve and observed.traffic is not None and not observed.traffic.gates
 
 
 def silent_channels(observed: Observed) -> Mapping[str, datetime]:

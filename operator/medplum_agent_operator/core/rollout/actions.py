@@ -15,8 +15,9 @@ from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_ga
 from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy.drain import protected
 from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.rollout import template_in_force

@@ -13,8 +13,9 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template, with_annotation
 from medplum_agent_operator.core.observed.drift import first_difference
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.rollout.records import requested_refresh
 
 REVISION: Final = 1
