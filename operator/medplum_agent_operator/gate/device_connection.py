@@ -14,6 +14,7 @@ from medplum_agent_operator.gate.effects import Rules
 from medplum_agent_operator.gate.limits import Tier
 from medplum_agent_operator.gate.routes import Life
 from medplum_agent_operator.gate.sockets import ChannelServer
+from medplum_agent_operator.gate.unread import Unread
 
 BLOCKED_SECONDS: Final = 60.0
 """How long a device may leave its answers unread. Meanwhile a large answer occupies a slot that other devices need."""
@@ -70,15 +71,17 @@ class DeviceConnection(EffectRunner):
         return not self._closing
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The connection is closed."""
-        self.transport = None
+        """The connection is closed. What had arrived before is still read and passed on, as fast as the agent answers."""
+        transport, self.transport = self.transport, None
+        self._blocked = False
         for timer in (self._linger, self._blocked_timer):
             if timer is not None:
                 timer.cancel()
-        if self.conversation is not None and not self.conversation.ended:
-            self.conversation.device_lost(self.loop.time())
+        if self.conversation is not None:
+            self.conversation.device_lost()
+            if transport is not None and not self._device_finished:
+                self._unread = Unread(transport)
             self._settle()
-        self._forget_if_done()
 
     def pause_writing(self) -> None:
         """The device does not read its answers: read no more of them, and abort if this lasts too long."""

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from medplum_agent_operator.gate.agent_connection import AgentConnection
 from medplum_agent_operator.gate.alarm import Alarm
@@ -17,6 +17,7 @@ from medplum_agent_operator.gate.effects import (
     Count,
     Effect,
     Ending,
+    Kind,
     OpenLink,
     SendToAgent,
     SendToDevice,
@@ -24,11 +25,19 @@ from medplum_agent_operator.gate.effects import (
 from medplum_agent_operator.gate.hl7 import describe
 from medplum_agent_operator.gate.limits import SMALL_BYTES, SlotClaim, Tier
 from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, send_fin
+from medplum_agent_operator.gate.unread import Unread, unread_bytes
 from medplum_agent_operator.telemetry import log
 
 if TYPE_CHECKING:
     from medplum_agent_operator.gate.conversation import Conversation
     from medplum_agent_operator.gate.routes import Life
+
+_TOLD: Final = {
+    Kind.BATCH: (logging.WARNING, "dropped a batch or a file of messages (BHS, FHS), as no agent takes one: %d"),
+    Kind.DROPPED: (logging.INFO, "messages that went to no agent before the connection was closed: %d"),
+    Kind.UNDELIVERED: (logging.WARNING, "lost messages of a disconnected device, which went to no agent: %d"),
+}
+"""What the log says of a device, with the level."""
 
 
 class EffectRunner(Reader):
@@ -48,6 +57,9 @@ class EffectRunner(Reader):
         self._unsubscribe: Callable[[], None] = _nothing
         self._device_finished = False
         self._linger: asyncio.TimerHandle | None = None
+        self._unread: Unread | None = None
+        """After the device's connection was lost: what it had sent before."""
+        self._told_of_batch = False
         self._reading = True
         self._blocked = False
         self._closing = False
@@ -105,6 +117,9 @@ class EffectRunner(Reader):
         self.slot_not_needed()
         self.claim.adjust(self._claimed_bytes)
         self._update_reading()
+        if self._unread is not None:
+            # Not at once: a lost device may release the slot again, and so on with every other one that waits for it.
+            self.loop.call_soon(self._settle)
 
     # Carries out the effects.
 
@@ -113,13 +128,31 @@ class EffectRunner(Reader):
         conversation = self.conversation
         if conversation is None:
             return
-        while effects := conversation.effects():
-            for effect in effects:
+        while True:
+            for effect in conversation.effects():
                 self._carry_out(effect)
-        self.claim.adjust(self._claimed_bytes)
+            self.claim.adjust(self._claimed_bytes)
+            if not self._read_rest(conversation):
+                break
         self._update_reading()
         self._set_alarm()
         self._forget_if_done()
+
+    def _read_rest(self, conversation: "Conversation") -> bool:
+        """Read what the kernel has of a lost device, or find that it has nothing more of a device. Returns whether anything was reported."""
+        now, transport = self.loop.time(), self.transport
+        if self._unread is None:
+            if not conversation.may_close or transport is None or unread_bytes(transport):
+                return False
+            conversation.nothing_unread(now)
+        elif not conversation.drops_bytes and (self.claim.waiting_for is not None or not conversation.reads_device):
+            return False
+        elif data := self._unread.read():
+            conversation.device_sent(data, now)
+        else:
+            self._unread = None
+            conversation.device_finished(now)
+        return True
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -132,6 +165,7 @@ class EffectRunner(Reader):
                     self.transport.write(data)
             case Count(kind, amount, agent):
                 self.channel.counters.note(kind, amount, cast("Life | None", agent))
+                self._tell(kind, amount)
             case OpenLink(number, agent):
                 self.links[number] = AgentConnection(
                     number, cast("Life", agent), self, channel=self.channel, loop=self.loop
@@ -141,6 +175,12 @@ class EffectRunner(Reader):
                     link.finish()
             case CloseDevice(why):
                 self._close(why)
+
+    def _tell(self, kind: Kind, amount: float) -> None:
+        """Log what somebody has to know of this device. A conversation counts losses at its end only, and batches at any time."""
+        if kind in _TOLD and not (kind is Kind.BATCH and self._told_of_batch):
+            self._told_of_batch |= kind is Kind.BATCH
+            log.log(*_TOLD[kind], amount, extra={"device": self.address})
 
     def _close(self, why: Ending) -> None:
         self._closing = True
@@ -197,7 +237,7 @@ class EffectRunner(Reader):
     def _forget_if_done(self) -> None:
         """Release everything after the device has gone and its conversation has ended."""
         conversation = self.conversation
-        if self.transport is not None or conversation is None or not conversation.ended:
+        if self.transport is not None or self._unread is not None or conversation is None or not conversation.ended:
             return
         self.conversation = None
         self._alarm.cancel()

@@ -206,9 +206,8 @@ def render_deployment(
 
     Args:
         agent: the MedplumAgent.
-        spec: the spec in force.
-        template: the pod template in force.
-        strategy: the strategy of the rollout.
+        spec, template: the spec and the pod template in force.
+        strategy: the rollout's strategy.
         record: the rollout's record.
         last_good: the value of the `last-good` annotation; None to omit it.
     """
@@ -229,6 +228,6 @@ def render_deployment(
         },
     )
     body = _with_applied_hash(body)
-    annotations = {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump()}
-    body["metadata"]["annotations"] |= annotations if last_good is None else {**annotations, names.LAST_GOOD: last_good}
+    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
+    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}
     return body

@@ -125,7 +125,7 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     agent = observed.agent
     shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
     cause = f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent."
-    fix = "Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name."
+    fix = "Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name."
     others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
     if others:
         owners = listed([f"MedplumAgent {name}" for name in others])
