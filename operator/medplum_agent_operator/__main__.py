@@ -226,9 +226,6 @@ async def _serve(settings: Settings) -> int:
 
 def main() -> None:
     """Run the console script."""
-    if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"medplum-agent-operator {_version()}\n")
-        return
     try:
         settings = Settings.load(sys.argv[1:])
         set_up_logging(as_json=settings.log_format == "json", level=settings.log_level)

@@ -5,11 +5,22 @@ Read by `__main__` and `startup_checks`. An invalid setting ends the process wit
 
 import os
 import re
+from argparse import Action, ArgumentParser
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from importlib.metadata import version
+from inspect import cleandoc
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliImplicitFlag,
+    CliSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from medplum_agent_operator.errors import StartupError
 
@@ -115,13 +126,32 @@ class Settings(BaseSettings):
         Raises:
             StartupError: with a sentence per invalid setting.
         """
-        _check_names(os.environ)
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(cls, add_argument_method=_add_flag)
+        parser = source.root_parser
+        parser.description = cleandoc(cls.__doc__ or "")
+        parser.add_argument(
+            "--version",
+            action="version",
+            version=f"%(prog)s {version('medplum-agent-operator')}",
+            help="Show the version and exit.",
+        )
         try:
-            return CliApp.run(cls, cli_args=arguments)
+            found = CliApp.run(cls, cli_args=arguments, cli_settings_source=source)
+            _check_names(os.environ)
         except ValidationError as fault:
             raise StartupError("\n".join(_sentence(error) for error in fault.errors())) from fault
         except SettingsError as fault:
             raise StartupError(f"The settings cannot be read: {fault}") from fault
+        return found
+
+
+def _add_flag(parser: ArgumentParser, *names: str, **options: Any) -> Action:
+    """Add a flag as people write it: a value is named after its flag, and a default is shown only where one exists."""
+    if not str(options.get("metavar", "{")).startswith("{"):
+        options["metavar"] = names[0].lstrip("-").replace("-", "_").upper()
+    if isinstance(options.get("help"), str):
+        options["help"] = options["help"].removesuffix(" (default: None)").removesuffix(" (default: ())")
+    return ArgumentParser.add_argument(parser, *names, **options)
 
 
 def _check_names(environment: Mapping[str, str]) -> None:

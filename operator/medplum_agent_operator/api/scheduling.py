@@ -133,10 +133,14 @@ class PodAffinityTerm(ApiModel):
         description="Selects namespaces of those pods by their labels, in addition to those in namespaces.",
     )
     match_label_keys: Annotated[tuple[LabelKey, ...], Field(max_length=16)] | None = Field(
-        default=None, description="Keys of labels whose values must be the same on those pods as on the agent's pod."
+        default=None,
+        description="Keys of labels whose values must be the same on those pods as on the agent's pod. Counts from Kubernetes 1.31 on; "
+        "1.30 drops it without a word.",
     )
     mismatch_label_keys: Annotated[tuple[LabelKey, ...], Field(max_length=16)] | None = Field(
-        default=None, description="Keys of labels whose values must differ between those pods and the agent's pod."
+        default=None,
+        description="Keys of labels whose values must differ between those pods and the agent's pod. Counts from Kubernetes 1.31 on; "
+        "1.30 drops it without a word.",
     )
 
 

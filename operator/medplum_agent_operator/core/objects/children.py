@@ -202,16 +202,15 @@ def render_deployment(
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy of its next rollout.
 
-    `minReadySeconds` is omitted if it is zero, because the API server drops a zero and the object would always differ.
-
     Args:
         agent: the MedplumAgent.
-        spec, template: the spec and the pod template in force.
+        spec: the spec in force.
+        template: the pod template in force.
         strategy: the rollout's strategy.
         record: the rollout's record.
         last_good: the value of the `last-good` annotation; None to omit it.
     """
-    body = _object(
+    deployment = _object(
         agent,
         "apps/v1",
         "Deployment",
@@ -221,13 +220,14 @@ def render_deployment(
             "replicas": 1,
             "selector": {"matchLabels": selector(agent)},
             "strategy": dict(mechanics_of(strategy).deployment_strategy),
+            # The API server drops a zero, and the object would always differ.
             **({"minReadySeconds": spec.handoff.min_ready_seconds} if spec.handoff.min_ready_seconds else {}),
             "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,
             "template": template.template,
         },
     )
-    body = _with_applied_hash(body)
-    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
-    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}
+    body = _with_applied_hash(deployment)
+    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump()}
+    body["metadata"]["annotations"] |= {} if last_good is None else {names.LAST_GOOD: last_good}
     return body

@@ -201,7 +201,7 @@ def invalid_spec(fault: str, *, serving: bool) -> Message:
         cause=f"{fault.rstrip('.')}.",
         impact="The running agent keeps serving." if serving else "No agent serves; devices cannot deliver messages.",
         fix="Correct the field. If the API server accepted it, the installed CRD belongs to another operator release: apply "
-        "crds/medplumagents.yaml of this operator's release.",
+        "crds/medplumagents.yaml in the operator's sources, of this operator's release.",
     )
 
 
