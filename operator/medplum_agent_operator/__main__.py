@@ -22,7 +22,7 @@ from medplum_agent_operator.adapters.gates import GateReports
 from medplum_agent_operator.adapters.health import serve
 from medplum_agent_operator.adapters.kube import Kube
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Config, Key
+from medplum_agent_operator.core.observed.scope import Config, Key
 from medplum_agent_operator.errors import ClusterError, ConflictError, StartupError
 from medplum_agent_operator.probes import Probes
 from medplum_agent_operator.reconcile import Reconciler

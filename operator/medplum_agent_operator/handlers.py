@@ -12,7 +12,7 @@ import kopf
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.kinds import KINDS, NODE, POD, Kind, watched
 
 

@@ -13,8 +13,8 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.objects.children import CHILDREN, kind_of, name_of
 from medplum_agent_operator.core.observed.gate_reports import Traffic
 from medplum_agent_operator.core.observed.identity import Claim, Identity, applied, claims_on, running_as, wanted
-from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.observed.resource_version import age, number
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ConflictError
 from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from medplum_agent_operator.core.observed.gate_reports import Traffic
 from medplum_agent_operator.core.observed.identity import Claim, Identity
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 
 Object = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import MedplumAgentStatus
 from medplum_agent_operator.core.objects.events import is_told, occurrence, render_event
 from medplum_agent_operator.core.observed.findings import Finding, Severity
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ClusterError, ConflictError
 from medplum_agent_operator.ports import Cluster, Object, Seen
 from medplum_agent_operator.telemetry import log

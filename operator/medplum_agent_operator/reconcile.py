@@ -20,7 +20,9 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.identity import Claim, Identity, other_holder, wanted
-from medplum_agent_operator.core.observed.model import Config, Key, Observed
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.reading import first_fault, is_garbage_collected, read_agent
+from medplum_agent_operator.core.observed.scope import Config, Key
 from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.availability import Availability
@@ -40,7 +42,7 @@ REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
 class _Decision:
     """What a pass does and publishes for one snapshot.
 
-    `before` is the status as it is, `after` as it should be. `observed` is None if the agent is unreadable or being deleted.
+    `before` is the status as it is, `after` as it should be. `observed` is None if the agent is unreadable or garbage collected.
     """
 
     raw: Object
@@ -128,7 +130,7 @@ class Reconciler:
         return await self._carry_out(key, decision)
 
     async def _carry_out(self, key: Key, decision: _Decision) -> float | None:
-        if _is_being_deleted(decision.raw):
+        if is_garbage_collected(decision.raw):
             return None
         decision = await self._apply(key, decision)
         if not decision.plan.defer_reporting and (decision.new_status or decision.plan.actions):
@@ -141,17 +143,23 @@ class Reconciler:
     def _decide(self, snapshot: Snapshot) -> _Decision:
         raw = snapshot.agent
         before = parse_status(raw.get("status") or {})
-        now = self._clock()
-        if _is_being_deleted(raw):
+        if is_garbage_collected(raw):
             nothing = Plan(phase=Phase.RUNNING, reason=Reason.SETTLED, message=Message(""))
             return _Decision(raw, nothing, before, before, None)
         try:
-            agent = MedplumAgent.parse(raw)
+            agent = read_agent(raw, snapshot.deployment)
         except ValidationError as fault:
-            found = warning(Reason.INVALID_SPEC, _invalid(fault, before))
+            found = warning(
+                Reason.INVALID_SPEC, messages.invalid_spec(first_fault(fault), serving=says_available(before))
+            )
             plan = Plan(phase=Phase.FAILED, reason=found.reason, message=found.message, findings=(found,))
             generation = raw["metadata"].get("generation", 0)
-            return _Decision(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
+            after = unreadable(before, found, generation=generation, now=self._clock())
+            return _Decision(raw, plan, before, after, None)
+        return self._decide_about(agent, snapshot, before)
+
+    def _decide_about(self, agent: MedplumAgent, snapshot: Snapshot, before: MedplumAgentStatus) -> _Decision:
+        now = self._clock()
         observed = Observed.of(
             agent,
             deployment=snapshot.deployment,
@@ -162,7 +170,7 @@ class Reconciler:
         )
         observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
         plan = make_plan(observed, config=self._config, now=now)
-        return _Decision(raw, plan, before, project(observed, plan, now=now), observed)
+        return _Decision(snapshot.agent, plan, before, project(observed, plan, now=now), observed)
 
     async def _apply(self, key: Key, decision: _Decision) -> _Decision:
         """Carry out the actions in order. If the API server refuses one, the rest is not done and the refusal becomes a finding."""
@@ -236,14 +244,3 @@ class Reconciler:
         if decision.observed is None:
             return replace(decision, plan=plan)
         return replace(decision, plan=plan, after=project(decision.observed, plan, now=now))
-
-
-def _is_being_deleted(raw: Object) -> bool:
-    """Whether the MedplumAgent is being deleted: garbage collection removes its children, and the operator must not create them again."""
-    return bool(raw["metadata"].get("deletionTimestamp"))
-
-
-def _invalid(fault: ValidationError, status: MedplumAgentStatus) -> Message:
-    first = fault.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return messages.invalid_spec(f"{where}: {first['msg']}", serving=says_available(status))

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import UNDER_WAY
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.handlers import key_of, rivals
 from medplum_agent_operator.kinds import AWAITED, Kind, watched

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.verdict import Refused
 

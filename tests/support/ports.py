@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.objects.children import name_of
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ConflictError
 from medplum_agent_operator.reconcile import Reconciler
 from tests.support.builders import CONFIG, NAME, NAMESPACE, Raw

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Config, Key
+from medplum_agent_operator.core.observed.scope import Config, Key
 from medplum_agent_operator.reconcile import Reconciler
 from tests.support.builders import NOW, REPOSITORY, SERVER, Raw, agent
 

@@ -14,6 +14,8 @@ from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.builders import Raw
+
 VERSIONS: Final = ("4.1.12", "4.2.3", "4.2.3-abc1234", "4.2.4", "5.1.14", "5.1.15", "5.1.15-abc1234", "5.1.16")
 APPROVALS: Final = (
     None,
@@ -124,6 +126,19 @@ def _change_and_rest(version: str) -> Step:
 
 _rest: Final = Step("all comes to rest", lambda c: c.settle())
 
+
+def _reload(cluster: SimulatedCluster) -> None:
+    """A variable that is not ours gets another value."""
+    variable = {"name": "STAKATER_LAB_SECRET", "value": str(cluster.count)}
+
+    def edit(template: Raw) -> None:
+        container = template["spec"]["containers"][0]
+        others = [each for each in container.get("env", []) if each["name"] != variable["name"]]
+        container["env"] = [*others, variable]
+
+    cluster.edit_template(edit)
+
+
 orderly_steps: Final = st.one_of(
     st.sampled_from(VERSIONS).map(lambda version: _edit(version=version)),
     st.sampled_from(VERSIONS).map(_approve_and_change),
@@ -148,6 +163,7 @@ orderly_steps: Final = st.one_of(
     st.just(Step("all pods get ready", lambda c: c.mend())),
     st.just(Step("21 s without progress", lambda c: c.tick(21))),
     st.just(Step("kubectl rollout restart", lambda c: c.restart_pods() if "Deployment" in c.objects else None)),
+    st.just(Step("a reloader edits the template", lambda c: _reload(c) if "Deployment" in c.objects else None)),
 )
 """What people and the operator do, and rollouts that fail."""
 

@@ -108,6 +108,40 @@ def rollouts() -> Iterator[Text]:
     yield _now("A change without a rollout", installed().edit(service={"type": "NodePort"}))
 
 
+def waiting_for_others() -> Iterator[Text]:
+    """What waits for somebody outside the operator, and says so."""
+    cluster = installed("4.2.3", handoff={"progressDeadlineSeconds": 600})
+    cluster.never_end.add("4.2.3")
+    cluster.edit(version="5.1.15").settle().tick(120)
+    yield _now("An old pod does not end", cluster)
+    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster.reconcile()
+    seen = cluster.observe()
+    yield _now(
+        "The Job that pulls the image is suspended", cluster, fetches=(replace(seen.fetches[0], suspended=True),)
+    )
+    cluster = changing("5.1.14", "5.1.15", handoff=HOLD)
+    cluster.settle().tick(61)
+    cluster.tick()
+    pods = cluster.observe().pods
+    gates = [replace(pod, readiness_gates="" if pod.ready else _GATES) for pod in pods]
+    yield _now("A readiness gate that nobody satisfies", cluster, pods=tuple(gates))
+    no_sandbox = [replace(pod, has_no_sandbox=not pod.ready) for pod in pods]
+    yield _now("A node without a working network plugin", cluster, pods=tuple(no_sandbox))
+    cluster = installed()
+    cluster.agent["metadata"] |= {"deletionTimestamp": "2026-09-01T12:00:00Z", "finalizers": ["example.org/backup"]}
+    yield _now("A deleted MedplumAgent that a finalizer keeps", cluster)
+    cluster = installed()
+    cluster.objects["Service"]["metadata"]["ownerReferences"] = []
+    yield _now("A child of a running agent that is not its own any more", cluster)
+    other = {"kind": "MedplumAgent", "name": "lab-2", "uid": "agent-2", "controller": True}
+    cluster.objects["Service"]["metadata"]["ownerReferences"] = [other]
+    yield _now("A child's name that another MedplumAgent has", cluster)
+
+
+_GATES: Final = 'the status of pod readiness gate "target-health.elbv2.k8s.aws/lab" is not "True", but False'
+
+
 def downgrades() -> Iterator[Text]:
     """Downgrades, refused and approved."""
     yield _now("A downgrade below 4.2.4", installed("5.1.15").edit(version="4.2.3"))
@@ -314,6 +348,7 @@ CHAPTERS: Final = {
     "Rollouts": rollouts,
     "Downgrades": downgrades,
     "Waits": waits,
+    "Waits for others": waiting_for_others,
     "Refusals": refusals,
     "Troubles": troubles,
     "Gates": gates,

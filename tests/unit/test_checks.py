@@ -8,10 +8,14 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.children import name_of
 from medplum_agent_operator.core.observed.findings import Severity
+from medplum_agent_operator.core.observed.reading import is_garbage_collected
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.checks import first_blocker
 from tests.support.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
-from tests.support.simulated_cluster import installed
+from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.apply import copied
+from tests.support.simulated_cluster.situations import changing
 
 PAUSED = """\
 Paused by spec.paused.
@@ -180,3 +184,106 @@ def test_nothing_begins_while_the_deployment_is_paused() -> None:
 def test_nothing_stands_in_the_way_of_our_own() -> None:
     """Objects that we own block nothing."""
     assert first_blocker(installed().observe()) is None
+
+
+BLOCKS = ["PodDisruptionBudget", "Service", "ServiceAccount", "finalizer", "fault"]
+
+
+def blocked(cluster: SimulatedCluster, how: str) -> SimulatedCluster:
+    """Something stops the spec, and nothing about the agent's own Deployment is wrong."""
+    if how == "finalizer":
+        cluster.agent["metadata"] |= {
+            "deletionTimestamp": "2026-09-01T12:00:00Z",
+            "finalizers": ["backup.example.org/keep"],
+        }
+    elif how == "fault":
+        cluster.agent["spec"]["channels"] = "none"
+    else:
+        cluster.objects[how]["metadata"]["ownerReferences"] = []
+    cluster.count += 1
+    return cluster
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+def test_what_stops_the_spec_does_not_stop_a_rollback(how: str) -> None:
+    """A downgrade fails while it holds: the agent that was active comes back, and the fault is still reported first."""
+    cluster = blocked(changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1"), how).wait_for_deadline()
+    assert ("4.2.3", ["5.1.15"]) == (cluster.record.rolled_back_from, cluster.running)
+    assert Phase.FAILED is cluster.status.phase
+    written = len(cluster.writes)
+    cluster.settle().tick(600)
+    assert written == len(cluster.settle().writes), "at rest there is no write"
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+def test_what_stops_the_spec_does_not_stop_a_move_off_a_node(how: str) -> None:
+    """The node is drained, and the agent has to leave it."""
+    cluster = blocked(installed("5.1.15"), how).cordon("node-1").settle()
+    assert {"node-2"} == {each.node for each in cluster.pods}
+
+
+@pytest.mark.parametrize("how", BLOCKS)
+def test_what_stops_the_spec_does_not_stop_a_repair_and_no_change_begins(how: str) -> None:
+    """The image was edited by hand and is put back; the version that the spec asks for waits."""
+    cluster = installed("5.1.14")
+    cluster.edit(version="5.1.15")
+    blocked(cluster, how).edit_template(lambda t: t["spec"]["containers"][0].update(image="example.org/other:5.1.14"))
+    cluster.settle()
+    assert ("5.1.14", ["5.1.14"]) == (cluster.applied_version, cluster.running)
+    assert "example.org/other" not in cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+
+
+def test_a_foreign_child_is_never_written() -> None:
+    """Neither while the agent is rolled back, nor while it moves."""
+    cluster = blocked(changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1"), "Service")
+    cluster.objects["Service"]["spec"]["ports"] = []
+    before = copied(cluster.objects["Service"])
+    cluster.wait_for_deadline()
+    assert before == cluster.objects["Service"]
+    assert "still repaired, rolled back and moved off cordoned nodes" in (cluster.status.plan or "")
+
+
+def test_nothing_is_created_again_for_a_deleted_agent() -> None:
+    """The program behind the finalizer, or a person, removes its children one after the other."""
+    cluster = blocked(installed("5.1.15"), "finalizer").delete("Service").settle()
+    assert "Service" not in cluster.objects
+    plan = cluster.delete("Deployment").plan()
+    assert (Reason.BEING_DELETED, ()) == (plan.reason, plan.actions)
+    assert "finalizer backup.example.org/keep keeps it" in plan.text
+
+
+@pytest.mark.parametrize("finalizer", ["foregroundDeletion", "orphan"])
+def test_garbage_collection_is_not_disturbed(finalizer: str) -> None:
+    """Beside another finalizer too."""
+    raw = blocked(installed("5.1.15"), "finalizer").agent
+    assert not is_garbage_collected(raw)
+    raw["metadata"]["finalizers"].append(finalizer)
+    assert is_garbage_collected(raw)
+
+
+def test_what_failed_stays_latched_while_the_spec_cannot_be_read() -> None:
+    """The same spec as before is no other spec."""
+    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    spec = copied(cluster.agent["spec"])
+    blocked(cluster, "fault").settle()
+    cluster.agent["spec"] = spec
+    cluster.count += 1
+    rollouts = list(cluster.books.rollouts)
+    assert rollouts == cluster.settle().books.rollouts
+
+
+def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
+    """`lab` and `lab-gate`: names that collide. The other one's running Deployment is not to be deleted or renamed."""
+    raw = owned_by({**stranger("Deployment"), "spec": {"template": {"spec": {}}}}, "agent-7", name="lab-gate")
+    plan = make_plan(observed(agent(gate={"enabled": True}), children={"GateDeployment": raw}), config=CONFIG, now=NOW)
+    assert (Reason.NAME_TAKEN, ()) == (plan.reason, plan.actions)
+    assert "It belongs to MedplumAgent lab-gate." in plan.text
+    assert "Fix: Create this MedplumAgent under another name. Do not delete the object" in plan.text
+
+
+def test_a_lost_default_image_repository_does_not_stop_a_rollback() -> None:
+    """The operator was started again without its setting: what was active needs none, because its template is recorded."""
+    cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
+    cluster.config = Config()
+    cluster.wait_for_deadline()
+    assert ("4.2.3", ["5.1.15"]) == (cluster.record.rolled_back_from, cluster.running)

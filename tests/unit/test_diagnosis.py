@@ -9,7 +9,7 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Severity
-from medplum_agent_operator.core.policy.diagnosis import hopeless, never_serves, trouble, unready_ports
+from medplum_agent_operator.core.policy.diagnosis import hopeless, never_serves, not_ready, trouble, unready_ports
 from tests.support.builders import NOW, Raw, agent, container_status, observed, pod
 
 if TYPE_CHECKING:
@@ -209,3 +209,43 @@ def test_whoever_s_container_is_stuck_the_pod_does_not_serve() -> None:
     assert never_serves(seen(pod(containers=[waiting("CreateContainerConfigError", "no secret")])))
     assert not never_serves(seen(pod(ready_since=NOW, containers=[stuck])))
     assert not never_serves(seen(pod(terminating=True, containers=[stuck])))
+
+
+GATES = 'the status of pod readiness gate "target-health.elbv2.k8s.aws/lab" is not "True", but False'
+
+
+def with_conditions(**conditions: tuple[str, str]) -> Raw:
+    """A pod on a node with these conditions: status and message by type."""
+    raw = pod(node="node-1", containers=[container_status("agent", ready=True)])
+    raw["status"]["conditions"] = [
+        {"type": kind, "status": status, "message": message} for kind, (status, message) in conditions.items()
+    ]
+    return raw
+
+
+def test_a_readiness_gate_that_nobody_satisfies_is_named() -> None:
+    """After the deadline, in the kubelet's words. Before it, the pod is only slow."""
+    raw = with_conditions(ContainersReady=("True", ""), Ready=("False", GATES))
+    now = seen(raw)
+    found = not_ready(now, now.agent.spec)
+    assert found is not None
+    assert Reason.READINESS_GATE is found.reason
+    assert f"The kubelet reports: {GATES}." in str(found.message)
+    assert found_in(raw) is None
+
+
+def test_a_pod_without_a_sandbox_is_named() -> None:
+    """The network plugin of the node fails: the kubelet has a condition for that."""
+    now = seen(
+        with_conditions(PodReadyToStartContainers=("False", ""), ContainersReady=("False", ""), Ready=("False", ""))
+    )
+    found = not_ready(now, now.agent.spec)
+    assert found is not None
+    assert Reason.SANDBOX_NOT_READY is found.reason
+
+
+def test_a_pod_whose_containers_are_not_ready_is_about_its_ports() -> None:
+    """Also if it has a readiness gate."""
+    now = seen(with_conditions(ContainersReady=("False", ""), Ready=("False", GATES)))
+    found = not_ready(now, now.agent.spec)
+    assert found is None or Reason.PORT_NOT_READY is found.reason

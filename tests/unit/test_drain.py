@@ -12,7 +12,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.objects.agent_pod import with_annotation
 from medplum_agent_operator.core.observed.drift import fingerprint
-from medplum_agent_operator.core.observed.model import Config
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.drain import (
     live_moved_off_mark,

@@ -16,12 +16,14 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
 from medplum_agent_operator.core.objects.children import render_gate, render_supporting
 from medplum_agent_operator.core.objects.gate_pod import drain_command, gate_selector, render_gate_pod
-from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.policy import gate_messages
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
 from tests.support.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
 from tests.support.simulated_cluster import SimulatedCluster
@@ -360,3 +362,15 @@ def test_a_drain_is_no_longer_than_it_may_be(port: socket.socket, tmp_path: Path
     with socket.create_connection(port.getsockname()), drain(port, 2, path=path) as running:
         assert 0 == running.wait(30)
     assert 1 <= len(slept.read_text().split()) <= 3
+
+
+def test_gate_pods_that_the_cluster_refuses_are_told_in_its_words() -> None:
+    """A policy wants a label on every pod: the gate's Deployment has a condition for that."""
+    words = 'admission webhook "policy.example.org" denied the request: label team is missing'
+    conditions = [{"type": "ReplicaFailure", "status": "True", "message": words}]
+    found = gate_messages.gate_not_serving(
+        parsed(), exists=True, refused=gate_pod.creation_failure({"status": {"conditions": conditions}})
+    )
+    assert f"Cause: Kubernetes reports: {words}." in str(found)
+    for nothing in (None, {}, {"status": {"conditions": [{"type": "ReplicaFailure", "status": "False"}]}}):
+        assert "" == gate_pod.creation_failure(nothing)

@@ -16,7 +16,7 @@ from medplum_agent_operator.adapters import gates
 from medplum_agent_operator.adapters.gates import GateReports
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.gate.effects import Kind
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.reports import ChannelReport

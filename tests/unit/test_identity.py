@@ -29,7 +29,7 @@ from medplum_agent_operator.core.observed.identity import (
     running_as,
     wanted,
 )
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.identity_messages import identity_taken
 from medplum_agent_operator.core.policy.verdict import Refused, decide

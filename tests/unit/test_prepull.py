@@ -15,6 +15,7 @@ from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, needed_fetch, render_job, trouble
 from medplum_agent_operator.errors import RefusedError
 from tests.support.builders import (
@@ -450,3 +451,16 @@ async def test_a_refused_job_stops_no_agent_and_the_message_says_how_to_do_witho
     assert "The API server refuses to write Job lab-fetch-" in (status.plan or "")
     assert "spec.handoff.prePull to false" in (status.plan or "")
     assert ["5.1.15"] == stage.simulated.running
+
+
+def test_a_job_that_is_suspended_says_so() -> None:
+    """A queue suspends Jobs until it admits them: the Job has no pod, and a condition."""
+    cluster = installed("4.2.3").edit(version="5.1.15")
+    cluster.reconcile()
+    seen = cluster.observe()
+    (job,) = seen.fetches
+    raw = {**cluster.jobs[0], "status": {"conditions": [{"type": "Suspended", "status": "True"}]}}
+    assert FetchJob.read(raw, []).suspended
+    plan = make_plan(replace(seen, fetches=(replace(job, suspended=True),)), config=cluster.config, now=cluster.now)
+    assert Reason.JOB_SUSPENDED in {found.reason for found in plan.findings}
+    assert "is suspended, so Kubernetes creates no pod for it" in plan.text

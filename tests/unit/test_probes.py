@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.probes import DEAF_AFTER_SECONDS, STUCK_AFTER_SECONDS, Probes
 from medplum_agent_operator.workqueue import WorkQueue
 from tests.support.builders import pod

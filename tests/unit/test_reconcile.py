@@ -13,7 +13,7 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import LONGEST_MESSAGE, ClusterError, ConflictError, RefusedError
 from tests.support.builders import ABSENT, agent
 from tests.support.ports import KEY, Stage

@@ -12,7 +12,7 @@ import pytest
 
 from medplum_agent_operator.api.status import UNDER_WAY, Phase
 from medplum_agent_operator.cache import Cache
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.kinds import AWAITED
 from medplum_agent_operator.resync import MANY_NAMESPACES, Resync

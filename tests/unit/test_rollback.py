@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,7 +21,14 @@ from medplum_agent_operator.core.policy.failure import has_failed, record_failur
 from medplum_agent_operator.core.report.progress import DEFERRAL
 from tests.support.builders import CONFIG, NOW, agent, observed, parsed, spec_of
 from tests.support.simulated_cluster import SimulatedCluster
-from tests.support.simulated_cluster.situations import HOLD, changing, installed
+from tests.support.simulated_cluster.admission import AdmittingCluster
+from tests.support.simulated_cluster.apply import copied
+from tests.support.simulated_cluster.situations import HOLD, QUICK, changing, installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.builders import Raw
 
 NO_IMAGE = ("ImagePullBackOff", "Back-off pulling image: ErrImagePull: registry.example.org/x: not found")
 CRASHES = ("CrashLoopBackOff", "back-off restarting failed container")
@@ -593,7 +600,7 @@ def test_a_change_that_was_restarted_by_hand_is_held_and_says_so() -> None:
     cluster = changing("4.2.3", "5.1.15").settle()
     assert () == cluster.observe().earlier_pods
     cluster.restart_pods().wait_for_deadline()
-    assert "restarted by hand" in (cluster.status.plan or "")
+    assert "somebody has requested new pods" in (cluster.status.plan or "")
     assert None is cluster.record.rolled_back_from
 
 
@@ -606,7 +613,7 @@ def test_when_pods_were_restarted_is_told_without_a_clock(hours: int) -> None:
     cluster.edit(version="5.1.15").settle().wait_for_deadline()
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running), "restarted before it"
     cluster = changing("4.2.3", "5.1.15").settle().restart_pods(clock=clock).wait_for_deadline()
-    assert "restarted by hand" in (cluster.status.plan or ""), "restarted since"
+    assert "somebody has requested new pods" in (cluster.status.plan or ""), "restarted since"
 
 
 def test_a_handoff_that_was_restarted_by_hand_is_taken_back_while_the_old_agent_serves() -> None:
@@ -672,3 +679,70 @@ def test_what_a_newer_release_noted_is_read_as_far_as_it_can_be(field: str, word
     assert "5.1.14" == record.from_version
     assert record.failed is not None
     assert Reason.PROGRESS_DEADLINE_EXCEEDED is record.failed.reason
+
+
+def add_variable(template: Raw) -> None:
+    """As a reloader does."""
+    template["spec"]["containers"][0].setdefault("env", []).append({"name": "STAKATER_LAB_SECRET", "value": "9f0c"})
+
+
+def change_image(template: Raw) -> None:
+    """As `kubectl set image` does: a field that we render."""
+    template["spec"]["containers"][0]["image"] = "mirror.example.org/medplum-agent:5.1.15"
+
+
+def remove_mark(template: Raw) -> None:
+    """As `kubectl annotate` or `kubectl edit` can."""
+    template["metadata"]["annotations"].pop("kubectl.kubernetes.io/restartedAt", None)
+    template["metadata"]["annotations"]["checked"] = "yes"
+
+
+@pytest.mark.parametrize("edit", [add_variable, change_image, remove_mark])
+def test_new_pods_that_anybody_asked_for_lead_to_no_downgrade(edit: Callable[[Raw], None]) -> None:
+    """5.1.15 became active while the operator was away; its new pods do not get ready. The operator must not take it down to 4.2.3."""
+    cluster = installed("4.2.3").edit(version="5.1.15").fetched()
+    cluster.reconcile()
+    cluster.settle(operator=False)
+    cluster.never_ready.add("5.1.15")
+    cluster.edit_template(edit).settle(operator=False).evict().tick(61)
+    cluster.settle().wait_for_deadline()
+    assert ("5.1.15", {"5.1.15"}) == (cluster.applied_version, set(cluster.running))
+
+
+def test_an_edit_that_was_reverted_leads_to_no_downgrade_either() -> None:
+    """The template is as it was, but its pods are new."""
+    cluster = installed("4.2.3").edit(version="5.1.15").fetched()
+    cluster.reconcile()
+    cluster.settle(operator=False)
+    before = copied(cluster.deployment["spec"]["template"])
+    cluster.never_ready.add("5.1.15")
+    cluster.edit_template(add_variable).settle(operator=False).evict().tick()
+    cluster.edit_template(lambda template: template.update(before)).settle(operator=False).tick(61)
+    cluster.settle().wait_for_deadline()
+    assert "5.1.15" == cluster.applied_version
+
+
+def test_what_a_policy_adds_at_our_own_write_is_no_request_for_new_pods() -> None:
+    """An admission policy that adds a variable to each template: a recreate that fails still leads back."""
+
+    def inject(kind: str, raw: Raw) -> None:
+        if kind == "Deployment":
+            env = raw["spec"]["template"]["spec"]["containers"][0].setdefault("env", [])
+            env.extend([{"name": "INJECTED", "value": "1"}] if not any(e["name"] == "INJECTED" for e in env) else [])
+
+    cluster = AdmittingCluster(agent("4.2.3", handoff=QUICK))
+    cluster.policy = inject
+    cluster.settle().never_ready.add("5.1.15")
+    cluster.edit(version="5.1.15").fetched().reconcile()
+    cluster.wait_for_deadline()
+    assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
+
+
+@pytest.mark.parametrize("edits", [{}, {"logging": {"level": "DEBUG"}}, {"version": "5.1.16"}, {"handoff": HOLD}])
+def test_a_first_installation_that_fails_blames_no_other_release(edits: dict[str, Any]) -> None:
+    """Nothing was ever active, so there is nothing to return to, with or without later edits."""
+    cluster = SimulatedCluster(agent(handoff=QUICK))
+    cluster.never_ready |= {"5.1.15", "5.1.16"}
+    cluster.settle().edit(**edits).settle().wait_for_deadline()
+    assert Phase.FAILED is cluster.status.phase
+    assert "not rolled back" not in (cluster.status.plan or "")

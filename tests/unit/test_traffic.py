@@ -13,7 +13,7 @@ from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.objects.children import CHILDREN, kind_of, name_of
 from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
-from medplum_agent_operator.core.observed.model import Config
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.report.traffic import channels
 from medplum_agent_operator.core.status import project

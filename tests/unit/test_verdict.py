@@ -9,8 +9,8 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Severity
-from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import Change
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, last_applied_spec
 from tests.support.builders import ABSENT, CONFIG, NOW, agent, approving, observed, refusal_of
@@ -52,11 +52,16 @@ def test_while_a_downgrade_is_refused_the_spec_that_was_applied_last_is_in_force
     )
 
 
-def test_without_an_image_repository_what_was_applied_cannot_be_made_either() -> None:
-    """The operator was given a default before, and is not any more: refused, and nothing is guessed. What was asked for is still told."""
-    found = decide(installed("5.1.14").edit(version="5.1.15").observe(), Config())
+def test_without_an_image_repository_only_what_is_recorded_can_be_applied() -> None:
+    """The operator was given a default before, and is not any more: refused. The template that was applied needs none."""
+    cluster = installed("5.1.14").edit(version="5.1.15")
+    found = decide(cluster.observe(), Config())
     assert isinstance(found, Refused)
-    assert (Change.UPGRADE, None) == (found.change, found.spec)
+    assert (Change.UPGRADE, "5.1.14") == (found.change, found.spec and found.spec.version)
+    cluster.deployment["metadata"]["annotations"].pop(names.APPLIED_TEMPLATE)
+    found = decide(cluster.observe(), Config())
+    assert isinstance(found, Refused)
+    assert found.spec is None
 
 
 def test_a_change_that_has_failed_is_refused_as_what_it_is() -> None:

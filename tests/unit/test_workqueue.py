@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from medplum_agent_operator import workqueue
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.workqueue import WorkQueue, backoff_seconds
 from tests.support.virtual_time import use_virtual_time
 

@@ -15,7 +15,7 @@ import aiohttp
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.core.objects.gate_pod import HTTP_PORT
 from medplum_agent_operator.core.observed.gate_reports import Traffic
-from medplum_agent_operator.core.observed.model import Key
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.kinds import POD
 from medplum_agent_operator.ports import Object
 from medplum_agent_operator.telemetry import log

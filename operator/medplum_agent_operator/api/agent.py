@@ -24,9 +24,21 @@ MAX_NAME_LENGTH: Final = 52
 """The agent's Service has the same name (63 characters at most), and other child objects add a suffix to it."""
 
 
+GARBAGE_COLLECTION: Final = frozenset({"foregroundDeletion", "orphan"})
+"""Finalizers by which the garbage collector deletes or orphans the children first.
+
+Source: https://kubernetes.io/docs/concepts/architecture/garbage-collection/#cascading-deletion
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class MedplumAgent:
-    """A MedplumAgent as the API server returns it."""
+    """A MedplumAgent as the API server returns it.
+
+    Attributes:
+        finalizers: its finalizers, if it is being deleted; else empty.
+        fault: why its spec does not fit the model; `spec` is then the one that was applied last. Empty if it fits.
+    """
 
     namespace: str
     name: str
@@ -36,6 +48,8 @@ class MedplumAgent:
     status: MedplumAgentStatus
     annotations: Mapping[str, str] = field(default_factory=dict)
     managed_fields: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    finalizers: tuple[str, ...] = ()
+    fault: str = ""
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Self:
@@ -54,6 +68,7 @@ class MedplumAgent:
             status=parse_status(raw.get("status") or {}),
             annotations=dict(metadata.get("annotations") or {}),
             managed_fields=tuple(metadata.get("managedFields") or ()),
+            finalizers=kept_by(raw),
         )
 
     @property
@@ -67,3 +82,9 @@ class MedplumAgent:
         ]
         latest = max(owners, key=lambda entry: str(entry.get("time", "")), default=None)
         return None if latest is None else latest.get("manager")
+
+
+def kept_by(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The finalizers that keep a deleted MedplumAgent; empty if it is not being deleted."""
+    metadata = raw["metadata"]
+    return tuple(metadata.get("finalizers") or ()) if metadata.get("deletionTimestamp") else ()

@@ -12,11 +12,12 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import Message, warning
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy import downtime, gate_messages, prepull
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
-from medplum_agent_operator.core.policy.verdict import Refused, decide
+from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.notices import notices
 from medplum_agent_operator.core.report.statement import Statement
@@ -47,7 +48,7 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     """Plan one pass."""
     blocker = first_blocker(observed)
     if blocker is not None:
-        return _blocked(blocker)
+        return _look_after(observed, blocker, config, now=now) or _blocked(blocker)
     this = Pass(observed, decide(observed, config), config, now)
     if (refused := this.refused) is not None and refused.spec is None:
         return _undecidable(observed, refused)
@@ -109,9 +110,7 @@ _BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None],
 def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
     """Reconcile the applied spec while the user's waits; requeue at the end of the refusal."""
     plan = _reconcile(replace(this, verdict=refused))
-    if refused.until is None:
-        return plan
-    return replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
+    return plan if refused.until is None else replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
 
 
 def _begin(this: Pass, wanted: Desired) -> Step:
@@ -166,7 +165,7 @@ def _compose(this: Pass, step: Step) -> Plan:
         requeue_at=state.requeue_at,
         defer_reporting=state.defer_reporting,
     )
-    if refused is None or (refused.latched and not observed.activation.settled):
+    if refused is None or ((refused.latched or refused.blocked) and not observed.activation.settled):
         return plan
     strategy = plan.strategy
     if refused.awaits_decision:
@@ -180,6 +179,25 @@ def _compose(this: Pass, step: Step) -> Plan:
         strategy=strategy,
         refusal=refused.refusal,
         defer_reporting=False,
+    )
+
+
+def _look_after(observed: Observed, blocker: Blocker, config: Config, *, now: datetime) -> Plan | None:
+    """Reconcile the applied spec while a check stops the user's; None if nothing may be written."""
+    found = blocker.finding
+    refused = while_blocked(observed, found) if blocker.spares_the_agent else None
+    if refused is None:
+        return None
+    plan = _reconcile(Pass(observed, refused, config, now))
+    notices = () if plan.reason is found.reason else (plan.message,)
+    return replace(
+        plan,
+        phase=blocker.phase,
+        reason=found.reason,
+        message=found.message,
+        notices=(*notices, *plan.notices),
+        findings=(found, *(each for each in plan.findings if each != found)),
+        refusal=found,
     )
 
 
@@ -211,7 +229,7 @@ def _undecidable(observed: Observed, refused: Refused) -> Plan:
 
 def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: datetime) -> Plan:
     """Add what else is wrong to a plan."""
-    found = notices(observed, config, now=now)
+    found = notices(observed, config, known=plan.findings, now=now)
     shown = found.messages
     if (silent := found.silent_agent) is not None and plan.reason is Reason.SERVING:
         # "No changes are pending" would mislead: the silence is the main message.

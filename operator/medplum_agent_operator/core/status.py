@@ -92,7 +92,11 @@ def _active_version(observed: Observed) -> str | None:
     """The version that the agent's pods run; if they run two, the active one; None in the gap of a recreate."""
     last_good = observed.last_active
     if observed.deployment is not None and observed.activation.became_active:
-        return None if last_good is None else last_good.text
+        # A pod whose image was edited in place runs another version than its template, and no controller replaces it.
+        run = [pod.version for pod in observed.pods_with_open_ports if pod.version is not None]
+        if last_good is None or not run or any(last_good.same_release(version) for version in run):
+            return None if last_good is None else last_good.text
+        return run[0].text
     # In a handoff the old version counts until the new one is active. If no pod serves, a terminating pod does not count.
     serving = bool(observed.pods_with_open_ports)
     running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.reading import read_agent
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.plan import make_plan
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from medplum_agent_operator.core.observed.findings import Finding
+    from medplum_agent_operator.core.observed.scope import Config
     from medplum_agent_operator.core.plan import Plan
 
 
@@ -108,14 +109,17 @@ class SimulatedCluster(Workloads):
 
     def restart_pods(self, *, clock: timedelta = timedelta()) -> SimulatedCluster:
         """`kubectl rollout restart`. `clock`: by how much the clock of the user's machine is ahead."""
+        mark = {"kubectl.kubernetes.io/restartedAt": stamp(self.now + clock)}
+        return self.edit_template(lambda template: template["metadata"]["annotations"].update(mark))
+
+    def edit_template(self, edit: Callable[[Raw], None]) -> SimulatedCluster:
+        """Somebody else changes the live pod template: a person, a reloader, an admission policy."""
         record = RolloutRecord.read(self.deployment["metadata"]["annotations"].get(names.ROLLOUT))
         completed = [entry.started_at for entry in self.status.history if entry.outcome is Outcome.COMPLETED]
         if record is None or record.started_at not in completed:
             self.books.in_doubt = copied(self.deployment["spec"]["template"])
         body = copied(self.deployment)
-        body["spec"]["template"]["metadata"]["annotations"]["kubectl.kubernetes.io/restartedAt"] = stamp(
-            self.now + clock
-        )
+        edit(body["spec"]["template"])
         self._store("Deployment", body)
         return self
 
@@ -259,7 +263,7 @@ class SimulatedCluster(Workloads):
     def observe(self) -> Observed:
         """Observe what a pass would observe now."""
         return Observed.of(
-            MedplumAgent.parse(copied(self.agent)),
+            read_agent(copied(self.agent), self.objects.get("Deployment")),
             deployment=copied(self.objects.get("Deployment")),
             children={kind: raw for kind, raw in copied(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],
@@ -326,6 +330,7 @@ class SimulatedCluster(Workloads):
             status = self.deployment_controller(live)
             if status != live.get("status"):
                 live["status"] = status
+                live["metadata"]["annotations"] |= {"deployment.kubernetes.io/revision": str(self.revision)}
                 self._touch(live)
             if self._complete(status) and _owner(live) == self.agent["metadata"]["uid"]:
                 self.books.completed(AgentVersion.parse(self.applied_version), live["spec"]["template"])

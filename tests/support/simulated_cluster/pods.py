@@ -160,12 +160,14 @@ class ReplicaSet:
 
     Attributes:
         deleted: whether its Deployment was deleted; it is removed after its pods.
+        revision: the Deployment controller's number for it.
     """
 
     name: str
     template: Raw
     replicas: int = 0
     deleted: bool = False
+    revision: int = 0
     pods: list[SimulatedPod] = field(default_factory=list)
 
     @property

@@ -46,6 +46,8 @@ class Workloads:
         never_pulled: versions whose images cannot be pulled by a Job.
         without_secret: versions whose Job does not find its Secret.
         sidecar: the container that a policy adds to the pods of Jobs, "regular" or "native"; empty for none.
+        revision: the Deployment controller's revision, from pkg/controller/deployment/sync.go.
+        never_end: versions whose pods do not end when they are deleted.
         fetching: Jobs that fetch an image, with the state of their pods; oldest first.
     """
 
@@ -62,7 +64,9 @@ class Workloads:
         self.never_pulled: set[str] = set()
         self.without_secret: set[str] = set()
         self.sidecar = ""
+        self.never_end: set[str] = set()
         self.fetching: dict[str, SimulatedFetch] = {}
+        self.revision = 0
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
 
@@ -95,6 +99,11 @@ class Workloads:
             new = self._recreate(new, old, template)
         else:
             new = self._roll(new, old, template)
+        if new is not None:
+            new.revision = (
+                max([new.revision, *(one.revision + 1 for one in self._own if one is not new)], default=1) or 1
+            )
+            self.revision = new.revision
         return self._status(live, new)
 
     def _recreate(self, new: ReplicaSet | None, old: list[ReplicaSet], template: Raw) -> ReplicaSet | None:
@@ -265,7 +274,7 @@ class Workloads:
     def _kubelet(self) -> None:
         for replica_set in self.replica_sets:
             for pod in list(replica_set.pods):
-                if pod.node in self.lost:
+                if pod.node in self.lost or (pod.told_to_go is not None and pod.version.text in self.never_end):
                     continue
                 if pod.told_to_go is None:
                     self.count += self._run(pod)

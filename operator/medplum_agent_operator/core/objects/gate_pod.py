@@ -127,6 +127,13 @@ def stall_reason(deployment: Mapping[str, Any] | None) -> str:
     return str(causes[0].get("message") or causes[0].get("reason") or "") if deadline_missed and causes else ""
 
 
+def creation_failure(deployment: Mapping[str, Any] | None) -> str:
+    """Why no gate pod can be created (quota, admission), in the API server's words; empty if pods can be created."""
+    conditions = ((deployment or {}).get("status") or {}).get("conditions") or ()
+    failed = (c for c in conditions if c.get("type") == "ReplicaFailure" and c.get("status") == "True")
+    return next((str(c.get("message") or c.get("reason") or "") for c in failed), "")
+
+
 def routes_through_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
     """Whether the Service leads devices to the gate: only if the spec enables it and a gate is available.
 

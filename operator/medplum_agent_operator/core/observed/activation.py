@@ -84,7 +84,7 @@ class Evidence:
         earlier_pods: pods of earlier templates run or may run.
         named_available: the Deployment controller's Progressing condition says that a ReplicaSet of the live template became
             available.
-        restarted: `kubectl rollout restart` was used on the live template since its rollout began.
+        restarted: somebody asked for new pods of the live template since its rollout began (module `requests`).
         ruled_out: a pod of an earlier template proves that the live template cannot have become active yet.
     """
 

@@ -198,16 +198,6 @@ class LiveDeployment:
         return int(number) if number.isdecimal() and len(number) <= _MAX_DIGITS else 0
 
     @property
-    def restart_mark(self) -> str | None:
-        """The mark that the last `kubectl rollout restart` left in the live template; None if it was never used."""
-        return self.template_annotation(names.RESTARTED_AT) or None
-
-    @property
-    def restarted(self) -> bool:
-        """Whether `kubectl rollout restart` was used on the live template since its rollout began."""
-        return self.record is not None and self.restart_mark not in {None, self.record.restart_mark}
-
-    @property
     def deadline(self) -> timedelta:
         """How long a rollout may go without progress."""
         return timedelta(seconds=self.spec.get("progressDeadlineSeconds", 0))

@@ -25,6 +25,8 @@ class FetchJob:
             have failed. Containers that an admission policy added to the pod prove nothing.
         ended: whether the Job is complete or has failed.
         pod: its pod; None if it has no pod yet or no longer.
+        suspended: whether it is suspended: then Kubernetes creates no pod for it.
+        failure: why it has failed or has no pod, in the Job controller's words; empty if it says nothing.
     """
 
     name: str
@@ -32,6 +34,8 @@ class FetchJob:
     image_and_secret_present: bool = False
     ended: bool = False
     pod: Pod | None = None
+    suspended: bool = False
+    failure: str = ""
 
     @classmethod
     def read(cls, raw: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> Self:
@@ -45,6 +49,10 @@ class FetchJob:
             image_and_secret_present="Complete" in true_conditions or any(map(_container_was_created, own)),
             ended=bool(true_conditions & {"Complete", "Failed"}),
             pod=Pod.read(own[0]) if own else None,
+            suspended=(raw.get("spec") or {}).get("suspend") is True or "Suspended" in true_conditions,
+            failure=next(
+                (str(c.get("message") or "") for c in status.get("conditions") or () if c.get("type") == "Failed"), ""
+            ),
         )
 
 

@@ -7,7 +7,7 @@ absent, and every decision treats an absent field as the less safe case.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
@@ -20,37 +20,10 @@ from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.pods import Pod
+from medplum_agent_operator.core.observed.requests import asked_for_new_pods
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.observed.version import AgentVersion
-
-
-class Key(NamedTuple):
-    """Namespace and name of a MedplumAgent."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """The operator's settings that a pass uses.
-
-    Attributes:
-        image_repository: the agent's image repository if the spec names none.
-        nodes_watched: whether the operator watches nodes, and so knows which are cordoned.
-        eviction_taints: keys of further taints that announce evictions; `prefix/*` for all keys with a prefix.
-        gate_image: the image with the gate, which is the operator's own; None if it is unknown.
-        namespaces: the watched namespaces; empty means all.
-    """
-
-    image_repository: str | None = None
-    nodes_watched: bool = True
-    eviction_taints: tuple[str, ...] = ()
-    gate_image: str | None = None
-    namespaces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +72,12 @@ class Observed:
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
 
+    def live_object(self, role: str) -> Mapping[str, Any]:
+        """The live object of a role; that of its own Deployment is "Deployment". Empty metadata if it does not exist."""
+        if role == "Deployment" and self.deployment is not None:
+            return self.deployment.raw
+        return self.children.get(role, {"metadata": {}})
+
     @property
     def holder(self) -> Claim | None:
         """The claim of the MedplumAgent that has the identity that the spec requests; None if this one may have it."""
@@ -117,11 +96,6 @@ class Observed:
     def applied_spec(self) -> MedplumAgentSpec | None:
         """The spec that was applied last; None without a Deployment or a valid annotation."""
         return None if self.deployment is None else self.deployment.applied_spec
-
-    @property
-    def restart_mark(self) -> str | None:
-        """The mark that the last `kubectl rollout restart` left in the live template; None if it was never used."""
-        return None if self.deployment is None else self.deployment.restart_mark
 
     @property
     def recreate_count(self) -> int:
@@ -184,7 +158,7 @@ class Observed:
                 rolled_out=deployment.rolled_out,
                 earlier_pods=bool(self.earlier_pods),
                 named_available=deployment.names_available({pod.replica_set for pod in self.current_pods}),
-                restarted=deployment.restarted,
+                restarted=asked_for_new_pods(deployment),
                 ruled_out=self.activation_ruled_out,
             )
         )

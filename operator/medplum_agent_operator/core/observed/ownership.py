@@ -25,3 +25,9 @@ def ownership(raw: Mapping[str, Any], agent: MedplumAgent) -> Ownership:
             if owner.get("kind") == KIND and owner.get("name") == agent.name:
                 return Ownership.LEFTOVER
     return Ownership.FOREIGN
+
+
+def agent_that_owns(raw: Mapping[str, Any]) -> str | None:
+    """The name of the MedplumAgent that controls a raw object; None if no MedplumAgent does."""
+    owners = (owner for owner in raw["metadata"].get("ownerReferences") or () if owner.get("controller"))
+    return next((owner.get("name") for owner in owners if owner.get("kind") == KIND), None)

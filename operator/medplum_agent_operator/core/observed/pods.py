@@ -79,6 +79,10 @@ class Pod:
         ports_closed_since: since when it cannot serve, to the second: its agent has ended, or it is not ready. None while it
             can serve.
         created: when it was created, to the second.
+        ends_by: when it has to have ended: its deletion and its grace period; None if it was not deleted.
+        readiness_gates: the kubelet's words about a readiness gate that is not true although all containers are ready; empty if
+            none is.
+        has_no_sandbox: whether the kubelet of its node has not set up its sandbox and network.
         unschedulable: the scheduler's message why no node takes it; empty if one did.
     """
 
@@ -95,6 +99,9 @@ class Pod:
     ports_closed_since: datetime | None = None
     created: datetime | None = None
     unschedulable: str = ""
+    ends_by: datetime | None = None
+    readiness_gates: str = ""
+    has_no_sandbox: bool = False
     init_containers: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
 
@@ -126,6 +133,9 @@ class Pod:
             ports_closed_since=None if is_ready and ended is None and not finished else closed or created,
             created=created,
             unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
+            ends_by=moment(metadata.get("deletionTimestamp")),
+            readiness_gates=_about_readiness_gates(conditions),
+            has_no_sandbox=_status(conditions, "PodReadyToStartContainers") == "False" and bool(spec.get("nodeName")),
             init_containers=tuple(map(Container.read, status.get("initContainerStatuses") or ())),
             containers=tuple(map(Container.read, status.get("containerStatuses") or ())),
         )
@@ -155,3 +165,15 @@ def _agent_ended_at(status: Mapping[str, Any]) -> datetime | None:
         if container.get("name") == AGENT_CONTAINER:
             return moment(((container.get("state") or {}).get("terminated") or {}).get("finishedAt"))
     return None
+
+
+def _status(conditions: Mapping[str | None, Mapping[str, Any]], kind: str) -> str:
+    return str(conditions.get(kind, {}).get("status", ""))
+
+
+def _about_readiness_gates(conditions: Mapping[str | None, Mapping[str, Any]]) -> str:
+    """Source: https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-readiness-gate."""
+    if _status(conditions, "ContainersReady") != "True" or _status(conditions, "Ready") != "False":
+        return ""
+    ready = conditions["Ready"]
+    return str(ready.get("message") or ready.get("reason") or "the pod is not ready although its containers are")

@@ -87,6 +87,9 @@ class RolloutRecord(BaseModel):
         restart_mark: the annotation that `kubectl rollout restart` had left in the template when the rollout began, or when
             the operator last had proof that the template cannot have been active yet. A different value in the live template
             means a restart since then, without comparing clocks. None if the template had never been restarted.
+        revision: the highest revision that the Deployment controller gives the template that the rollout wrote, or that the
+            template had when the operator last had proof that it cannot have been active yet. A higher one in the Deployment
+            means that somebody asked for new pods since then. None in the record of an older release.
         previous_outcome: how the rollout before this one ended.
         approval: the approval annotation that allowed it; None if no approval was needed.
         approved_by: the field manager that set the approval annotation.
@@ -111,6 +114,7 @@ class RolloutRecord(BaseModel):
     why: str = ""
     started_at: Moment
     restart_mark: str | None = None
+    revision: int | None = None
     previous_outcome: Annotated[Outcome, _unknown_reads_as(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
     approved_by: str | None = None

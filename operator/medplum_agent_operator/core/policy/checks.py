@@ -1,11 +1,12 @@
-"""What forbids any write for an agent: an ordered chain of small checks over one frozen observation.
+"""What forbids to apply an agent's spec: an ordered chain of small checks over one frozen observation.
 
 Called by `plan`. Each check is named after the fault that it finds, and the operator reports the first one. While a check finds a
-fault, the operator applies nothing.
+fault, the operator applies no change of the spec. A fault that does not concern the agent's own Deployment does not stop a rollback,
+a move off a cordoned node or a repair of that Deployment.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
@@ -13,19 +14,28 @@ from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.children import ALWAYS, kind_of, name_of
 from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.ownership import Ownership, ownership
+from medplum_agent_operator.core.observed.ownership import Ownership, agent_that_owns, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import drain, identity_messages
+from medplum_agent_operator.core.policy import drain, identity_messages, messages
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import listed
+
+_ONLY_LOOKED_AFTER: Final = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
 
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Why nothing may be written, and the agent's phase meanwhile."""
+    """Why the spec may not be applied.
+
+    Attributes:
+        phase: the agent's phase meanwhile.
+        finding: the reason.
+        spares_the_agent: whether the agent's own Deployment is still looked after by the spec that was applied last.
+    """
 
     phase: Phase
     finding: Finding
+    spares_the_agent: bool = False
 
 
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
@@ -33,6 +43,33 @@ def _owned(observed: Observed, wanted: Ownership) -> list[str]:
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
     live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gated or part in ALWAYS}
     return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
+
+
+def _is_looked_after(observed: Observed) -> bool:
+    """Whether the agent has a Deployment of its own that the operator may write: it is not paused, and its spec is known."""
+    live = observed.deployment
+    if live is None or live.paused or observed.agent.spec.paused or live.applied_spec is None:
+        return False
+    return ownership(live.raw, observed.agent) is Ownership.OURS
+
+
+def being_deleted(observed: Observed) -> Blocker | None:
+    """A finalizer of another program keeps the deleted MedplumAgent: its agent runs on until that program removes it."""
+    agent = observed.agent
+    if not agent.finalizers:
+        return None
+    message = messages.being_deleted(
+        agent, agent.finalizers, Availability.of(observed), looked_after=_is_looked_after(observed)
+    )
+    return Blocker(Phase.FAILED, warning(Reason.BEING_DELETED, message), _is_looked_after(observed))
+
+
+def invalid_spec(observed: Observed) -> Blocker | None:
+    """The spec does not fit the model."""
+    if not observed.agent.fault:
+        return None
+    message = messages.invalid_spec(observed.agent.fault, serving=bool(Availability.of(observed).serving))
+    return Blocker(Phase.FAILED, warning(Reason.INVALID_SPEC, message), _is_looked_after(observed))
 
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
@@ -46,10 +83,13 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
                 f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
-                impact="This MedplumAgent is not installed yet and serves no devices.",
+                impact=_ONLY_LOOKED_AFTER
+                if _is_looked_after(observed)
+                else "This MedplumAgent is not installed yet and serves no devices.",
                 fix="None needed; the installation starts automatically. If an object stays, look for a finalizer on it.",
             ),
         ),
+        spares_the_agent=_is_looked_after(observed),
     )
 
 
@@ -84,19 +124,22 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
         return None
     agent = observed.agent
     shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
-    return Blocker(
-        Phase.FAILED,
-        warning(
-            Reason.NAME_TAKEN,
-            Message(
-                f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
-                cause=f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent.",
-                impact=f"{Availability.of(observed).now} The operator leaves the foreign object alone.",
-                fix="Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name.",
-                command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
-            ),
-        ),
+    cause = f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent."
+    fix = "Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name."
+    others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
+    if others:
+        owners = listed([f"MedplumAgent {name}" for name in others])
+        cause = f"It belongs to {owners}. The objects of a MedplumAgent have its name, or its name with -agent, -gate or -moves-by-handoff."
+        fix = "Create this MedplumAgent under another name. Do not delete the object: the other agent needs it."
+    only = f" {_ONLY_LOOKED_AFTER}" if _is_looked_after(observed) else ""
+    message = Message(
+        f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
+        cause=cause,
+        impact=f"{Availability.of(observed).now}{only} The operator leaves the foreign object alone.",
+        fix=fix,
+        command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
     )
+    return Blocker(Phase.FAILED, warning(Reason.NAME_TAKEN, message), _is_looked_after(observed))
 
 
 def paused_by_the_user(observed: Observed) -> Blocker | None:
@@ -152,6 +195,8 @@ def identity_held_by_another(observed: Observed) -> Blocker | None:
 
 
 CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
+    being_deleted,
+    invalid_spec,
     leftovers_of_a_deleted_namesake,
     newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
@@ -162,5 +207,6 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
 
 
 def first_blocker(observed: Observed) -> Blocker | None:
-    """The first reason to write nothing; None without one."""
-    return next((found for check in CHAIN if (found := check(observed)) is not None), None)
+    """The first reason not to apply the spec; None without one. It spares the agent only if every other reason does."""
+    found = [blocker for check in CHAIN if (blocker := check(observed)) is not None]
+    return replace(found[0], spares_the_agent=all(each.spares_the_agent for each in found)) if found else None

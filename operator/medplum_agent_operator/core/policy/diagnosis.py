@@ -71,6 +71,34 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
     return None
 
 
+def not_ready(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
+    """Why a pod that runs is not ready, from its conditions. Reported only after the deadline: a slow start is no fault."""
+    for pod in observed.current_pods:
+        if pod.terminating or pod.ready:
+            continue
+        if pod.readiness_gates:
+            return warning(
+                Reason.READINESS_GATE,
+                Message(
+                    f"Pod {pod.name} listens on every port, but a readiness gate of it is not true.",
+                    cause=reported("The kubelet", pod.readiness_gates),
+                    fix="Find out which controller sets that condition, such as the one of a load balancer, and why it does not.",
+                    command=_describe(observed.agent, pod),
+                ),
+            )
+        if pod.has_no_sandbox:
+            return warning(
+                Reason.SANDBOX_NOT_READY,
+                Message(
+                    f"Node {pod.node} has not set up the network and the volumes of pod {pod.name}, so no container of it starts.",
+                    cause="The kubelet reports that the pod is not ready to start containers.",
+                    fix="Read the pod's Events, and check the network plugin and the volumes of the node.",
+                    command=_describe(observed.agent, pod),
+                ),
+            )
+    return unready_ports(observed, spec)
+
+
 def lost_node(observed: Observed) -> Finding | None:
     """An unreachable node with an agent's pod on it."""
     for pod in observed.live_pods:

@@ -16,9 +16,10 @@ from medplum_agent_operator.api.annotations import MOVED_OFF
 from medplum_agent_operator.api.changes import OnNodeDrain
 from medplum_agent_operator.api.scheduling import Toleration, TolerationOperator
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.nodes import Node, Taint
 from medplum_agent_operator.core.observed.pods import Pod
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
 
 CORDON_TAINT: Final = "node.kubernetes.io/unschedulable"

@@ -46,7 +46,7 @@ def should_roll_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetim
     - a first installation: there is no previous state;
     - a move off a node before a drain: it stops no agent and resumes when a node accepts the pod;
     - a rollback: it would lead to itself;
-    - a version that serves, or whose pods a user has restarted since: it may have been active while the operator did not look,
+    - a version that serves, or whose new pods somebody has asked for since: it may have been active while the operator did not look,
       and returning from it would be a downgrade (docs/adr/0028).
     """
     deployment = observed.deployment
@@ -91,7 +91,9 @@ def latched(observed: Observed) -> Failure | None:
     """The failed change that the user's spec still asks for and that no user has retried; None without one."""
     record = observed.record
     failed = None if record is None else record.failed
-    if failed is None or failed.spec != _spec_fingerprint(observed.agent.spec):
+    if failed is None or observed.agent.fault:  # an unreadable spec does not prove another request
+        return failed
+    if failed.spec != _spec_fingerprint(observed.agent.spec):
         return None
     retry = _stored_annotation(observed.agent, RETRY)
     return None if retry and retry != failed.retry else failed

@@ -38,8 +38,22 @@ def _gate_pods(agent: MedplumAgent) -> str:
     return f"kubectl -n {agent.namespace} get pods -l {GATE_LABEL}={agent.name}"
 
 
-def gate_not_serving(agent: MedplumAgent, *, exists: bool) -> Message:
-    """Why devices reach the agent without the gate that the spec asks for. `exists`: whether the gate's Deployment exists."""
+def gate_not_serving(agent: MedplumAgent, *, exists: bool, refused: str = "") -> Message:
+    """Why devices reach the agent without the gate that the spec asks for.
+
+    Args:
+        agent: the agent.
+        exists: whether the gate's Deployment exists.
+        refused: why none of its pods can be created, in the API server's words; empty if they can.
+    """
+    if refused:
+        return Message(
+            "The cluster refuses to create the gate's pods, so devices connect to the agent directly.",
+            cause=reported("Kubernetes", refused),
+            impact="The next change of the agent closes devices' connections.",
+            fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The operator then switches to the gate automatically.",
+            command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
+        )
     if exists:
         return Message(
             "No gate accepts connections, so devices connect to the agent directly.",

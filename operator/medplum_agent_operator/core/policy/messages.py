@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from medplum_agent_operator.api.agent import MedplumAgent
+from medplum_agent_operator.api.agent import SINGULAR, MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, NOW, RETRY
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.model import Observed
@@ -18,7 +18,7 @@ from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.policy.approval import Approval, Spent
 from medplum_agent_operator.core.policy.availability import Availability
-from medplum_agent_operator.core.policy.phrases import annotate, numbered
+from medplum_agent_operator.core.policy.phrases import annotate, listed, numbered
 from medplum_agent_operator.core.policy.strategy import Choice
 from medplum_agent_operator.core.policy.windows import Moment
 
@@ -175,6 +175,23 @@ def write_refused(kind: str, name: str, fault: str, available: Availability) -> 
         cause=fault,
         impact=f"{available.now} The rest of the change waits.",
         fix=f"{_CORRECT} The operator retries every minute.{around}",
+    )
+
+
+def being_deleted(
+    agent: MedplumAgent, finalizers: Iterable[str], available: Availability, *, looked_after: bool
+) -> Message:
+    """A deleted MedplumAgent that finalizers of other programs keep. `looked_after`: whether its Deployment is."""
+    shown = listed(list(finalizers))
+    still = "The operator makes no changes and creates no missing object again."
+    if looked_after:
+        still = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
+    return Message(
+        f"This MedplumAgent was deleted, and finalizer {shown} keeps it.",
+        cause="Kubernetes removes the object, and then its agent, when the program that set the finalizer has removed it.",
+        impact=f"{available.now} {still}",
+        fix="Find out why that program does not remove its finalizer. A deletion cannot be undone.",
+        command=f"kubectl -n {agent.namespace} get {SINGULAR} {agent.name} -o jsonpath='{{.metadata.finalizers}}'",
     )
 
 

@@ -148,10 +148,10 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
 
 def trouble(fetch: Fetch) -> Finding | None:
     """Why the image is not available yet, in the kubelet's or the scheduler's words; None if nothing is known to be wrong."""
-    job = fetch.job
-    if job is None:
+    if (job := fetch.job) is None:
         return None
-    command = f"kubectl -n {fetch.body['metadata']['namespace']} describe job {job.name}"
+    kubectl = f"kubectl -n {fetch.body['metadata']['namespace']}"
+    command = f"{kubectl} describe job {job.name}"
     if job.pod is not None and job.pod.unschedulable:
         return warning(
             Reason.UNSCHEDULABLE,
@@ -164,11 +164,22 @@ def trouble(fetch: Fetch) -> Finding | None:
         )
     if job.pod is not None and (found := _pod_trouble(job.pod, fetch.node, command)) is not None:
         return found
+    if job.suspended and not job.ended:
+        return warning(
+            Reason.JOB_SUSPENDED,
+            Message(
+                f"Job {job.name}, which pulls the image, is suspended, so Kubernetes creates no pod for it.",
+                cause="A queue or an admission policy of the cluster suspends Jobs until it admits them.",
+                fix="Admit the Job there, or exempt Jobs of this operator. Or set spec.handoff.prePull to false.",
+                command=f"{kubectl} get job {job.name} -o jsonpath='{{.spec.suspend}}'",
+            ),
+        )
     if job.ended:
         return warning(
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
+                cause=reported("The Job controller", job.failure) if job.failure else "",
                 fix=f"None needed; the operator creates another Job {TTL_SECONDS} seconds after the end of this one.",
                 command=command,
             ),

@@ -11,8 +11,9 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, Spent, judge
@@ -50,6 +51,7 @@ class Refused:
         approval: for a downgrade that needs one, what the annotation says.
         latched: whether the change was tried once and failed.
         until: when the refusal ends automatically; None if it does not.
+        blocked: whether a check stops the spec before it is judged (`checks`); a rollout under way is then reported beside it.
     """
 
     change: Change
@@ -59,6 +61,7 @@ class Refused:
     approval: Approval | None = None
     latched: bool = False
     until: datetime | None = None
+    blocked: bool = False
 
     @property
     def phase(self) -> Phase:
@@ -92,8 +95,18 @@ def decide(observed: Observed, config: Config) -> Verdict:
     if refusal is None:
         return Allowed(change, target, spec, approval)
     applied = last_applied_spec(observed)
-    known = applied is not None and (applied.image.repository or config.image_repository)
+    recorded = observed.deployment is not None and observed.deployment.applied_template is not None
+    known = applied is not None and (recorded or applied.image.repository or config.image_repository)
     return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
+
+
+def while_blocked(observed: Observed, found: Finding) -> Refused | None:
+    """The verdict while a check stops the spec: the applied spec stays in force. None if that is unknown."""
+    applied = observed.applied_spec
+    if applied is None:
+        return None
+    target = AgentVersion.parse(applied.version)
+    return Refused(Change.NONE, target, found, applied, latched=latched(observed) is not None, blocked=True)
 
 
 def _no_image(observed: Observed) -> Message:

@@ -47,12 +47,15 @@ def of_rollout(
 
 def _why_not_rolled_back(observed: Observed, spec: MedplumAgentSpec) -> str:
     """Why a failed change is not rolled back; empty if there is nothing to return to."""
+    record = observed.record
+    if record is None or record.from_version is None:
+        return ""  # a first installation, also one whose settings were changed: no version was ever active
     if spec.handoff.on_failure is OnFailure.HOLD:
         return "The change is not rolled back, because spec.handoff.onFailure is Hold."
     if observed.deployment is not None and observed.deployment.last_good is None:
         return "The change is not rolled back, because an older operator release started it and did not record what was active before."
     if observed.activation is Activation.POSSIBLY:
-        return "The change is not rolled back, because its pods were restarted by hand since: it may have been active before."
+        return "The change is not rolled back, because somebody has requested new pods of it since: it may have been active before."
     return ""
 
 

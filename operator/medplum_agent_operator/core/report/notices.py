@@ -1,17 +1,18 @@
-"""What else is wrong, independent of any rollout: windows that never open, a gate that does not serve, a silent agent.
+"""What else is wrong, independent of any rollout: windows that never open, a pod that does not end, a gate that does not serve, a silent agent.
 
 Called by `plan`, once for each pass. It must never change what the operator applies.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
-from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import drain, gate_messages, messages, windows
+from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.scope import Config
+from medplum_agent_operator.core.policy import drain, endings, gate_messages, messages, windows
 from medplum_agent_operator.core.report import traffic
 
 
@@ -22,7 +23,7 @@ class Notices:
     Attributes:
         findings: what deserves an Event when it is new.
         quiet: messages without an Event.
-        requeue_at: when to reconcile again for a gate that does not serve yet; None if events suffice.
+        requeue_at: when to reconcile again for a gate that does not serve yet or a pod that should have ended; None if events suffice.
     """
 
     findings: tuple[Finding, ...] = ()
@@ -40,27 +41,34 @@ class Notices:
         return (*(found.message for found in self.findings), *self.quiet)
 
 
-def notices(observed: Observed, config: Config, *, now: datetime) -> Notices:
-    """Collect the notices."""
+def notices(observed: Observed, config: Config, *, known: Collection[Finding], now: datetime) -> Notices:
+    """Collect the notices. `known`: what the plan already reports."""
+    overdue_at = endings.end_overdue_at(observed, now=now)
     faults = windows.read(observed.agent.spec.maintenance_windows).faults
-    invalid = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
+    found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
+    late = endings.not_ending(observed, now=now)
+    if late is not None and late.reason not in {each.reason for each in known}:
+        found = (*found, late)
     tainted = drain.unknown_taint(observed, observed.applied_spec or observed.agent.spec, config)
     on_node = () if tainted is None else (messages.unknown_taint(observed.agent, *tainted),)
     if not observed.agent.spec.gated:
-        return Notices(invalid, on_node)
+        return Notices(found, on_node, requeue_at=overdue_at)
     deployment = observed.children.get("GateDeployment")
     due = gate_pod.absence_tolerated_until(deployment, now=now)
     waits = due is not None and config.gate_image is not None and now < due
     about_gate = tuple(_about_gate(observed, not_serving=due is not None and not waits))
     unreachable = traffic.gates_unreachable(observed)
     quiet = (gate_messages.gates_unreachable(observed.agent),) if unreachable else ()
-    return Notices((*invalid, *about_gate), (*quiet, *on_node), due if waits else None)
+    requeue_at = min((at for at in (due if waits else None, overdue_at) if at), default=None)
+    return Notices((*found, *about_gate), (*quiet, *on_node), requeue_at)
 
 
 def _about_gate(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
     agent, deployment = observed.agent, observed.children.get("GateDeployment")
     if not_serving:
-        yield warning(Reason.GATE_NOT_SERVING, gate_messages.gate_not_serving(agent, exists=deployment is not None))
+        refused = gate_pod.creation_failure(deployment)
+        message = gate_messages.gate_not_serving(agent, exists=deployment is not None, refused=refused)
+        yield warning(Reason.GATE_NOT_SERVING, message)
     if gate_pod.available(deployment) and (why := gate_pod.stall_reason(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
     if since := traffic.silent_channels(observed):

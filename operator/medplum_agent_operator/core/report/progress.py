@@ -13,7 +13,7 @@ from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
-from medplum_agent_operator.core.policy import diagnosis, failure, prepull
+from medplum_agent_operator.core.policy import diagnosis, endings, failure, prepull
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
@@ -148,7 +148,7 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     reason, phase = _kind(record)
     # Status may not have it yet: the pass that began it deferred its report or was killed.
     findings = () if observed.rollout_in_status else _announcements(record, reason, message)
-    found = _trouble(observed, record, spec)
+    found = _trouble(observed, record, spec, now=now)
     if found is not None:
         findings = (*findings, found)
         message = failure_messages.blocked(message, found.message, Availability.of(observed))
@@ -181,15 +181,15 @@ def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) ->
     )
 
 
-def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
+def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Finding | None:
     """What blocks the rollout. If a move finds no node, the message says what happens to the node drain."""
-    found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
+    found = diagnosis.lost_node(observed) or endings.not_ending(observed, now=now) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
     return replace(found, message=failure_messages.no_other_node(node=record.moved_off, trouble=found.message))
 
 
-def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
+def what_failed(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> Finding:
     """Why the rollout under way has failed, as its pods show it."""
     agent = observed.agent
     pods = " ".join(pod.name for pod in observed.current_pods if not pod.terminating)
@@ -200,14 +200,15 @@ def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
         command=f"kubectl -n {agent.namespace} describe {described}",
     )
     return (
-        diagnosis.trouble(observed, spec)
-        or diagnosis.unready_ports(observed, spec)
+        endings.not_ending(observed, now=now)
+        or diagnosis.trouble(observed, spec)
+        or diagnosis.not_ready(observed, spec)
         or warning(Reason.PROGRESS_DEADLINE_EXCEEDED, unknown)
     )
 
 
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
-    found = what_failed(observed, spec)
+    found = what_failed(observed, spec, now=now)
     late = observed.deployment is not None and observed.deployment.progress_deadline_exceeded(now)
     message = failure_messages.of_rollout(observed, record, spec, found.message, late=late)
     # A failure found before the deadline is checked again at the deadline: the pod may have become available.

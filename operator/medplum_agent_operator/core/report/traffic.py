@@ -1,6 +1,6 @@
 """Turn gate reports into parts of `status`: channels, a condition, the figures of a rollout. Pure.
 
-Called by `status` and `gate_notices`. Without a gate in the spec, all of this is empty. Before the first gate report it must keep what
+Called by `status` and `notices`. Without a gate in the spec, all of this is empty. Before the first gate report it must keep what
 status has: a restarted operator knows nothing newer.
 """
 

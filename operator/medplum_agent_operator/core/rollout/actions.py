@@ -15,8 +15,9 @@ from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_ga
 from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy.drain import protected
 from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.rollout import template_in_force
@@ -89,8 +90,23 @@ def supporting_actions(observed: Observed, spec: MedplumAgentSpec, config: Confi
     )
     bodies |= _gate_bodies(observed, spec, config)
     return tuple(
-        action for part, body in bodies.items() for action in apply_if_different(body, observed.children.get(part))
+        action
+        for part, body in bodies.items()
+        if _may_write(observed, part)
+        for action in apply_if_different(body, observed.children.get(part))
     )
+
+
+def _may_write(observed: Observed, part: str) -> bool:
+    """Whether a child may be written: never one of another owner, and none is created for an agent that is being deleted.
+
+    The Service leads to the gate or past it: where the gate's Deployment has another owner, it stays as it is.
+    """
+    live, agent = observed.children.get(part), observed.agent
+    if live is None:
+        return not agent.finalizers
+    gate = observed.children.get("GateDeployment") if part == "Service" else None
+    return all(ownership(raw, agent) is Ownership.OURS for raw in (live, gate) if raw is not None)
 
 
 def while_fetching(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:

@@ -12,6 +12,7 @@ from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH, REST
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
 from medplum_agent_operator.core.objects.children import render_deployment
+from medplum_agent_operator.core.observed import requests
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.rollout_record import (
@@ -55,6 +56,7 @@ def begin(
         strategy=choice.strategy,
         why=choice.why,
         started_at=now,
+        revision=requests.highest_revision(observed.deployment, writes=1),
         previous_outcome=previous,
         approval=approval,
         approved_by=approved_by,
@@ -68,7 +70,8 @@ def begin(
 
 def restart_mark(observed: Observed, template: Mapping[str, Any]) -> str | None:
     """The restart mark that the live template will have after the write: the template's own, or the live one of `kubectl`, which stays."""
-    return (template["metadata"].get("annotations") or {}).get(RESTARTED_AT) or observed.restart_mark
+    own = (template["metadata"].get("annotations") or {}).get(RESTARTED_AT)
+    return own or (None if observed.deployment is None else requests.restart_mark(observed.deployment))
 
 
 def used_now_text(observed: Observed, spec: MedplumAgentSpec) -> str | None:
@@ -106,6 +109,7 @@ def begin_rollback(
         why=choice.why,
         started_at=now,
         restart_mark=restart_mark(observed, previous.applied.template),
+        revision=requests.highest_revision(observed.deployment, writes=1),
         previous_outcome=Outcome.FAILED,
         rolled_back_from=failed.version,
         recreate_count=observed.recreate_count or None,
@@ -153,16 +157,18 @@ def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bo
     failed = record.failed if latched(observed) is not None else None
     text = observed.agent.annotations.get(NOW, "")
     used = record.now if record.now == stored_form(text) else None
-    mark = record.restart_mark
+    mark, revision = record.restart_mark, record.revision
     if observed.deployment is not None and observed.activation_ruled_out and not observed.activation.became_active:
-        # The pods that prove it will be gone. The mark would then look like a restart of an active template (docs/adr/0028).
-        mark = observed.deployment.restart_mark
+        # The pods that prove it will be gone. What was asked for would then look like a restart of an active template (docs/adr/0028).
+        mark = requests.restart_mark(observed.deployment)
+        revision = requests.revision_of_a_template_that_cannot_be_active(observed.deployment, revision or 0)
     return record.model_copy(
         update={
             "failed": failed,
             "refresh": acted_on_refresh(observed, counts=refreshes),
             "now": used,
             "restart_mark": mark,
+            "revision": revision,
         }
     )
 

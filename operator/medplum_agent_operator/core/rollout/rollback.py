@@ -35,7 +35,7 @@ def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
         return report_first(this, spec)
     # The user's spec may have failed before. If something else fails while it is latched, the latch stays.
     failed = failure.latched(observed) or failure.record_failure(
-        observed.agent, spec, progress.what_failed(observed, spec)
+        observed.agent, spec, progress.what_failed(observed, spec, now=now)
     )
     choice = choose(observed, AgentVersion.parse(previous.spec.version), host_ports=previous.spec.uses_host_ports)
     record = begin_rollback(observed, previous, choice, failed, now=now)

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy.verdict import Allowed, Refused, Verdict
 from medplum_agent_operator.core.report.progress import Progress
 from medplum_agent_operator.core.rollout.actions import Apply

@@ -13,8 +13,9 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template, with_annotation
 from medplum_agent_operator.core.observed.drift import first_difference
-from medplum_agent_operator.core.observed.model import Config, Observed
+from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
+from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.rollout.records import requested_refresh
 
 REVISION: Final = 1
@@ -85,6 +86,8 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
         return _newly_rendered(rendered)
     # An older release did not record the template that it applied: take it as the API server stores it.
     applied, refreshed = recorded or AppliedTemplate(0, live.template), refreshes and _refresh_requested(observed)
+    if spec == live.applied_spec and not (spec.image.repository or config.image_repository):
+        return Template(applied)  # this operator has lost its default: what it would render has no image
     if _renders_alike(spec, live.applied_spec, render, rendered):
         return _keep_applied(applied, rendered, refreshed=refreshed)
     if (
