@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,16 @@ def test_approval_counts_once(world: World) -> None:
     assert "DowngradeNotApproved" == world.condition("ApprovalRequired")["reason"]
     world.approve("4.2.3 CHG-1")
     world.wait_for_phase("Running", "4.2.3")
+
+
+def test_approval_may_have_any_text(world: World) -> None:
+    """An emoji and controls that YAML does not print: the record on the Deployment has the text as it was written."""
+    refused(world)
+    text = "4.2.3 CHG-1 \U0001f691 \u2028 \x7f \x85 \ufeff"
+    world.approve(text)
+    world.wait_for_phase("Running", "4.2.3")
+    record = world.deployment()["metadata"]["annotations"]["agents.medplum.com/rollout"]
+    assert text == json.loads(record)["approval"]
 
 
 def test_reverting_the_version_ends_the_refusal(world: World) -> None:

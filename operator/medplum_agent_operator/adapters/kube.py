@@ -7,6 +7,7 @@ to remove a status field regardless of its field manager, and to remove defaulte
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ Source: staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go (Upd
 the first object that it stores is newer. `tests/behaviour/test_crash_points.py` covers it.
 """
 
-_APPLY: Final = "application/apply-patch+yaml"
+_APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
+"""With the charset the client library sends our bytes; without it, it would encode the body itself, as ASCII."""
 _MERGE: Final = "application/merge-patch+json"
 
 
@@ -121,7 +123,9 @@ class Kube:
         metadata = {**body["metadata"], "resourceVersion": resource_version or NO_OBJECT}
         path = KINDS[body["kind"]].path(metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, query=query, body={**body, "metadata": metadata}, content_type=_APPLY)
+        return await self._request(
+            "PATCH", path, query=query, body=as_yaml({**body, "metadata": metadata}), content_type=_APPLY
+        )
 
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
@@ -147,7 +151,7 @@ class Kube:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         try:
@@ -175,6 +179,19 @@ class Kube:
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(f"{method} {path}", response.status, content)
         return _object(f"{method} {path}", response.status, content)
+
+
+def as_yaml(body: Mapping[str, Any]) -> bytes:
+    r"""Write JSON that is YAML too: the API server reads a server-side apply as YAML.
+
+    JSON escapes a character outside the basic plane, such as an emoji, as two surrogates, which YAML refuses. So those go as UTF-8. All others
+    beyond ASCII go as one escape each, because YAML refuses some of them unescaped (C1 controls, U+FEFF). A lone surrogate is no character.
+
+    >>> as_yaml({"text": "\u00e9 \U0001f691"}) == '{"text": "\\u00e9 \U0001f691"}'.encode()
+    True
+    """
+    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(body, ensure_ascii=False))
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _object(request: str, status: int, content: bytes) -> dict[str, Any]:
