@@ -8,9 +8,10 @@ another identity, the pass decides a third time, on the live claims of other age
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
@@ -26,11 +27,13 @@ from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
 from medplum_agent_operator.core.status import project, unreadable
-from medplum_agent_operator.errors import ConflictError, RefusedError
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
+from medplum_agent_operator.memory import Failures
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 from medplum_agent_operator.publish import Publisher
 from medplum_agent_operator.telemetry import log
+from medplum_agent_operator.writes import write
 
 REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
 
@@ -73,6 +76,7 @@ class Reconciler:
         self._clock = clock
         self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
         self._publisher = Publisher(cluster, seen, clock=clock, identity=identity)
+        self._failures = Failures()
         self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
@@ -83,7 +87,31 @@ class Reconciler:
         """
         raw = self._seen.get(KIND, *key)
         if raw is None:
+            self._failures.forget(key)
             return None
+        try:
+            requeue_after = await self._pass(key, raw)
+        except ClusterError as fault:
+            found = self._failures.count(key, fault)
+            if found is not None:
+                await self._report_failures(key, raw, found)
+            raise
+        self._failures.forget(key)
+        return requeue_after
+
+    async def _report_failures(self, key: Key, raw: Object, found: Finding) -> None:
+        """Report passes that fail again and again. If status cannot be written either, an Event and the log say it."""
+        with suppress(ClusterError):
+            raw = await self._cluster.get(KIND, *key) or raw
+        decision = self._stopped(self._decide(self._observer.from_watches(key, raw)), found)
+        if decision.new_status is None or _is_being_deleted(raw):
+            return
+        try:
+            await self._publisher.publish(key, raw, (found,), status=decision.new_status)
+        except ClusterError:
+            await self._publisher.publish(key, raw, (found,), status=None)
+
+    async def _pass(self, key: Key, raw: Object) -> float | None:
         seen = self._observer.from_watches(key, raw)
         decision = self._decide(seen)
         if decision.plan.actions:
@@ -163,7 +191,7 @@ class Reconciler:
         """Carry out the actions in order. If the API server refuses one, the rest is not done and the refusal becomes a finding."""
         for action in decision.plan.actions:
             try:
-                answer = await self._apply_one(key, action)
+                answer = await write(self._cluster, key, action)
             except ConflictError:
                 raise
             except RefusedError as fault:
@@ -177,33 +205,6 @@ class Reconciler:
                 extra={"agent": str(key), "reason": str(decision.plan.reason), "disruptive": action.disruptive},
             )
         return decision
-
-    async def _apply_one(self, key: Key, action: Apply) -> Object:
-        if action.immutable:
-            return await self._create_once(action)
-        version = None if action.live is None else action.live["metadata"]["resourceVersion"]
-        try:
-            return await self._cluster.apply(action.body, resource_version=version)
-        except RefusedError as fault:
-            strategy = (action.body.get("spec") or {}).get("strategy") or {}
-            if strategy.get("type") != "Recreate" or "rollingUpdate" not in str(fault):
-                raise
-            # Another field manager owns a parameter of the rolling strategy, which server-side apply cannot remove
-            # (kubernetes/kubernetes#24198). A merge patch removes it first; it does not touch the pod template.
-            freed = {
-                "spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}},
-                "metadata": {"resourceVersion": version},
-            }
-            answer = await self._cluster.merge_patch(action.kind, *key, freed)
-            return await self._cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
-
-    async def _create_once(self, action: Apply) -> dict[str, Any]:
-        try:
-            return await self._cluster.create(action.body)
-        except ConflictError as fault:
-            if fault.reason != "AlreadyExists":
-                raise
-            return dict(action.body)  # written by an earlier pass that ended before its next write
 
     def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
         if action.kind == revisions.KIND:

@@ -160,6 +160,8 @@ def refusals() -> Iterator[Text]:
     yield _direct(
         "A Job that is refused", Reason.WRITE_REFUSED, messages.write_refused("Job", f"{NAME}-fetch-1", _FORBIDDEN)
     )
+    yield _direct("A request that keeps failing", Reason.REQUEST_FAILING, messages.request_failing(_UNANSWERED))
+    yield _direct("A write that always conflicts", Reason.REQUEST_FAILING, messages.conflict_without_end(_CONFLICT))
     yield _direct(
         "A backup that is refused", Reason.WRITE_REFUSED, messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN)
     )
@@ -295,6 +297,8 @@ def _owner(uid: str) -> dict[str, Any]:
 
 
 _ELSEWHERE: Final = {**SERVER, "baseUrl": "https://other.example.org/"}
+_UNANSWERED = "PATCH /api/v1/namespaces/clinic/services/lab was answered with 500 InternalError: Internal error occurred: failed calling webhook."
+_CONFLICT = "PATCH /apis/apps/v1/namespaces/clinic/deployments/lab was answered with 409 Conflict: the object has been modified."
 _FORBIDDEN: Final = "forbidden: exceeded quota: objects, requested: 1, used: 10, limited: 10."
 CHAPTERS: Final = {
     "Rollouts": rollouts,

@@ -94,6 +94,8 @@ class Reason(StrEnum):
     """A change is refused and the cluster does not show what ran before it: the operator repairs nothing until the change is decided."""
     WRITE_REFUSED = "WriteRefused"
     """The API server rejected a write of the operator."""
+    REQUEST_FAILING = "RequestFailing"
+    """A request to the API server fails in pass after pass, although the API server does not reject it."""
 
     # A rollout is blocked or has failed; the pods show why.
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"

@@ -155,6 +155,28 @@ def write_refused(kind: str, name: str, fault: str) -> Message:
     )
 
 
+def request_failing(fault: str) -> Message:
+    """A request that fails again and again although the API server does not refuse it. `fault`: the server's words."""
+    return Message(
+        "A request to the API server fails again and again, so the spec is not applied.",
+        cause=fault,
+        impact="Nothing after this request was changed; running pods are left alone.",
+        fix="Repair what the cause names: often an admission webhook whose backend is away, or a range without free addresses. "
+        "The operator retries at least once a minute.",
+    )
+
+
+def conflict_without_end(fault: str) -> Message:
+    """A write that always meets an object that has changed since it was read. `fault`: the server's words."""
+    return Message(
+        "Each try to apply the spec finds an object that has changed meanwhile.",
+        cause=fault,
+        impact="Nothing after this request was changed; running pods are left alone.",
+        fix="Find the other program that writes the object that the cause names (kubectl get --show-managed-fields). "
+        "The operator retries at least once a minute.",
+    )
+
+
 def invalid_spec(fault: str) -> Message:
     """An object that does not fit this operator's model. `fault`: the first field at fault, and why."""
     return Message(
