@@ -28,7 +28,7 @@ from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
 from medplum_agent_operator.core.status import project, unreadable
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
-from medplum_agent_operator.memory import Failures
+from medplum_agent_operator.memory import Failures, Repairs
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 from medplum_agent_operator.publish import Publisher
@@ -76,7 +76,7 @@ class Reconciler:
         self._clock = clock
         self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
         self._publisher = Publisher(cluster, seen, clock=clock, identity=identity)
-        self._failures = Failures()
+        self._failures, self._repairs = Failures(), Repairs()
         self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
@@ -88,6 +88,7 @@ class Reconciler:
         raw = self._seen.get(KIND, *key)
         if raw is None:
             self._failures.forget(key)
+            self._repairs.forget(key)
             return None
         try:
             requeue_after = await self._pass(key, raw)
@@ -158,6 +159,7 @@ class Reconciler:
         decision = await self._apply(key, decision)
         if not decision.plan.defer_reporting and (decision.new_status or decision.plan.actions):
             await self._publisher.publish(key, decision.raw, decision.plan.findings, status=decision.new_status)
+            self._repairs.reported(key, decision.plan.findings)
         requeue_at = decision.plan.requeue_at
         return None if requeue_at is None else (requeue_at - self._clock()).total_seconds()
 
@@ -184,7 +186,7 @@ class Reconciler:
             fetching=snapshot.fetching,
         )
         observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
-        plan = make_plan(observed, config=self._config, now=now)
+        plan = self._repairs.pausing(snapshot.key, make_plan(observed, config=self._config, now=now), now=now)
         return _Decision(raw, plan, before, project(observed, plan, now=now), observed)
 
     async def _apply(self, key: Key, decision: _Decision) -> _Decision:
@@ -192,6 +194,7 @@ class Reconciler:
         for action in decision.plan.actions:
             try:
                 answer = await write(self._cluster, key, action)
+                self._repairs.done(key, action, now=self._clock())
             except ConflictError:
                 raise
             except RefusedError as fault:
@@ -216,18 +219,7 @@ class Reconciler:
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
         """Drop the actions that are left, for this reason, and try again in a minute."""
         now = self._clock()
-        plan = replace(
-            decision.plan,
-            phase=Phase.FAILED,
-            reason=found.reason,
-            message=found.message,
-            notices=(),
-            findings=(found,),
-            actions=(),
-            begins=None,
-            defer_reporting=False,
-            requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE,
-        )
+        plan = decision.plan.stopped_by(found, requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE)
         if decision.observed is None:
             return replace(decision, plan=plan)
         return replace(decision, plan=plan, after=project(decision.observed, plan, now=now))

@@ -162,6 +162,15 @@ def refusals() -> Iterator[Text]:
     )
     yield _direct("A request that keeps failing", Reason.REQUEST_FAILING, messages.request_failing(_UNANSWERED))
     yield _direct("A write that always conflicts", Reason.REQUEST_FAILING, messages.conflict_without_end(_CONFLICT))
+    for title, field, at_once in (
+        ("A field that an autoscaler changes too", "spec.replicas", True),
+        ("A field that a second operator changes too", "spec.maxUnavailable", False),
+    ):
+        yield _direct(
+            title,
+            Reason.FIELD_CONTESTED,
+            messages.field_contested("Deployment", NAME, field, "kube-controller-manager", at_once=at_once),
+        )
     yield _direct(
         "A backup that is refused", Reason.WRITE_REFUSED, messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN)
     )

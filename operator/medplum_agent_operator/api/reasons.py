@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """Another rollout replaced this one before its target became active."""
     DRIFT_REPAIRED = "DriftRepaired"
     """An object of the operator was changed or deleted; the operator has restored it."""
+    FIELD_CONTESTED = "FieldContested"
+    """Another program changes a field again and again that the operator sets."""
     SPEC_APPLIED = "SpecApplied"
     """The operator applied a change of the spec that replaces no pod."""
     PAUSED = "Paused"

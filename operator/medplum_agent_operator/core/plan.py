@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.agent_pod import image_of
-from medplum_agent_operator.core.observed.findings import Message, warning
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
 from medplum_agent_operator.core.policy import downtime, gate_messages, prepull, windows
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
@@ -40,6 +41,21 @@ class Plan(Statement):
     actions: tuple[Apply, ...] = ()
     requeue_at: datetime | None = None
     defer_reporting: bool = False
+
+    def stopped_by(self, found: Finding, *, requeue_at: datetime) -> "Plan":
+        """The same plan without its actions: this finding prevents them until a person acts, or until the requeue."""
+        return replace(
+            self,
+            phase=Phase.FAILED,
+            reason=found.reason,
+            message=found.message,
+            notices=(),
+            findings=(found,),
+            actions=(),
+            begins=None,
+            defer_reporting=False,
+            requeue_at=requeue_at,
+        )
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:

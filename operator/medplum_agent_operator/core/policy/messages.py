@@ -177,6 +177,29 @@ def conflict_without_end(fault: str) -> Message:
     )
 
 
+def field_contested(kind: str, name: str, field: str, writer: str, *, at_once: bool) -> Message:
+    """A field that another program changes each time after the operator has repaired it.
+
+    Args:
+        kind: the object's kind.
+        name: the object's name.
+        field: the field's path.
+        writer: the field manager that owns the field; empty if none does.
+        at_once: whether the operator repairs this field without a pause.
+    """
+    impact = (
+        "Each time a second agent begins; the operator removes it at once, because the server sends each message to both."
+        if at_once
+        else "The operator repairs it after growing pauses of up to 5 minutes; until then the other value is in force."
+    )
+    return Message(
+        f"{writer or 'Another program'} changes {kind} {name} ({field}) again and again.",
+        impact=impact,
+        fix="Let one program alone set this field: correct the other one, such as a second operator with other settings, "
+        "an autoscaler or a GitOps tool.",
+    )
+
+
 def invalid_spec(fault: str) -> Message:
     """An object that does not fit this operator's model. `fault`: the first field at fault, and why."""
     return Message(
