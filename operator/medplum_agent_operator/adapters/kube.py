@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -84,6 +84,13 @@ class Kube:
         async with ApiClient(await load_configuration()) as client:
             client.user_agent = user_agent
             yield cls(client, timeout_seconds=timeout_seconds)
+
+    async def _read_credentials(self) -> None:
+        """Read the token again after a 401, for the next request. A certificate needs a new connection: the operator is restarted for it."""
+        with suppress(StartupError):  # a file that is being replaced: the next 401 reads it
+            fresh = await load_configuration()
+            self._client.configuration.api_key = fresh.api_key
+            self._client.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
 
     async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
         """Read one object; None if it does not exist."""
@@ -176,6 +183,8 @@ class Kube:
             ConfigException,
         ) as fault:  # the last two come from reading the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
+        if response.status == 401:  # noqa: PLR2004 - HTTP's own number
+            await self._read_credentials()
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(f"{method} {path}", response.status, content)
         return _object(f"{method} {path}", response.status, content)
