@@ -123,6 +123,8 @@ def register(
         def handle(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
             seen.add(kind.name)
+            if event["type"] is None:  # from the LIST with which Kopf begins a watch
+                cache.doubt_if_older(kind.name, raw)
             changed = cache.drop(kind.name, raw) if event["type"] == "DELETED" else cache.put(kind.name, raw)
             # The cache already has the answer to our own write, so its event changes nothing. Competing agents may still need a pass.
             keys = keys_of(kind.name, raw, cache) if changed else set()

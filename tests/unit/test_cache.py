@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.cache import Cache, StringPool
+from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.handlers import keys_of, kinds_without_events
+from medplum_agent_operator.slim import StringPool
 from tests.support.builders import NOW, container_status, pod
 
 KIND = "Deployment"
