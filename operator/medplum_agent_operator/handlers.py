@@ -111,7 +111,16 @@ def rivals(cache: Cache) -> set[Key]:
 
 def kinds_without_events(cache: Cache, seen: Collection[str], *, nodes: bool) -> list[str]:
     """The kinds that have objects in the cache but whose watch sent no event yet. `seen`: the kinds with events."""
-    return [kind.name for kind in watched(nodes=nodes) if kind.name not in seen and cache.names(kind.name)]
+    return [kind.name for kind in watched(nodes=nodes) if kind.name not in seen and _selects(kind, cache)]
+
+
+def _selects(kind: Kind, cache: Cache) -> bool:
+    """Whether the cache has an object that the watch of its kind selects. It has others too: a policy may rewrite the label that we applied."""
+    key, _, value = kind.selector.partition("=")
+    if not key:
+        return bool(cache.names(kind.name))
+    labels = ((raw["metadata"].get("labels") or {}).get(key) for raw in cache.with_label(kind.name, key))
+    return any(not value or label == value for label in labels)
 
 
 def register(
