@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import kopf
 import pytest
 import yaml
 
 from medplum_agent_operator.adapters.kube import Kube, as_yaml
+from medplum_agent_operator.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 AMBULANCE = "\U0001f691"
 TEXTS = [
@@ -68,3 +73,22 @@ async def test_an_apply_is_yaml_whatever_the_text(text: str) -> None:
 def test_a_lone_surrogate_is_replaced() -> None:
     """It is no character: neither UTF-8 nor YAML has it."""
     assert {"text": "a\ufffdb"} == yaml.safe_load(as_yaml({"text": "a\ud83db"}).decode())
+
+
+async def test_a_proxy_in_the_environment_does_not_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One rule for requests and watches: neither goes through HTTPS_PROXY, whatever NO_PROXY says."""
+    config = tmp_path / "config"
+    cluster = {"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    users = [{"name": "u", "user": {"token": "t"}}]
+    config.write_text(
+        yaml.safe_dump({"clusters": [cluster], "contexts": [context], "users": users, "current-context": "c"})
+    )
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(config))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:2")
+    monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
+    async with Kube.connect(timeout_seconds=5, user_agent="test") as client:
+        with pytest.raises(ClusterError, match=r"127\.0\.0\.1:1 "):
+            await client.get("Service", "clinic", "lab")
+    assert not kopf.OperatorSettings().networking.trust_env

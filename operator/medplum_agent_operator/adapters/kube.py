@@ -51,6 +51,8 @@ async def load_configuration() -> Configuration:
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    # HTTPS_PROXY does not count, as for Kopf's watches and for gates: three clients read it and NO_PROXY in three ways.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:  # the order of Kopf's own login
             load_incluster_config(client_configuration=configuration)
