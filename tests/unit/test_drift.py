@@ -256,7 +256,7 @@ def _template(**fields: Any) -> dict[str, Any]:
     return render_pod_template(agent, agent.spec, image="agent:5.1.15")
 
 
-LABELS = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/managed-by": {}, "f:team": {}}}}
+LABELS: dict[str, Any] = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/managed-by": {}, "f:team": {}}}}
 
 
 @pytest.mark.parametrize(

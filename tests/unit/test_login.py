@@ -8,6 +8,7 @@ from typing import Any
 import kopf
 import pytest
 from kopf._cogs.structs.credentials import Vault, VaultKey
+from kubernetes.aio.client import Configuration
 
 from medplum_agent_operator import startup_checks
 from medplum_agent_operator.adapters import kube
@@ -46,7 +47,8 @@ async def test_kopf_accepts_the_same_credentials_after_a_401() -> None:
 
 async def test_credentials_that_cannot_be_read_are_read_again() -> None:
     """A kubeconfig that is being replaced."""
-    sleep, answers = Sleep(), [kopf.LoginError("no file"), kopf.LoginError("no file"), SAME]
+    sleep = Sleep()
+    answers: list[kopf.LoginError | kopf.ConnectionInfo] = [kopf.LoginError("a"), kopf.LoginError("b"), SAME]
 
     def read(**_: Any) -> kopf.ConnectionInfo:
         answer = answers.pop(0)
@@ -62,7 +64,8 @@ async def test_credentials_that_cannot_be_read_are_read_again() -> None:
 async def test_a_start_waits_for_credentials_that_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """401 is no reason to exit: the API server may not be able to check the token yet."""
     monkeypatch.setattr(startup_checks, "PAUSES_SECONDS", (0.0,))
-    answers: list[Exception | str] = [ClusterError("Unauthorized", status=401)] * 3 + ["facts"]
+    refused = ClusterError("Unauthorized", status=401)
+    answers: list[ClusterError | str] = [refused, refused, refused, "facts"]
 
     async def ask() -> str:
         answer = answers.pop(0)
@@ -87,7 +90,7 @@ class Client:
     """Stands in for the library's client."""
 
     def __init__(self) -> None:
-        self.configuration = kube.Configuration()
+        self.configuration = Configuration()
         self.configuration.api_key = {"BearerToken": "old"}
 
     async def param_serialize(self, method: str, path: str, **_: Any) -> Any:
@@ -101,10 +104,10 @@ class Client:
 
 async def test_a_request_after_a_401_has_the_token_that_is_there_then(monkeypatch: pytest.MonkeyPatch) -> None:
     """A token that was rotated before its time: the file is read again."""
-    fresh = kube.Configuration()
+    fresh = Configuration()
     fresh.api_key = {"BearerToken": "new"}
 
-    async def load() -> kube.Configuration:
+    async def load() -> Configuration:
         return fresh
 
     monkeypatch.setattr(kube, "load_configuration", load)
