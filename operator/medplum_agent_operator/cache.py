@@ -12,17 +12,15 @@ searches all objects. It also records whose claims have changed since the last q
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, assert_never
+from typing import Any
 
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.observed.identity import Claim, Identity, Name, claimant, claims_on
-from medplum_agent_operator.core.observed.nodes import HARD_EFFECTS
 from medplum_agent_operator.core.observed.pods import ENDED
 from medplum_agent_operator.core.observed.resource_version import age, number
 from medplum_agent_operator.kinds import KINDS, POD, Cached
+from medplum_agent_operator.slim import StringPool, slim
 
-_SHORT, _MOST_STRINGS = 64, 8192
-"""The longest string that is interned, in characters; the most strings that are interned."""
 _DELETED = 1000
 """How many deleted uids are remembered: enough for the seconds that a LIST takes."""
 
@@ -40,6 +38,7 @@ class Cache:
         self._claimants: dict[Identity, dict[Name, set[tuple[str, str, str]]]] = {}
         """The same by identity: which MedplumAgents claim it, through which objects."""
         self._moved: set[tuple[Identity, Name]] = set()
+        self._doubt = False
         self._deleted: dict[str, None] = {}
         """Uids of objects that were deleted lately: a LIST that began before may still contain them."""
 
@@ -71,7 +70,14 @@ class Cache:
         return True
 
     def replace(
-        self, kind: str, namespace: str | None, found: Iterable[Object], *, as_of: str, ended: bool = True
+        self,
+        kind: str,
+        namespace: str | None,
+        found: Iterable[Object],
+        *,
+        as_of: str,
+        ended: bool = True,
+        restored: bool = False,
     ) -> list[Object]:
         """Replace all objects of a kind, in one namespace or in all, by a complete LIST.
 
@@ -81,28 +87,49 @@ class Cache:
             found: all objects in it.
             as_of: the resource version of the LIST; newer objects stay.
             ended: whether to remove also the pods that had ended before they were deleted.
+            restored: whether the cluster was restored from a backup: then the LIST wins, however old its versions seem.
 
         Returns:
             The objects that no longer exist.
         """
+        if restored:
+            self._deleted.clear()  # the backup may have them
         fresh = {_name(raw): raw for raw in found if raw["metadata"].get("uid") not in self._deleted}
         gone = [
             raw
             for name, raw in self._objects.get(kind, {}).items()
             if name not in fresh
             and namespace in {None, name[0]}
-            and number(as_of) >= age(raw)
+            and (restored or number(as_of) >= age(raw))
             and (ended or (raw.get("status") or {}).get("phase") not in ENDED)
         ]
         for raw in gone:
             self._forget(kind, _name(raw))
         for raw in fresh.values():
+            if restored and self.get(kind, *_name(raw)) is not None:
+                self._forget(kind, _name(raw))
             self.put(kind, raw)
         return gone
 
     def get(self, kind: str, namespace: str, name: str) -> Object | None:
         """An object; None if the cache does not have it."""
         return self._objects.get(kind, {}).get((namespace, name))
+
+    def doubt_if_older(self, kind: str, raw: Object) -> None:
+        """Compare an object of a LIST with the known one. If it is older, the cluster may have been restored from a backup."""
+        known = self.get(kind, *_name(raw))
+        self._doubt |= known is not None and 0 < age(raw) < age(known)
+
+    def take_doubt(self) -> bool:
+        """Whether a LIST has had an older object since the last call."""
+        doubt, self._doubt = self._doubt, False
+        return doubt
+
+    def newest(self, kind: str, namespace: str | None) -> int:
+        """The newest resource version among the objects of a kind, in one namespace or in all; 0 without any."""
+        return max(
+            (age(raw) for name, raw in self._objects.get(kind, {}).items() if namespace in {None, name[0]}), default=0
+        )
 
     def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
         """The objects in a namespace that have a label with this value."""
@@ -164,83 +191,6 @@ class Cache:
             whose, identity, _ = after
             self._claimants.setdefault(identity, {}).setdefault(whose, set()).add(where)
             self._moved.add((identity, whose))
-
-
-class StringPool:
-    """Interned short strings: most keys and values of one agent are also those of the next (docs/internals/benchmarks.md)."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-
-    def __len__(self) -> int:
-        """How many strings are interned."""
-        return len(self._known)
-
-    def intern(self, value: Any) -> Any:
-        """Return an equal value that shares its short strings with all earlier values."""
-        match value:
-            case str() if len(value) <= _SHORT:
-                if len(self._known) >= _MOST_STRINGS:  # uids and times come and go
-                    self._known.clear()
-                return self._known.setdefault(value, value)
-            case dict():
-                return {self.intern(key): self.intern(item) for key, item in value.items()}
-            case list():
-                return [self.intern(item) for item in value]
-            case _:
-                return value
-
-
-def slim(kind: str, raw: Object) -> Object:
-    """An object without the fields that the operator never reads."""
-    cached = KINDS[kind].cached
-    match cached:
-        case Cached.AGENT:
-            return _slim_agent(raw)
-        case Cached.CORDON:
-            return _slim_node(raw)
-        case Cached.STATUS:
-            return {**_without_managed_fields(raw), "spec": {}}
-        case Cached.POD:
-            return {**_without_managed_fields(raw), "spec": _slim_pod_spec(raw.get("spec") or {})}
-        case Cached.OBJECT:
-            return _without_managed_fields(raw)
-    assert_never(cached)
-
-
-def _without_managed_fields(raw: Object) -> Object:
-    return {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key != "managedFields"}}
-
-
-def _slim_pod_spec(spec: Object) -> Object:
-    containers = [{key: c[key] for key in ("name", "image") if key in c} for c in spec.get("containers") or ()]
-    return {"nodeName": spec.get("nodeName", ""), "containers": containers}
-
-
-def _slim_agent(raw: Object) -> Object:
-    """A MedplumAgent with the managed fields of its metadata only. Those of spec and status are larger than spec and status."""
-    metadata = dict(raw["metadata"])
-    entries = metadata.pop("managedFields", None) or ()
-    owned = [(entry, (entry.get("fieldsV1") or {}).get("f:metadata")) for entry in entries]
-    metadata["managedFields"] = [{**entry, "fieldsV1": {"f:metadata": fields}} for entry, fields in owned if fields]
-    return {**raw, "metadata": metadata}
-
-
-def _slim_node(raw: Object) -> Object:
-    """A node with only what `core.observed.nodes` reads. A whole node is large: images, addresses, capacities."""
-    metadata = {key: raw["metadata"][key] for key in ("name", "uid", "resourceVersion") if key in raw["metadata"]}
-    whole = raw.get("spec") or {}
-    taints = [
-        {key: taint[key] for key in ("key", "value", "effect") if key in taint}
-        for taint in whole.get("taints") or ()
-        if taint.get("effect") in HARD_EFFECTS
-    ]
-    spec = ({"unschedulable": True} if whole.get("unschedulable") else {}) | ({"taints": taints} if taints else {})
-    # Whether the kubelet stopped reporting, and since when. While it reports, the time of its last report does not matter.
-    conditions = (raw.get("status") or {}).get("conditions") or ()
-    lost = [c for c in conditions if c.get("type") == "Ready" and c.get("status") == "Unknown"]
-    cached = [{key: c.get(key) for key in ("type", "status", "lastTransitionTime")} for c in lost]
-    return {"metadata": metadata, "spec": spec, "status": {"conditions": cached}}
 
 
 def _same_but_for_version(one: Object, other: Object) -> bool:

@@ -4,8 +4,10 @@ Registered by `__main__` on a registry of its own. Only `on.event` is used: it w
 A handler puts the object into the cache and the agent's key on the queue, and forgets the event (docs/adr/0002).
 """
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, Final
 
 import kopf
 
@@ -14,6 +16,12 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.kinds import KINDS, NODE, POD, Kind, watched
+from medplum_agent_operator.telemetry import log
+
+LOGIN_PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
+"""Pauses before credentials are read again; the last one repeats."""
+LOGIN_SECONDS: Final = 60.0
+"""Credentials that were accepted for longer than this are read again without a pause."""
 
 
 class NoDiffs(kopf.DiffBaseStorage):
@@ -35,6 +43,48 @@ class NoDiffs(kopf.DiffBaseStorage):
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
         """Store nothing."""
         del body, patch, essence
+
+
+class Login:
+    """Reads the credentials of Kopf's watches, at the start and after each 401.
+
+    A 401 is no proof that they are wrong: an API server whose token authenticator is away says it too. Kopf refuses credentials that it had
+    before a 401, and ends. So each login has a priority of its own, which makes it another one; with a single login it has no other effect.
+    """
+
+    def __init__(
+        self,
+        read: Callable[..., kopf.ConnectionInfo | None] = kopf.login_via_client,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._read = read
+        self._sleep = sleep
+        self._logins = 0
+        self._quick = 0
+        self._last: float | None = None
+
+    async def __call__(self, **kwargs: Any) -> kopf.ConnectionInfo | None:
+        """Read the credentials, after a pause if the last ones were accepted for less than a minute."""
+        now = asyncio.get_running_loop().time()
+        self._quick = self._quick + 1 if self._last is not None and now - self._last < LOGIN_SECONDS else 0
+        while True:
+            if self._quick:
+                pause = LOGIN_PAUSES_SECONDS[min(self._quick, len(LOGIN_PAUSES_SECONDS)) - 1]
+                log.warning(
+                    "the API server does not accept the credentials of the watches; reading them again in %.0f s", pause
+                )
+                await self._sleep(pause)
+            try:
+                found = await asyncio.to_thread(self._read, **kwargs)
+            except kopf.LoginError as fault:
+                log.warning("the credentials of the watches cannot be read: %s", fault)
+                self._quick += 1
+            else:
+                break
+        self._logins += 1
+        self._last = asyncio.get_running_loop().time()
+        return None if found is None else replace(found, priority=self._logins)
 
 
 def key_of(kind: str, raw: Mapping[str, Any]) -> Key | None:
@@ -61,7 +111,16 @@ def rivals(cache: Cache) -> set[Key]:
 
 def kinds_without_events(cache: Cache, seen: Collection[str], *, nodes: bool) -> list[str]:
     """The kinds that have objects in the cache but whose watch sent no event yet. `seen`: the kinds with events."""
-    return [kind.name for kind in watched(nodes=nodes) if kind.name not in seen and cache.names(kind.name)]
+    return [kind.name for kind in watched(nodes=nodes) if kind.name not in seen and _selects(kind, cache)]
+
+
+def _selects(kind: Kind, cache: Cache) -> bool:
+    """Whether the cache has an object that the watch of its kind selects. It has others too: a policy may rewrite the label that we applied."""
+    key, _, value = kind.selector.partition("=")
+    if not key:
+        return bool(cache.names(kind.name))
+    labels = ((raw["metadata"].get("labels") or {}).get(key) for raw in cache.with_label(kind.name, key))
+    return any(not value or label == value for label in labels)
 
 
 def register(
@@ -73,6 +132,8 @@ def register(
         def handle(event: kopf.RawEvent, **_: Any) -> None:
             raw: Mapping[str, Any] = event["object"]
             seen.add(kind.name)
+            if event["type"] is None:  # from the LIST with which Kopf begins a watch
+                cache.doubt_if_older(kind.name, raw)
             changed = cache.drop(kind.name, raw) if event["type"] == "DELETED" else cache.put(kind.name, raw)
             # The cache already has the answer to our own write, so its event changes nothing. Competing agents may still need a pass.
             keys = keys_of(kind.name, raw, cache) if changed else set()
@@ -106,4 +167,9 @@ def configure(
     for kind in KINDS.values():
         if kind.watched and kind.selector:
             settings.watching.label_selectors[kind.resource] = kind.selector
-    kopf.on.login(registry=registry)(kopf.login_via_client)
+    login = Login()
+
+    async def on_login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        return await login(**kwargs)
+
+    kopf.on.login(registry=registry)(on_login)

@@ -14,7 +14,10 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import GROUP, KIND, PLURAL, VERSION
 
 OWN_OBJECTS: Final = f"{names.MANAGED_BY_LABEL}={names.MANAGED_BY}"
-"""Selects the operator's own children on the API server. Pods carry the same label, from their template."""
+"""Selects pods. Those of agents and those that fetch an image have no label of our own domain in common."""
+
+OF_AGENTS: Final = names.AGENT_LABEL
+"""Selects the children of agents by a label of our own domain. `app.kubernetes.io/managed-by` belongs to everybody: policies rewrite it."""
 
 POD: Final = "Pod"
 DEPLOYMENT: Final = "Deployment"
@@ -84,13 +87,13 @@ class Kind:
 
 _ROWS: Final = (
     Kind(KIND, GROUP, VERSION, PLURAL, selector="", cached=Cached.AGENT),
-    Kind(DEPLOYMENT, "apps", "v1", "deployments", awaited=True),
+    Kind(DEPLOYMENT, "apps", "v1", "deployments", selector=OF_AGENTS, awaited=True),
     Kind(POD, "", "v1", "pods", awaited=True, cached=Cached.POD),
-    Kind("Service", "", "v1", "services"),
-    Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets"),
-    Kind("ServiceAccount", "", "v1", "serviceaccounts"),
-    Kind("RoleBinding", "rbac.authorization.k8s.io", "v1", "rolebindings"),
-    Kind(JOB, "batch", "v1", "jobs", awaited=True, cached=Cached.STATUS),
+    Kind("Service", "", "v1", "services", selector=OF_AGENTS),
+    Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", selector=OF_AGENTS),
+    Kind("ServiceAccount", "", "v1", "serviceaccounts", selector=OF_AGENTS),
+    Kind("RoleBinding", "rbac.authorization.k8s.io", "v1", "rolebindings", selector=OF_AGENTS),
+    Kind(JOB, "batch", "v1", "jobs", selector=names.FETCH_LABEL, awaited=True, cached=Cached.STATUS),
     Kind(NODE, "", "v1", "nodes", selector="", namespaced=False, cached=Cached.CORDON),
     Kind("Event", "", "v1", "events", watched=False),
     Kind("ControllerRevision", "apps", "v1", "controllerrevisions", watched=False),

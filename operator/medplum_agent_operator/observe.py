@@ -44,6 +44,11 @@ class Snapshot:
     traffic: Traffic | None = None
     claims: tuple[Claim, ...] = ()
 
+    @property
+    def key(self) -> Key:
+        """The agent's key."""
+        return _key_of(self.agent)
+
 
 class LiveAgents:
     """Every MedplumAgent in the watched namespaces, from a LIST that begins after the call.

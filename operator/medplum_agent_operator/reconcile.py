@@ -8,9 +8,10 @@ another identity, the pass decides a third time, on the live claims of other age
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
@@ -23,17 +24,20 @@ from medplum_agent_operator.core.observed.identity import Claim, Identity, other
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.reading import first_fault, is_garbage_collected, read_agent
 from medplum_agent_operator.core.observed.scope import Config, Key
-from medplum_agent_operator.core.plan import Plan, make_plan
+from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
+from medplum_agent_operator.core.rollout.steps import Plan
 from medplum_agent_operator.core.status import project, says_available, unreadable
-from medplum_agent_operator.errors import ConflictError, RefusedError
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
+from medplum_agent_operator.memory import Failures, Repairs, repeated
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 from medplum_agent_operator.publish import Publisher
 from medplum_agent_operator.telemetry import log
+from medplum_agent_operator.writes import write
 
 REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
 
@@ -56,6 +60,11 @@ class _Decision:
         """The status to write; None if it is up to date."""
         return None if self.after == self.before else self.after
 
+    @property
+    def available(self) -> Availability:
+        """Who serves devices."""
+        return Availability() if self.observed is None else Availability.of(self.observed)
+
 
 class Reconciler:
     """Makes agents match their specs."""
@@ -76,6 +85,7 @@ class Reconciler:
         self._clock = clock
         self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
         self._publisher = Publisher(cluster, seen, clock=clock, identity=identity)
+        self._failures, self._repairs = Failures(), Repairs()
         self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
@@ -86,7 +96,33 @@ class Reconciler:
         """
         raw = self._seen.get(KIND, *key)
         if raw is None:
+            self._failures.forget(key)
+            self._repairs.forget(key)
             return None
+        try:
+            requeue_after = await self._pass(key, raw)
+        except ClusterError as fault:
+            if self._failures.count(key, fault):
+                await self._report_failures(key, raw, fault)
+            raise
+        self._failures.forget(key)
+        return requeue_after
+
+    async def _report_failures(self, key: Key, raw: Object, fault: ClusterError) -> None:
+        """Report passes that fail again and again. If status cannot be written either, an Event and the log say it."""
+        with suppress(ClusterError):
+            raw = await self._cluster.get(KIND, *key) or raw
+        decision = self._decide(self._observer.from_watches(key, raw))
+        found = repeated(fault, decision.available)
+        decision = self._stopped(decision, found)
+        if decision.new_status is None or is_garbage_collected(raw):
+            return
+        try:
+            await self._publisher.publish(key, raw, (found,), before=decision.before, status=decision.new_status)
+        except ClusterError:
+            await self._publisher.publish(key, raw, (found,), before=decision.before, status=None)
+
+    async def _pass(self, key: Key, raw: Object) -> float | None:
         seen = self._observer.from_watches(key, raw)
         decision = self._decide(seen)
         if decision.plan.actions:
@@ -124,8 +160,7 @@ class Reconciler:
         holder = other_holder(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
             failed = None if decision.plan.begins is None else decision.plan.begins.failed
-            available = Availability() if decision.observed is None else Availability.of(decision.observed)
-            message = identity_messages.rollback_blocked_by_identity(holder, failed, available)
+            message = identity_messages.rollback_blocked_by_identity(holder, failed, decision.available)
             decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))
         return await self._carry_out(key, decision)
 
@@ -137,6 +172,7 @@ class Reconciler:
             await self._publisher.publish(
                 key, decision.raw, decision.plan.findings, before=decision.before, status=decision.new_status
             )
+            self._repairs.reported(key, decision.plan.findings)
         requeue_at = decision.plan.requeue_at
         return None if requeue_at is None else (requeue_at - self._clock()).total_seconds()
 
@@ -169,14 +205,15 @@ class Reconciler:
             fetching=snapshot.fetching,
         )
         observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
-        plan = make_plan(observed, config=self._config, now=now)
+        plan = self._repairs.pausing(snapshot.key, make_plan(observed, config=self._config, now=now), now=now)
         return _Decision(snapshot.agent, plan, before, project(observed, plan, now=now), observed)
 
     async def _apply(self, key: Key, decision: _Decision) -> _Decision:
         """Carry out the actions in order. If the API server refuses one, the rest is not done and the refusal becomes a finding."""
         for action in decision.plan.actions:
             try:
-                answer = await self._apply_one(key, action)
+                answer = await write(self._cluster, key, action)
+                self._repairs.done(key, action, now=self._clock())
             except ConflictError:
                 raise
             except RefusedError as fault:
@@ -191,35 +228,8 @@ class Reconciler:
             )
         return decision
 
-    async def _apply_one(self, key: Key, action: Apply) -> Object:
-        if action.immutable:
-            return await self._create_once(action)
-        version = None if action.live is None else action.live["metadata"]["resourceVersion"]
-        try:
-            return await self._cluster.apply(action.body, resource_version=version)
-        except RefusedError as fault:
-            strategy = (action.body.get("spec") or {}).get("strategy") or {}
-            if strategy.get("type") != "Recreate" or "rollingUpdate" not in str(fault):
-                raise
-            # Another field manager owns a parameter of the rolling strategy, which server-side apply cannot remove
-            # (kubernetes/kubernetes#24198). A merge patch removes it first; it does not touch the pod template.
-            freed = {
-                "spec": {"strategy": {"type": "Recreate", "rollingUpdate": None}},
-                "metadata": {"resourceVersion": version},
-            }
-            answer = await self._cluster.merge_patch(action.kind, *key, freed)
-            return await self._cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
-
-    async def _create_once(self, action: Apply) -> dict[str, Any]:
-        try:
-            return await self._cluster.create(action.body)
-        except ConflictError as fault:
-            if fault.reason != "AlreadyExists":
-                raise
-            return dict(action.body)  # written by an earlier pass that ended before its next write
-
     def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
-        available = Availability() if decision.observed is None else Availability.of(decision.observed)
+        available = decision.available
         if action.kind == revisions.KIND:
             message = messages.backup_refused(action.name, str(fault), available)
         else:
@@ -229,18 +239,7 @@ class Reconciler:
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
         """Drop the actions that are left, for this reason, and try again in a minute."""
         now = self._clock()
-        plan = replace(
-            decision.plan,
-            phase=Phase.FAILED,
-            reason=found.reason,
-            message=found.message,
-            notices=(),
-            findings=(found,),
-            actions=(),
-            begins=None,
-            defer_reporting=False,
-            requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE,
-        )
+        plan = decision.plan.stopped_by(found, requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE)
         if decision.observed is None:
             return replace(decision, plan=plan)
         return replace(decision, plan=plan, after=project(decision.observed, plan, now=now))

@@ -5,6 +5,7 @@ the objects in the cache and puts every agent on the queue. An agent without dri
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain, repeat
 from typing import Any, Final, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Final, Protocol
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import UNDER_WAY
 from medplum_agent_operator.cache import Cache
+from medplum_agent_operator.core.observed.resource_version import number
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ClusterError
 from medplum_agent_operator.handlers import key_of, rivals
@@ -23,6 +25,8 @@ SOON_SECONDS: Final = (2.0, 8.0)
 """Pauses before the first two resyncs. Watches begin within a second of the start, or within a few on a busy machine."""
 ROLLOUT_SECONDS: Final = 15.0
 """How long a rollout waits at most for an object whose deletion a watch missed."""
+RESTORED_AFTER_SECONDS: Final = 30.0
+"""LISTs that are older than the cache for longer than this come from a restored cluster, not from an API server that lags behind."""
 MANY_NAMESPACES: Final = 10
 """With more namespaces than this, one LIST of all namespaces costs less than one of each."""
 
@@ -45,12 +49,16 @@ class Resync:
         *,
         namespaces: Sequence[str],
         nodes: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
         self._add = add
         self._namespaces: Sequence[str | None] = namespaces or (None,)
         self._kinds = watched(nodes=nodes)
+        self._clock = clock
+        self._back_since: dict[tuple[str, str | None], float] = {}
+        """By kind and namespace: since when its LISTs are older than the cache."""
 
     async def once(self) -> None:
         """List every kind in every watched namespace.
@@ -71,6 +79,8 @@ class Resync:
         Raises:
             ClusterError: when a LIST failed; the cache has the objects that were read before.
         """
+        if self._back_since or self._cache.take_doubt():
+            await self.once()
         keys = {Key(*name) for name in self._cache.names(KIND) if self._under_way(*name)}
         places: Sequence[str | None] = sorted({key.namespace for key in keys})
         if len(places) > MANY_NAMESPACES and None in self._namespaces:
@@ -98,8 +108,30 @@ class Resync:
         self, kind: Kind, namespace: str | None, *, ended: bool = True
     ) -> tuple[list[Object], list[dict[str, Any]]]:
         """Replace a kind in the cache by a LIST. Returns the objects that no longer exist, and those that do."""
+        known = self._cache.newest(kind.name, namespace)
         found, as_of = await self._cluster.list(kind.name, namespace, selector=kind.selector)
-        return self._cache.replace(kind.name, namespace, found, as_of=as_of, ended=ended), found
+        restored = self._was_restored(kind.name, namespace, back=0 < number(as_of) < known)
+        gone = self._cache.replace(kind.name, namespace, found, as_of=as_of, ended=ended, restored=restored)
+        return gone, found
+
+    def _was_restored(self, kind: str, namespace: str | None, *, back: bool) -> bool:
+        """Whether the cluster was restored from a backup: all LISTs of a kind have been older than the cache for a while.
+
+        A single one may come from an API server that lags behind.
+        """
+        if not back:
+            self._back_since.pop((kind, namespace), None)
+            return False
+        now = self._clock()
+        since = self._back_since.setdefault((kind, namespace), now)
+        if now - since < RESTORED_AFTER_SECONDS:
+            log.warning("a LIST of %s is older than what the watches have reported, listing again", kind)
+            return False
+        del self._back_since[kind, namespace]
+        log.error(
+            "resource versions of %s went back, as after a restore of etcd: the LIST replaces what was known", kind
+        )
+        return True
 
     def _under_way(self, namespace: str, name: str) -> bool:
         raw = self._cache.get(KIND, namespace, name) or {}

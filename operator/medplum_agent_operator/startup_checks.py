@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 PAUSES_SECONDS: Final = (1.0, 2.0, 5.0, 10.0)
 """Pauses between tries; the last one repeats."""
+_UNAUTHORIZED: Final = 401
+"""The token may not be valid yet, or the API server cannot check it at the moment. The client reads it again."""
 _TOO_MANY: Final = 429
 
 
@@ -50,7 +52,7 @@ async def retry_until_answered(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except ClusterError as fault:
             words = f"The operator cannot read the objects that it watches: {fault} {_hint(fault)}"
-            temporary = fault.status in {0, _TOO_MANY} or fault.status >= 500  # noqa: PLR2004 - HTTP's own numbers
+            temporary = fault.status in {0, _UNAUTHORIZED, _TOO_MANY} or fault.status >= 500  # noqa: PLR2004 - HTTP's own numbers
             if isinstance(fault, UntrustedError) or not temporary:
                 raise StartupError(words) from fault
             log.warning("not started yet, trying again in %.0f s. %s", pause, words)
@@ -127,7 +129,9 @@ def _hint(fault: ClusterError) -> str:
                 "Is the CRD installed? Run kubectl apply --server-side -f crds/medplumagents.yaml in the operator's sources. "
                 "The installed package prints it too: python -m medplum_agent_operator.api.crd"
             )
-        case 401 | 403:
+        case 401:
+            return "Is the service account's token, or the one in KUBECONFIG, still valid? The operator reads it again."
+        case 403:
             return "Does the service account have the rights of manifests/base in the operator's sources? To watch only some namespaces, set --namespaces."
         case _:
             return "Is the API server there, and is it the right one?"

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.audit import writes_of_the_operator
+from tests.support.world import agent_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +92,49 @@ def mirrored(world: World) -> Iterator[World]:
         yield world
     finally:
         world.cluster.kubectl("delete", "-f", "-", input=objects)
+
+
+def webhook(name: str) -> str:
+    """Let a webhook whose backend is away judge the Services of the namespace of this name."""
+    hook = {
+        "name": "services.example.org",
+        "clientConfig": {"url": "https://127.0.0.1:1/"},
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["*"], "resources": ["services"]}],
+    }
+    configuration = {
+        "apiVersion": f"{GROUP}/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": name},
+        "webhooks": [hook],
+    }
+    return yaml.safe_dump(configuration)
+
+
+def test_a_webhook_whose_backend_is_away_is_reported(world: World) -> None:
+    """A new agent has a status with the webhook's name, and a change too. Once the webhook is gone, both continue automatically."""
+    configuration = webhook(world.namespace)
+    world.cluster.kubectl("apply", "-f", "-", input=configuration)
+    try:
+        world.wait(
+            lambda: (
+                world.kubectl("create", "service", "clusterip", "x", "--tcp=1", "--dry-run=server", check=False) == ""
+            ),
+            "the webhook in force",
+        )
+        world.apply(agent_manifest())
+        status = world.wait_for_phase("Failed")
+        assert 'failed calling webhook "services.example.org"' in status["plan"]
+        ready = world.condition("Ready")
+        assert ("False", "RequestFailing") == (ready["status"], ready["reason"])
+        assert 1 == len(world.wait(lambda: world.events("RequestFailing"), "the Event"))
+    finally:
+        world.cluster.kubectl("delete", "-f", "-", input=configuration)
+    world.wait_for_phase("Running", "5.1.14", seconds=90)
+    assert "RequestFailing" != world.condition("Ready")["reason"]
 
 
 def image(world: World) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,16 @@ def test_approval_counts_once(world: World) -> None:
 def told_as_spent(world: World) -> int:
     """How many times Events say that the approval is spent, counted as `kubectl describe` shows them."""
     return sum(event["count"] for event in world.events("ApprovalSpent"))
+
+
+def test_approval_may_have_any_text(world: World) -> None:
+    """An emoji and controls that YAML does not print: the record on the Deployment has the text as it was written."""
+    refused(world)
+    text = "4.2.3 CHG-1 \U0001f691 \u2028 \x7f \x85 \ufeff"
+    world.approve(text)
+    world.wait_for_phase("Running", "4.2.3")
+    record = world.deployment()["metadata"]["annotations"]["agents.medplum.com/rollout"]
+    assert text == json.loads(record)["approval"]
 
 
 def test_reverting_the_version_ends_the_refusal(world: World) -> None:

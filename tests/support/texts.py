@@ -15,8 +15,8 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
 from medplum_agent_operator.core.observed.identity import Claim
 from medplum_agent_operator.core.observed.rollout_record import Failure
-from medplum_agent_operator.core.plan import Plan, make_plan
-from medplum_agent_operator.core.policy import gate_messages, identity_messages, messages
+from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.policy import gate_messages, identity_messages, messages, write_messages
 from medplum_agent_operator.core.policy.availability import Availability
 from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent
 from tests.support.simulated_cluster import SimulatedCluster, installed
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from medplum_agent_operator.core.observed.findings import Finding, Message
+    from medplum_agent_operator.core.rollout.steps import Plan
 
 GATED: Final[Mapping[str, Any]] = {"gate": {"enabled": True}}
 WINDOW: Final = [{"schedule": "0 2 * * SUN", "duration": "2h", "timeZone": "Europe/Berlin"}]
@@ -196,6 +197,21 @@ def refusals() -> Iterator[Text]:
         messages.invalid_spec("spec.channels: too short", serving=True),
     )
     yield _direct(
+        "A request that keeps failing", Reason.REQUEST_FAILING, write_messages.request_failing(_UNANSWERED, _SERVED)
+    )
+    yield _direct(
+        "A write that always conflicts", Reason.REQUEST_FAILING, write_messages.conflict_without_end(_CONFLICT, _SERVED)
+    )
+    for title, field, at_once in (
+        ("A field that an autoscaler changes too", "spec.replicas", True),
+        ("A field that a second operator changes too", "spec.maxUnavailable", False),
+    ):
+        yield _direct(
+            title,
+            Reason.FIELD_CONTESTED,
+            write_messages.field_contested("Deployment", NAME, field, "kube-controller-manager", at_once=at_once),
+        )
+    yield _direct(
         "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
     )
     yield _direct(
@@ -343,6 +359,8 @@ _FAILED: Final = Failure(
     message="Pod lab-7c9d8-x2k4p runs but does not listen on port 2575.",
     fix="Check spec.server and Secret lab-credentials.",
 )
+_UNANSWERED = "PATCH /api/v1/namespaces/clinic/services/lab was answered with 500 InternalError: Internal error occurred: failed calling webhook."
+_CONFLICT = "PATCH /apis/apps/v1/namespaces/clinic/deployments/lab was answered with 409 Conflict: the object has been modified."
 _FORBIDDEN: Final = "forbidden: exceeded quota: objects, requested: 1, used: 10, limited: 10."
 CHAPTERS: Final = {
     "Rollouts": rollouts,

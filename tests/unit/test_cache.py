@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.cache import Cache, StringPool
+from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.handlers import keys_of, kinds_without_events
+from medplum_agent_operator.slim import StringPool
 from tests.support.builders import NOW, container_status, pod
 
 KIND = "Deployment"
@@ -285,8 +286,9 @@ def test_a_deployment_with_any_annotation_is_cached_and_claims_nothing(text: str
 def test_a_kind_with_objects_but_without_watch_events_is_found() -> None:
     """Kopf never watches a kind that the API server did not list at the start."""
     cache = Cache()
-    for kind, raw in (("Pod", pod()), (KIND, one("1")), ("Node", node("1"))):
-        cache.put(kind, raw)
+    ours = one("1", **{names.AGENT_LABEL: "lab"})
+    for kind, raw in (("Pod", pod()), (KIND, ours), ("Service", one("1")), ("Node", node("1"))):
+        cache.put(kind, raw)  # the watch of Services does not select this one
     assert [KIND, "Node"] == kinds_without_events(cache, {"Pod"}, nodes=True)
     assert [KIND] == kinds_without_events(cache, {"Pod", "Service"}, nodes=False)
     assert [] == kinds_without_events(cache, {"Pod", KIND, "Node"}, nodes=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from medplum_agent_operator.core.observed.drift import (
     first_difference,
     first_drift,
 )
+from medplum_agent_operator.core.rollout.actions import apply_if_different
 from tests.support.builders import parsed
 
 HELD = {
@@ -252,3 +254,31 @@ def _agent_and_spec(**fields: Any) -> tuple[Any, Any]:
 def _template(**fields: Any) -> dict[str, Any]:
     agent = parsed(**fields)
     return render_pod_template(agent, agent.spec, image="agent:5.1.15")
+
+
+LABELS: dict[str, Any] = {"f:metadata": {"f:labels": {"f:app.kubernetes.io/managed-by": {}, "f:team": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("owned", "expected"),
+    [
+        pytest.param(LABELS, (), id="rewritten by a policy while we applied it"),
+        pytest.param({}, ("metadata.labels.app.kubernetes.io/managed-by",), id="changed by somebody since"),
+    ],
+)
+def test_a_label_that_a_policy_rewrites_is_no_drift(owned: dict[str, Any], expected: tuple[str, ...]) -> None:
+    """The label stays ours; applying it again would have the same result, for ever. A record is compared exactly."""
+    labels = {"app.kubernetes.io/managed-by": "medplum-agent-operator"}
+    body = {
+        "kind": "Service",
+        "metadata": {"labels": labels, "annotations": {APPLIED_HASH: "1", "record": "1"}},
+        "spec": {},
+    }
+    live = copy.deepcopy(body)
+    live["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "fleet"  # type: ignore[index]
+    live["metadata"]["managedFields"] = [  # type: ignore[index]
+        {"manager": "medplum-agent-operator", "operation": "Apply", "fieldsV1": owned}
+    ]
+    assert expected == tuple(action.difference for action in apply_if_different(body, live))
+    changed = {**body, "metadata": {**body["metadata"], "annotations": {APPLIED_HASH: "1", "record": "2"}}}  # type: ignore[dict-item]
+    assert apply_if_different(changed, live)

@@ -58,3 +58,9 @@ def test_the_kinds_that_are_only_written_are_not_watched() -> None:
 def test_paths(kind: str, namespace: str | None, name: str, subresource: str, expected: str) -> None:
     """As the API server knows them."""
     assert expected == KINDS[kind].path(namespace, name, subresource)
+
+
+def test_children_are_selected_by_a_label_of_our_own_domain() -> None:
+    """A policy that rewrites `app.kubernetes.io/managed-by` takes no child out of its watch."""
+    selectors = {KINDS[kind].selector for kind, _ in CHILDREN.values()} | {KINDS["Job"].selector}
+    assert {"agents.medplum.com/agent", "agents.medplum.com/fetches-for"} == selectors

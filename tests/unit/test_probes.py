@@ -20,10 +20,11 @@ async def _virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
     use_virtual_time(asyncio.get_running_loop(), monkeypatch)
 
 
-def probes() -> Probes:
+def probes(managed_by: str = "medplum-agent-operator") -> Probes:
     """The probes of an operator that watches, with one pod in its cache."""
-    cache = Cache()
-    cache.put("Pod", pod())
+    cache, raw = Cache(), pod()
+    raw["metadata"]["labels"]["app.kubernetes.io/managed-by"] = managed_by
+    cache.put("Pod", raw)
     found = Probes(cache, nodes=True)
     found.watching_since = asyncio.get_running_loop().time()
     return found
@@ -45,6 +46,13 @@ async def test_a_kind_without_events_is_a_fault_after_two_minutes() -> None:
     await asyncio.sleep(1)
     assert ["No watch events received for Pod although objects of this kind exist."] == found.liveness()
     found.kinds_seen.add("Pod")
+    assert [] == found.liveness()
+
+
+async def test_an_object_that_its_watch_does_not_select_is_no_fault() -> None:
+    """A policy rewrote the label that we applied. A restart would not change that."""
+    found = probes("fleet")
+    await asyncio.sleep(DEAF_AFTER_SECONDS + 1)
     assert [] == found.liveness()
 
 

@@ -462,3 +462,100 @@ async def test_an_api_server_that_lags_behind_its_watches_leads_to_no_write(behi
     with pytest.raises(ConflictError, match="older state"):
         await stage.one_pass()
     assert [] == stage.writes
+
+
+async def fail(stage: Stage, request: str, fault: ClusterError, passes: int) -> None:
+    """Let passes fail at one request."""
+    stage.cluster.faults[request] = [fault] * passes
+    for _ in range(passes):
+        with pytest.raises(type(fault)):
+            await stage.one_pass()
+
+
+WEBHOOK_AWAY = ClusterError("Internal error: failed calling webhook x: connection refused", status=500)
+
+
+@pytest.mark.parametrize(
+    "request_", ["apply Deployment", "apply Service", "get Deployment", "get Service", "list Pod", STATUS]
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(WEBHOOK_AWAY, id="webhook"),
+        pytest.param(ClusterError("no answer"), id="no answer"),
+        pytest.param(ClusterError("range is full", status=500), id="no address"),
+    ],
+)
+async def test_a_request_that_keeps_failing_is_reported(request_: str, fault: ClusterError) -> None:
+    """From the third failed pass on, with the server's words. A new agent has a status too."""
+    stage = Stage(SimulatedCluster())
+    await fail(stage, request_, fault, 2)
+    assert "status" not in stage.simulated.agent
+    assert [] == stage.reasons
+    await fail(stage, request_, fault, 1)
+    assert ["RequestFailing"] == stage.reasons
+    status = stage.simulated.status
+    assert (Phase.FAILED, ("True", "RequestFailing")) == (status.phase, stage.simulated.condition("Stalled"))
+    assert ("False", "RequestFailing") == stage.simulated.condition("Ready")
+    assert f"Cause: {fault}" in (status.plan or "")
+
+
+async def test_a_read_that_is_refused_is_reported() -> None:
+    """A missing right to read: no write is refused, so nothing else reports it."""
+    stage = Stage(SimulatedCluster())
+    await fail(stage, "list Pod", RefusedError("pods is forbidden", status=403), 3)
+    assert ["RequestFailing"] == stage.reasons
+
+
+async def test_a_request_that_keeps_failing_is_reported_once() -> None:
+    """Further failures with the same words write nothing."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    await fail(stage, "apply Deployment", WEBHOOK_AWAY, 6)
+    assert (1, 1) == (stage.writes.count(STATUS), stage.writes.count("create Event"))
+    assert "5.1.14" == stage.simulated.status.active_version
+
+
+async def test_a_status_that_cannot_be_written_is_reported_by_an_event() -> None:
+    """And by the log: both have the reason."""
+    stage = Stage(SimulatedCluster())
+    stage.cluster.faults[STATUS] = [WEBHOOK_AWAY] * 4
+    for _ in range(3):
+        with pytest.raises(ClusterError):
+            await stage.one_pass()
+    assert ["RequestFailing"] == stage.reasons
+
+
+async def test_a_request_that_succeeds_again_leaves_no_trace() -> None:
+    """The next pass reports the rollout, and the failures before it do not count."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    await fail(stage, "apply Deployment", WEBHOOK_AWAY, 3)
+    await stage.one_pass()
+    assert Phase.HANDING_OFF is stage.simulated.status.phase
+    assert ("False", "Settled") == stage.simulated.condition("Stalled")
+    stage.simulated.edit(version="5.1.16")
+    stage.watch()
+    await fail(stage, "apply Deployment", WEBHOOK_AWAY, 2)
+    assert 1 == stage.reasons.count("RequestFailing")
+
+
+async def test_a_conflict_without_end_is_reported() -> None:
+    """A few conflicts are ordinary in a rollout; eight in a row are not."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    conflict = ConflictError("the object has been modified", status=409)
+    await fail(stage, "apply Deployment", conflict, 7)
+    assert [] == stage.reasons
+    await fail(stage, "apply Deployment", conflict, 1)
+    assert ["RequestFailing"] == stage.reasons
+    assert "Cause: the object has been modified" in (stage.simulated.status.plan or "")
+
+
+async def test_failures_of_a_deleted_agent_are_forgotten() -> None:
+    """A new agent of the same name begins without them."""
+    stage = Stage(SimulatedCluster())
+    await fail(stage, "get Deployment", WEBHOOK_AWAY, 2)
+    stage.seen.drop(KIND, stage.simulated.agent)
+    await stage.one_pass()
+    stage.simulated.agent["metadata"]["uid"] = "agent-2"
+    stage.watch()
+    await fail(stage, "get Deployment", WEBHOOK_AWAY, 2)
+    assert [] == stage.reasons

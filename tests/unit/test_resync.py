@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.api.status import UNDER_WAY, Phase
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.scope import Key
@@ -150,3 +151,83 @@ async def test_a_failed_list_is_tried_again(fault: Exception) -> None:
     async with asyncio.timeout(5):
         await again.wait()
     watching.cancel()
+
+
+class Restored:
+    """An API server that is restored from a backup: resource versions go back, and an object that was deleted since is there again."""
+
+    def __init__(self) -> None:
+        self.version = 90
+        self.lists = 0
+        self.spec_version = "5.1.14"
+
+    async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
+        """Answer with one agent, one pod, and nothing else."""
+        del namespace, selector
+        self.lists += 1
+        raw: dict[str, Any] | None = None
+        if kind == KIND:
+            raw = agent(version=self.spec_version)
+        elif kind == "Pod":
+            raw = pod(name="old")
+        if raw is None:
+            return [], str(self.version)
+        raw["metadata"] |= {"resourceVersion": str(self.version - 1), "uid": kind}
+        return [raw], str(self.version)
+
+
+def known_version(cache: Cache) -> str:
+    """The version of the agent in the cache."""
+    raw = cache.get(KIND, NAMESPACE, NAME)
+    assert raw is not None
+    return str(raw["spec"]["version"])
+
+
+async def test_after_a_restore_of_etcd_a_list_wins(caplog: pytest.LogCaptureFixture) -> None:
+    """Edits after it have lower versions than the cache. Half a minute later they count, and the log says so."""
+    now, api, cache, added = [0.0], Restored(), Cache(), list[Key]()
+    resync = Resync(api, cache, added.append, namespaces=(), clock=lambda: now[0])
+    await resync.once()
+    (dead,) = cache.labelled("Pod", NAMESPACE, "agents.medplum.com/agent", NAME)
+    cache.drop("Pod", dead)
+    api.version, api.spec_version = 50, "5.1.15"
+    await resync.once()
+    assert "5.1.14" == known_version(cache)
+    for _ in range(4):
+        now[0] += 15
+        await resync.of_rollouts()
+    assert "5.1.15" == known_version(cache)
+    assert [(NAMESPACE, "old")] == cache.names("Pod")
+    assert KEY in added
+    assert [f"resource versions of {KIND} went back"] == [
+        one.getMessage().split(",")[0] for one in caplog.records if one.levelname == "ERROR"
+    ]
+    api.version, api.spec_version, before = 51, "5.1.16", api.lists
+    assert cache.put(KIND, (await api.list(KIND, None))[0][0])
+    await resync.of_rollouts()
+    assert ("5.1.16", before + 1) == (known_version(cache), api.lists)
+
+
+async def test_an_api_server_that_lags_for_a_moment_changes_nothing() -> None:
+    """One older LIST, then one that is not: the cache stays, and the counting ends."""
+    now, api, cache = [0.0], Restored(), Cache()
+    resync = Resync(api, cache, lambda _: None, namespaces=(), clock=lambda: now[0])
+    await resync.once()
+    for version, wanted in ((50, "5.1.13"), (90, "5.1.14"), (50, "5.1.13")):
+        now[0] += 20
+        api.version, api.spec_version = version, wanted
+        await resync.once()
+        assert "5.1.14" == known_version(cache)
+
+
+async def test_an_older_list_of_a_watch_leads_to_a_resync() -> None:
+    """Kopf lists again after a broken watch. Without a doubt the frequent resync sends nothing."""
+    api, cache = Restored(), Cache()
+    resync = Resync(api, cache, lambda _: None, namespaces=())
+    await resync.once()
+    before = api.lists
+    await resync.of_rollouts()
+    assert before == api.lists
+    cache.doubt_if_older(KIND, agent() | {"metadata": {**agent()["metadata"], "resourceVersion": "7"}})
+    await resync.of_rollouts()
+    assert before < api.lists

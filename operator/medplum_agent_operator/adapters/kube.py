@@ -7,8 +7,9 @@ to remove a status field regardless of its field manager, and to remove defaulte
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -42,7 +43,8 @@ Source: staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go (Upd
 the first object that it stores is newer. `tests/behaviour/test_crash_points.py` covers it.
 """
 
-_APPLY: Final = "application/apply-patch+yaml"
+_APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
+"""With the charset the client library sends our bytes; without it, it would encode the body itself, as ASCII."""
 _MERGE: Final = "application/merge-patch+json"
 
 
@@ -57,6 +59,8 @@ async def load_configuration() -> Configuration:
     """
     configuration = Configuration()
     configuration.connection_pool_maxsize = MAX_CONNECTIONS
+    # HTTPS_PROXY does not count, as for Kopf's watches and for gates: three clients read it and NO_PROXY in three ways.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ:  # the order of Kopf's own login
             load_incluster_config(client_configuration=configuration)
@@ -90,6 +94,13 @@ class Kube:
         async with ApiClient(await load_configuration()) as client:
             client.user_agent = user_agent
             yield cls(client, timeout_seconds=timeout_seconds)
+
+    async def _read_credentials(self) -> None:
+        """Read the token again after a 401, for the next request. A certificate needs a new connection: the operator is restarted for it."""
+        with suppress(StartupError):  # a file that is being replaced: the next 401 reads it
+            fresh = await load_configuration()
+            self._client.configuration.api_key = fresh.api_key
+            self._client.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
 
     async def get(self, kind: str, namespace: str | None, name: str) -> dict[str, Any] | None:
         """Read one object; None if it does not exist."""
@@ -129,7 +140,9 @@ class Kube:
         metadata = {**body["metadata"], "resourceVersion": resource_version or NO_OBJECT}
         path = KINDS[body["kind"]].path(metadata["namespace"], metadata["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request("PATCH", path, query=query, body={**body, "metadata": metadata}, content_type=_APPLY)
+        return await self._request(
+            "PATCH", path, query=query, body=as_yaml({**body, "metadata": metadata}), content_type=_APPLY
+        )
 
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
@@ -155,7 +168,7 @@ class Kube:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | bytes | None = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         try:
@@ -180,9 +193,24 @@ class Kube:
             ConfigException,
         ) as fault:  # the last two come from reading the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
+        if response.status == 401:  # noqa: PLR2004 - HTTP's own number
+            await self._read_credentials()
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
             raise _fault(method, path, response.status, content, applies=content_type == _APPLY)
         return _object(f"{method} {path}", response.status, content)
+
+
+def as_yaml(body: Mapping[str, Any]) -> bytes:
+    r"""Write JSON that is YAML too: the API server reads a server-side apply as YAML.
+
+    JSON escapes a character outside the basic plane, such as an emoji, as two surrogates, which YAML refuses. So those go as UTF-8. All others
+    beyond ASCII go as one escape each, because YAML refuses some of them unescaped (C1 controls, U+FEFF). A lone surrogate is no character.
+
+    >>> as_yaml({"text": "\u00e9 \U0001f691"}) == '{"text": "\\u00e9 \U0001f691"}'.encode()
+    True
+    """
+    text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(body, ensure_ascii=False))
+    return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
 
 
 def _object(request: str, status: int, content: bytes) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """Another rollout replaced this one before its target became active."""
     DRIFT_REPAIRED = "DriftRepaired"
     """An object of the operator was changed or deleted; the operator has restored it."""
+    FIELD_CONTESTED = "FieldContested"
+    """Another program changes a field again and again that the operator sets."""
     SPEC_APPLIED = "SpecApplied"
     """The operator applied a change of the spec that replaces no pod."""
     PAUSED = "Paused"
@@ -96,6 +98,8 @@ class Reason(StrEnum):
     """A change is refused and the cluster does not show what ran before it: the operator repairs nothing until the change is decided."""
     WRITE_REFUSED = "WriteRefused"
     """The API server rejected a write of the operator."""
+    REQUEST_FAILING = "RequestFailing"
+    """A request to the API server fails in pass after pass, although the API server does not reject it."""
 
     # A rollout is blocked or has failed; the pods show why.
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"

@@ -5,7 +5,7 @@ settings and time always give the same plan. Once a plan is applied, the next ob
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -20,28 +20,11 @@ from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.notices import notices
-from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.report.traffic import traffic_unconfirmed
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
-from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_departing
-from medplum_agent_operator.core.rollout.steps import Pass, Step
+from medplum_agent_operator.core.rollout.steps import Pass, Plan, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan(Statement):
-    """What a pass does and says.
-
-    Attributes:
-        actions: the writes, in this order; at most one is disruptive.
-        requeue_at: when to reconcile again without an event; None if events suffice.
-        defer_reporting: whether to report nothing yet, because the report would change within a second.
-    """
-
-    actions: tuple[Apply, ...] = ()
-    requeue_at: datetime | None = None
-    defer_reporting: bool = False
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:

@@ -189,6 +189,7 @@ KINDS: Final = (
         longest_pause=16,
         ends_operator=True,
     ),
+    Kind("401", _says(401, "Unauthorized"), disturb=_cut, longest_pause=10.0),
     Kind("503", _says(503, "ServiceUnavailable")),
     Kind("429 with Retry-After", _says(429, "TooManyRequests", **{"Retry-After": "1"})),
     Kind("502 of a load balancer, no JSON", _plain_text),

@@ -80,6 +80,14 @@ def applied_fields(raw: Mapping[str, Any], manager: str) -> Mapping[str, Any]:
     return {}
 
 
+def writers(desired: Any, raw: Mapping[str, Any], difference: str) -> list[str]:
+    """The field managers that own a field of a live object, by the field's path from `first_difference`. Empty if the field is absent."""
+    path = next((path for path in _differences(desired, raw, ()) if _path_text(path) == difference), None)
+    entries = raw["metadata"].get("managedFields") or ()
+    owning = (entry for entry in entries if path is not None and _is_owned(path, entry.get("fieldsV1") or {}))
+    return [str(entry.get("manager", "")) for entry in owning]
+
+
 def as_stored(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
     """What was applied, in the form that the API server stored.
 

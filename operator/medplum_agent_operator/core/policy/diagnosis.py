@@ -1,7 +1,7 @@
 """Why a rollout does not progress, in the words of its pods. Pure.
 
-Called by `progress`, `failure` and `downtime`. It must never judge by a single probe, and never copy a log line: agent logs may
-contain patient data. Silent exits get the likely cause, as seen with the real agent (docs/troubleshooting.md).
+Called by `progress`, `failure` and `downtime`. It must never judge by a single probe, and never copy a log line: agent
+logs may contain patient data.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,10 +37,7 @@ _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
         "Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.",
         "Read the log with the command. Check in Medplum that the Agent and its Endpoints exist and that its ClientApplication may read them.",
     ),
-    126: (
-        "The program cannot be executed.",
-        "Give spec.image.command's program the execute permission for every user.",
-    ),
+    126: ("The program cannot be executed.", "Give spec.image.command's program the execute permission for everyone."),
     127: ("The program is not in the image.", "Correct spec.image.command or the image."),
     137: ("It was killed, usually because it exceeded its memory limit.", "Raise spec.podTemplate.resources.limits."),
 }

@@ -61,7 +61,9 @@ def apply_if_different(
         difference: str | None = "missing"
     elif _hash(body) == _hash(
         live
-    ):  # a policy's rewrite of the spec is no drift; labels and annotations are compared exactly
+    ):  # a policy's rewrite of spec or labels is no drift; annotations have our records and are compared exactly
+        about["metadata"] = {"labels": body["metadata"].get("labels", {})}
+        rest["metadata"] = {key: value for key, value in body["metadata"].items() if key != "labels"}
         difference = first_drift(about, live, applied_fields(live, MANAGED_BY)) or first_difference(rest, live)
     else:
         difference = first_difference(about, live) or first_difference(rest, live)
