@@ -6,13 +6,14 @@ to another agent happens between two messages. Agents before 5.0.0 merge message
 Events and time are in this module; the steps that follow from them are in `delivery`.
 """
 
-from medplum_agent_operator.gate.delivery import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Delivery
+from medplum_agent_operator.gate.delivery import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from medplum_agent_operator.gate.effects import MAX_SENDS, Agent, CloseLink, Effect, Ending, Kind
 from medplum_agent_operator.gate.framing import Frame, Junk, TooLong
 from medplum_agent_operator.gate.limits import SMALL_BYTES
+from medplum_agent_operator.gate.yielding import Yielding
 
 
-class Conversation(Delivery):
+class Conversation(Yielding):
     """The events of one device's connection."""
 
     # What the caller reads.
@@ -30,7 +31,7 @@ class Conversation(Delivery):
     @property
     def reads_device(self) -> bool:
         """Whether to read from the device: not while a current message has enough bytes buffered behind it."""
-        if self._ended or self._device.closed_at is not None:
+        if self._ended or self._device.closed_at is not None or self.more_later:
             return False
         return self._message is None or self.buffered_bytes < SMALL_BYTES
 
@@ -42,7 +43,7 @@ class Conversation(Delivery):
 
     @property
     def charged_bytes(self) -> int:
-        """How many of them need a slot. Behind a current message, the bytes of one read are free."""
+        """How many of them need bytes of the budget. Behind a current message, the bytes of one read are free."""
         return self.buffered_bytes - (0 if self._message is None else SMALL_BYTES)
 
     @property
@@ -77,7 +78,7 @@ class Conversation(Delivery):
         self.device_finished(now)
 
     def reading_paused(self) -> None:
-        """The caller waits for a slot and does not read: this time does not count against the device."""
+        """The caller waits for bytes of the budget and does not read: this time does not count against the device."""
         self._device.pause()
 
     def reading_resumed(self, now: float) -> None:
@@ -153,7 +154,7 @@ class Conversation(Delivery):
             if link.agent == self._agent:
                 # A process that exits closes its connections one by one, and its port perhaps last. Whether it is alive shows a moment later.
                 self._retry_at = now + self._retry_seconds
-            if not self._rules.send_again or len(message.sent_to) >= MAX_SENDS:
+            if not (self._rules.send_again and message.frame) or len(message.sent_to) >= MAX_SENDS:
                 self._end(Ending.UNANSWERED)
         self._advance(now)
 

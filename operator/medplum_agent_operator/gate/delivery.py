@@ -23,6 +23,8 @@ from medplum_agent_operator.gate.hl7 import answer_of, control_ids, has_header
 from medplum_agent_operator.gate.inbox import Inbox
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 1.0
+DROPS_PER_TURN = 32
+"""How many items the gate drops at once, before other connections get a turn."""
 
 
 class Delivery:
@@ -43,6 +45,10 @@ class Delivery:
         self._stopping = False
         self._device_gone = False
         self._ended = False
+        self.more_later = False
+        """Whether a turn has ended before the inbox was searched: call `take_turn` soon."""
+        self.dropped = 0
+        """How many items have been dropped so far."""
 
     def _advance(self, now: float) -> None:
         """Take every step that is possible now."""
@@ -54,16 +60,22 @@ class Delivery:
                 break
         if not self._ended:
             self._close_expired_links(now)
-        if not self._ended and self._message is None and self._device.closed_at is not None:
+        if not self._ended and self._message is None and self._device.closed_at is not None and not self.more_later:
             self._finish(self._device.closed_at, now)
 
     def _take_message(self, now: float) -> None:
-        """Take the next message from the inbox. Drop what would harm an agent."""
+        """Take the next message from the inbox. Drop what would harm an agent, some of it in a later turn."""
+        until = self.dropped + DROPS_PER_TURN
+        self.more_later = False
         while not (self._stopping or self._ended):
+            if self.dropped >= until:
+                self.more_later = True
+                return
             match self._device.next(now):
                 case None:
                     return
                 case Junk(size):
+                    self.dropped += 1
                     self._count(Kind.JUNK, size)
                 case TooLong():
                     self._end(Ending.TOO_LONG)
@@ -71,6 +83,7 @@ class Delivery:
                     self._message = Message(frame, control_ids(frame), waiting_since=now)
                     return
                 case Frame():
+                    self.dropped += 1
                     self._count(Kind.EMPTY)
 
     def _send(self, message: Message, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Carries out what a conversation asks for: writes, connections to agents, slots, reading, and the alarm.
+"""Carries out what a conversation asks for: writes, connections to agents, bytes of the budget, reading, and the alarm.
 
 Base of `device_connection`, which reports the device's events. It decides nothing about messages.
 """
@@ -6,11 +6,11 @@ Base of `device_connection`, which reports the device's events. It decides nothi
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from medplum_agent_operator.gate.agent_connection import AgentConnection
 from medplum_agent_operator.gate.alarm import Alarm
+from medplum_agent_operator.gate.byte_claim import ByteClaim
 from medplum_agent_operator.gate.effects import (
     CloseDevice,
     CloseLink,
@@ -22,11 +22,13 @@ from medplum_agent_operator.gate.effects import (
     SendToDevice,
 )
 from medplum_agent_operator.gate.hl7 import describe
-from medplum_agent_operator.gate.limits import SMALL_BYTES, SlotClaim, Tier
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, send_fin
 from medplum_agent_operator.telemetry import log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from medplum_agent_operator.gate.conversation import Conversation
     from medplum_agent_operator.gate.routes import Life
 
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
 class EffectRunner(Reader):
     """A device's conversation, its transport, and its connections to agents."""
 
-    def __init__(self, channel: ChannelServer, loop: asyncio.AbstractEventLoop, tiers: Sequence[Tier]) -> None:
-        """`tiers`: in ascending order."""
+    def __init__(self, channel: ChannelServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(channel.buffer)
         self.channel = channel
         self.loop = loop
@@ -43,7 +44,7 @@ class EffectRunner(Reader):
         self.address = ""
         self.conversation: Conversation | None = None
         self.transport: asyncio.Transport | None = None
-        self.claim = SlotClaim(tiers, self)
+        self.claim = ByteClaim(channel.shared.budget, self)
         self._alarm = Alarm(loop, self._tick)
         self._unsubscribe: Callable[[], None] = _nothing
         self._device_finished = False
@@ -51,6 +52,25 @@ class EffectRunner(Reader):
         self._reading = True
         self._blocked = False
         self._closing = False
+        self._paced = False
+
+    @property
+    def channel_name(self) -> str:
+        """The channel that it belongs to."""
+        return self.channel.name
+
+    @property
+    @abstractmethod
+    def receiving(self) -> bool:
+        """Whether it waits for its device: for the rest of a message that it reads, or for the device to read an answer."""
+
+    @abstractmethod
+    def forget_sent(self) -> None:
+        """Drop the copy of a message that an agent has completely, and adjust the claim."""
+
+    @abstractmethod
+    def too_slow(self) -> None:
+        """The device sends, or reads, too slowly while others wait: close the connection."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -85,31 +105,31 @@ class EffectRunner(Reader):
     # Called by the claim.
 
     @property
-    def wants_slots(self) -> bool:
-        """Whether the connection can still use a slot."""
+    def wants_bytes(self) -> bool:
+        """Whether the connection can still use bytes."""
         return self.conversation is not None and not self.conversation.ended
 
-    def slot_awaited(self) -> None:
-        """A slot is not free."""
+    def bytes_awaited(self) -> None:
+        """The bytes are not free."""
         if self.conversation is not None:
             self.conversation.reading_paused()
 
-    def slot_not_needed(self) -> None:
-        """The connection waits for no slot any more."""
+    def bytes_not_needed(self) -> None:
+        """The connection waits for no bytes any more."""
         if self.conversation is not None:
             self.conversation.reading_resumed(self.loop.time())
             self._set_alarm()
 
-    def slot_granted(self) -> None:
-        """The awaited slot is here; a large message may need one of the next tier too."""
-        self.slot_not_needed()
+    def bytes_granted(self) -> None:
+        """The awaited bytes are here."""
+        self.bytes_not_needed()
         self.claim.adjust(self._claimed_bytes)
         self._update_reading()
 
     # Carries out the effects.
 
     def _settle(self) -> None:
-        """Carry out all effects, then update slots, reading and the alarm."""
+        """Carry out all effects, then update the claim, reading and the alarm."""
         conversation = self.conversation
         if conversation is None:
             return
@@ -147,7 +167,7 @@ class EffectRunner(Reader):
         self._unsubscribe()
         if why is not Ending.DONE:
             self.channel.counters.connection_closed(why)
-            log.info("closed a device's connection: %s", why, extra={"device": self.address, "reason": why.name})
+            self.channel.shared.device_log.note(self.address, f"closed a device's connection: {why}", reason=why.name)
         transport = self.transport
         if transport is None:
             return
@@ -161,7 +181,7 @@ class EffectRunner(Reader):
 
     @property
     def _claimed_bytes(self) -> int:
-        """How many bytes need slots: those of the conversation, or the answers that the device does not read, less `SMALL_BYTES`."""
+        """How many bytes need some of the budget: those of the conversation, or the answers that the device does not read, less `SMALL_BYTES`."""
         conversation = self.conversation
         unread = 0 if self.transport is None else self.transport.get_write_buffer_size() - SMALL_BYTES
         charged = 0 if conversation is None or conversation.ended else conversation.charged_bytes
@@ -171,8 +191,8 @@ class EffectRunner(Reader):
         conversation, transport = self.conversation, self.transport
         if conversation is None or self._closing:
             return
-        waits = self.claim.waiting_for is not None
-        reading = conversation.reads_device and not waits
+        waits = self.claim.waits
+        reading = conversation.reads_device and not waits and not self._paced
         if transport is not None and reading != self._reading:
             self._reading = reading
             (transport.resume_reading if reading else transport.pause_reading)()

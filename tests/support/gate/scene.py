@@ -145,11 +145,18 @@ class Scene:
     # Effects, carried out and checked.
 
     def settle(self) -> Scene:
+        """Carry out all effects, and take the turns that are left."""
+        self.carry_out()
+        while self.conversation.more_later and self.still_open:
+            self.conversation.take_turn(self.now)
+            self.carry_out()
+        return self
+
+    def carry_out(self) -> None:
         """Carry out all effects."""
         while effects := self.conversation.effects():
             for effect in effects:
                 self._carry_out(effect)
-        return self
 
     def _carry_out(self, effect: object) -> None:
         assert self.ending is None or isinstance(effect, Count), f"effect after the end: {effect}"
