@@ -1,4 +1,4 @@
-"""The HTTP port of the operator and of each gate: short requests, a few at a time, whatever other peers send.
+"""The HTTP port of the operator and of each gate: short requests, a few at a time, no matter what other peers send.
 
 Each connection carries one request. Its size, its time and the number of connections are limited, and an address that asks
 too often is closed at once. So a peer can neither fill the memory nor keep a kubelet or Prometheus waiting.

@@ -19,13 +19,14 @@ from medplum_agent_operator.api.agent import KIND, MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import MedplumAgentStatus, Phase, parse_status
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
-from medplum_agent_operator.core.observed.identity import Claim, Identity, foremost_other, wanted
+from medplum_agent_operator.core.observed.identity import Claim, Identity, other_holder, wanted
 from medplum_agent_operator.core.observed.model import Config, Key, Observed
 from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.policy import identity_messages, messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
-from medplum_agent_operator.core.status import project, unreadable
+from medplum_agent_operator.core.status import project, says_available, unreadable
 from medplum_agent_operator.errors import ConflictError, RefusedError
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
@@ -118,9 +119,11 @@ class Reconciler:
             *key, uid=live.agent["metadata"]["uid"], created=live.agent["metadata"].get("creationTimestamp", "")
         )
         listed = any((claim.namespace, claim.name) == key for claim in decisive.claims)
-        holder = foremost_other(decisive.claims if listed else (*decisive.claims, own), key)
+        holder = other_holder(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
-            message = identity_messages.cannot_become_again(holder)
+            failed = None if decision.plan.begins is None else decision.plan.begins.failed
+            available = Availability() if decision.observed is None else Availability.of(decision.observed)
+            message = identity_messages.rollback_blocked_by_identity(holder, failed, available)
             decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))
         return await self._carry_out(key, decision)
 
@@ -143,7 +146,7 @@ class Reconciler:
         try:
             agent = MedplumAgent.parse(raw)
         except ValidationError as fault:
-            found = warning(Reason.INVALID_SPEC, _invalid(fault))
+            found = warning(Reason.INVALID_SPEC, _invalid(fault, before))
             plan = Plan(phase=Phase.FAILED, reason=found.reason, message=found.message, findings=(found,))
             generation = raw["metadata"].get("generation", 0)
             return _Decision(raw, plan, before, unreadable(before, found, generation=generation, now=now), None)
@@ -206,10 +209,11 @@ class Reconciler:
             return dict(action.body)  # written by an earlier pass that ended before its next write
 
     def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
+        available = Availability() if decision.observed is None else Availability.of(decision.observed)
         if action.kind == revisions.KIND:
-            message = messages.backup_refused(action.name, str(fault))
+            message = messages.backup_refused(action.name, str(fault), available)
         else:
-            message = messages.write_refused(action.kind, action.name, str(fault))
+            message = messages.write_refused(action.kind, action.name, str(fault), available)
         return self._stopped(decision, warning(Reason.WRITE_REFUSED, message))
 
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
@@ -237,7 +241,7 @@ def _is_being_deleted(raw: Object) -> bool:
     return bool(raw["metadata"].get("deletionTimestamp"))
 
 
-def _invalid(fault: ValidationError) -> Message:
+def _invalid(fault: ValidationError, status: MedplumAgentStatus) -> Message:
     first = fault.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return messages.invalid_spec(f"{where}: {first['msg']}")
+    return messages.invalid_spec(f"{where}: {first['msg']}", serving=says_available(status))

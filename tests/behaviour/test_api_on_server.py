@@ -94,7 +94,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"image.tag": "v4.2.3-debian"}, "spec.image.tag", "leave spec.image.tag out"),
     ({"image.tag": "5.1.150"}, "spec.image.tag", "another version than spec.version"),
     ({"image.tag": "5.1.15 "}, "spec.image.tag", "such as 5.1.15-debian"),
-    ({"image.repository": "example.org/agent:4.2.3"}, "spec.image.repository", "a tag belongs into spec.image.tag"),
+    ({"image.repository": "example.org/agent:4.2.3"}, "spec.image.repository", "put the tag in spec.image.tag"),
     ({"image.digest": "sha256:abc"}, "spec.image.digest", "64 hexadecimal digits"),
     ({"image.pullPolicy": "Sometimes"}, "spec.image.pullPolicy", '"IfNotPresent"'),
     ({"image.command": []}, "spec.image.command", "at least 1"),

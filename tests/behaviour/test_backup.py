@@ -148,7 +148,7 @@ def test_the_backup_is_written_first_and_named_in_the_event(world: World) -> Non
     name = backup["metadata"]["name"]
     assert name == world.status()["history"][0]["backup"]
     (event,) = world.events("DowngradeApproved")
-    assert event["message"].endswith(f"What was active before is kept in ControllerRevision {name}.")
+    assert event["message"].endswith(f"Backup: {name}.")
     (owner,) = backup["metadata"]["ownerReferences"]
     assert (world.agent()["metadata"]["uid"], True) == (owner["uid"], owner["controller"])
     assert [] == [secret for secret in CREDENTIALS.values() if secret in json.dumps(backup)]
@@ -233,7 +233,8 @@ def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World)
     world.set_version("5.1.14")
     world.approve("5.1.14 CHG-7")
     status = world.wait_for_phase("Failed")
-    assert "the backup before an approved downgrade, cannot be written, so nothing was stopped" in status["plan"]
+    assert "The approved downgrade does not start: its backup" in status["plan"]
+    assert "The operator stopped no agent" in status["plan"]
     assert "exceeded quota" in status["plan"]
     assert ("True", "WriteRefused") == tuple(world.condition("Stalled")[key] for key in ("status", "reason"))
     assert ("5.1.15", [], None) == tuple(status.get(key) for key in ("activeVersion", "spentApprovals", "rollout"))

@@ -233,5 +233,5 @@ def test_an_invalid_window_is_reported(world: World) -> None:
     status = world.install(
         maintenanceWindows=[{"schedule": "0 2 * * 0", "duration": "2h", "timeZone": "Europe/Berlim"}]
     )
-    assert "'Europe/Berlim' is not a time zone" in status["plan"]
+    assert "'Europe/Berlim' is not a known time zone" in status["plan"]
     world.wait(lambda: world.events("WindowInvalid"), "the Event")

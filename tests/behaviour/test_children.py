@@ -152,7 +152,7 @@ def test_foreign_object_of_the_same_name_is_never_taken_over(world: World, kind:
     before = world.read(kind, child(kind))
     world.apply(agent_manifest())
     status = world.wait_for_phase("Failed")
-    assert f"{kind} front-desk that this MedplumAgent does not own" in status["plan"]
+    assert f"{kind} front-desk already exists and does not belong to this MedplumAgent" in status["plan"]
     assert "NameTaken" == world.condition("Stalled")["reason"]
     after = world.read(kind, child(kind))
     assert (before["spec"], before["metadata"].get("labels")) == (after["spec"], after["metadata"].get("labels"))

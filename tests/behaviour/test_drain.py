@@ -132,7 +132,7 @@ def test_without_another_node_the_agent_keeps_serving(world: World, nodes: list[
     world.install("5.1.15", podTemplate=on_own_nodes(world))
     world.kubectl("cordon", *nodes)
     plan = world.wait(
-        lambda: (text := world.status().get("plan", "")) and "No other node takes the agent" in text and text,
+        lambda: (text := world.status().get("plan", "")) and "No other node accepts the agent" in text and text,
         "the plan",
     )
     assert "unschedulable" in plan

@@ -21,17 +21,17 @@ RETRY = "agents.medplum.com/retry"
 @pytest.mark.parametrize(
     ("pod", "reason", "words"),
     [
-        (simulate(Behaviour.IMAGE_PULL_FAILS), "ImagePullFailed", "cannot be pulled"),
+        (simulate(Behaviour.IMAGE_PULL_FAILS), "ImagePullFailed", "cannot pull its image"),
         (simulate(Behaviour.CONFIG_ERROR), "ContainerConfigError", "secret"),
         (
             simulate(Behaviour.CRASH_LOOP_SILENT),
             "CrashLoop",
-            "exit code 1. The agent says nothing when it cannot write its log folder",
+            "exiting with code 1. Causes that leave no message: Medplum refuses the Agent or an Endpoint",
         ),
         (
             simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3),
             "CrashLoop",
-            "exit code 3. Its last words: Error: connect ECONNREFUSED",
+            "exiting with code 3. Its last message: Error: connect ECONNREFUSED",
         ),
         (
             simulate(Behaviour.CRASH_LOOP, exit_code=64, message="The client secret contains '='."),
@@ -52,8 +52,8 @@ def test_failed_upgrade_is_explained_and_the_old_agent_serves(
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": pod}})
     status = world.wait_for_phase("Failed")
     assert words in status["plan"]
-    assert "5.1.14 goes on serving" in status["plan"]
-    assert "not tried again by itself" in status["plan"]
+    assert "5.1.14 keeps serving" in status["plan"]
+    assert "it is not retried automatically" in status["plan"]
     assert 'set spec.version back to "5.1.14"' in status["plan"]
     stalled = world.condition("Stalled")
     assert ("True", reason) == (stalled["status"], stalled["reason"])
@@ -184,8 +184,8 @@ def test_failed_recreate_is_rolled_back(world: World, before: str, after: str) -
         world.wait_for_phase("AwaitingApproval")
         world.approve("4.2.3 CHG-5")
     status = world.wait_for_phase("Failed", before)
-    assert f"The change from {before} to {after} has failed: " in status["plan"]
-    assert f"{before} goes on serving" in status["plan"]
+    assert f"The change from {before} to {after} failed and was rolled back" in status["plan"]
+    assert f"{before} keeps serving" in status["plan"]
     assert "True" == world.condition("Available")["status"]
     assert ["Completed", "Failed", "Completed"] == outcomes(world)
     assert ["Recreate", "Recreate"] == [entry["strategy"] for entry in status["history"][:2]]

@@ -51,10 +51,10 @@ def test_second_agent_of_an_identity_is_refused_until_the_first_is_deleted(world
     before, since = parts(world), datetime.now(UTC)
     world.apply(agent("back-office", version="4.2.3", url="https://API.medplum.com:443"))
     plan = refused(world, "back-office")
-    assert f"is held by MedplumAgent {world.namespace}/front-desk." in plan
-    assert "Nothing was made for this one." in plan
+    assert f"belongs to MedplumAgent {world.namespace}/front-desk." in plan
+    assert "This MedplumAgent is not installed and serves no devices." in plan
     [event] = world.wait(lambda: world.events("IdentityTaken", "back-office"), "the Event")
-    assert ("Warning", plan) == (event["type"], event["message"])
+    assert ("Warning", plan.splitlines()[0]) == (event["type"], event["message"])
     assert "back-office" not in world.kubectl("get", "deployment,service,pdb,serviceaccount,pods", "-o", "name")
     assert before == parts(world)
     assert ["create events", "patch medplumagents/status"] == sorted(writes_of_the_operator(world, since))
@@ -75,7 +75,7 @@ def test_edit_that_would_take_over_a_running_identity_is_refused(world: World) -
     before = parts(world), parts(world, "back-office")
     world.patch({"server": {"baseUrl": THERE}, "version": "5.1.15"})
     plan = refused(world, "front-desk")
-    assert f"is held by MedplumAgent {world.namespace}/back-office." in plan
+    assert f"belongs to MedplumAgent {world.namespace}/back-office." in plan
     assert f'set spec.server.baseUrl back to "{HERE}"' in plan
     assert "True" == world.condition("Available")["status"]
     assert before == (parts(world), parts(world, "back-office"))
@@ -123,7 +123,7 @@ def test_identity_counts_across_namespaces(empty_world: World, elsewhere: str) -
         return found
 
     world.wait(lambda: other().get("phase") == "Failed", "the refusal")
-    assert f"is held by MedplumAgent {world.namespace}/front-desk." in other()["plan"]
+    assert f"belongs to MedplumAgent {world.namespace}/front-desk." in other()["plan"]
     assert "" == world.cluster.kubectl("get", "deployments", "-n", elsewhere, "-o", "name").stdout
     assert before == parts(world)
     world.kubectl("delete", "mpa", "front-desk", "--timeout=30s")
@@ -162,7 +162,7 @@ def test_of_ten_pairs_created_at_once_one_each_is_installed(world: World) -> Non
             return sorted(pair, key=phases.get) if {"Failed", "Running"} == set(phases.values()) else None  # type: ignore[arg-type]
 
         second, first = world.wait(settled, f"one of {pair} serves and the other is refused", seconds=60)
-        assert f"is held by MedplumAgent {world.namespace}/{first}." in refused(world, second)
+        assert f"belongs to MedplumAgent {world.namespace}/{first}." in refused(world, second)
     made = {
         event["objectRef"]["name"]
         for event in world.cluster.audit_events(since)

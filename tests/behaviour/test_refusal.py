@@ -41,21 +41,23 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
     plan = status["plan"]
     for part in (
         "from 5.1.15 to 4.2.3",
-        "fight over the agent's identity, its PID file and its ports",
-        "is stopped before 4.2.3 starts",
-        "messages are not accepted in between",
-        "each later upgrade from 4.2.3 costs downtime again",
+        "compete for identity, PID file and ports",
+        "5.1.15 stops before 4.2.3 starts",
+        "devices cannot deliver messages until 4.2.3 has opened its ports",
+        "Every later upgrade from 4.2.3 has such an outage too",
         "durable queue",
         "off-peak hour or a maintenance window",
-        "back up",
+        "Copy the Agent and its Endpoints in Medplum",
         "messages arrive",
         f"kubectl annotate medplumagent front-desk -n {world.namespace} {COMMAND}",
     ):
         assert part in plan
     condition = world.condition("ApprovalRequired")
-    assert ("True", "DowngradeNotApproved", plan) == (condition["status"], condition["reason"], condition["message"])
+    summary, *_, command = plan.splitlines()
+    assert command.startswith("Command: kubectl annotate")
+    assert ("True", "DowngradeNotApproved", summary) == (condition["status"], condition["reason"], condition["message"])
     [event] = world.wait(lambda: world.events("DowngradeNotApproved"), "the Event")
-    assert ("Warning", plan) == (event["type"], event["message"])
+    assert ("Warning", summary) == (event["type"], event["message"])
     assert '"reason": "DowngradeNotApproved"' in world.log
     states = {kind: world.condition(kind)["status"] for kind in ("Ready", "Available", "Reconciling", "Stalled")}
     assert {"Ready": "False", "Available": "True", "Reconciling": "False", "Stalled": "False"} == states
@@ -73,8 +75,8 @@ def test_command_in_the_message_works_as_it_stands(world: World) -> None:
 @pytest.mark.parametrize(
     ("value", "reason", "says"),
     [
-        ("true", "ApprovalMalformed", "must begin with the version to go down to, 4.2.3"),
-        ("yes please, 4.2.3", "ApprovalMalformed", "must begin with the version"),
+        ("true", "ApprovalMalformed", "It must begin with the target version, 4.2.3"),
+        ("yes please, 4.2.3", "ApprovalMalformed", "must begin with the target version"),
         ("4.2.2 CHG-1", "ApprovalForOtherTarget", "approves 4.2.2, but spec.version asks for 4.2.3"),
         ("4.2.30", "ApprovalForOtherTarget", "approves 4.2.30"),
         ("4.2.3 " + "x" * 200_000, None, ""),

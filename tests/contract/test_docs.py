@@ -29,7 +29,8 @@ from medplum_agent_operator.api.status import (
 from medplum_agent_operator.core.objects.children import APPLIED_HASH
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.approval import judge
-from medplum_agent_operator.core.policy.messages import refusal
+from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.messages import Situation, refusal
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings
@@ -361,5 +362,6 @@ def test_the_guide_quotes_the_refusal_word_for_word() -> None:
     target = AgentVersion.parse("4.2.3")
     approval = judge(None, target=target, spent=())
     (quoted,) = blocks(DOWNGRADE, "text")
-    written = refusal(agent, baseline="5.1.15", target=target, approval=approval, serving=["5.1.15"], under_way=None)
+    now = Situation(Availability(("5.1.15",), hold_seconds=agent.spec.gate.hold_seconds), None, stops_first=True)
+    written = refusal(agent, baseline="5.1.15", target=target, approval=approval, now=now)
     assert str(written) == quoted

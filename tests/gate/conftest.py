@@ -102,6 +102,7 @@ async def gate(
         for connection in list(relay.open):
             if isinstance(connection, AgentConnection):
                 connection.abandon()
+        relay.close_now()
         await relay.stop()
         await asyncio.wait({probing})
         await probe.wait_closed()

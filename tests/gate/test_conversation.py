@@ -80,9 +80,14 @@ def test_input_that_breaks_an_agent_never_reaches_it() -> None:
 @pytest.mark.parametrize(
     "frame",
     [
-        b"\x0bFHS|^~\\&|\rBHS|^~\\&|\rMSH|^~\\&|||||||ADT|1|\rMSH|^~\\&|||||||ADT|2|\rBTS|2\rFTS|1\r\x1c\r",
         b"\x0b" + "MSH|^~\\&|||||||ADT|Ärzte|\r".encode("latin-1") + b"\x1c\r",
         b"\x0b" + "MSH|^~\\&|||||||ADT|1|\r".encode("utf-16-le") + b"\x1c\r",
+        b"\x0b" + "MSH|^~\\&|||||||ADT|1|\r".encode("utf-16-be") + b"\x1c\r",
+        b"\x0b" + "MSH|^~\\&|||||||ADT|1|\r".encode("utf-32-le") + b"\x1c\r",
+        b"\x0b" + "\ufeffMSH|^~\\&|||||||ADT|1|\r".encode() + b"\x1c\r",
+        b"\x0b" + "\ufeffMSH|^~\\&|||||||ADT|1|\r".encode("utf-16-le") + b"\x1c\r",
+        b"\x0b" + "\ufeffMSH|^~\\&|||||||ADT|1|\r".encode("utf-16-be") + b"\x1c\r",
+        b"\x0b" + "\ufeffMSH|^~\\&|||||||ADT|1|\r".encode("utf-32-le") + b"\x1c\r",
         b"\x0bMSH|^~\\&\x1c\r",
         b"\x0bMSH\x1c\r",
         b"\x0bMSH$%~\\&$a$b$c$d$e$f$ADT$1$\r\x1c\r",
@@ -93,6 +98,74 @@ def test_every_charset_and_form_arrives_unchanged(frame: bytes) -> None:
     """The gate decodes nothing."""
     scene = Scene().sends(frame, A).answered(answer("1"))
     assert [frame, A] == [got for _, got in scene.received]
+
+
+@pytest.mark.parametrize("before", ["\r\n", " ", "\0", "\x0b", "\ufeff\ufeff", "msh"])
+def test_what_no_agent_takes_before_an_msh_is_dropped(before: str) -> None:
+    """Agents before 5.0.0 would answer nothing any more on that connection."""
+    scene = Scene().sends(b"\x0b" + before.encode() + A[1:], B)
+    assert ([B], 1) == ([got for _, got in scene.received], scene.counts[Kind.EMPTY])
+
+
+def test_the_control_id_of_a_message_behind_a_byte_order_mark_is_read() -> None:
+    """A repeated answer to it does not answer the next message."""
+    marked = b"\x0b\xef\xbb\xbf" + A[1:]
+    assert [("old", "B")] == Scene().sends(marked, B, C).answered(answer("A")).answered(answer("A")).got[1:]
+
+
+@pytest.mark.parametrize("header", ["FHS|^~\\&|\rBHS|^~\\&|\r", "BHS|^~\\&|\r", "\ufeffBHS|^~\\&|\r"])
+def test_a_batch_does_not_delay_the_next_message(header: str) -> None:
+    """No agent takes a batch: before 5.0.0 it answers nothing any more on that connection, later it ignores the batch."""
+    batch = b"\x0b" + header.encode() + A[1:-2] + b"BTS|1\r\x1c\r"
+    scene = Scene().sends(batch, B)
+    assert ([B], 1) == ([got for _, got in scene.received], scene.counts[Kind.BATCH])
+
+
+def asks(accept: str, application: str, name: str) -> bytes:
+    """Return a message with these conditions in MSH-15 and MSH-16."""
+    return message(name).replace(b"|P|2.5", f"|P|2.5|||{accept}|{application}".encode())
+
+
+@pytest.mark.parametrize("pair", ["NE NE", "ER ER", "NE ER", "SU NE", "ne ne"])
+def test_messages_that_ask_for_no_answer_follow_each_other(pair: str) -> None:
+    """With a pause, because an agent before 5.0.0 merges messages that it reads together. No answer is missed."""
+    accept, application = pair.split()
+    frames = [asks(accept, application, name) for name in "ABC"]
+    scene = Scene(silent_seconds=0.02).sends(*frames)
+    assert [("old", "A")] == scene.passes(0.01).got
+    assert [("old", "A"), ("old", "B"), ("old", "C")] == scene.passes(0.05).got
+    assert (3, 0, 0) == (scene.counts[Kind.SENT_SILENT], scene.counts[Kind.SENT], scene.counts[Kind.UNANSWERED])
+    assert scene.dies().passes(100).still_open
+
+
+@pytest.mark.parametrize("pair", ["NE|", "|NE", "ER|"])
+def test_a_message_that_perhaps_asks_for_no_answer_does_not_delay_the_next_one(pair: str) -> None:
+    """The device may wait all the same: when its agent ends, the gate closes, as the agent would."""
+    accept, application = pair.split("|")
+    scene = Scene().sends(asks(accept, application, "A"), asks(accept, application, "B")).passes(1)
+    assert [("old", "A"), ("old", "B")] == scene.got
+    assert Ending.UNANSWERED is scene.dies().ending
+
+
+@pytest.mark.parametrize("pair", ["|", "AL|NE", "NE|AL", "AL|AL", "AL|", '""|""'])
+def test_a_message_that_asks_for_an_answer_waits_for_it(pair: str) -> None:
+    """Also if it asks for one of the two kinds only."""
+    accept, application = pair.split("|")
+    assert [("old", "A")] == Scene().sends(asks(accept, application, "A"), B).passes(30).got
+
+
+def test_the_pause_behind_a_long_message_without_an_answer_is_longer() -> None:
+    """An agent needs time to read it."""
+    long = asks("NE", "NE", "A")[:-2] + b"x" * 5_000_000 + b"\x1c\r"
+    assert [("old", "A")] == Scene().sends(long, B).passes(1).got
+    assert [("old", "A"), ("old", "B")] == Scene().sends(long, B).passes(1.2).got
+
+
+def test_the_answer_to_a_message_that_asked_for_none_reaches_the_device() -> None:
+    """Agents answer in any case, if the bot does."""
+    scene = Scene().sends(asks("NE", "NE", "A"), B).passes(1).answered(answer("A"))
+    assert ([("AA", "A")], [("old", "A"), ("old", "B")]) == (scene.answer_codes, scene.got)
+    assert [("old", "A"), ("old", "B")] == Scene().sends(asks("NE", "NE", "A"), B).answered(answer("A")).got
 
 
 def test_an_answer_may_name_any_message_of_a_batch() -> None:
@@ -295,18 +368,71 @@ def test_half_a_message_never_reaches_an_agent() -> None:
     assert ([], Ending.DONE, 1) == (scene.received, scene.ending, scene.counts[Kind.CUT])
 
 
-def test_a_stopping_gate_waits_for_the_answer_and_takes_no_other_message() -> None:
-    """It closes between two messages; the device resends the second one through the other gate."""
-    scene = Scene().sends(A, B).stops()
+def test_a_stopping_gate_passes_on_what_the_device_has_sent() -> None:
+    """Then it closes. A device that does not wait for answers would not send the second message again."""
+    scene = Scene().sends(A, B).stops().answered(answer("A"))
     assert scene.still_open
-    scene.answered(answer("A"))
-    assert ([("old", "A")], [("AA", "A")], Ending.STOPPED) == (scene.got, scene.answer_codes, scene.ending)
+    scene.answered(answer("B"))
+    assert ([("AA", "A"), ("AA", "B")], Ending.STOPPED) == (scene.answer_codes, scene.ending)
+    assert 0 == scene.counts[Kind.DROPPED]
 
 
-@pytest.mark.parametrize("scene", [Scene().sends(A).answered(answer("A")), Scene(None).sends(A), Scene().sends(A[:9])])
-def test_a_stopping_gate_closes_at_once_if_no_agent_has_a_message(scene: Scene) -> None:
-    """The device is idle, its message is held, or it is in the middle of sending."""
-    assert Ending.STOPPED is scene.stops().ending
+def test_a_stopping_gate_closes_at_once_if_the_device_has_sent_nothing() -> None:
+    """It is idle, or never sent anything."""
+    assert Ending.STOPPED is Scene().sends(A).answered(answer("A")).stops().ending
+    assert Ending.STOPPED is Scene().stops().ending
+
+
+def test_a_stopping_gate_lets_a_message_arrive_that_has_begun() -> None:
+    """It arrives without a pause, or is dropped and counted."""
+    assert [("old", "A")] == Scene().sends(A[:9]).stops().passes(0.9).sends(A[9:20]).passes(0.9).sends(A[20:]).got
+    stalled = Scene(stop_seconds=1).sends(A[:9]).stops().passes(1)
+    assert (Ending.STOPPED, 1) == (stalled.ending, stalled.counts[Kind.CUT])
+
+
+def test_a_stopping_gate_holds_a_message_for_the_next_agent() -> None:
+    """For as long as ever; its grace period may end before."""
+    assert [("new", "A")] == Scene(None).sends(A).stops().passes(10).ready("new").got
+    late = Scene(None, hold_seconds=20).sends(A, B).stops().passes(20)
+    assert (Ending.NO_AGENT, 2) == (late.ending, late.counts[Kind.DROPPED])
+
+
+def test_a_stopping_gate_takes_nothing_new_while_it_waits_for_an_application_acknowledgement() -> None:
+    """Else a busy device in enhanced mode would not let it stop. The device sends that message to another gate."""
+    scene = Scene().sends(A).answered(answer("A", "CA")).stops()
+    assert (True, False) == (scene.still_open, scene.conversation.reads_device)
+    scene.sends(B).answered(answer("A", "AA"))
+    assert ([("old", "A")], Ending.STOPPED) == (scene.got, scene.ending)
+    assert 1 == scene.breaks().counts[Kind.DROPPED]
+
+
+def test_messages_behind_one_that_ends_the_connection_are_counted() -> None:
+    """No agent was ready, or the old one did not answer. The grace period is over. Messages that an agent has do not count."""
+    assert 3 == Scene(None, hold_seconds=20).sends(A, B, C).passes(21).counts[Kind.DROPPED]
+    assert 2 == Scene(move_seconds=7).sends(A, B, C).ready("new").passes(8).counts[Kind.DROPPED]
+    over = Scene().sends(A, B, C).stops()
+    over.conversation.close_now()
+    assert 2 == over.settle().counts[Kind.DROPPED]
+
+
+def test_messages_that_arrive_after_the_end_are_counted() -> None:
+    """Those that end after it, also if their last two bytes come one by one."""
+    scene = Scene().sends(A[:9]).passes(86_400)
+    assert scene.ending is not None
+    scene.sends(A[9:], B[:-1]).sends(B[-1:], C[:-2])
+    assert (0, 2) == (scene.counts[Kind.DROPPED], scene.finishes().counts[Kind.DROPPED])
+
+
+def test_after_a_message_without_an_answer_those_of_a_closed_device_still_go() -> None:
+    """The agent has ended twice on it, or a previous agent does not answer it. A closed device cannot resend the ones behind it."""
+    twice = Scene()
+    twice.opens_at_once = False
+    twice.sends(A, B).opens().finishes().dies().refuses().ready("second").opens().dies().ready("third").opens()
+    assert [("old", "A"), ("second", "A"), ("third", "B")] == twice.got
+    moved = Scene(move_seconds=7).sends(A, B).breaks().ready("new").passes(8)
+    assert [("old", "A"), ("new", "B")] == moved.got
+    alive = Scene().sends(A, B).breaks().dies().passes(1)
+    assert ([("old", "A"), ("old", "B")], 1) == (alive.got, alive.counts[Kind.UNANSWERED])
 
 
 def test_no_agent_sees_a_message_over_the_limit() -> None:
@@ -330,12 +456,26 @@ def test_an_answer_over_the_limit_closes_the_link() -> None:
     assert Ending.UNANSWERED is scene.ending
 
 
-def test_a_message_that_arrives_too_slowly_ends_the_connection() -> None:
-    """A byte now and then would occupy a connection, and later a slot for a large message."""
-    scene = Scene(frame_seconds=60).sends(A[:5])
+def test_a_message_that_does_not_get_on_ends_the_connection() -> None:
+    """A few bytes now and then would occupy a slot for large messages."""
+    scene = Scene(frame_seconds=60).sends(message("A", text="x" * 2 * SMALL_BYTES)[: SMALL_BYTES + 5])
     for _ in range(7):
-        scene.passes(9).sends(b"x")
+        scene.passes(9).sends(b"x" * 1_000)
     assert Ending.TOO_SLOW is scene.ending
+    assert Ending.TOO_SLOW is Scene(frame_seconds=60).sends(A[:5]).passes(60).ending
+
+
+@pytest.mark.parametrize(
+    ("size", "rate"), [(3_000_000, 40_000), (100_000, 1_000), (30_000, 300), (2_000, 20), (50, 0.1)]
+)
+def test_a_message_that_gets_on_may_take_as_long_as_it_needs(size: int, rate: float) -> None:
+    """A steady sender on a slow line. Directly at an agent it has no limit either."""
+    frame = message("A", text="x" * size)
+    scene = Scene(frame_seconds=60)
+    part = max(1, int(rate))
+    for at in range(0, len(frame), part):
+        scene.sends(frame[at : at + part]).passes(part / rate)
+    assert [frame] == [got for _, got in scene.received]
 
 
 def test_time_in_which_the_gate_does_not_read_does_not_count() -> None:
@@ -448,3 +588,58 @@ def test_half_a_message_before_a_close_causes_no_tick_without_effect() -> None:
     scene = Scene(frame_seconds=60, late_seconds=300).sends(A).answered(answer("A", "CA")).sends(B[:9]).finishes()
     assert scene.passes(200).still_open
     assert Ending.DONE is scene.passes(101).ending
+
+
+def test_a_device_whose_message_was_given_up_sees_the_end_of_its_agent() -> None:
+    """It waits, and would wait forever. Without a gate it sees FIN. Until then a late answer may come."""
+    given_up = Scene(answer_seconds=60).sends(A).passes(61)
+    assert given_up.still_open
+    assert Ending.UNANSWERED is given_up.dies().ending
+
+
+@pytest.mark.parametrize("ready", [None, "new"])
+def test_a_device_whose_message_was_given_up_sees_a_move(ready: str | None) -> None:
+    """A silent agent is replaced: by a recreate, or by a handoff."""
+    scene = Scene(answer_seconds=60).sends(A).passes(61).ready(ready).passes(31)
+    assert Ending.UNANSWERED is scene.ending
+
+
+def test_the_gate_closes_between_two_messages_for_an_earlier_one_without_an_answer() -> None:
+    """The next agent has the current message: its answer comes first, and ends the wait. A message that no agent has is resent by the device."""
+    scene = Scene(answer_seconds=60).sends(A).passes(61).ready("new").sends(B).dies("old")
+    assert scene.answered(answer("B")).passes(100).still_open
+    again = Scene(answer_seconds=60).sends(A).passes(61).ready("new").sends(B).dies("old").passes(59)
+    assert again.still_open
+    assert Ending.UNANSWERED is again.passes(1).ending
+    held = Scene(answer_seconds=60).sends(A).passes(61)
+    held.opens_at_once = False
+    held.ready("new").sends(B).dies("old")
+    assert (Ending.UNANSWERED, 1) == (held.ending, held.counts[Kind.DROPPED])
+
+
+def test_a_device_that_has_gone_on_keeps_its_connection() -> None:
+    """A late answer came, or a later message was answered: nobody waits."""
+    late = Scene(answer_seconds=60).sends(A).passes(61).answered(answer("A")).ready("new")
+    assert late.passes(100).still_open
+    on = Scene(answer_seconds=60).sends(A).passes(61).sends(B).answered(answer("B")).ready("new")
+    assert on.passes(100).still_open
+    moved = Scene(answer_seconds=60).sends(A).passes(61).ready("new").sends(B).answered(answer("B"), "new")
+    assert moved.passes(100).still_open
+
+
+def test_a_device_that_may_wait_for_an_application_acknowledgement_sees_the_end_of_its_agent() -> None:
+    """Only if this pair uses them: such an answer has come before."""
+    used = Scene().sends(A).answered(answer("A", "CA")).answered(answer("A", "AA")).sends(B).answered(answer("B", "CA"))
+    assert (Ending.UNANSWERED, 1) == (used.dies().ending, used.counts[Kind.MISSED])
+    later = (
+        Scene().sends(A).answered(answer("A", "CA")).answered(answer("A", "AA")).sends(B).answered(answer("B", "CA"))
+    )
+    later.ready("new").sends(C).dies("old").answered(answer("C", "CA"))
+    assert (Ending.UNANSWERED, ("CA", "C")) == (later.ending, later.answer_codes[-1])
+    assert Scene().sends(A).answered(answer("A", "CA")).dies().passes(100).still_open
+
+
+def test_a_closed_device_needs_no_sign_of_its_agent_s_end() -> None:
+    """Its next messages go to the next agent."""
+    scene = Scene(answer_seconds=60).sends(A, B).breaks().passes(61).dies().ready("new")
+    assert [("old", "A"), ("old", "B"), ("new", "B")] == scene.got

@@ -122,6 +122,22 @@ async def test_a_message_whose_agent_stops_goes_to_the_next_agent() -> None:
         assert ["A"] == new.got
 
 
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_device_whose_message_got_no_answer_sees_its_silent_agent_go(*, dies: bool) -> None:
+    """Without a gate it sees FIN. It connects again and sends the message to the next agent."""
+    async with agent("") as old, agent() as new, gate(old.port, answer_seconds=0.2, late_seconds=0.2) as running:
+        async with device(running.port) as sender:
+            sender.send(A)
+            await until(lambda: running.counted.counts[Kind.UNANSWERED])
+            if dies:
+                old.die()
+            running.ready(new.port)
+            assert ("closed", "") == await sender.answer()
+        async with device(running.port) as sender:
+            sender.send(A)
+            assert ("AA", "A") == await sender.answer()
+
+
 async def test_an_agent_that_restarts_in_the_same_pod_gets_the_message() -> None:
     """Its port refused in between, so it is another life, even if Kubernetes did not notice the restart."""
     async with agent("") as old, gate(old.port) as running, device(running.port) as sender:

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.gate import pace, streams
+from medplum_agent_operator.gate import pace, stream_side
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.routes import Pod, Pods, Route
 from medplum_agent_operator.gate.shared import Shared
-from medplum_agent_operator.gate.streams import Side, StreamRelay
+from medplum_agent_operator.gate.stream_side import Side
+from medplum_agent_operator.gate.streams import StreamRelay
 from tests.gate.conftest import Counted
 from tests.support.doubles.stage import arrived, free_port, medplum, running_agent
 from tests.support.gate.actors import device, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from tests.support.gate.actors import Device
 
 
 @dataclass
@@ -145,9 +148,11 @@ async def test_the_gate_retries_an_agent_that_refuses() -> None:
 
 
 async def test_a_new_connection_does_not_wait_forever() -> None:
-    """The gate closes it without sending a byte."""
+    """The gate resets it: a device that only sends must not take its bytes for delivered."""
     async with gate(hold_seconds=0.1) as running, device(running.port) as client:
-        assert b"" == await client.reader.read(9)
+        client.writer.write(b"x")
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read(9)
         assert 1 == running.counted.endings[Ending.NO_AGENT]
 
 
@@ -176,6 +181,82 @@ async def test_a_device_sees_a_close_when_its_agent_stops() -> None:
         for writer in agent.writers:
             writer.close()
         assert b"xx" == await client.reader.read()
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection by RST."""
+    linger = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.transport.abort()
+
+
+async def send_on(one: Device) -> None:
+    """Send until the connection breaks."""
+    while True:
+        one.writer.write(b"y")
+        await one.writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def read_to_end(one: Device) -> tuple[bytes, str]:
+    """Return the first two bytes, and how the connection ended."""
+    got = b""
+    try:
+        while data := await one.reader.read(65_536):
+            got += data
+    except ConnectionError as fault:
+        return got[:2], type(fault).__name__
+    return got[:2], "FIN"
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_a_device_sees_a_reset_when_its_agent_resets(size: int) -> None:
+    """Else a stream that was cut would look complete. What the gate has read before still arrives."""
+    async with echo() as agent, gate(agent.port) as running, device(running.port) as client:
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(b"x")
+        await until(lambda: agent.got)
+        agent.writers[0].write(b"y" * size)
+        await asyncio.sleep(0.05)
+        reset(agent.writers[0])
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert (b"xx", "ConnectionResetError") == await read_to_end(client)
+
+
+async def test_a_device_sees_a_reset_when_its_agent_has_closed_and_it_still_sends() -> None:
+    """As it would without a gate."""
+    async with echo() as agent, gate(agent.port) as running, device(running.port) as client:
+        client.writer.write(b"x")
+        await until(lambda: agent.got)
+        agent.writers[0].close()
+        assert b"xx" == await client.reader.read()
+        with pytest.raises(ConnectionError):
+            await send_on(client)
+
+
+async def test_bytes_of_a_device_that_closes_without_reading_arrive() -> None:
+    """The agent reads slowly, and the gate meets the reset when it writes an answer."""
+    sent = bytes(range(256)) * 400
+    async with echo() as agent, gate(agent.port) as running, device(running.port) as client:
+        await until(lambda: agent.writers)
+        [link] = [side for side in running.relay.open if type(side) is Side and side.transport is not None]
+        assert link.transport is not None
+        link.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        agent.writers[0].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        agent.writers[0].transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        client.writer.write(sent)
+        await until(lambda: link.blocked)
+        agent.writers[0].write(b"an answer")
+        await asyncio.sleep(0.05)
+        reset(client.writer)
+        await asyncio.sleep(0.05)
+        agent.writers[0].write(b"another one")
+        await until(lambda: link.other is not None and link.other.transport is None)
+        assert 0 == len(running.relay.shared.connections)
+        agent.writers[0].transport.resume_reading()  # type: ignore[attr-defined]
+        await until(lambda: agent.ends)
+        assert (sent, ["FIN"]) == (b"".join(agent.got), agent.ends)
 
 
 async def test_connections_are_limited() -> None:
@@ -217,7 +298,7 @@ async def test_a_connection_that_stays_open_is_closed_by_fin() -> None:
 
 async def test_the_gate_does_not_wait_forever_for_an_agent_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its device sent a reset and the gate passed on FIN. If the agent leaves the connection open, the gate drops it."""
-    monkeypatch.setattr(streams, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(stream_side, "LINGER_SECONDS", 0.2)
     opened: list[asyncio.StreamWriter] = []
 
     async def stay_open(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -19,6 +19,7 @@ LONGEST_SUMMARY: Final = 120
 NO_TEXT_OF_ITS_OWN: Final = {
     Reason.SETTLED: "conditions that are False have it, without a message",
     Reason.NO_APPROVAL_NEEDED: "the same",
+    Reason.GATES_UNREACHABLE: "the condition Forwarding, and a block of its own in the plan",
     Reason.FORWARDING: "the condition Forwarding, when all is well",
     Reason.CREDENTIALS_REFUSED: "tests/unit/test_diagnosis.py: the container's own words",
     Reason.PORT_NOT_READY: "the cause of a failed rollout",

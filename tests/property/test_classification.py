@@ -68,11 +68,11 @@ def check(active: str, target: str, policy: str) -> None:
         assert first_difference(repair.body, live) is None, (
             "while refused, nothing else would be applied than what is live"
         )
-    mechanics = choose(seen, v(target), host_ports=False)
-    assert (v(active).hands_over and v(target).hands_over) is (mechanics.strategy == "RollingHandoff")
+    choice = choose(seen, v(target), host_ports=False)
+    assert (v(active).hands_over and v(target).hands_over) is (choice.strategy == "RollingHandoff")
     if disruptive:
         kind = disruptive[0].body["spec"]["strategy"]["type"]
-        assert (mechanics.strategy == "RollingHandoff") is (kind == "RollingUpdate")
+        assert (choice.strategy == "RollingHandoff") is (kind == "RollingUpdate")
 
 
 @pytest.mark.parametrize("active", POOL)

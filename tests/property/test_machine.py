@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.status import LONGEST_HISTORY
 from tests.support.stories import VERSIONS, Step, beginning, first_versions, orderly_steps, steps
 
@@ -100,7 +100,7 @@ class Agent(RuleBasedStateMachine):
         assert () == cluster.reconcile().actions
         assert writes == cluster.writes
         assert cluster.status.phase in AT_REST
-        assert {kept(text) for text in cluster.books.used} <= set(cluster.status.spent_approvals)
+        assert {stored_form(text) for text in cluster.books.used} <= set(cluster.status.spent_approvals)
         if cluster.agent["spec"].get("paused"):
             return
         assert 1 == len(cluster.running), f"{cluster.running} run in the end"

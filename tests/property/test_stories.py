@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 
 from medplum_agent_operator.api.status import Outcome
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.status import LONGEST_HISTORY
 from tests.support.stories import Step, beginning, first_versions, orderly_stories, stories
 
@@ -64,7 +64,7 @@ def test_every_story_comes_to_rest_and_loses_nothing(first: str, story: list[Ste
     status = cluster.status
     known = set(outcomes(cluster)) | ({status.rollout.started_at} if status.rollout else set())
     assert set(cluster.books.rollouts[-LONGEST_HISTORY:]) <= known
-    assert {kept(text) for text in cluster.books.used} <= set(status.spent_approvals)
+    assert {stored_form(text) for text in cluster.books.used} <= set(status.spent_approvals)
 
 
 @settings(max_examples=EXPLORE or 30, derandomize=not EXPLORE, deadline=None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medplum_agent_operator.api.status import Rollout, Strategy
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
-from medplum_agent_operator.core.report.downtime_measurement import figures, moment
+from medplum_agent_operator.core.report.downtime_measurement import gap_and_overlap, within_second
 from tests.support.builders import NOW, agent, observed
 
 milliseconds = st.integers(min_value=0, max_value=20_000)
@@ -28,10 +28,10 @@ def test_each_end_is_off_by_its_delay_and_by_one_second_at_the_most(
     )
     rollout = Rollout(
         to="5.1.15",
-        old_ended_at=moment(old.replace(microsecond=0), seen_at=old + late_old),
-        new_ready_at=moment(new.replace(microsecond=0), seen_at=new + late_new),
+        old_ended_at=within_second(old.replace(microsecond=0), seen_at=old + late_old),
+        new_ready_at=within_second(new.replace(microsecond=0), seen_at=new + late_new),
     )
-    gap, overlap = figures(rollout, record, observed(agent()))
+    gap, overlap = gap_and_overlap(rollout, record, observed(agent()))
     assert gap is not None
     assert overlap is not None
     assert 0.0 == min(gap, overlap)

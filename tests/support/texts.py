@@ -14,18 +14,20 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
 from medplum_agent_operator.core.observed.identity import Claim
+from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.plan import Plan, make_plan
 from medplum_agent_operator.core.policy import gate_messages, identity_messages, messages
+from medplum_agent_operator.core.policy.availability import Availability
 from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import HOLD, changing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from medplum_agent_operator.core.observed.findings import Finding, Message
 
-GATED: Final = {"gate": {"enabled": True}}
+GATED: Final[Mapping[str, Any]] = {"gate": {"enabled": True}}
 WINDOW: Final = [{"schedule": "0 2 * * SUN", "duration": "2h", "timeZone": "Europe/Berlin"}]
 
 
@@ -149,17 +151,27 @@ def refusals() -> Iterator[Text]:
     remains = replace(holder, runs=True, uid="")
     yield _now("A deleted MedplumAgent still has the identity", SimulatedCluster(), claims=(remains, own))
     yield _direct(
-        "A rollback to an identity that is taken", Reason.IDENTITY_TAKEN, identity_messages.cannot_become_again(holder)
+        "A rollback to an identity that is taken",
+        Reason.IDENTITY_TAKEN,
+        identity_messages.rollback_blocked_by_identity(holder, _FAILED, Availability()),
     )
     yield _direct(
-        "An object that cannot be read", Reason.INVALID_SPEC, messages.invalid_spec("spec.channels: too short")
-    )
-    yield _direct("A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN))
-    yield _direct(
-        "A Job that is refused", Reason.WRITE_REFUSED, messages.write_refused("Job", f"{NAME}-fetch-1", _FORBIDDEN)
+        "An object that cannot be read",
+        Reason.INVALID_SPEC,
+        messages.invalid_spec("spec.channels: too short", serving=True),
     )
     yield _direct(
-        "A backup that is refused", Reason.WRITE_REFUSED, messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN)
+        "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
+    )
+    yield _direct(
+        "A Job that is refused",
+        Reason.WRITE_REFUSED,
+        messages.write_refused("Job", f"{NAME}-fetch-1", _FORBIDDEN, _SERVED),
+    )
+    yield _direct(
+        "A backup that is refused",
+        Reason.WRITE_REFUSED,
+        messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN, _SERVED),
     )
 
 
@@ -266,13 +278,8 @@ def gates() -> Iterator[Text]:
     yield _now("An agent that answers nothing", cluster, children=serves, traffic=silent)
     other = gate_messages.pending_update(cluster.observe().agent, "spec.containers[name=agent].env", "")
     yield Text("A newer operator release", "status.waitingForNextChange", other)
-    unreachable = gate_messages.gates_unreachable(cluster.observe().agent)
-    yield Text(
-        "Gates that the operator cannot reach",
-        "condition Forwarding",
-        unreachable,
-        reasons=frozenset({Reason.GATES_UNREACHABLE}),
-    )
+    nothing = Traffic(gates=0)
+    yield _now("Gates that the operator cannot reach", cluster, children=serves, traffic=nothing)
 
 
 def _later(cluster: SimulatedCluster) -> SimulatedCluster:
@@ -293,6 +300,14 @@ def _owner(uid: str) -> dict[str, Any]:
 
 
 _ELSEWHERE: Final = {**SERVER, "baseUrl": "https://other.example.org/"}
+_SERVED: Final = Availability(("5.1.15",))
+_FAILED: Final = Failure(
+    version="5.1.15",
+    spec="1",
+    reason=Reason.PORT_NOT_READY,
+    message="Pod lab-7c9d8-x2k4p runs but does not listen on port 2575.",
+    fix="Check spec.server and Secret lab-credentials.",
+)
 _FORBIDDEN: Final = "forbidden: exceeded quota: objects, requested: 1, used: 10, limited: 10."
 CHAPTERS: Final = {
     "Rollouts": rollouts,

@@ -1,4 +1,4 @@
-"""The approval annotation: what it approves, what it does not, and what it is answered with."""
+"""The approval annotation: what it approves, what it does not, and how a wrong one is corrected."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.policy.approval import LONGEST_KEPT, MOST_KEPT, Approval, judge, kept
+from medplum_agent_operator.core.policy.approval import LONGEST_TEXT, MOST_SPENT, Approval, judge, stored_form
 from tests.support.builders import v
 
 TARGET = v("4.2.3")
@@ -28,7 +28,7 @@ LONG = "4.2.3 " + "x" * 200_000
 def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
     """Exactly the target, alone or followed by any text, approves; the text is what history keeps."""
     approval = judge(text, target=TARGET, spent=())
-    assert (True, Reason.DOWNGRADE_APPROVED, kept(text), "") == (
+    assert (True, Reason.DOWNGRADE_APPROVED, stored_form(text), "") == (
         approval.granted,
         approval.reason,
         approval.text,
@@ -42,15 +42,22 @@ def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
         pytest.param(None, Reason.DOWNGRADE_NOT_APPROVED, "", id="no annotation"),
         pytest.param("", Reason.DOWNGRADE_NOT_APPROVED, "", id="an empty annotation"),
         pytest.param(" \t\n", Reason.DOWNGRADE_NOT_APPROVED, "", id="only white space"),
-        pytest.param("true", Reason.APPROVAL_MALFORMED, "must begin with the version to go down to, 4.2.3", id="true"),
+        pytest.param("true", Reason.APPROVAL_MALFORMED, "must begin with the target version, 4.2.3", id="true"),
         pytest.param(
             "CHG-1042 4.2.3", Reason.APPROVAL_MALFORMED, "says 'CHG-1042'", id="the ticket before the version"
         ),
         pytest.param(
-            "v4.2.3", Reason.APPROVAL_MALFORMED, "begin with the version to go down to, 4.2.3", id="a v in front"
+            "v4.2.3", Reason.APPROVAL_MALFORMED, "must begin with the target version, 4.2.3", id="a v in front"
         ),
-        pytest.param("4.2", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="half a version"),
-        pytest.param("4.2.3,", Reason.APPROVAL_MALFORMED, "go down to, 4.2.3", id="a comma after the version"),
+        pytest.param(
+            "4.2", Reason.APPROVAL_MALFORMED, "must begin with the target version, 4.2.3", id="half a version"
+        ),
+        pytest.param(
+            "4.2.3,",
+            Reason.APPROVAL_MALFORMED,
+            "must begin with the target version, 4.2.3",
+            id="a comma after the version",
+        ),
         pytest.param(
             "4.2.2",
             Reason.APPROVAL_FOR_OTHER_TARGET,
@@ -65,10 +72,8 @@ def test_a_text_that_begins_with_the_target_approves(text: str) -> None:
         ),
     ],
 )
-def test_anything_else_does_not_approve_and_is_answered_with_the_right_value(
-    text: str | None, reason: Reason, correction: str
-) -> None:
-    """A refusal says which kind of wrong it is, and the sentence names what would be right."""
+def test_any_other_text_does_not_approve_and_is_corrected(text: str | None, reason: Reason, correction: str) -> None:
+    """The reason says what is wrong with the text, and the correction names the right value."""
     approval = judge(text, target=TARGET, spent=())
     assert (False, reason) == (approval.granted, approval.reason)
     assert correction in approval.correction
@@ -76,23 +81,23 @@ def test_anything_else_does_not_approve_and_is_answered_with_the_right_value(
 
 
 def test_a_text_counts_once() -> None:
-    """The same string never approves a second downgrade, and the answer asks for another text."""
+    """The same string never approves a second downgrade, and the correction asks for another text."""
     approval = judge("4.2.3 CHG-1042", target=TARGET, spent=["4.2.3 CHG-1042"])
     correction = (
-        "The annotation's text '4.2.3 CHG-1042' has already approved a downgrade, and each text counts once: "
-        "approve this one with another text, such as a new change ticket."
+        "The text '4.2.3 CHG-1042' of the annotation has already approved a downgrade, and each text counts once. "
+        "Approve this one with another text, such as a new change ticket."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 CHG-1042", correction) == approval  # noqa: FBT003 - granted
 
 
 def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
-    """Until somebody takes the annotation off, which empties the list."""
-    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_KEPT)]
+    """A full list of used texts approves nothing, until somebody removes the annotation, which empties the list."""
+    spent = [f"4.2.3 CHG-{number}" for number in range(MOST_SPENT)]
     assert judge("4.2.3 new", target=TARGET, spent=spent[1:]).granted
     full = judge("4.2.3 new", target=TARGET, spent=spent)
     correction = (
-        f"{MOST_KEPT} approvals have been used since the annotation was last taken off, and no more can be told apart: "
-        "take it off (kubectl annotate … agents.medplum.com/force-downgrade-), then set it again."
+        f"{MOST_SPENT} approvals have been used since the annotation was last removed, and the operator accepts no more. "
+        "Remove the annotation agents.medplum.com/force-downgrade, then set it again."
     )
     assert Approval(False, Reason.APPROVAL_SPENT, "4.2.3 new", correction) == full  # noqa: FBT003 - granted
 
@@ -100,40 +105,40 @@ def test_when_no_more_texts_can_be_told_apart_none_approves() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"), [("true", Reason.APPROVAL_MALFORMED), ("4.2.2", Reason.APPROVAL_FOR_OTHER_TARGET)]
 )
-def test_what_does_not_count_is_kept_with_the_answer(text: str, reason: Reason) -> None:
-    """Status tells which text it was that did not count."""
+def test_a_text_that_does_not_count_is_part_of_the_answer(text: str, reason: Reason) -> None:
+    """Status shows the text that did not count."""
     approval = judge(f"{text} CHG-1", target=TARGET, spent=())
     assert (reason, f"{text} CHG-1") == (approval.reason, approval.text)
 
 
 def test_another_text_for_the_same_target_counts_although_one_was_spent() -> None:
-    """Spent is a text, not a target."""
+    """A text is spent, not a target."""
     assert judge("4.2.3 CHG-1043", target=TARGET, spent=["4.2.3 CHG-1042", "4.2.3"]).granted
 
 
 def test_a_very_long_text_is_spent_too() -> None:
-    """What is remembered of 200 kB still recognises the same 200 kB, and only them."""
+    """The stored form of 200 kB recognises the same 200 kB, and only them."""
     remembered = [judge(LONG, target=TARGET, spent=()).text]
-    assert LONGEST_KEPT == len(remembered[0])
+    assert LONGEST_TEXT == len(remembered[0])
     assert remembered[0].endswith(f"… sha256:{hashlib.sha256(LONG.encode()).hexdigest()[:32]}")
     assert Reason.APPROVAL_SPENT is judge(LONG, target=TARGET, spent=remembered).reason
     assert judge(LONG + "y", target=TARGET, spent=remembered).granted
 
 
-def test_a_wrong_value_of_200_kb_is_answered_in_a_sentence() -> None:
-    """Nothing that somebody writes into the annotation makes the answer unreadable."""
+def test_the_correction_of_a_wrong_value_of_200_kb_is_short() -> None:
+    """No annotation makes the correction unreadable."""
     approval = judge("x" * 200_000, target=TARGET, spent=())
     assert Reason.APPROVAL_MALFORMED is approval.reason
     assert len(approval.correction) < 250
 
 
 @pytest.mark.parametrize(("length", "shown"), [(64, "x" * 64), (65, "x" * 64 + "…")])
-def test_of_a_long_word_as_much_is_shown_as_tells_what_it_is(length: int, shown: str) -> None:
-    """64 characters, then an ellipsis."""
+def test_a_long_word_is_shown_in_part(length: int, shown: str) -> None:
+    """The first 64 characters, then an ellipsis."""
     assert f"says '{shown}'," in judge("x" * length, target=TARGET, spent=()).correction
 
 
-@pytest.mark.parametrize("length", [LONGEST_KEPT - 1, LONGEST_KEPT])
+@pytest.mark.parametrize("length", [LONGEST_TEXT - 1, LONGEST_TEXT])
 def test_an_ordinary_text_is_kept_word_for_word(length: int) -> None:
     """Up to the limit nothing is cut."""
-    assert "x" * length == kept("x" * length)
+    assert "x" * length == stored_form("x" * length)

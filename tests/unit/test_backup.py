@@ -1,4 +1,4 @@
-"""Before an approved downgrade begins, what was active is kept where nothing changes it."""
+"""Before an approved downgrade begins, the active spec and pod template are saved in an immutable object."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome
-from medplum_agent_operator.core.objects.agent_pod import properties_in, render_pod_template
-from medplum_agent_operator.core.observed.model import ownership
+from medplum_agent_operator.core.objects.agent_pod import render_pod_template
+from medplum_agent_operator.core.objects.agent_start import properties_in
+from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood
 from medplum_agent_operator.core.rollout.revisions import render_backup
 from tests.support.builders import NAME, NAMESPACE, agent, parsed, spec_of
@@ -86,10 +87,10 @@ def test_it_holds_a_whole_manifest_and_the_patch_that_gives_a_live_agent_its_spe
 
 
 def test_it_is_the_agent_s_own_and_ordered() -> None:
-    """Garbage collection takes it with the agent; labels find it and tell the version; a later one has a higher revision."""
+    """Garbage collection deletes it with the agent, labels name the agent and the version, and a later backup has a higher revision."""
     cluster = approved()
     body = cluster.plan().actions[0].body
-    assert "ours" == ownership(body, cluster.observe().agent)
+    assert Ownership.OURS is ownership(body, cluster.observe().agent)
     labels = body["metadata"]["labels"]
     assert (NAME, "5.1.15", "medplum-agent-operator") == (
         labels[names.AGENT_LABEL],
@@ -112,14 +113,14 @@ def test_nothing_of_the_secret_can_be_in_it() -> None:
 
 
 def test_it_is_named_in_the_record_in_status_in_history_and_in_the_event() -> None:
-    """Where somebody looks for it."""
+    """All places where somebody looks for it."""
     cluster = approved()
     plan = cluster.reconcile()
     (name,) = cluster.backups
     assert name == cluster.record.backup
-    assert f"with a backup in ControllerRevision {name}," in plan.text
+    assert f"The backup is ControllerRevision {name}." in plan.message.rollout
     (event,) = [found for found in plan.findings if found.reason is Reason.DOWNGRADE_APPROVED]
-    assert event.message.endswith(f"kept in ControllerRevision {name}.")
+    assert event.message.summary.endswith(f"Backup: {name}.")
     cluster.tick(2)
     cluster.reconcile()
     assert cluster.status.rollout is not None
@@ -203,8 +204,8 @@ def test_another_try_of_it_is_the_same_backup() -> None:
 
 
 @pytest.mark.parametrize("how", ["no Deployment", "a broken note"])
-def test_where_the_cluster_does_not_tell_what_was_active_that_is_said(how: str) -> None:
-    """Nothing is made up, and an approved downgrade is not held back for it."""
+def test_without_a_previous_state_there_is_no_backup_and_the_event_says_so(how: str) -> None:
+    """The operator invents nothing, and the approved downgrade goes ahead."""
     cluster = installed("5.1.15")
     if how == "no Deployment":
         cluster.delete("Deployment")
@@ -214,7 +215,7 @@ def test_where_the_cluster_does_not_tell_what_was_active_that_is_said(how: str) 
     plan = cluster.fetched().plan()
     assert "ControllerRevision" not in [action.kind for action in plan.actions]
     (event,) = [found for found in plan.findings if found.reason is Reason.DOWNGRADE_APPROVED]
-    assert event.message.endswith("There is no backup: the cluster does not tell what was active before.")
+    assert event.message.summary.endswith("There is no backup: the cluster has no previous state.")
 
 
 def test_an_older_release_s_deployment_is_kept_as_the_api_server_has_it() -> None:
@@ -226,7 +227,7 @@ def test_an_older_release_s_deployment_is_kept_as_the_api_server_has_it() -> Non
 
 
 def test_the_text_of_agent_properties_is_read_back_from_the_template() -> None:
-    """As the agent reads it, a dollar sign included; without a line of credentials; empty where there is none."""
+    """As the agent reads it, including a dollar sign, without credentials; empty if the template has none."""
     server = {"baseUrl": "https://api.medplum.com/$x/", "agentId": "a-1", "credentialsSecretRef": {"name": "lab"}}
     one = parsed("4.2.3", server=server)
     lines = properties_in(render_pod_template(one, one.spec, image="agent")).splitlines()

@@ -94,7 +94,7 @@ def test_a_pod_that_had_ended_stays_with_its_final_state_until_the_next_list() -
     cache.put("Pod", versioned(pod(ready_since=NOW, terminating=True), "10"))
     assert cache.drop("Pod", versioned(pod(phase="Succeeded", ended_at=NOW, terminating=True), "11"))
     (kept,) = cache.labelled("Pod", "clinic", "agents.medplum.com/agent", "lab")
-    assert (True, NOW) == (Pod.read(kept).finished, Pod.read(kept).closed_since)
+    assert (True, NOW) == (Pod.read(kept).finished, Pod.read(kept).ports_closed_since)
     cache.replace("Pod", None, [], as_of="12")
     assert [] == cache.names("Pod")
 

@@ -367,14 +367,14 @@ def test_deleted_at_any_moment_nothing_is_left(change: Change, moment: Moment) -
 
 @pytest.mark.parametrize(("change", "moment"), REACHED)
 def test_a_namesake_takes_over_nothing(change: Change, moment: Moment) -> None:
-    """While the first one's Deployment is there it waits, and says for what; nothing is written to what is not its own."""
+    """While the Deployment of the first one exists, the second waits and names it; it writes to no object of the first one."""
     cluster = reach(change, moment)
     cluster.replace_agent(change.after)
     before = copy.deepcopy(cluster.objects)
     cluster.reconcile()
     assert before == cluster.objects
     assert (Phase.INSTALLING, ()) == (cluster.status.phase, cluster.status.history)
-    assert "of an earlier MedplumAgent" in (cluster.status.plan or "")
+    assert "of a deleted MedplumAgent lab" in (cluster.status.plan or "")
 
 
 def test_a_namesake_of_an_older_version_waits_until_the_pods_of_the_first_one_have_ended() -> None:

@@ -1,4 +1,4 @@
-"""What stands in the way of touching anything at all, and that nothing is touched then."""
+"""The checks that block every write, and that nothing is written while one does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from medplum_agent_operator.core.policy.checks import first_blocker
 from tests.support.builders import CONFIG, NOW, Raw, agent, observed, owned_by, pod, stranger
 from tests.support.simulated_cluster import installed
 
-PAUSED = "Paused by spec.paused: the operator changes nothing and repairs nothing; what runs, runs on. Set spec.paused to false to go on."
+PAUSED = """\
+Paused by spec.paused.
+Impact: {serving} keeps serving. The operator makes no changes and repairs no drift.
+Fix: Set spec.paused to false; pending changes then start."""
+PAUSED_ON_A_CORDONED_NODE = """\
+Paused by spec.paused.
+Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift. Node node-1 is cordoned, and a drain of it waits while \
+the agent is paused.
+Fix: Set spec.paused to false; pending changes then start. To move the agent off the node now, run the command.
+Command: kubectl -n clinic rollout restart deployment/lab"""
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]
 
 
@@ -24,20 +33,23 @@ def live(kind: str, raw: Raw) -> dict[str, object]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -> None:
-    """One finding says which object, that nothing was changed, and the ways out; no action at all."""
+    """One finding names the object, says that nothing was changed, and how to fix it; the plan has no action."""
     raw = {**stranger(kind), "spec": {"template": {"spec": {}}}}
     seen = observed(agent(), **live(kind, raw))  # type: ignore[arg-type]
     plan = make_plan(seen, config=CONFIG, now=NOW)
     assert (Phase.FAILED, Reason.NAME_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
-        f"In namespace clinic there is already a {kind} {name_of(kind, 'lab')} that this MedplumAgent does not own; it is left alone, and nothing "
-        "was changed. Delete or rename it, or create the MedplumAgent under another name."
+        f"{kind} {name_of(kind, 'lab')} already exists and does not belong to this MedplumAgent.\n"
+        "Cause: An object of that name in namespace clinic has no owner reference to this MedplumAgent.\n"
+        "Impact: No agent serves; devices cannot deliver messages. The operator leaves the foreign object alone.\n"
+        "Fix: Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name.\n"
+        f"Command: kubectl -n clinic get {kind.lower()} {name_of(kind, 'lab')} -o yaml"
     ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
 
 
-def test_two_foreign_objects_are_told_together() -> None:
-    """Nobody has to come twice."""
+def test_two_foreign_objects_are_named_together() -> None:
+    """A user can fix both at once."""
     seen = observed(agent(), children={"Service": stranger("Service"), "ServiceAccount": stranger("ServiceAccount")})
     blocker = first_blocker(seen)
     assert blocker is not None
@@ -54,8 +66,8 @@ def test_two_foreign_objects_are_told_together() -> None:
         pytest.param("agent-0", "Rollout", "lab", Reason.NAME_TAKEN, id="another kind's of the same name: foreign"),
     ],
 )
-def test_whose_an_object_is_told_by_its_controller(owner: str, kind: str, name: str, reason: Reason) -> None:
-    """Ours has our uid; what belonged to a deleted MedplumAgent of our name is on its way out by itself."""
+def test_the_controller_reference_decides_whose_an_object_is(owner: str, kind: str, name: str, reason: Reason) -> None:
+    """Our objects have our uid. Objects of a deleted MedplumAgent of our name are removed automatically."""
     service = owned_by(stranger("Service"), owner, kind=kind, name=name)
     plan = make_plan(observed(agent(), children={"Service": service}), config=CONFIG, now=NOW)
     assert (reason, ()) == (plan.reason, plan.actions)
@@ -70,7 +82,7 @@ def test_an_owner_that_is_no_controller_makes_nothing_ours() -> None:
 
 
 def test_waiting_for_garbage_collection_comes_before_everything_else() -> None:
-    """While leftovers are there, neither strangers nor a pause are spoken of: the first fault of the chain speaks."""
+    """The first check of the chain that finds something is reported: leftovers come before foreign objects and a pause."""
     children = {"Service": owned_by(stranger("Service"), "agent-0"), "ServiceAccount": stranger("ServiceAccount")}
     blocker = first_blocker(observed(agent(paused=True), children=children))
     assert blocker is not None
@@ -78,24 +90,31 @@ def test_waiting_for_garbage_collection_comes_before_everything_else() -> None:
     assert Severity.NORMAL is blocker.finding.severity
 
 
-def test_leftovers_are_told_together() -> None:
-    """Which they are, and that there is nothing to do."""
+def test_leftovers_are_named_together() -> None:
+    """One message names them all and says that the user need not do anything."""
     children = {kind: owned_by(stranger(kind), "agent-0") for kind in ("Service", "ServiceAccount")}
     blocker = first_blocker(observed(agent(), children=children))
     assert blocker is not None
+    message = blocker.finding.message
     assert (
         "Waiting for garbage collection of the Service and ServiceAccount of a deleted MedplumAgent lab."
-    ) == blocker.finding.message.summary
+    ) == message.summary
+    assert (
+        "None needed; the installation starts automatically. If an object stays, look for a finalizer on it."
+        == message.fix
+    )
 
 
 def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
-    """It says which they are, and what to do about one that does not end; pods of its own version or before do not hold it up."""
+    """The message names them and says what to do if one does not end. Pods of its own version or older ones do not block it."""
     pods = [pod(version, name=f"lab-{version}") for version in ("5.1.14", "5.1.15", "4.2.3", "4.2.2", None)]
     plan = make_plan(observed(agent("4.2.3"), pods=pods), config=CONFIG, now=NOW)
     assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
-        "Waiting for pod lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of an earlier MedplumAgent named lab to end, before the older 4.2.3 starts; the "
-        "installation goes on by itself. If nothing else ends it: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15."
+        "Waiting for pods lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
+        "Impact: This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.\n"
+        "Fix: None needed; the installation starts automatically. If the pod does not terminate, run the command.\n"
+        "Command: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15"
     ) == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
 
@@ -120,18 +139,16 @@ def test_paused_means_hands_off() -> None:
     cluster.deployment["metadata"]["resourceVersion"] = "999"
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert PAUSED == plan.text
+    assert PAUSED.format(serving="5.1.14") == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
     assert cluster.edit(paused=False).plan().actions
 
 
 def test_a_pause_says_that_a_drain_waits() -> None:
-    """On a cordoned node, and how the agent is moved by hand; after that it is a pause like any other."""
+    """On a cordoned node, with the command that moves the agent. Once the node is uncordoned, the message is the usual one."""
     cluster = installed("5.1.15").cordon("node-1").edit(paused=True)
-    move = "To move it by hand: kubectl -n clinic rollout restart deployment/lab."
-    told = f"{PAUSED} Node node-1 is cordoned: the agent is not moved off it while it is paused, and a drain of the node waits. {move}"
-    assert told == cluster.plan().text
-    assert PAUSED == cluster.uncordon().plan().text
+    assert PAUSED_ON_A_CORDONED_NODE == cluster.plan().text
+    assert PAUSED.format(serving="5.1.15") == cluster.uncordon().plan().text
 
 
 def test_pausing_alone_changes_nothing_when_it_ends() -> None:
@@ -143,15 +160,17 @@ def test_pausing_alone_changes_nothing_when_it_ends() -> None:
     assert Phase.RUNNING is cluster.status.phase
 
 
-def test_nothing_is_begun_while_somebody_has_paused_the_deployment() -> None:
+def test_nothing_begins_while_the_deployment_is_paused() -> None:
     """`kubectl rollout pause`: Kubernetes would replace no pod, and an approval would be used for nothing."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
     cluster.deployment["spec"]["paused"] = True
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
     assert plan.text == (
-        "Deployment lab is paused (kubectl rollout pause), so Kubernetes replaces no pod of it. The operator changes nothing and repairs nothing "
-        "meanwhile; what runs, runs on. To go on: kubectl -n clinic rollout resume deployment/lab."
+        "Deployment lab is paused (kubectl rollout pause), so no change of the agent can roll out.\n"
+        "Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift.\n"
+        "Fix: Resume the Deployment with the command; pending changes then start.\n"
+        "Command: kubectl -n clinic rollout resume deployment/lab"
     )
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
     cluster.deployment["spec"]["paused"] = False

@@ -1,4 +1,4 @@
-"""A change that costs downtime waits for a maintenance window; everything else goes on as if there were none."""
+"""A change that costs downtime waits for a maintenance window; every other change does not."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def now(cluster: SimulatedCluster, text: str) -> SimulatedCluster:
     ],
 )
 def test_what_stops_first_waits_for_a_window(before: str, after: str, spec: dict[str, Any]) -> None:
-    """Nothing is changed; AwaitingWindow, with the next opening; then it is made by itself."""
+    """Nothing is changed; the phase is AwaitingWindow and the message has the next opening. Then the change is made automatically."""
     cluster = waiting(before, after, **spec)
     assert (Phase.AWAITING_WINDOW, before, [before]) == (
         cluster.status.phase,
@@ -73,7 +73,7 @@ def test_what_stops_first_waits_for_a_window(before: str, after: str, spec: dict
     assert ("True", "Serving") == cluster.condition("Available")
     assert ["False", "False"] == [cluster.condition(kind)[0] for kind in ("Reconciling", "Stalled")]
     plan = cluster.status.plan or ""
-    assert f"which opens {OPENS:%A %Y-%m-%d %H:%M} UTC" in plan
+    assert f"waits for the window on {OPENS:%A %Y-%m-%d %H:%M} UTC" in plan
     assert f'agents.medplum.com/now="{after} ' in plan
     assert OPENS == cluster.plans[-1].requeue_at
     assert "Recreate" == cluster.status.strategy
@@ -188,10 +188,10 @@ def test_a_retarget_in_the_middle_of_a_handoff_waits_and_the_handoff_goes_on() -
 
 
 def test_a_window_that_cannot_be_read_is_told_and_lets_nothing_through() -> None:
-    """No time zone of that name: a Warning at once, and a change waits until it is mended, or for another window."""
+    """An unknown time zone is a Warning at once, and a change waits until it is fixed, or for another window."""
     faulty = {**WINDOW, "timeZone": "Europe/Berlim"}
     cluster = installed("4.2.3", maintenanceWindows=[faulty])
-    assert "'Europe/Berlim' is not a time zone" in (cluster.status.plan or "")
+    assert "'Europe/Berlim' is not a known time zone" in (cluster.status.plan or "")
     assert Reason.WINDOW_INVALID in {finding.reason for finding in cluster.told}
     assert Phase.RUNNING is cluster.status.phase
     until(cluster.edit(version="5.1.15").settle(), OPENS)

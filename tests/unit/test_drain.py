@@ -10,11 +10,17 @@ import pytest
 from medplum_agent_operator.api.annotations import MOVED_OFF, TEMPLATE_HASH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
-from medplum_agent_operator.core.objects.agent_pod import marked
+from medplum_agent_operator.core.objects.agent_pod import with_annotation
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.drain import live_note, note, on_cordoned_node, protected, to_move
+from medplum_agent_operator.core.policy.drain import (
+    live_moved_off_mark,
+    moved_off_mark,
+    on_cordoned_node,
+    pod_to_move,
+    protected,
+)
 from tests.support.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
 from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
@@ -85,7 +91,7 @@ def test_a_cordoned_node_moves_its_agent_once_by_a_handoff() -> None:
     [before] = cluster.pods
     plan = cluster.cordon("node-1").reconcile()
     assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
-    assert "off node node-1, which is cordoned" in plan.text
+    assert "off cordoned node node-1" in plan.message.summary
     assert ["Deployment"] == [action.kind for action in plan.actions]
     cluster.tick()
     cluster.tick()
@@ -135,9 +141,13 @@ def test_a_cordon_that_is_taken_back_ends_harmlessly() -> None:
 
 
 def test_without_another_node_nothing_is_stopped() -> None:
-    """The old agent serves on, before and after the deadline; the plan says that the drain waits and what lets it go on."""
+    """The old agent keeps serving, before and after the deadline. The plan says that the drain waits and how it can continue."""
     cluster = installed("5.1.15").cordon("node-1", "node-2").settle()
-    assert "No other node takes the agent, so it goes on serving on node-1" in (cluster.status.plan or "")
+    for words in (
+        "Blocked: No other node accepts the agent; a drain of node node-1 waits.",
+        "Impact: None; the agent keeps serving on node-1.",
+    ):
+        assert words in (cluster.status.plan or "")
     assert ("True", "Serving") == cluster.condition("Available")
     cluster.wait_for_deadline()
     assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
@@ -160,10 +170,10 @@ def test_a_refused_downgrade_does_not_hinder_the_move() -> None:
 
 
 def test_a_paused_agent_is_not_moved_and_says_so() -> None:
-    """Nothing is written; the plan names the node, what waits, and the command."""
+    """Nothing is written. The plan names the node, says that a drain waits, and has the command that moves the agent."""
     cluster = installed("5.1.15").edit(paused=True).settle().cordon("node-1").settle()
     assert ["node-1"] == where(cluster)
-    assert "Node node-1 is cordoned: the agent is not moved off it while it is paused" in (cluster.status.plan or "")
+    assert "Node node-1 is cordoned, and a drain of it waits while the agent is paused." in (cluster.status.plan or "")
     assert "kubectl -n clinic rollout restart deployment/lab" in (cluster.status.plan or "")
     cluster.edit(paused=False).settle()
     assert ["node-2"] == where(cluster)
@@ -210,7 +220,7 @@ def test_a_node_that_is_not_known_moves_nobody() -> None:
     assert None is on_cordoned_node(observed(agent(), pods=[raw]))
     seen = observed(agent(), pods=[raw], nodes=HERE)
     assert "node-1" == getattr(on_cordoned_node(seen), "node", None)
-    assert None is to_move(seen, seen.agent.spec, nodes_watched=True), "there is no Deployment"
+    assert None is pod_to_move(seen, seen.agent.spec, nodes_watched=True), "there is no Deployment"
 
 
 def test_without_watching_nodes_an_eviction_goes_through() -> None:
@@ -237,23 +247,23 @@ def test_only_when_nothing_is_under_way_is_a_pod_moved() -> None:
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
     assert on_cordoned_node(seen) is not None
-    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
     cluster = installed("5.1.15").restart_pods()
     cluster.tick()
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
     assert (True, True) == (seen.activation.settled, seen.deployment is not None and seen.deployment.replacing)
-    assert to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
 
 
 def test_a_pod_of_another_template_is_not_moved() -> None:
     """Nor one that is not there."""
     cluster = installed("5.1.15").cordon("node-1")
     seen = cluster.observe()
-    assert seen.pods[0] == to_move(seen, spec_of("5.1.15"), nodes_watched=True)
+    assert seen.pods[0] == pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True)
     other = replace(seen.pods[0], template_hash="another")
-    assert to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
-    assert to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
 
 
 def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
@@ -261,15 +271,15 @@ def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
     cluster = installed("5.1.15").cordon("node-1")
     [pod] = cluster.observe().pods
     annotations = cluster.deployment["spec"]["template"]["metadata"]["annotations"]
-    annotations[MOVED_OFF] = note(pod)
-    assert to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
+    annotations[MOVED_OFF] = moved_off_mark(pod)
+    assert pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
     annotations[MOVED_OFF] = "node-2 (pod another)"
-    assert pod == to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
+    assert pod == pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
 
 
 def test_without_a_deployment_nothing_was_ever_moved() -> None:
     """Its note is empty then."""
-    assert live_note(observed(agent())) == ""
+    assert live_moved_off_mark(observed(agent())) == ""
 
 
 def test_a_note_makes_it_another_template() -> None:
@@ -278,6 +288,6 @@ def test_a_note_makes_it_another_template() -> None:
     template = {"metadata": metadata, "spec": {"containers": []}}
     annotations = {"of": "somebody", MOVED_OFF: "node-1 (pod lab-1)"}
     sealed = fingerprint({**template, "metadata": {**metadata, "annotations": annotations}})
-    found = marked(template, MOVED_OFF, "node-1 (pod lab-1)")
+    found = with_annotation(template, MOVED_OFF, "node-1 (pod lab-1)")
     assert {**template, "metadata": {**metadata, "annotations": {**annotations, TEMPLATE_HASH: sealed}}} == found
-    assert template == marked(template, MOVED_OFF, "")
+    assert template == with_annotation(template, MOVED_OFF, "")

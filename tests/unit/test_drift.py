@@ -9,7 +9,13 @@ import pytest
 from medplum_agent_operator.api.annotations import TEMPLATE_HASH
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template
 from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_supporting
-from medplum_agent_operator.core.observed.drift import applied_fields, fingerprint, first_difference, first_drift, kept
+from medplum_agent_operator.core.observed.drift import (
+    applied_fields,
+    as_stored,
+    fingerprint,
+    first_difference,
+    first_drift,
+)
 from tests.support.builders import parsed
 
 HELD = {
@@ -53,11 +59,11 @@ def test_drift_is_what_somebody_else_changed(changed: dict[str, Any], found: str
     assert found == first_drift({"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}, HELD)
     before, now = {"spec": {"containers": [applied]}}, {"spec": {"containers": [live]}}
     assert None is not first_drift(before, now, {})
-    assert before == kept(before, now, {})
-    as_kept = kept(before, now, HELD)
-    assert found == first_difference(as_kept, now)
+    assert before == as_stored(before, now, {})
+    stored = as_stored(before, now, HELD)
+    assert found == first_difference(stored, now)
     assert before == {"spec": {"containers": [applied]}}, "nothing is changed in place"
-    assert applied.get("command") == as_kept["spec"]["containers"][0].get("command")
+    assert applied.get("command") == stored["spec"]["containers"][0].get("command")
 
 
 @pytest.mark.parametrize(
@@ -79,14 +85,14 @@ def test_an_item_is_known_by_all_its_keys(key: str, item: dict[str, Any], other:
     fields: dict[str, Any] = {f"f:{key}": {f"k:{held}": {".": {}, f"f:{changed}": {}}}}
     applied, live = {key: [item]}, {key: [{**item, **other}]}
     assert None is first_drift(applied, live, fields)
-    assert live == kept(applied, live, fields)
+    assert live == as_stored(applied, live, fields)
     assert None is not first_drift(applied, live, {f"f:{key}": {'k:{"name":"b"}': {f"f:{changed}": {}}}})
 
 
 def test_of_two_that_are_alike_the_right_one_is_kept() -> None:
     """By its place."""
     applied, live = {"args": ["a", "a", "b"]}, {"args": ["a", "x", "b"]}
-    assert live == kept(applied, live, {"f:args": {}})
+    assert live == as_stored(applied, live, {"f:args": {}})
 
 
 def test_what_is_not_there_any_more_is_left_out() -> None:
@@ -94,7 +100,7 @@ def test_what_is_not_there_any_more_is_left_out() -> None:
     applied = {"a": 1, "b": 2, "c": [{"name": "x"}, {"name": "y"}]}
     live = {"a": 1, "c": [{"name": "y"}]}
     fields: dict[str, Any] = {"f:b": {}, "f:c": {'k:{"name":"x"}': {}}}
-    assert live == kept(applied, live, fields)
+    assert live == as_stored(applied, live, fields)
 
 
 def test_an_amount_that_is_ours_may_be_kept_otherwise() -> None:

@@ -115,15 +115,15 @@ def test_a_new_gate_is_made_before_devices_are_led_to_it() -> None:
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(59, False), (60, True)])
-def test_a_gate_that_is_not_there_for_long_is_told(seconds: float, told: bool) -> None:  # noqa: FBT001
-    """A Warning, and a note in the plan; before, a look at the moment when it would be one."""
+@pytest.mark.parametrize(("seconds", "reported"), [(59, False), (60, True)])
+def test_a_gate_that_does_not_serve_for_long_is_reported(seconds: float, reported: bool) -> None:  # noqa: FBT001
+    """A Warning and a notice in the plan after a minute; until then the pass is requeued for that moment."""
     since = NOW - timedelta(seconds=seconds)
     waits = {"availableReplicas": 0, "conditions": [{"type": "Available", "lastTransitionTime": stamp(since)}]}
     made = plan({"enabled": True}, GateDeployment={**serving(), "status": waits})
-    assert told == (Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings])
-    assert told == ("devices reach the agent directly" in made.text)
-    assert told or made.requeue_at == NOW + timedelta(seconds=1)
+    assert reported == (Reason.GATE_NOT_SERVING in [finding.reason for finding in made.findings])
+    assert reported == ("devices connect to the agent directly" in made.text)
+    assert reported or made.requeue_at == NOW + timedelta(seconds=1)
 
 
 def test_devices_are_led_to_a_gate_that_takes_connections() -> None:
@@ -189,7 +189,7 @@ def test_a_new_release_of_the_operator_leaves_a_gate_as_it_is() -> None:
     kept = of_gate(seen, seen.agent.spec, newer)
     assert kept is not None
     assert IMAGE == kept.body["spec"]["containers"][0]["image"]
-    assert "spec.containers[name=gate].image" == kept.waits
+    assert "spec.containers[name=gate].image" == kept.pending_update
     other = seen.agent.spec.model_copy(update={"gate": seen.agent.spec.gate.model_copy(update={"hold_seconds": 30})})
     changed = of_gate(seen, other, newer)
     assert changed is not None
@@ -240,7 +240,7 @@ def test_a_release_that_leaves_a_field_out_replaces_no_gate() -> None:
     )
     assert kept is not None
     assert live["spec"]["template"] == kept.body
-    assert "spec.containers[name=gate].startupProbe" in kept.waits
+    assert "spec.containers[name=gate].startupProbe" in kept.pending_update
 
 
 def test_a_channel_that_is_renamed_keeps_its_way() -> None:
@@ -269,32 +269,33 @@ def test_a_channel_that_is_renamed_keeps_its_way() -> None:
         ([{"type": "Progressing", "status": "True", "reason": "ReplicaSetUpdated"}], ""),
         (
             [{"type": "Progressing", "status": "False", "message": 'ReplicaSet "x" has timed out progressing.'}],
-            "has timed out progressing. See",
+            "has timed out progressing.\n",
         ),
         (
             [
                 {"type": "Progressing", "status": "False", "message": "late"},
                 {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: compute"},
             ],
-            "says: exceeded quota: compute. See",
+            "Cause: The gate's Deployment reports: exceeded quota: compute.\n",
         ),
         ([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}], ""),
     ],
 )
-def test_gates_that_cannot_be_changed_are_told_though_those_before_serve(
+def test_gates_that_cannot_be_updated_are_reported_though_those_before_serve(
     conditions: list[dict[str, str]], words: str
 ) -> None:
-    """A new channel is not in force, and every condition is green."""
+    """A new channel is not in effect although every condition is green."""
     live = serving()
     live["status"]["conditions"] = conditions
     made = plan({"enabled": True}, GateDeployment=live)
     assert bool(words) is (Reason.GATE_NOT_UPDATED in [finding.reason for finding in made.findings])
     assert words in made.text
+    assert not words or "kubectl -n clinic get pods -l agents.medplum.com/gate-of=lab" in made.text
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 
 def test_without_a_known_image_there_is_no_gate() -> None:
-    """And what to do about it is said."""
+    """The message names the flag to set."""
     made = plan({"enabled": True}, config=Config(image_repository=REPOSITORY))
     assert body(made, "Deployment", f"{NAME}-gate") is None
     assert "--gate-image" in made.text

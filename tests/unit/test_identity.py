@@ -24,14 +24,14 @@ from medplum_agent_operator.core.observed.identity import (
     applied,
     claimant,
     claims_on,
-    foremost_other,
     normalised,
+    other_holder,
     running_as,
     wanted,
 )
 from medplum_agent_operator.core.observed.model import Key
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.messages import identity_taken
+from medplum_agent_operator.core.policy.identity_messages import identity_taken
 from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.rollout.actions import newly_claimed
 from medplum_agent_operator.errors import ClusterError, ConflictError
@@ -155,14 +155,14 @@ REMAINS = Claim(*OLD, runs=True)
 def test_one_comes_first_and_both_know_which(other: Claim, own: Claim, first: tuple[str, str]) -> None:
     """Running, then age, then uid: seen from either side it is the same one."""
     for claims in ([other, own], [own, other]):
-        assert (None if first == YOUNG else other) == foremost_other(claims, YOUNG)
-        assert (None if first == OLD else own) == foremost_other(claims, OLD)
+        assert (None if first == YOUNG else other) == other_holder(claims, YOUNG)
+        assert (None if first == OLD else own) == other_holder(claims, OLD)
 
 
 def test_nobody_else_claims_it_as_a_rule() -> None:
     """Then there is no holder but oneself."""
-    assert foremost_other([], OLD) is None
-    assert foremost_other([Claim(*OLD, "1", FIRST)], OLD) is None
+    assert other_holder([], OLD) is None
+    assert other_holder([Claim(*OLD, "1", FIRST)], OLD) is None
 
 
 def test_claims_are_those_that_want_it_and_those_that_run_with_it() -> None:
@@ -170,7 +170,7 @@ def test_claims_are_those_that_want_it_and_those_that_run_with_it() -> None:
     agents = [named("a", "wants"), named("a", "left", url=ELSEWHERE), named("a", "other", url=ELSEWHERE)]
     found = claims_on(HERE, agents, {("a", "left"), ("a", "gone")})
     assert [("gone", True, True), ("left", True, False), ("wants", False, False)] == [
-        (claim.name, claim.runs, claim.remains) for claim in found
+        (claim.name, claim.runs, claim.is_leftover) for claim in found
     ]
 
 
@@ -193,15 +193,16 @@ def contested(cluster: SimulatedCluster, *claims: Claim, runs: bool = False) -> 
 
 
 def test_a_second_agent_of_an_identity_is_not_made() -> None:
-    """Refused, with who holds it, that nothing was made, when it clears and both ways out; not one action."""
+    """The refusal names the holder, when the installation starts, and both ways out; the plan has no action."""
     plan = contested(SimulatedCluster(), Claim("ward", "front-desk", "0", FIRST))
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
     for words in (
-        f"agent {AGENT_ID} on https://api.medplum.com/, is held by MedplumAgent ward/front-desk.",
-        "Nothing was made for this one.",
-        "The installation goes on by itself when ward/front-desk has been deleted and its pods are gone",
-        "make another Agent on the Medplum server and a new MedplumAgent with its id",
-        "If this one is not needed, delete it.",
+        f"asks for agent {AGENT_ID} on https://api.medplum.com/.",
+        "The identity in spec.server belongs to MedplumAgent ward/front-desk.",
+        "This MedplumAgent is not installed and serves no devices.",
+        "The installation starts automatically when ward/front-desk has been deleted and its pods are gone",
+        "create another Agent on the Medplum server and a new MedplumAgent with its id",
+        "If you do not need this one, delete it.",
     ):
         assert words in plan.text
 
@@ -219,20 +220,20 @@ def test_the_holder_is_not_concerned() -> None:
 
 
 def test_what_is_left_of_a_deleted_agent_is_waited_for() -> None:
-    """Its pods may run: the message says so, and what to delete if they stay."""
+    """Its pods may run: the message says so and has the command that deletes them."""
     plan = contested(SimulatedCluster(), Claim("ward", "front-desk", runs=True))
     assert Reason.IDENTITY_TAKEN is plan.reason
-    assert "is still held by what is left of MedplumAgent ward/front-desk, which has been deleted" in plan.text
-    assert "kubectl -n ward delete deployment front-desk." in plan.text
+    assert plan.message.summary.startswith("The deleted MedplumAgent ward/front-desk still has this identity: ")
+    assert "kubectl -n ward delete deployment front-desk" == plan.message.command
 
 
 def test_an_edit_that_would_take_an_identity_over_changes_nothing() -> None:
-    """The agent goes on with the server that it has, drift is repaired towards that, and the message says how to stay."""
+    """The agent keeps its server, drift from the applied spec is repaired, and the message says how to stay."""
     cluster = installed().edit(server={**SERVER, "baseUrl": ELSEWHERE}, service={"type": "NodePort"})
     holder = Claim("ward", "front-desk", "0", "2026-03-01T00:00:00Z", runs=True)
     plan = contested(cluster, holder)
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert "Nothing was changed; this agent goes on with https://api.medplum.com/." in plan.text
+    assert "Nothing was changed; this agent keeps running with https://api.medplum.com/." in plan.text
     assert 'To stay, set spec.server.baseUrl back to "https://api.medplum.com/".' in plan.text
     cluster.delete("Service")
     (action,) = contested(cluster, holder).actions
@@ -240,11 +241,14 @@ def test_an_edit_that_would_take_an_identity_over_changes_nothing() -> None:
     assert contested(cluster).actions, "without the holder the edit is made"
 
 
-def test_where_two_run_already_the_younger_is_told_and_neither_is_stopped() -> None:
-    """As after an upgrade of an operator that allowed it: the younger's edits wait, its pod stays."""
+def test_of_two_that_run_already_the_younger_is_refused_and_neither_is_stopped() -> None:
+    """As after the upgrade of an operator that allowed it: edits of the younger wait, and its pod stays."""
     plan = contested(installed("5.1.14").edit(version="5.1.15"), Claim("ward", "old", "0", FIRST, runs=True), runs=True)
     assert (Phase.FAILED, Reason.IDENTITY_TAKEN, ()) == (plan.phase, plan.reason, plan.actions)
-    assert "Both run; neither was stopped, and edits of this one's spec wait." in plan.text
+    assert (
+        "Both agents run and neither was stopped; devices may receive messages twice. Edits of this spec wait."
+        in plan.text
+    )
 
 
 def test_a_taken_identity_is_told_before_an_approval_is_asked_for() -> None:
@@ -265,7 +269,7 @@ def test_a_deployment_that_was_deleted_is_not_made_again_where_another_has_becom
 
 
 def test_without_the_note_of_what_was_applied_nothing_is_touched() -> None:
-    """The edit is refused and what to go on with is not known: both are said."""
+    """The edit is refused and the applied spec is unknown: the message says both."""
     cluster = installed().edit(server={**SERVER, "baseUrl": ELSEWHERE})
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     plan = contested(cluster, Claim("ward", "front-desk", "0", FIRST))
@@ -278,16 +282,17 @@ def test_a_pause_speaks_before_a_taken_identity() -> None:
     assert Reason.PAUSED is contested(SimulatedCluster(agent(paused=True)), Claim("a", "old", "0", FIRST)).reason
 
 
-def test_every_message_is_about_both_servers_of_an_edit() -> None:
-    """The one that is asked for, and the one that it goes on with."""
-    text = identity_taken(
+def test_the_message_names_both_servers_of_an_edit() -> None:
+    """The server that the spec asks for, and the server that the agent keeps."""
+    message = identity_taken(
         parsed(server={**SERVER, "baseUrl": ELSEWHERE}),
         Claim("ward", "x", "1", FIRST),
-        made=True,
+        installed=True,
         before=spec_of(),
     )
-    assert f"agent {AGENT_ID} on {ELSEWHERE}, is held by MedplumAgent ward/x." in str(text)
-    assert "goes on with https://api.medplum.com/" in str(text)
+    assert "The identity in spec.server belongs to MedplumAgent ward/x." == message.summary
+    assert f"asks for agent {AGENT_ID} on {ELSEWHERE}." in message.cause
+    assert "keeps running with https://api.medplum.com/." in message.impact
 
 
 @pytest.mark.parametrize(
@@ -507,7 +512,7 @@ async def test_the_identity_of_a_deleted_agent_is_free_when_its_last_pod_has_gon
         assert Key(*YOUNG) in rivals(server.cache)
         await server.passes(YOUNG)
         assert YOUNG not in server.deployments
-        assert "what is left of MedplumAgent a/old" in server.status(*YOUNG)["plan"]
+        assert "The deleted MedplumAgent a/old still has this identity" in server.status(*YOUNG)["plan"]
     server.remove("Pod", "a", "old-1")
     assert {Key(*YOUNG)} == rivals(server.cache)
     await server.passes(YOUNG)
@@ -524,7 +529,7 @@ async def test_an_edited_server_that_another_runs_with_is_not_taken_over() -> No
     await server.passes(OLD, YOUNG)
     assert before == {name: server.objects["Deployment", *name] for name in (OLD, YOUNG)}
     assert [] == [request for request in server.requests if request.startswith("apply")]
-    assert "is held by MedplumAgent b/young" in server.status(*OLD)["plan"]
+    assert "belongs to MedplumAgent b/young" in server.status(*OLD)["plan"]
 
 
 async def test_an_edit_of_the_server_gives_the_other_one_free_when_the_rollout_is_over() -> None:
@@ -597,7 +602,7 @@ async def test_what_failed_is_not_taken_back_to_an_identity_that_another_has_by_
     assert THERE == applied(server.objects["Deployment", *OLD])
     status = server.status(*OLD)
     assert "Failed" == status["phase"]
-    assert "MedplumAgent b/young holds that identity by now" in status["plan"]
+    assert "MedplumAgent b/young now has the previous identity" in status["plan"]
     server.remove("Deployment", *YOUNG)
     server.remove(KIND, *YOUNG)
     await server.passes(OLD)

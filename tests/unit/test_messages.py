@@ -1,17 +1,21 @@
-"""The sentences that an on-call person reads at night."""
+"""The messages that an on-call person reads at night."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final
 
 import pytest
 
 from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.policy import messages
 from medplum_agent_operator.core.policy.approval import judge
-from medplum_agent_operator.core.report import rollout_messages
+from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.report import failure_messages, rollout_messages
 from tests.support.builders import NOW, parsed, spec_of, v
+
+SERVED: Final = Availability(("5.1.14",), earlier_serves=True)
 
 
 def refusal(
@@ -20,49 +24,55 @@ def refusal(
     *,
     serving: tuple[str, ...] = ("5.1.15",),
     under_way: str | None = None,
-) -> str:
-    """The refusal of going down from 5.1.15."""
-    approval = judge(annotation, target=v(target), spent=())
-    return messages.refusal(
-        parsed(target), baseline="5.1.15", target=v(target), approval=approval, serving=serving, under_way=under_way
+    hold_seconds: int = 0,
+) -> Message:
+    """The refusal of a downgrade from 5.1.15."""
+    now = messages.Situation(
+        Availability(tuple(sorted(set(serving))), hold_seconds), under_way, stops_first=not v(target).hands_over
     )
+    approval = judge(annotation, target=v(target), spent=())
+    return messages.refusal(parsed(target), baseline="5.1.15", target=v(target), approval=approval, now=now)
 
 
 BELOW = [
-    pytest.param("Refused: spec.version asks to go down from 5.1.15 to 4.2.3", id="what was asked, from and to"),
-    pytest.param("that is not approved", id="why it is not done"),
-    pytest.param("; 5.1.15 goes on serving.", id="what serves"),
-    pytest.param("Nothing was changed", id="that nothing was changed"),
-    pytest.param("agents from 4.2.4 on hand over side by side", id="the threshold"),
-    pytest.param("fight over the agent's identity, its PID file and its ports", id="what two agents would do"),
-    pytest.param("(1) 5.1.15 is stopped before 4.2.3 starts, and messages are not accepted in between", id="the gap"),
-    pytest.param("(2) each later upgrade from 4.2.3 costs downtime again", id="the way back costs downtime too"),
-    pytest.param("(3) what 5.1.15 still holds in its durable queue", id="the durable queue"),
-    pytest.param("see whether another way will do", id="before: another way"),
-    pytest.param("off-peak hour or a maintenance window", id="before: when"),
-    pytest.param("back up the agent's configuration and data", id="before: backup"),
-    pytest.param("of these the operator keeps only the spec and the pod template", id="before: what is kept"),
-    pytest.param("After: check on every channel that messages arrive.", id="after: check"),
+    pytest.param("Downgrade from 5.1.15 to 4.2.3 is refused", id="what was asked, from and to"),
+    pytest.param("until a cluster admin approves it.", id="why it is refused"),
+    pytest.param("5.1.15 keeps serving.", id="the version that serves"),
+    pytest.param("Impact: None so far;", id="nothing was changed"),
+    pytest.param("Other edits of the spec wait too.", id="other edits wait"),
+    pytest.param("agents older than 4.2.4 cannot run beside another", id="the threshold"),
+    pytest.param("both would compete for identity, PID file and ports.", id="what two agents would do"),
+    pytest.param("1. 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages until 4.2.3 has opened its ports.", id="the gap, and its end"),
+    pytest.param("2. Messages that still wait in the durable queue of 5.1.15 are lost with its pod.", id="the durable queue"),
+    pytest.param("3. Every later upgrade from 4.2.3 has such an outage too", id="the way back costs downtime too"),
+    pytest.param("Consider a newer version that fixes your problem, or a change of configuration in Medplum.", id="before: alternatives"),
+    pytest.param("Choose an off-peak hour or a maintenance window.", id="before: when"),
+    pytest.param("Copy the Agent and its Endpoints in Medplum", id="before: backup"),
+    pytest.param("the operator backs up only the MedplumAgent and its pod template.", id="before: the operator's own backup"),
+    pytest.param("Afterwards, check on every channel that messages arrive.", id="after: check"),
     pytest.param(
-        'kubectl annotate medplumagent lab -n clinic --overwrite agents.medplum.com/force-downgrade="4.2.3"',
+        'Command: kubectl annotate medplumagent lab -n clinic --overwrite agents.medplum.com/force-downgrade="4.2.3"',
         id="the exact command",
     ),
+    pytest.param('A change ticket may follow the version: "4.2.3 CHG-1042".', id="a ticket may follow"),
     pytest.param('To stay, set spec.version back to "5.1.15".', id="the way to stay"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("words", BELOW)
 def test_the_refusal_below_4_2_4_says(words: str) -> None:
-    """Each of these stands in it, in whole sentences."""
-    assert words in refusal()
+    """Each of these is part of it."""
+    assert words in str(refusal())
 
 
 def test_the_refusal_from_4_2_4_on_promises_no_downtime_and_threatens_none() -> None:
-    """Two such agents hand over; what is at risk is what the older one may not understand."""
-    text = refusal("5.1.14")
-    assert "hand over without downtime" in text
-    assert "5.1.14 may not be able to read" in text
-    assert "stopped before" not in text
+    """Two such agents hand over; at risk is what the older one may not understand."""
+    text = str(refusal("5.1.14"))
+    assert "No outage expected: 5.1.14 starts before 5.1.15 stops." in text
+    assert "The server, the channels or the bots may need 5.1.15." in text
+    assert "Messages that still wait in the durable queue of 5.1.15 are lost with its pod." in text
+    for words in ("stops before", "such an outage", "devices cannot deliver"):
+        assert words not in text
     assert 'agents.medplum.com/force-downgrade="5.1.14"' in text
 
 
@@ -72,64 +82,77 @@ def test_the_command_that_is_shown_would_approve() -> None:
     assert judge(value, target=v("4.2.3"), spent=()).granted
 
 
-def test_where_nothing_serves_the_refusal_does_not_say_that_something_does() -> None:
-    """The truth at night."""
-    text = refusal(serving=())
-    assert "; no agent was stopped for it." in text
-    assert "goes on serving" not in text
+def test_without_a_serving_agent_the_refusal_does_not_say_that_one_serves() -> None:
+    """It says that devices are without service."""
+    impact = refusal(serving=()).impact
+    assert "No agent serves; devices cannot deliver messages." in impact
+    assert "keeps serving" not in impact
 
 
-def test_the_refusal_says_what_goes_on_in_the_middle_of_another_change() -> None:
-    """What serves need not be what was active last, and what is under way is not stopped."""
-    assert "; 4.2.3 goes on serving, and the rollout of 4.2.3 that is under way goes on. Other" in refusal(
-        "5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3"
-    )
-    assert "; 5.1.15 and 5.1.16 go on serving, and the rollout of 5.1.16 that is under way goes on. Other" in refusal(
-        serving=("5.1.16", "5.1.15"), under_way="5.1.16"
-    )
-    assert "; no agent was stopped for it, and the rollout of 4.2.3 that is under way goes on. Other" in refusal(
-        "5.0.3", serving=(), under_way="4.2.3"
-    )
+def test_the_refusal_names_the_rollout_that_continues() -> None:
+    """The serving version may not be the last active one, and a rollout that is under way is not stopped."""
+    for expected, found in (
+        ("The rollout of 4.2.3 continues. 4.2.3 keeps serving.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
+        ("The rollout of 5.1.16 continues. 5.1.15 and 5.1.16 keep serving.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
+        ("The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages.", refusal("5.0.3", serving=(), under_way="4.2.3")),
+    ):  # fmt: skip
+        assert f"{expected} This refusal delays neither." == found.impact
+        assert "To keep the change to " in found.fix
 
 
-def test_a_wrong_annotation_is_answered_within_the_refusal() -> None:
-    """Whoever set "true" reads what is right instead."""
+def test_a_wrong_annotation_is_corrected_in_the_refusal() -> None:
+    """Somebody who set "true" reads the right value instead."""
     assert (
-        "The annotation says 'true', which approves nothing: it must begin with the version to go down to, 4.2.3."
-        in refusal(annotation="true")
+        "Annotation agents.medplum.com/force-downgrade says 'true', which approves nothing. It must begin with the target version, 4.2.3."
+        == refusal(annotation="true").cause
     )
 
 
+BOTH: Final = "Rolling handoff, because both can."
+BESIDE: Final = "No outage expected; the new agent starts beside the old one."
 WAYS = [
-    pytest.param(Change.INSTALL, None, Strategy.ROLLING_HANDOFF, "Installing 5.1.15: the agent counts as active once", id="the first install"),
-    pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again by a rolling handoff", id="a lost Deployment"),
-    pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Going from 5.1.14 to 5.1.15 by a rolling handoff, because both can: the new agent starts beside", id="a handoff"),
-    pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Going from 5.1.16 to 5.1.15 by stopping first, because both can: the old agent drains for 5 seconds", id="a recreate"),
-    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "Going back to 5.1.15, which was active last, from a target that never became active. Its agent, which still runs, stays", id="an abort"),
-    pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Replacing the agent's pod, 5.1.15, by one with other settings", id="other settings"),
+    pytest.param(Change.INSTALL, None, Strategy.ROLLING_HANDOFF, "Installing 5.1.15.", "", "No agent serves yet;", id="the first install"),
+    pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", BOTH, BESIDE, id="a lost Deployment"),
+    pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Upgrading from 5.1.14 to 5.1.15 in a rolling handoff.", BOTH, f"{BESIDE} Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops; its devices reconnect.", id="a handoff"),
+    pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Downgrading from 5.1.16 to 5.1.15 by recreate.", "Recreate, because both can.", "5.1.16 drains for 5 seconds. Then it stops before 5.1.15 starts;", id="a recreate"),
+    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving. The other agent drains for 5 seconds and stops;", id="an abort"),
+    pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Applying changed settings to 5.1.15 in a rolling handoff.", BOTH, BESIDE, id="other settings"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "before", "how", "words"), WAYS)
-def test_a_rollout_under_way_says_what_is_done_and_why_so(
-    change: Change, before: str | None, how: Strategy, words: str
+@pytest.mark.parametrize(("change", "before", "how", "summary", "rollout", "impact"), WAYS)
+def test_a_rollout_under_way_says_what_it_does_and_why(
+    change: Change, before: str | None, how: Strategy, summary: str, rollout: str, impact: str
 ) -> None:
-    """What, by which way, because of what, and what comes next with its seconds."""
+    """The change and its strategy, why this strategy, and the next steps with their seconds."""
     record = RolloutRecord(
         change=change, from_version=before, to="5.1.15", strategy=how, why="both can", started_at=NOW
     )
-    assert rollout_messages.under_way(record, spec_of()).startswith(words)
+    message = rollout_messages.under_way(record, spec_of(), SERVED)
+    assert (summary, rollout) == (message.summary, message.rollout)
+    assert message.impact.startswith(impact)
+
+
+def test_a_first_installation_says_when_the_agent_counts_as_active() -> None:
+    """A pod serves as soon as its ports are open; it counts as active after `minReadySeconds`."""
+    record = RolloutRecord(
+        change=Change.INSTALL, from_version=None, to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
+    )
+    impact = rollout_messages.under_way(record, spec_of(), Availability()).impact
+    assert "counts as active once every channel port has been open for 5 seconds." in impact
 
 
 @pytest.mark.parametrize(
-    ("gate", "words"),
+    ("serves", "impact"),
     [
-        ({"enabled": False}, "the old agent drains for 5 seconds and stops, and the new one starts when it is gone; messages are not accepted in between."),
-        ({"holdSeconds": 30}, "drains for 5 seconds at most and stops, and the new one starts when it is gone; messages wait in the gate in between, for 30 seconds at most."),
+        pytest.param(Availability(("4.2.3",), earlier_serves=True), "4.2.3 drains for 5 seconds. Then it stops before 5.1.15 starts; devices cannot deliver messages until 5.1.15 has opened its ports.", id="the old agent serves, without a gate"),
+        pytest.param(Availability(("4.2.3",), 30, earlier_serves=True), "4.2.3 drains for up to 5 seconds. Then it stops before 5.1.15 starts; until 5.1.15 has opened its ports, the gate holds messages for up to 30 seconds; after that, devices must resend.", id="the old agent serves, behind a gate"),
+        pytest.param(Availability(), "No agent serves; devices cannot deliver messages until 5.1.15 has opened its ports.", id="in between"),
+        pytest.param(Availability(("5.1.15",)), "5.1.15 serves; it counts as active once every port has been open for 5 seconds.", id="the new agent serves"),
     ],
 )  # fmt: skip
-def test_what_becomes_of_messages_in_between(gate: dict[str, Any], words: str) -> None:
-    """Behind a gate they wait; and so says a refusal."""
+def test_a_recreate_says_who_serves_and_what_happens_to_messages(serves: Availability, impact: str) -> None:
+    """Before, between and after."""
     record = RolloutRecord(
         change=Change.UPGRADE,
         from_version="4.2.3",
@@ -138,21 +161,17 @@ def test_what_becomes_of_messages_in_between(gate: dict[str, Any], words: str) -
         why="it must",
         started_at=NOW,
     )
-    assert rollout_messages.under_way(record, spec_of(gate=gate)).endswith(words)
-    below = v("4.2.3")
-    refused = messages.refusal(
-        parsed("4.2.3", gate=gate),
-        baseline="5.1.15",
-        target=below,
-        approval=judge(None, target=below, spent=()),
-        serving=(),
-        under_way=None,
-    )
-    assert words.partition("; ")[2].rstrip(".") in refused
+    assert impact == rollout_messages.under_way(record, spec_of(), serves).impact
+
+
+def test_a_refusal_says_what_a_gate_would_hold() -> None:
+    """Only where a gate serves."""
+    assert "the gate holds messages for up to 20 seconds" in refusal(hold_seconds=20).before_you_approve
+    assert "gate" not in refusal().before_you_approve
 
 
 def test_a_rollout_under_way_names_its_approval() -> None:
-    """The text of the ticket stands in the sentence."""
+    """With the text of the annotation."""
     record = RolloutRecord(
         change=Change.DOWNGRADE,
         from_version="5.1.15",
@@ -161,7 +180,9 @@ def test_a_rollout_under_way_names_its_approval() -> None:
         started_at=NOW,
         approval="4.2.3 CHG-1042",
     )
-    assert 'approved by "4.2.3 CHG-1042" by stopping first' in rollout_messages.under_way(record, spec_of("4.2.3"))
+    message = rollout_messages.under_way(record, spec_of("4.2.3"), SERVED)
+    assert "Downgrading from 5.1.15 to 4.2.3 by recreate." == message.summary
+    assert 'The downgrade is approved by "4.2.3 CHG-1042".' == message.rollout
 
 
 def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
@@ -177,52 +198,72 @@ def test_a_downgrade_names_its_backup_or_says_that_there_is_none() -> None:
         approved_by="kubectl-annotate",
     )
     kept = record.model_copy(update={"backup": "lab-backup-0123456789"})
-    assert rollout_messages.under_way(kept, spec_of("4.2.3")).startswith(
-        'Going from 5.1.15 to 4.2.3, approved by "4.2.3 CHG-1", with a backup in ControllerRevision lab-backup-0123456789, by stopping first, because'
-    )
+    message = rollout_messages.under_way(kept, spec_of("4.2.3"), SERVED)
+    assert "Downgrading from 5.1.15 to 4.2.3 by recreate." == message.summary
     assert (
-        'The downgrade from 5.1.15 to 4.2.3 is approved by "4.2.3 CHG-1" (set with kubectl-annotate). What was active before is kept in '
-        "ControllerRevision lab-backup-0123456789."
-    ) == rollout_messages.approved(kept)
-    assert rollout_messages.approved(record).endswith(
-        "There is no backup: the cluster does not tell what was active before."
+        'Recreate, because it must. The downgrade is approved by "4.2.3 CHG-1". The backup is ControllerRevision lab-backup-0123456789.'
+        == message.rollout
+    )
+    approved = 'The downgrade from 5.1.15 to 4.2.3 is approved by "4.2.3 CHG-1" (kubectl-annotate).'
+    assert f"{approved} Backup: lab-backup-0123456789." == str(rollout_messages.approved(kept))
+    assert f"{approved} There is no backup: the cluster has no previous state." == str(
+        rollout_messages.approved(record)
     )
 
 
 def test_a_failure_says_what_serves_and_the_ways_out() -> None:
-    """What was not done, the cause, what serves, and both ways on."""
+    """The change that failed, the cause, the serving version, and both ways out."""
     record = RolloutRecord(
         change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.ROLLING_HANDOFF, started_at=NOW
     )
-    text = rollout_messages.failed(
-        record, trouble="No image.", serving=["5.1.14"], deadline_seconds=300, held="", was_active=False
+    trouble = Message("No image.", cause="Not found.", fix="Check the registry.", command="kubectl describe pod")
+    late = failure_messages.failed(
+        record,
+        trouble=trouble,
+        available=Availability(("5.1.14",)),
+        deadline_seconds=300,
+        not_rolled_back="",
+        was_active=False,
     )
-    for words in (
-        "from 5.1.14 to 5.1.15 was not done within 300 seconds. No image. 5.1.14 goes on serving",
-        "Mend the cause",
-        'set spec.version back to "5.1.14", which needs no approval',
-    ):
-        assert words in text
-    active = rollout_messages.failed(
-        record, trouble="No image.", serving=[], deadline_seconds=None, held="It is held.", was_active=True
+    assert (
+        "The change from 5.1.14 to 5.1.15 did not complete within 300 seconds.\n"
+        "Cause: No image. Not found.\n"
+        "Impact: 5.1.14 keeps serving.\n"
+        "Fix: Check the registry. The rollout then resumes automatically; "
+        'or set spec.version back to "5.1.14", which needs no approval.\n'
+        "Command: kubectl describe pod"
+    ) == str(late)
+    active = failure_messages.failed(
+        record,
+        trouble=trouble,
+        available=Availability(),
+        deadline_seconds=None,
+        not_rolled_back="It is not rolled back.",
+        was_active=True,
     )
-    assert active.endswith(
-        'or set spec.version back to "5.1.14", which is judged as a change from 5.1.15: a downgrade needs an approval.'
+    assert "The change from 5.1.14 to 5.1.15 failed." == active.summary
+    assert ("No image. Not found. It is not rolled back.", "No agent serves; devices cannot deliver messages.") == (
+        active.cause,
+        active.impact,
+    )
+    assert active.fix.endswith(
+        'or set spec.version back to "5.1.14", which counts as a change from 5.1.15: a downgrade needs an approval.'
     )
     installing = record.model_copy(update={"from_version": None})
-    first = rollout_messages.failed(
-        installing, trouble="No image.", serving=[], deadline_seconds=1, held="", was_active=False
+    first = failure_messages.failed(
+        installing, trouble=trouble, available=Availability(), deadline_seconds=1, not_rolled_back="", was_active=False
     )
-    assert "The installation of 5.1.15 was not done within 1 second. No image. No agent serves right now" in first
-    assert "set spec.version back" not in first
+    assert "The installation of 5.1.15 did not complete within 1 second." == first.summary
+    assert ("No image. Not found.", "No agent serves; devices cannot deliver messages.") == (first.cause, first.impact)
+    assert "set spec.version back" not in str(first)
 
 
-def test_a_rollout_that_ended_well_says_how() -> None:
-    """Installed, or taken over from whom and by which way."""
+def test_a_rollout_that_completed_says_how() -> None:
+    """Installed, or which version it replaced and by which strategy."""
     record = RolloutRecord(
         change=Change.UPGRADE, from_version="4.2.3", to="5.1.15", strategy=Strategy.RECREATE, started_at=NOW
     )
-    assert "5.1.15 serves; it took over from 4.2.3 by stopping first." == rollout_messages.completed(record)
-    assert "5.1.15 is installed and serves." == rollout_messages.completed(
-        record.model_copy(update={"from_version": None})
+    assert "5.1.15 serves; it replaced 4.2.3 by recreate." == str(rollout_messages.completed(record))
+    assert "5.1.15 is installed and serves." == str(
+        rollout_messages.completed(record.model_copy(update={"from_version": None}))
     )

@@ -202,8 +202,8 @@ DRIFT = [
 
 
 @pytest.mark.parametrize(("kind", "change", "path"), DRIFT)
-def test_drift_is_repaired_and_told_by_its_path(kind: str, change: Any, path: str | None) -> None:
-    """What we render is put back, without touching pods; what others add stays."""
+def test_drift_is_repaired_and_reported_with_its_path(kind: str, change: Any, path: str | None) -> None:
+    """Fields that the operator renders are put back without touching pods; fields that others add stay."""
     cluster = installed()
     change(cluster.objects[kind])
     plan = cluster.plan()
@@ -211,8 +211,8 @@ def test_drift_is_repaired_and_told_by_its_path(kind: str, change: Any, path: st
         (action.kind, action.difference, action.disruptive) for action in plan.actions
     ]
     if path is not None:
-        assert [(Reason.DRIFT_REPAIRED, f"Brought back to what the spec says: {kind} ({path}).")] == [
-            (finding.reason, finding.message) for finding in plan.findings
+        assert [(Reason.DRIFT_REPAIRED, f"Repaired drift: {kind} ({path}).")] == [
+            (finding.reason, str(finding.message)) for finding in plan.findings
         ]
 
 
@@ -260,7 +260,7 @@ def test_a_rollout_fails_at_its_own_deadline() -> None:
     assert Phase.HANDING_OFF is cluster.plan().phase
     assert Phase.FAILED is cluster.wait_for_deadline().plan().phase
     assert Reason.PORT_NOT_READY is cluster.plan().reason
-    assert "5.1.14 goes on serving" in cluster.plan().text
+    assert "5.1.14 keeps serving." in cluster.plan().message.impact
 
 
 def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
@@ -273,7 +273,10 @@ def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
     later = cluster.now + timedelta(seconds=61)
     workload = cluster.observe().deployment
     assert workload is not None
-    assert (False, True) == (workload.gave_up(cluster.now), workload.gave_up(later))
+    assert (False, True) == (
+        workload.progress_deadline_exceeded(cluster.now),
+        workload.progress_deadline_exceeded(later),
+    )
 
 
 def test_a_rollout_that_is_done_only_according_to_the_template_before_is_not_done() -> None:
@@ -379,20 +382,20 @@ def test_while_refused_a_template_changed_by_hand_is_put_back_without_the_users_
     assert (Phase.AWAITING_APPROVAL, Reason.DOWNGRADE_NOT_APPROVED) == (plan.phase, plan.reason)
 
 
-def test_what_ran_before_is_not_known_then_nothing_is_touched() -> None:
-    """A refused change over a Deployment whose note of the applied spec is broken: say so, do nothing."""
+def test_without_a_record_of_the_applied_spec_nothing_is_touched() -> None:
+    """A refused change of a Deployment whose record of the applied spec is broken: the plan says so and does nothing."""
     cluster = installed("5.1.15").edit(version="4.2.3")
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "junk"
     plan = cluster.plan()
     assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
-    assert "What was applied before cannot be told from the cluster" in plan.text
+    assert "The previously applied spec is not recorded in the cluster, so no drift is repaired." in plan.text
 
 
-def test_a_deployment_that_somebody_deleted_is_made_again() -> None:
-    """The sentence says so, and the version that ran is the one that comes back."""
+def test_a_deployment_that_somebody_deleted_is_created_again() -> None:
+    """The message says so, and the version that ran before is installed again."""
     cluster = installed("5.1.15").delete("Deployment")
     plan = cluster.plan()
-    assert plan.text.startswith("The Deployment was missing and is made again.")
+    assert plan.text.startswith("The Deployment was deleted; the operator creates it again with 5.1.15.")
     assert plan.begins is not None
     assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
     assert ["5.1.15"] == cluster.settle().running

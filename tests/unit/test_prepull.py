@@ -15,7 +15,7 @@ from medplum_agent_operator.api.status import Phase
 from medplum_agent_operator.core.objects.agent_pod import render_pod_template, selector
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, render_job, trouble, wanted
+from medplum_agent_operator.core.policy.prepull import Fetch, hopeless, needed_fetch, render_job, trouble
 from medplum_agent_operator.errors import RefusedError
 from tests.support.builders import (
     NOW,
@@ -49,12 +49,13 @@ def kinds(cluster: SimulatedCluster) -> list[str]:
 
 
 def test_a_change_that_stops_first_fetches_its_image_first() -> None:
-    """A Job, and nothing else, until the image is there; then the change; one Job in all."""
+    """Only a Job until the node has the image, then the change; one Job in all."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
     plan = cluster.reconcile()
     assert [("Job", "missing", False)] == [(each.kind, each.difference, each.disruptive) for each in plan.actions]
     assert (Phase.RECREATING, Reason.FETCHING_IMAGE) == (plan.phase, plan.reason)
-    assert f"Before that, image {NEW} is fetched to node node-1" in plan.text
+    assert "Pulling the image of 4.2.3 before the old agent stops." == plan.message.summary
+    assert f"The new agent needs image {NEW} on node node-1." == plan.message.cause
     assert ("True", "Serving") == cluster.condition("Available")
     assert ["5.1.15"] == cluster.running
     cluster.settle()
@@ -62,33 +63,36 @@ def test_a_change_that_stops_first_fetches_its_image_first() -> None:
     assert (1, 2) == (cluster.writes.count("Job"), cluster.writes.count("Deployment"))
 
 
-def test_an_image_that_cannot_be_pulled_stops_nobody() -> None:
-    """The kubelet's words at once; Failed after the deadline with the ways out; held, it goes on by itself when the image comes."""
+def test_an_image_that_cannot_be_pulled_stops_no_agent() -> None:
+    """The message quotes the kubelet at once. After the deadline the phase is Failed. With onFailure Hold the change starts when the image comes."""
     cluster = forced(handoff=HOLD)
     cluster.settle()
-    assert f"Not so far: The image cannot be pulled: {NEW}: not found." in (cluster.status.plan or "")
+    assert "Blocked: Node node-1 cannot pull the image." in (cluster.status.plan or "")
+    assert f"Cause: The kubelet reports: {NEW}: not found." in (cluster.status.plan or "")
     assert Reason.IMAGE_PULL_FAILED in {finding.reason for finding in cluster.told}
     cluster.tick(61)
     cluster.settle()
     assert (Phase.FAILED, "5.1.15") == (cluster.status.phase, cluster.status.active_version)
     assert ("True", "ImagePullFailed") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
-    for way_out in ('set spec.version back to "5.1.15"', "spec.handoff.prePull false", "spec.image.pullSecrets"):
+    for way_out in ('set spec.version back to "5.1.15"', "the operator stopped no agent", "spec.image.pullSecrets"):
         assert way_out in (cluster.status.plan or "")
     assert (["5.1.15"], 1, 1) == (cluster.running, cluster.writes.count("Deployment"), cluster.writes.count("Job"))
     cluster.never_pulled.clear()
     assert ["4.2.3"] == cluster.settle().running
 
 
-def test_a_secret_that_is_not_there_stops_nobody() -> None:
-    """Known to be hopeless: it fails at once, in the kubelet's words, and nothing has been stopped or spent. Made, and tried again, it goes on."""
+def test_a_missing_secret_stops_no_agent() -> None:
+    """It fails at once, with the kubelet's words; nothing is stopped and no approval is used. After a retry with the Secret the change is made."""
     cluster = installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3")
     cluster.without_secret.add("4.2.3")
     status = cluster.settle().status
     assert (Phase.FAILED, "5.1.15", ["5.1.15"]) == (status.phase, status.active_version, cluster.running)
     assert ("True", "ContainerConfigError") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
-    assert 'The agent\'s container could not be made: secret "lab" not found.' in (status.plan or "")
+    assert 'The agent\'s container cannot be created. The kubelet reports: secret "lab" not found.' in (
+        status.plan or ""
+    )
     assert ((), 1) == (status.spent_approvals, len(status.history))
     cluster.without_secret.clear()
     cluster.mark(names.RETRY, "the Secret is there").settle()
@@ -96,17 +100,17 @@ def test_a_secret_that_is_not_there_stops_nobody() -> None:
 
 
 def test_a_secret_that_the_kubelet_has_not_read_yet_is_waited_for() -> None:
-    """It says so for a moment after its own start."""
+    """The kubelet says so for a moment after its own start."""
     waits = {"reason": "CreateContainerConfigError", "message": "failed to sync secret cache: timed out"}
     job = FetchJob.read({"metadata": {"name": "lab-fetch", "uid": "j-1"}}, [job_pod(waiting=waits)])
-    fetch = Fetch({}, "node-1", NEW, job)
-    assert not job.all_is_there
+    fetch = Fetch({"metadata": {"name": "lab-fetch", "namespace": "clinic"}}, "node-1", NEW, job)
+    assert not job.image_and_secret_present
     assert not hopeless(fetch)
     assert None is trouble(fetch)
 
 
 def test_what_was_applied_is_needed_for_a_latch() -> None:
-    """Somebody broke the note of it: the agent serves on all the same, and the failure is told."""
+    """Somebody broke its record: the agent keeps serving, and the failure is reported."""
     cluster = forced().settle()
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     cluster.tick(61)
@@ -131,9 +135,7 @@ def test_a_latch_changes_the_record_and_nothing_else(before: str, lost: str) -> 
     was = json.loads(json.dumps(cluster.deployment))
     cluster.tick(61)
     plan = cluster.plan()
-    assert ((), True, cluster.now) == (plan.findings, plan.defer_reporting, plan.requeue_at), (
-        "the next pass tells of it"
-    )
+    assert ((), True, cluster.now) == (plan.findings, plan.defer_reporting, plan.requeue_at), "the next pass reports it"
     (latch,) = plan.actions
     assert ("Deployment", f"metadata.annotations.{names.ROLLOUT}", False) == (
         latch.kind,
@@ -154,11 +156,11 @@ def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_ca
     name = render_job(seen.agent, seen.agent.spec, image=NEW, node="node-1")["metadata"]["name"]
 
     def waits(*jobs: FetchJob) -> bool:
-        return wanted(replace(seen, fetches=jobs), seen.agent.spec, image=NEW) is not None
+        return needed_fetch(replace(seen, fetches=jobs), seen.agent.spec, image=NEW) is not None
 
     assert not waits()
     assert waits(FetchJob(name))
-    assert not waits(FetchJob(name, all_is_there=True))
+    assert not waits(FetchJob(name, image_and_secret_present=True))
     assert not waits(FetchJob(name, ended=True))
 
 
@@ -178,12 +180,13 @@ def test_the_secret_is_asked_for_also_where_the_image_is_there(credentials: dict
     assert asked_for is ("Job" in [action.kind for action in cluster.plans[-1].actions])
 
 
-def test_a_job_whose_pod_was_taken_away_is_made_again() -> None:
-    """Evicted or deleted: that says nothing of the image. Nobody is stopped, and nothing has failed before its time."""
-    fetch = Fetch({"metadata": {"name": "lab-fetch-1"}}, "node-1", NEW, FetchJob("lab-fetch-1", ended=True))
+def test_a_job_whose_pod_was_deleted_is_created_again() -> None:
+    """An evicted or deleted pod says nothing about the image, so the change does not fail before its deadline."""
+    body = {"metadata": {"name": "lab-fetch-1", "namespace": "clinic"}}
+    fetch = Fetch(body, "node-1", NEW, FetchJob("lab-fetch-1", ended=True))
     found = trouble(fetch)
     assert found is not None
-    assert "Another one is made when that has gone, 120 seconds after its end." in str(found.message)
+    assert "the operator creates another Job 120 seconds after the end of this one." in found.message.fix
     assert not hopeless(fetch)
 
 
@@ -292,7 +295,7 @@ def test_an_image_is_fetched_for_an_agent_that_serves(
     """To its own node, where the new pod will find it."""
     deployment = installed().deployment
     seen = observed(agent(), deployment=deployment, pods=pods, nodes=nodes)
-    assert fetches is (wanted(seen, seen.agent.spec, image=NEW) is not None)
+    assert fetches is (needed_fetch(seen, seen.agent.spec, image=NEW) is not None)
 
 
 def job_pod(**state: Any) -> dict[str, Any]:
@@ -329,7 +332,7 @@ def test_when_all_counts_as_there(conditions: list[str], pods: list[dict[str, An
         "status": {"conditions": [{"type": kind, "status": "True"} for kind in conditions]},
     }
     job = FetchJob.read(raw, pods)
-    assert (there, NOW) == (job.all_is_there, job.created)
+    assert (there, NOW) == (job.image_and_secret_present, job.created)
 
 
 def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> None:
@@ -373,14 +376,14 @@ def test_the_job_s_name_fits_whatever_the_agent_s_name() -> None:
     assert jobs[0] == jobs[1] != jobs[2]
 
 
-async def test_a_refused_job_stops_nobody_and_says_how_to_do_without() -> None:
-    """Quota, rights, admission: told as it is, tried again; the way round is the user's to take."""
+async def test_a_refused_job_stops_no_agent_and_the_message_says_how_to_do_without() -> None:
+    """A quota, a right or admission: the message says so, and that the user can turn the pull off."""
     stage = Stage(forced())
     stage.cluster.faults["apply Job"] = [RefusedError("exceeded quota", status=403)]
     await stage.one_pass()
     assert "apply Deployment" not in stage.writes
     status = stage.simulated.status
     assert Phase.FAILED is status.phase
-    assert "The API server refuses the Job" in (status.plan or "")
+    assert "The API server refuses to write Job lab-fetch-" in (status.plan or "")
     assert "spec.handoff.prePull to false" in (status.plan or "")
     assert ["5.1.15"] == stage.simulated.running

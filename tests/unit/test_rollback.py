@@ -17,7 +17,7 @@ from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.failure import is_over, is_to_be_rolled_back, note
+from medplum_agent_operator.core.policy.failure import has_failed, record_failure, should_roll_back
 from medplum_agent_operator.core.report.progress import DEFERRAL
 from tests.support.builders import CONFIG, NOW, agent, observed, parsed, spec_of
 from tests.support.simulated_cluster import SimulatedCluster
@@ -45,7 +45,7 @@ def retry(cluster: SimulatedCluster, text: str) -> SimulatedCluster:
 
 
 def test_a_failed_handoff_never_stops_the_old_agent() -> None:
-    """It is the same pod all along; the new one goes; the state is stable, shown, and says the ways out."""
+    """The old pod stays, the new one is deleted, and the plan has the cause and the ways out."""
     cluster = changing("5.1.14", "5.1.15")
     (old,) = [pod.name for pod in cluster.pods if pod.ready_since is not None]
     cluster.wait_for_deadline()
@@ -55,9 +55,8 @@ def test_a_failed_handoff_never_stops_the_old_agent() -> None:
     assert ("True", "PortNotReady") == cluster.condition("Stalled")
     assert ("True", "Serving") == cluster.condition("Available")
     for words in (
-        "The change from 5.1.14 to 5.1.15 has failed: Pod ",
-        "5.1.14 goes on serving",
-        "not tried again by itself",
+        "The change from 5.1.14 to 5.1.15 failed and was rolled back; it is not retried automatically.\nCause: Pod ",
+        "Impact: 5.1.14 keeps serving.",
         'agents.medplum.com/retry="',
         'set spec.version back to "5.1.14", which needs no approval',
     ):
@@ -73,14 +72,15 @@ def test_history_tells_of_the_change_and_of_its_way_back() -> None:
     ] == history(failed())
 
 
-def test_while_it_goes_back_that_is_said() -> None:
-    """RollingBack, with the cause; then the failure stays."""
+def test_during_a_rollback_the_plan_says_so() -> None:
+    """The phase is RollingBack, with the cause; afterwards the failure is still reported."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
     cluster.settle().tick(61)
     cluster.until(lambda: cluster.record.rolled_back_from is not None and cluster.plans[-1].begins is None)
     assert Phase.ROLLING_BACK is cluster.status.phase
-    assert (cluster.status.plan or "").startswith("The change to 4.2.3 has failed: ")
-    assert "Going back to 5.1.15, exactly as it was by stopping first" in (cluster.status.plan or "")
+    assert (cluster.status.plan or "").startswith(
+        "Rolling back to 5.1.15 by recreate: the change to 4.2.3 failed.\nRollout: Recreate, because 4.2.3 is older than 4.2.4 and cannot run beside another agent.\nCause: Pod "
+    )
     assert Phase.FAILED is cluster.settle().status.phase
 
 
@@ -220,7 +220,7 @@ def test_an_annotation_that_says_nothing_is_none(text: str | None) -> None:
     annotations.pop(names.RETRY, None)
     if text is not None:
         annotations[names.RETRY] = text
-    noted = note(MedplumAgent.parse(cluster.agent), spec_of("5.1.15"), WHY)
+    noted = record_failure(MedplumAgent.parse(cluster.agent), spec_of("5.1.15"), WHY)
     assert (None, None) == (noted.retry, noted.approval)
 
 
@@ -230,7 +230,7 @@ WHY = warning(Reason.PORT_NOT_READY, Message("It does not listen."))
 @pytest.mark.parametrize(("length", "kept"), [(1999, 1999), (2000, 2000), (2001, 2000), (9000, 2000)])
 def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: int) -> None:
     """And ends with an ellipsis then."""
-    message = note(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message=Message("x" * length))).message
+    message = record_failure(parsed("5.1.14"), spec_of("5.1.15"), replace(WHY, message=Message("x" * length))).message
     assert (kept, "…" if length > kept else "x") == (len(message), message[-1])
     assert "x" * (kept - 1) == message[:-1]
 
@@ -238,7 +238,7 @@ def test_a_long_explanation_is_kept_as_far_as_there_is_room(length: int, kept: i
 def test_a_spec_is_known_again_by_every_release() -> None:
     """Another way to tell it would open every latch there is when the operator is upgraded."""
     spec = spec_of("5.1.15", handoff={"drainSeconds": 7}, service={"type": "NodePort"})
-    assert "f0a4e966fcdef522" == note(parsed("5.1.15"), spec, WHY).spec
+    assert "f0a4e966fcdef522" == record_failure(parsed("5.1.15"), spec, WHY).spec
 
 
 def test_going_back_in_the_spec_is_free_and_replaces_no_pod() -> None:
@@ -253,16 +253,16 @@ def test_going_back_in_the_spec_is_free_and_replaces_no_pod() -> None:
 
 
 def test_hold_leaves_things_as_they_are() -> None:
-    """Both pods stay; when the cause goes, the change goes on by itself."""
+    """Both pods stay; once the cause is fixed, the rollout resumes automatically."""
     cluster = failed(handoff=HOLD)
     assert ["5.1.14", "5.1.15"] == cluster.running
-    assert "not taken back, because spec.handoff.onFailure is Hold" in (cluster.status.plan or "")
+    assert "The change is not rolled back, because spec.handoff.onFailure is Hold." in (cluster.status.plan or "")
     cluster.never_ready.clear()
     assert ["5.1.15"] == cluster.settle().running
     assert [("5.1.14", "5.1.15", Outcome.COMPLETED, None)] == history(cluster)[:1]
 
 
-def test_a_change_of_settings_is_taken_back_too() -> None:
+def test_a_change_of_settings_is_rolled_back_too() -> None:
     """The version is the same, and the pod that served stays."""
     cluster = installed("5.1.15")
     (old,) = [pod.name for pod in cluster.pods]
@@ -270,7 +270,9 @@ def test_a_change_of_settings_is_taken_back_too() -> None:
     cluster.edit(podTemplate={"nodeSelector": {"zone": "nowhere"}}).settle().wait_for_deadline()
     assert [old] == [pod.name for pod in cluster.pods]
     assert "nodeSelector" not in cluster.deployment["spec"]["template"]["spec"]
-    assert "The change of 5.1.15's settings has failed" in (cluster.status.plan or "")
+    assert "The change of 5.1.15's settings failed and was rolled back; it is not retried automatically." in (
+        cluster.status.plan or ""
+    )
 
 
 def test_a_first_installation_that_fails_has_nothing_to_go_back_to() -> None:
@@ -285,15 +287,13 @@ def test_a_first_installation_that_fails_has_nothing_to_go_back_to() -> None:
 
 
 def test_a_rollback_that_fails_ends_there() -> None:
-    """What was active does not start any more: no third rollout, and the cause is told."""
+    """The previous version does not start any more: no third rollout follows, and the plan has the cause."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1")
     cluster.never_ready.add("5.1.15")
     cluster.wait_for_deadline().wait_for_deadline()
     rollouts = list(cluster.books.rollouts)
     assert (Phase.FAILED, 3) == (cluster.status.phase, len(rollouts))
-    assert "Going back to 5.1.15, which was active before, was not done within 60 seconds" in (
-        cluster.status.plan or ""
-    )
+    assert "The rollback to 5.1.15 did not complete within 60 seconds." in (cluster.status.plan or "")
     cluster.never_ready.discard("5.1.15")
     assert ["5.1.15"] == cluster.settle().running
     assert rollouts == cluster.books.rollouts
@@ -376,13 +376,15 @@ def test_what_is_brought_back_is_what_was_applied_whatever_this_release_would_re
     assert None is first_difference(older, live)
 
 
-def test_a_rollout_that_an_older_release_began_is_held() -> None:
-    """Nothing notes what was active before: said, and nothing guessed."""
+def test_a_rollout_that_an_older_release_began_is_not_rolled_back() -> None:
+    """The Deployment does not record what was active before: the plan says so, and the operator guesses nothing."""
     cluster = changing("5.1.14", "5.1.15")
     del cluster.deployment["metadata"]["annotations"][names.LAST_GOOD]
     cluster.wait_for_deadline()
     assert ["5.1.14", "5.1.15"] == cluster.running
-    assert "an older release of the operator began it" in (cluster.status.plan or "")
+    assert "an older operator release started it and did not record what was active before" in (
+        cluster.status.plan or ""
+    )
 
 
 def test_an_image_that_does_not_come_is_not_waited_for_for_ever() -> None:
@@ -420,7 +422,7 @@ def test_what_was_tried_by_a_release_that_numbered_no_stops_has_its_deadline_too
     seen = cluster.observe()
     due = seen.overdue_at
     assert due is not None
-    assert (False, True) == (is_over(seen, now=due - timedelta(microseconds=1)), is_over(seen, now=due))
+    assert (False, True) == (has_failed(seen, now=due - timedelta(microseconds=1)), has_failed(seen, now=due))
 
 
 @pytest.mark.parametrize(
@@ -474,7 +476,7 @@ def test_each_change_that_stops_first_has_a_number_of_its_own() -> None:
 
     def numbers() -> tuple[int | None, int]:
         seen = cluster.observe()
-        return cluster.record.stops, 0 if seen.deployment is None else seen.deployment.stops
+        return cluster.record.recreate_count, 0 if seen.deployment is None else seen.deployment.recreate_count
 
     cluster = installed("4.2.3")
     assert (None, 0) == numbers()
@@ -506,15 +508,15 @@ def test_a_restart_that_stands_in_the_spec_is_none_by_hand(mark: str | None) -> 
     assert ("5.1.15", ["4.2.3"]) == (cluster.record.rolled_back_from, cluster.running)
 
 
-def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> None:
-    """The operator died after its first write, and the next one comes when the deadline has passed."""
+def test_a_change_that_fails_before_status_has_it_is_in_history() -> None:
+    """The operator died after its first write, and the next one starts after the deadline."""
     cluster = installed("5.1.14")
     cluster.never_ready.add("5.1.15")
     cluster.edit(version="5.1.15").dies_at_each_pass(after=1, passes=1)
     cluster.settle(operator=False).tick(61)
     assert not cluster.observe().rollout_in_status
     first = cluster.reconcile()
-    assert ((), False, cluster.now) == (first.actions, first.silent, first.requeue_at)
+    assert ((), False, cluster.now) == (first.actions, first.defer_reporting, first.requeue_at)
     assert (Phase.FAILED, ["5.1.14"]) == (cluster.settle().status.phase, cluster.running)
     assert [("5.1.15", Outcome.FAILED), ("5.1.14", Outcome.COMPLETED)] == [
         (entry.to, entry.outcome) for entry in cluster.status.history[1:]
@@ -524,18 +526,18 @@ def test_a_change_that_fails_before_status_tells_of_it_stands_in_history() -> No
 def test_without_a_deployment_nothing_is_taken_back() -> None:
     """Somebody deleted it: it is made again."""
     seen = observed(agent())
-    assert not is_over(seen, now=NOW)
-    assert not is_to_be_rolled_back(seen, seen.agent.spec, now=NOW)
+    assert not has_failed(seen, now=NOW)
+    assert not should_roll_back(seen, seen.agent.spec, now=NOW)
 
 
 def test_what_is_held_and_comes_right_has_not_failed_any_more() -> None:
     """Whatever history still tells of it, in the pass that finds it active."""
     cluster = failed(handoff=HOLD)
-    assert is_over(cluster.observe(), now=cluster.now)
+    assert has_failed(cluster.observe(), now=cluster.now)
     cluster.never_ready.clear()
     cluster.settle(operator=False)
     assert Outcome.FAILED is cluster.status.history[0].outcome
-    assert not is_over(cluster.observe(), now=cluster.now)
+    assert not has_failed(cluster.observe(), now=cluster.now)
 
 
 def test_what_was_told_to_have_failed_stays_so_until_it_serves() -> None:

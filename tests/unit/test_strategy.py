@@ -105,11 +105,11 @@ def test_each_row_of_the_table(
     active: str, target: str, change: Change, *, always: bool, below: bool, how: Strategy
 ) -> None:
     """With an agent at rest: what the change is, which policy wants an approval, and by which mechanics it is made."""
-    found, mechanics = asked(installed(active), target)
+    found, choice = asked(installed(active), target)
     assert change is found
     assert always is needs_approval(found, v(target), spec_of(target, downgradePolicy=ALWAYS))
     assert below is needs_approval(found, v(target), spec_of(target, downgradePolicy=BELOW))
-    assert how is mechanics.strategy
+    assert how is choice.strategy
 
 
 @pytest.mark.parametrize("target", ["5.1.15", "4.2.3"])
@@ -188,9 +188,9 @@ def test_retargeting_in_the_middle_of_a_rollout(
     serves: str, rolling_to: str, target: str, change: Change, how: Strategy
 ) -> None:
     """A change of mind is judged from what became active last, not from what was being rolled out."""
-    found, mechanics = asked(changing(serves, rolling_to), target)
+    found, choice = asked(changing(serves, rolling_to), target)
     assert change is found
-    assert how is mechanics.strategy
+    assert how is choice.strategy
 
 
 def test_another_target_of_a_first_installation_that_never_came_up_is_an_upgrade() -> None:
@@ -212,16 +212,16 @@ def test_an_upgrade_after_a_recreate_whose_old_pod_is_gone_may_hand_over() -> No
     """Once nothing before 4.2.4 is left, two newer ones may overlap."""
     cluster = changing("4.2.3", "5.1.15", seconds=10)
     assert ["5.1.15"] == cluster.running
-    _, mechanics = asked(cluster, "5.1.16")
-    assert Strategy.ROLLING_HANDOFF is mechanics.strategy
+    _, choice = asked(cluster, "5.1.16")
+    assert Strategy.ROLLING_HANDOFF is choice.strategy
 
 
 def test_a_forced_downgrade_that_has_begun_is_left_by_recreate() -> None:
     """The live template is before 4.2.4, so a pod of it may start at any moment: stop first."""
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=0)
-    change, mechanics = asked(cluster, "5.1.15")
-    assert (Change.ABORT, Strategy.RECREATE) == (change, mechanics.strategy)
-    assert "4.2.3" in mechanics.why
+    change, choice = asked(cluster, "5.1.15")
+    assert (Change.ABORT, Strategy.RECREATE) == (change, choice.strategy)
+    assert "4.2.3" in choice.why
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_ports_of_a_node_on_either_side_mean_recreate(before: dict[str, Any], af
     """Two agents cannot bind one port of a node, so even new versions stop first; the reason says so."""
     cluster = installed("5.1.14", **before)
     seen = cluster.observe()
-    mechanics = choose(seen, v("5.1.15"), host_ports=spec_of(**after).uses_host_ports)
-    assert Strategy.RECREATE is mechanics.strategy
-    assert "two agents cannot bind the same ports of a node (hostNetwork or hostPort)" == mechanics.why
+    choice = choose(seen, v("5.1.15"), host_ports=spec_of(**after).uses_host_ports)
+    assert Strategy.RECREATE is choice.strategy
+    assert "two agents cannot bind the same ports of a node (hostNetwork or hostPort)" == choice.why
 
 
 @pytest.mark.parametrize(
@@ -276,17 +276,17 @@ def test_a_live_template_whose_version_cannot_be_told_means_recreate() -> None:
     template["metadata"]["labels"].clear()
     template["spec"]["containers"][0]["image"] = "agent:stable"
     seen = observed(cluster.agent, deployment=cluster.deployment)
-    mechanics = choose(seen, v("5.1.15"), host_ports=False)
-    assert Strategy.RECREATE is mechanics.strategy
-    assert "the version of the Deployment cannot be read" in mechanics.why
+    choice = choose(seen, v("5.1.15"), host_ports=False)
+    assert Strategy.RECREATE is choice.strategy
+    assert "the version of the Deployment cannot be read" in choice.why
 
 
 def test_an_image_that_was_set_back_by_hand_counts_as_what_it_is() -> None:
     """`kubectl set image` leaves the label as it was; the tag is what runs, so the way back up is a recreate."""
     cluster = installed("5.1.15")
     cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:4.2.3"
-    change, mechanics = asked(cluster, "5.1.15")
-    assert (Change.NONE, Strategy.RECREATE) == (change, mechanics.strategy)
+    change, choice = asked(cluster, "5.1.15")
+    assert (Change.NONE, Strategy.RECREATE) == (change, choice.strategy)
 
 
 def test_a_version_that_serves_is_gone_down_from_although_nobody_noted_that_it_became_active() -> None:

@@ -10,7 +10,7 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Rollout, Strategy
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
-from medplum_agent_operator.core.report.downtime_measurement import Moments, figures, moment, notice
+from medplum_agent_operator.core.report.downtime_measurement import Measurement, gap_and_overlap, measure, within_second
 from tests.support.builders import NOW, Raw, agent, observed, pod
 
 HANDOFF, RECREATE = Strategy.ROLLING_HANDOFF, Strategy.RECREATE
@@ -57,8 +57,8 @@ def test_that_the_new_pod_is_not_ready_is_no_end_of_the_old_one(since: float) ->
         change=Change.UPGRADE, from_version="5.1.14", to="5.1.15", strategy=Strategy.RECREATE, started_at=at(BEGAN)
     )
     seen = observed(agent(), deployment=ROLLED_OUT, pods=[new(created=5, unready_since=since)])
-    ended = notice(Moments(), record, seen, begins=False, now=at(9)).old_ended_at
-    assert moment(at(5), seen_at=at(9)) == ended
+    ended = measure(Measurement(), record, seen, begins=False, now=at(9)).old_ended_at
+    assert within_second(at(5), seen_at=at(9)) == ended
 
 
 def told(
@@ -68,14 +68,14 @@ def told(
     record = RolloutRecord(
         change=Change.UPGRADE, from_version=came_from, to="5.1.15", strategy=strategy, started_at=at(BEGAN)
     )
-    known = Moments()
+    known = Measurement()
     if begins_with is not None:
-        known = notice(known, record, observed(agent(), pods=begins_with), begins=True, now=at(BEGAN))
+        known = measure(known, record, observed(agent(), pods=begins_with), begins=True, now=at(BEGAN))
     for now, pods in passes:
         seen = observed(agent(), deployment=ROLLED_OUT, pods=pods)
-        known = notice(known, record, seen, begins=False, now=at(now))
+        known = measure(known, record, seen, begins=False, now=at(now))
     noted = Rollout(to="5.1.15", old_ended_at=known.old_ended_at, new_ready_at=known.new_ready_at)
-    return figures(noted, record, seen)
+    return gap_and_overlap(noted, record, seen)
 
 
 SERVES = {"ready_since": -100}
@@ -268,4 +268,4 @@ def test_a_first_installation_takes_over_from_nobody() -> None:
 )
 def test_a_moment_is_our_clock_within_the_second_that_kubernetes_tells(seen_at: float, expected: float) -> None:
     """Whatever our clock says, the moment stays in that second."""
-    assert at(expected) == moment(at(5), seen_at=at(seen_at))
+    assert at(expected) == within_second(at(5), seen_at=at(seen_at))

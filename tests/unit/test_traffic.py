@@ -127,12 +127,13 @@ def test_while_no_agent_serves_nothing_is_known_of_its_answers() -> None:
 
 
 def test_a_silent_agent_is_a_warning_that_says_what_to_do() -> None:
-    """In `status.plan` and as an Event; nothing is done to the agent."""
+    """In `status.plan` and as an Event; the agent is left alone."""
     made = plan(one(silent_since=EARLIER))
     (found,) = [finding for finding in made.findings if finding.reason is Reason.AGENT_SILENT]
-    assert "channel adt since 2026-09-01T11:00:00Z." in str(found.message)
-    assert "kubectl -n clinic rollout restart deployment lab" in str(found.message)
-    assert made.text.endswith(str(found.message))
+    assert "No answer on channel adt (since 2026-09-01T11:00:00Z)." in found.message.cause
+    assert "kubectl -n clinic rollout restart deployment/lab" == found.message.command
+    assert replace(found.message, rollout="5.1.15 is active; no changes are pending.") == made.message
+    assert str(made.message) == made.text
     assert [action.kind for action in plan(one()).actions] == [action.kind for action in made.actions]
 
 

@@ -12,7 +12,7 @@ from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.observed.rollout_record import Change
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, spec_before
+from medplum_agent_operator.core.policy.verdict import Allowed, Refused, decide, last_applied_spec
 from tests.support.builders import ABSENT, CONFIG, NOW, agent, approving, observed, refusal_of
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.situations import changing
@@ -161,7 +161,7 @@ def test_a_deployment_that_was_deleted_while_refused_comes_back_on_the_version_t
 def test_a_deleted_deployment_is_not_guessed_at_if_the_refused_spec_pins_an_image(image: dict[str, str]) -> None:
     """The pinned image is the refused version's: running it under the old version's name would be the downgrade."""
     cluster = refused(image=image).settle().delete("Deployment")
-    assert spec_before(cluster.observe()) is None
+    assert last_applied_spec(cluster.observe()) is None
     found = verdict(cluster)
     assert isinstance(found, Refused)
     assert found.spec is None
@@ -186,7 +186,7 @@ def test_a_refusal_names_what_was_active_and_whether_it_serves() -> None:
     found = refusal_of(verdict(cluster.edit(version="4.2.3")))
     assert found is not None
     assert "Downgrade from 5.1.15 to 4.2.3" in str(found.message)
-    assert "no agent was stopped" in str(found.message)
+    assert "No agent serves; devices cannot deliver messages." in str(found.message)
 
 
 def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
@@ -194,14 +194,14 @@ def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).edit(version="5.0.3")
     found = refusal_of(verdict(cluster))
     assert found is not None
-    assert "no agent was stopped for it. The rollout of 4.2.3 continues." in str(found.message)
+    assert "The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages." in str(found.message)
     settled = refusal_of(verdict(refused()))
     assert settled is not None
     assert "; 5.1.15 keeps serving. Other edits" in str(settled.message)
     cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
     unknown = refusal_of(verdict(cluster))
     assert unknown is not None
-    assert "no agent was stopped for it. Other edits" in str(unknown.message)
+    assert "No agent serves; devices cannot deliver messages. Other edits" in str(unknown.message)
 
 
 def test_an_approval_for_an_upgrade_is_neither_needed_nor_used() -> None:

@@ -1,1 +1,1 @@
-"""What decides. Values in, values out: nothing here knows a client, a clock, the environment, a logger or a framework."""
+"""The decisions, as pure functions from values to values: no client, clock, environment, logger or framework in here."""

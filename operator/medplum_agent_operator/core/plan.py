@@ -1,7 +1,7 @@
-"""From what was observed to what is done: one pure function, at most one disruptive action.
+"""Turn an observation into a plan: one pure function, at most one disruptive action.
 
-Called by `reconcile`, twice where something has to be written: once on what the watches saw, once on what was just read.
-The same observation, settings and time always give the same plan. Applying it and observing again leads to no action.
+Called by `reconcile`, twice if something has to be written: once on the cache, once on live reads. The same observation,
+settings and time always give the same plan. Once a plan is applied, the next observation leads to no action.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import downtime, gate_messages, prepull, windows
+from medplum_agent_operator.core.policy import downtime, gate_messages, prepull
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.report import progress, rollout_messages
-from medplum_agent_operator.core.report.gate_notices import gate_notices
+from medplum_agent_operator.core.report.notices import notices
 from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.desired import Desired, desired, moved_if_cordoned
+from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_cordoned
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
 
@@ -32,9 +32,9 @@ class Plan(Statement):
     """What a pass does and says.
 
     Attributes:
-        actions: what is applied, in this order; at most one is disruptive.
+        actions: the writes, in this order; at most one is disruptive.
         requeue_at: when to reconcile again without an event; None if events suffice.
-        defer_reporting: whether to report nothing yet, because it changes within a second.
+        defer_reporting: whether to report nothing yet, because the report would change within a second.
     """
 
     actions: tuple[Apply, ...] = ()
@@ -49,23 +49,23 @@ def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
         return _blocked(blocker)
     this = Pass(observed, decide(observed, config), config, now)
     if (refused := this.refused) is not None and refused.spec is None:
-        return _undecidable(refused)
+        return _undecidable(observed, refused)
     return _with_notices(_reconcile(this), observed, config, now=now)
 
 
 def _reconcile(this: Pass) -> Plan:
-    """Bring the cluster to the spec in force: roll back, keep up, wait, or begin a rollout."""
+    """Bring the cluster to the spec in force: roll back, replace no pod, wait, or begin a rollout."""
     wanted = desired(this)
     if not wanted.begins:
-        if (step := rollback.rolled_back(this, wanted.spec)) is not None:
+        if (step := rollback.roll_back(this, wanted.spec)) is not None:
             return _compose(this, step)
-        wanted = moved_if_cordoned(this, wanted)
+        wanted = move_if_cordoned(this, wanted)
     if not wanted.begins:
-        return _kept_up(this, wanted)
+        return _reconcile_without_rollout(this, wanted)
     for gate in _BEFORE_A_ROLLOUT:
         match gate(this, wanted):
             case Refused() as refused:
-                return _keep_applied(this, refused)
+                return _reconcile_applied_spec(this, refused)
             case Step() as step:
                 return _compose(this, step)
     return _compose(this, _begin(this, wanted))
@@ -79,21 +79,21 @@ def _wait_for_window(this: Pass, wanted: Desired) -> Refused | None:
 
 
 def _wait_for_status(this: Pass, wanted: Desired) -> Step | None:
-    """Status has the previous rollout before a record replaces it."""
+    """A rollout waits until status has the previous one, whose record it replaces."""
     return None if this.observed.rollout_in_status else upkeep.report_first(this, wanted.spec)
 
 
 def _wait_for_image(this: Pass, wanted: Desired) -> Step | None:
-    """The new image and the Secret are on the node before the old agent stops."""
+    """A change that stops first waits until the new image and the Secret are on the node."""
     if not wanted.choice.mechanics.stops_first:
         return None
     observed, spec = this.observed, wanted.spec
-    fetch = prepull.wanted(observed, spec, image=image_of(wanted.template.body))
+    fetch = prepull.needed_fetch(observed, spec, image=image_of(wanted.template.body))
     if fetch is None:
         return None
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
-    state = progress.fetching(record, spec, fetch, now=this.now)
-    failed = rollback.latching(this, spec, state, record)
+    state = progress.fetching(observed, record, spec, fetch, now=this.now)
+    failed = rollback.latch(this, spec, state, record)
     return failed or Step(state, record, actions.while_fetching(observed, fetch, this.config))
 
 
@@ -102,11 +102,11 @@ _BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None],
     _wait_for_status,
     _wait_for_image,
 )
-"""What a rollout waits for, in this order. A refusal leaves the applied spec in force; a step is taken in place of the rollout."""
+"""What a rollout waits for, in this order. A refusal leaves the applied spec in force; a step replaces the rollout in this pass."""
 
 
-def _keep_applied(this: Pass, refused: Refused) -> Plan:
-    """Reconcile the applied spec while the user's waits; look again when the refusal ends."""
+def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
+    """Reconcile the applied spec while the user's waits; requeue at the end of the refusal."""
     plan = _reconcile(replace(this, verdict=refused))
     if refused.until is None:
         return plan
@@ -118,35 +118,41 @@ def _begin(this: Pass, wanted: Desired) -> Step:
     observed, spec, template = this.observed, wanted.spec, wanted.template
     record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
     record = record.model_copy(update={"restart_mark": records.restart_mark(observed, template.body)})
-    if observed.deployment is not None and template.anew and wanted.choice.mechanics.stops_first:
-        number = observed.stops + 1
-        record, template = record.model_copy(update={"stops": number}), template.stopped_first(number)
-    record, backup = revisions.first(observed, record)
+    if observed.deployment is not None and template.newly_rendered and wanted.choice.mechanics.stops_first:
+        number = observed.recreate_count + 1
+        record, template = record.model_copy(update={"recreate_count": number}), template.with_stop_number(number)
+    record, backup = revisions.with_backup(observed, record)
     body = records.deployment(observed, spec, template.applied, wanted.choice.strategy, record, begins=True)
     live = observed.deployment
-    change = actions.compared(body, None if live is None else live.raw, disruptive=True)
+    change = actions.apply_if_different(body, None if live is None else live.raw, disruptive=True)
     state = progress.beginning(observed, record, spec, now=this.now)
-    return Step(state, record, (*backup, *actions.supporting(observed, spec, this.config), *change), begins=True)
+    return Step(
+        state, record, (*backup, *actions.supporting_actions(observed, spec, this.config), *change), begins=True
+    )
 
 
-def _kept_up(this: Pass, wanted: Desired) -> Plan:
+def _reconcile_without_rollout(this: Pass, wanted: Desired) -> Plan:
     """Replace no pod: repair drift, apply the rest of the spec, report."""
     observed, spec, template, live = this.observed, wanted.spec, wanted.template, this.observed.deployment
-    record = records.current(observed, spec, now=this.now)
+    record = records.current_record(observed, spec, now=this.now)
     record = records.refreshed_record(record, observed, refreshes=this.allowed is not None)
-    # During a rollout its strategy stays. At rest it is set for the next one, be it ours or a `kubectl rollout restart`.
+    # The strategy does not change during a rollout. At rest it is set for the next one: ours or a `kubectl rollout restart`.
     under_way = live is not None and not observed.activation.settled
     strategy = live.mechanics.strategy if live is not None and under_way else wanted.choice.strategy
     body = records.deployment(observed, spec, template.applied, strategy, record, begins=False)
-    change = actions.compared(actions.as_kept(body, live), None if live is None else live.raw)
-    plan = _compose(this, upkeep.upkeep(this, spec, (*actions.supporting(observed, spec, this.config), *change)))
+    change = actions.apply_if_different(actions.as_stored(body, live), None if live is None else live.raw)
+    plan = _compose(
+        this, upkeep.upkeep(this, spec, (*actions.supporting_actions(observed, spec, this.config), *change))
+    )
     gate = of_gate(observed, spec, this.config) if spec.gated else None
-    pending = gate_messages.pending_update(observed.agent, template.waits, "" if gate is None else gate.waits)
+    pending = gate_messages.pending_update(
+        observed.agent, template.pending_update, "" if gate is None else gate.pending_update
+    )
     return replace(plan, pending_update=pending)
 
 
 def _compose(this: Pass, step: Step) -> Plan:
-    """The plan of a step. A refusal of the user's spec is its main message, unless a failed change is being rolled back."""
+    """Make the plan of a step. A refusal of the user's spec is its main message, unless a failed change is being rolled back."""
     observed, refused, state = this.observed, this.refused, step.progress
     plan = Plan(
         phase=state.phase,
@@ -181,14 +187,14 @@ def _blocked(blocker: Blocker) -> Plan:
     return Plan(phase=blocker.phase, reason=found.reason, message=found.message, findings=(found,))
 
 
-def _undecidable(refused: Refused) -> Plan:
-    """The user's spec is refused and the applied one is unknown: then nothing may be written."""
+def _undecidable(observed: Observed, refused: Refused) -> Plan:
+    """Write nothing: the user's spec is refused and the applied one is unknown."""
     unknown = warning(
         Reason.LAST_SPEC_UNKNOWN,
         Message(
             "The previously applied spec is not recorded in the cluster, so no drift is repaired.",
-            impact="Running pods are left alone.",
-            fix="Resolve the refusal above.",
+            impact="None for devices; manual edits of the operator's objects stay.",
+            fix="None of its own; the operator records the spec again when the problem above is solved.",
         ),
     )
     found = refused.refusal
@@ -196,27 +202,28 @@ def _undecidable(refused: Refused) -> Plan:
         phase=refused.phase,
         reason=found.reason,
         message=found.message,
-        notices=(unknown.message,),
+        notices=() if observed.deployment is None else (unknown.message,),
         findings=(found, unknown),
         refusal=found,
     )
 
 
 def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: datetime) -> Plan:
-    """The plan, and what else is wrong: windows that never open, a gate that does not serve, a silent agent."""
-    faults = windows.read(observed.agent.spec.maintenance_windows).faults
-    found = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
-    about_gate, due = gate_notices(observed, config, now=now)
-    found = (*found, *about_gate)
-    silent = next((each.message for each in found if each.reason is Reason.AGENT_SILENT), None)
-    notices = tuple(each.message for each in found if each.message is not silent or plan.reason is not Reason.SERVING)
-    if silent is not None and plan.reason is Reason.SERVING:  # "no changes are pending" would mislead
+    """Add what else is wrong to a plan."""
+    found = notices(observed, config, now=now)
+    shown = found.messages
+    if (silent := found.silent_agent) is not None and plan.reason is Reason.SERVING:
+        # "No changes are pending" would mislead: the silence is the main message.
+        shown = tuple(message for message in shown if message is not silent)
         plan = replace(plan, message=replace(silent, rollout=rollout_messages.active(observed.agent.spec)))
+    if plan.reason is Reason.AWAITING_WINDOW:  # its message explains the windows that never open
+        faults = {each.message for each in found.findings if each.reason is Reason.WINDOW_INVALID}
+        shown = tuple(message for message in shown if message not in faults)
     return replace(
         plan,
-        notices=(*plan.notices, *notices),
-        findings=(*plan.findings, *found),
-        requeue_at=plan.requeue_at if due is None else _earlier(plan.requeue_at, due),
+        notices=(*plan.notices, *shown),
+        findings=(*plan.findings, *found.findings),
+        requeue_at=plan.requeue_at if found.requeue_at is None else _earlier(plan.requeue_at, found.requeue_at),
     )
 
 

@@ -1,7 +1,7 @@
-"""The whole status, projected from what was observed, what is planned and what status said before.
+"""Project the whole status from the observation, the plan and the previous status.
 
-Called by `reconcile` at the end of a pass; it writes the result only where it differs. Nothing in here is a memory that the
-operator would need to act rightly: it is lost with a wiped status only that an approval was taken off and set again.
+Called by `reconcile` at the end of a pass, which writes the result if it differs. Status is a report, with two exceptions that
+matter (ARCHITECTURE.md): the spent approvals, and the last active version where no Deployment exists.
 """
 
 from dataclasses import replace
@@ -21,22 +21,22 @@ from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.report import traffic
 from medplum_agent_operator.core.report.conditions import conditions, plan_conditions
-from medplum_agent_operator.core.report.history import follow
+from medplum_agent_operator.core.report.history import rollout_and_history
 from medplum_agent_operator.core.report.statement import Statement
 
 LONGEST_HISTORY: Final = 10
 
 
 def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAgentStatus:
-    """The status that goes with this observation and this plan."""
-    observed = _without_somebody_else_s(observed)
+    """Project the status for this observation and this plan."""
+    observed = _without_foreign_deployment(observed)
     previous = observed.agent.status
     current = plan.begins or observed.record
-    rollout, history = follow(observed, plan, now=now)
-    told = plan_conditions(plan, serving=bool(observed.open_pods))
+    rollout, history = rollout_and_history(observed, plan, now=now)
+    values = plan_conditions(plan, serving=bool(observed.pods_with_open_ports))
     forwarding = traffic.forwarding(observed)
     if forwarding is not None:
-        told[ConditionType.FORWARDING] = forwarding
+        values[ConditionType.FORWARDING] = forwarding
     gated = observed.agent.spec.gated
     return MedplumAgentStatus(
         observed_generation=observed.agent.generation,
@@ -49,50 +49,55 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
         waiting_for_next_change=plan.pending_update or None,
         conditions=conditions(
             [known for known in previous.conditions if gated or known.type != ConditionType.FORWARDING],
-            told,
+            values,
             generation=observed.agent.generation,
             now=now,
         ),
         channels=traffic.channels(observed, now=now),
         rollout=rollout,
-        history=traffic.with_figures(history, observed, now=now)[:LONGEST_HISTORY],
+        history=traffic.with_gate_figures(history, observed, now=now)[:LONGEST_HISTORY],
         spent_approvals=_spent(observed, current),
     )
 
 
-def _without_somebody_else_s(observed: Observed) -> Observed:
-    """The same without a Deployment that is not this agent's: a deleted namesake's tells of rollouts that this one never had."""
+def _without_foreign_deployment(observed: Observed) -> Observed:
+    """Leave out a Deployment of another owner: that of a deleted namesake describes rollouts that this agent never had."""
     if observed.deployment is None or ownership(observed.deployment.raw, observed.agent) is Ownership.OURS:
         return observed
     return replace(observed, deployment=None)
 
 
+def says_available(status: MedplumAgentStatus) -> bool:
+    """Whether the condition `Available` is True."""
+    return any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in status.conditions)
+
+
 def unreadable(previous: MedplumAgentStatus, finding: Finding, *, generation: int, now: datetime) -> MedplumAgentStatus:
-    """The status of an object whose spec does not fit the model: everything known stays, the fault is told."""
+    """Project the status of an object whose spec does not fit the model: report the fault and keep everything known."""
     plan = Statement(phase=Phase.FAILED, reason=finding.reason, message=finding.message)
-    serving = any(c.type == ConditionType.AVAILABLE and c.status is ConditionStatus.TRUE for c in previous.conditions)
-    told = plan_conditions(plan, serving=serving)
+    serving = says_available(previous)
+    values = plan_conditions(plan, serving=serving)
     return previous.model_copy(
         update={
             "observed_generation": generation,
             "phase": plan.phase,
             "plan": plan.text,
-            "conditions": tuple(conditions(previous.conditions, told, generation=generation, now=now)),
+            "conditions": tuple(conditions(previous.conditions, values, generation=generation, now=now)),
         }
     )
 
 
 def _active_version(observed: Observed) -> str | None:
-    """The version that the agent's pods run, the active one where there are two; None in the gap of a recreate."""
+    """The version that the agent's pods run; if they run two, the active one; None in the gap of a recreate."""
     last_good = observed.last_active
     if observed.deployment is not None and observed.activation.became_active:
         return None if last_good is None else last_good.text
-    # In a handoff the old one counts until the new one is active; where nothing serves, one on its way out does not count.
-    serving = bool(observed.open_pods)
+    # In a handoff the old version counts until the new one is active. If no pod serves, a terminating pod does not count.
+    serving = bool(observed.pods_with_open_ports)
     running = [pod.version for pod in observed.live_pods if serving or not pod.terminating]
     if last_good is not None and last_good in running:
         return last_good.text
-    ready = [pod.version.text for pod in observed.open_pods if pod.version is not None]
+    ready = [pod.version.text for pod in observed.pods_with_open_ports if pod.version is not None]
     return ready[0] if ready else None
 
 
@@ -102,12 +107,12 @@ def _last_good_version(observed: Observed) -> str | None:
 
 
 def _spent(observed: Observed, current: RolloutRecord | None) -> list[str]:
-    """Approvals that cannot be used again: all that were, until somebody takes the annotation off."""
+    """Approvals that cannot be used again: all used ones, until a user removes the annotation."""
     agent = observed.agent
     if FORCE_DOWNGRADE not in agent.annotations:
         return []
     spent = list(agent.status.spent_approvals)
-    noted = observed.rollout_in_status and current == observed.record
-    if current is not None and current.approval is not None and not noted and current.approval not in spent:
+    recorded = observed.rollout_in_status and current == observed.record
+    if current is not None and current.approval is not None and not recorded and current.approval not in spent:
         spent.append(current.approval)
     return spent

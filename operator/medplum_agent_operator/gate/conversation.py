@@ -9,6 +9,7 @@ Events and time are in this module; the steps that follow from them are in `deli
 from medplum_agent_operator.gate.delivery import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from medplum_agent_operator.gate.effects import MAX_SENDS, Agent, CloseLink, Effect, Ending, Kind
 from medplum_agent_operator.gate.framing import Frame, Junk, TooLong
+from medplum_agent_operator.gate.hl7 import Wanted
 from medplum_agent_operator.gate.limits import SMALL_BYTES
 from medplum_agent_operator.gate.yielding import Yielding
 
@@ -31,9 +32,14 @@ class Conversation(Yielding):
     @property
     def reads_device(self) -> bool:
         """Whether to read from the device: not while a current message has enough bytes buffered behind it."""
-        if self._ended or self._device.closed_at is not None or self.more_later:
+        if self.drops_bytes or self.more_later:
             return False
         return self._message is None or self.buffered_bytes < SMALL_BYTES
+
+    @property
+    def drops_bytes(self) -> bool:
+        """Whether more bytes of the device would only be counted."""
+        return self._ended or self._device.closed_at is not None
 
     @property
     def buffered_bytes(self) -> int:
@@ -53,29 +59,48 @@ class Conversation(Yielding):
             return None
         return min((at for at in self._deadlines() if at is not None), default=None)
 
+    @property
+    def may_close(self) -> bool:
+        """Whether the gate stops and has nothing of the device in hand. The caller then asks the kernel, and reports `nothing_unread`."""
+        return (
+            self._stopping
+            and not (self._ended or self._message or len(self._device))
+            and self._device.closed_at is None
+        )
+
     # Events of the device.
 
     def device_sent(self, data: bytes, now: float) -> None:
         """The device sent bytes."""
-        if self._ended or self._device.closed_at is not None:
+        if self.drops_bytes:
+            self._late_frames += self._late_ends.count(data)
             return
         self._device.feed(data, now)
         self._advance(now)
 
     def device_finished(self, now: float) -> None:
         """The device closed its side; it may still read. The gate passes on its complete messages, and the answers go back."""
+        late, self._late_frames = self._late_frames, 0
+        self._count_lost(late)
+        self._device_finished = True
         self._device.close(now)
         self._advance(now)
 
-    def device_lost(self, now: float) -> None:
-        """The connection broke: like `device_finished`, but nothing can be answered any more."""
+    def device_lost(self) -> None:
+        """The connection broke: nothing can be answered any more. `device_finished` follows when the caller has read what had arrived."""
         self._device_gone = True
-        self.device_finished(now)
+        self._device_finished |= not self._ended
 
     def stop(self, now: float) -> None:
-        """The gate stops: finish the message that an agent has, take no other, and close."""
+        """The gate stops: pass on what the device has sent, and close as soon as nothing of it is left."""
         self._stopping = True
-        self.device_finished(now)
+        self._device.hurry()
+        self._advance(now)
+
+    def nothing_unread(self, now: float) -> None:
+        """After `may_close`: the kernel has no more bytes of the device either, so the gate takes no more."""
+        self._device.close(now)
+        self._advance(now)
 
     def reading_paused(self) -> None:
         """The caller waits for bytes of the budget and does not read: this time does not count against the device."""
@@ -107,9 +132,10 @@ class Conversation(Yielding):
             return
         link.open = True
         self._retry_seconds = FIRST_RETRY_SECONDS
-        if self._message is not None and link.agent in self._message.sent_to:
+        message = self._message
+        if message is not None and link.agent in message.sent_to:
             # The agent closed the link on this message and is still alive. It may have the message, so only the device may resend it.
-            self._end(Ending.UNANSWERED)
+            self._give_up(message, Ending.UNANSWERED)
         self._advance(now)
 
     def link_failed(self, number: int, now: float) -> None:
@@ -146,8 +172,7 @@ class Conversation(Yielding):
             return
         if link.deframer.in_frame:
             self._count(Kind.CUT)
-        if link.owed:
-            self._count(Kind.MISSED, len(link.owed))
+        self._note_end(link, now)
         message = self._message
         if message is not None and message.link is link:
             message.link, message.waiting_since, message.was_held = None, now, True
@@ -155,7 +180,7 @@ class Conversation(Yielding):
                 # A process that exits closes its connections one by one, and its port perhaps last. Whether it is alive shows a moment later.
                 self._retry_at = now + self._retry_seconds
             if not (self._rules.send_again and message.frame) or len(message.sent_to) >= MAX_SENDS:
-                self._end(Ending.UNANSWERED)
+                self._give_up(message, Ending.UNANSWERED)
         self._advance(now)
 
     # Time.
@@ -168,18 +193,19 @@ class Conversation(Yielding):
         if message is not None and message.link is not None:
             retired_at = message.link.retired_at
             move_late = retired_at is not None and self._agent is not None and now >= retired_at + rules.move_seconds
-            unanswered = now >= message.sent_at + rules.answer_seconds
-            if move_late or (unanswered and retired_at is not None):
+            due = now >= message.blocks_until(rules)
+            if message.wanted is Wanted.YES and (move_late or (due and retired_at is not None)):
                 # No answer will come from a previous agent: it may have been lost with its node.
-                self._end(Ending.MOVE_LATE)
-            elif unanswered:
-                self._count(Kind.UNANSWERED)
-                message.link.remember(message.ids)
-                self._message = None
+                self._give_up(message, Ending.MOVE_LATE)
+            elif due:
+                self._go_on(message, message.link)
         elif message is not None and now >= message.waiting_since + rules.hold_seconds:
-            self._give_up()
+            self._end(Ending.NO_AGENT)
         elif message is None and self._device.closed_at is None and (late := self._device.overdue(now)) is not None:
-            self._end(late)
+            if self._stopping:
+                self._device.close(now)
+            else:
+                self._end(late)
         self._advance(now)
 
     def _deadlines(self) -> "tuple[float | None, ...]":
@@ -190,7 +216,7 @@ class Conversation(Yielding):
         if message is not None and message.link is not None:
             retired_at = message.link.retired_at
             move_late = None if retired_at is None or self._agent is None else retired_at + rules.move_seconds
-            return (message.sent_at + rules.answer_seconds, move_late, *expiries)
+            return (message.blocks_until(rules), move_late, *expiries)
         if message is not None:
             retry = None if self._agent is None or self._links.find(self._agent) else self._retry_at
             return (message.waiting_since + rules.hold_seconds, retry, *expiries)

@@ -14,6 +14,7 @@ from medplum_agent_operator.gate.effects import Count, Effect, Ending, Rules, Se
 from medplum_agent_operator.gate.limits import TINY_BYTES, Standing
 from medplum_agent_operator.gate.routes import Life
 from medplum_agent_operator.gate.sockets import ChannelServer
+from medplum_agent_operator.gate.unread import Unread
 
 BLOCKED_SECONDS: Final = 60.0
 """How long a device may leave its answers unread. Meanwhile a large answer occupies memory that other devices need."""
@@ -79,17 +80,19 @@ class DeviceConnection(EffectRunner):
         return not self._closing
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is closed."""
-        self.transport = None
+        """The connection is closed. What had arrived before is still read and passed on, as fast as the agent answers."""
+        transport, self.transport = self.transport, None
+        self._blocked = False
         for timer in (self._linger, self._blocked_timer):
             if timer is not None:
                 timer.cancel()
         if isinstance(exc, TimeoutError):
             self._note("lost a device's connection: the device does not answer on the network")
-        if self.conversation is not None and not self.conversation.ended:
-            self.conversation.device_lost(self.loop.time())
+        if self.conversation is not None:
+            self.conversation.device_lost()
+            if transport is not None and not self._device_finished:
+                self._unread = Unread(transport)
             self._settle()
-        self._forget_if_done()
 
     def pause_writing(self) -> None:
         """The device does not read its answers: read no more of them, and abort if this lasts too long."""
@@ -159,7 +162,7 @@ class DeviceConnection(EffectRunner):
             self._settle()
 
     def _turn(self) -> None:
-        """Go on after a pause."""
+        """Continue after a pause."""
         self._paced = False
         if self.conversation is not None:
             self.conversation.take_turn(self.loop.time())

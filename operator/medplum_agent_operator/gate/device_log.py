@@ -1,4 +1,4 @@
-"""Log lines about devices: a few for each address, whatever a device does and how often.
+"""Log lines about devices: a few for each address, no matter what a device does and how often.
 
 The relays and connections report here. The first line of a kind is written at once, with the device's address. Each further
 one is counted, and a minute later one line has the numbers.
@@ -23,9 +23,11 @@ OTHERS: Final = "other addresses"
 WORTH_A_LINE: Final = {
     Kind.JUNK: "dropped bytes outside any message",
     Kind.EMPTY: "dropped a frame without an HL7 header",
+    Kind.BATCH: "dropped a batch or a file of messages (BHS, FHS), as no agent takes one",
     Kind.CUT: "dropped a message that was not completed",
     Kind.UNANSWERED: "a message got no answer in time",
     Kind.UNDELIVERED: "lost messages: the device has disconnected, and no agent was ready in time",
+    Kind.DROPPED: "messages went to no agent before the connection was closed",
     Kind.MISSED: "an application acknowledgement did not arrive, because its link was closed",
 }
 """What happens on a connection that stays open, and has to be found by the device's address."""

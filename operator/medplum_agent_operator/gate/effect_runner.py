@@ -24,6 +24,7 @@ from medplum_agent_operator.gate.effects import (
 from medplum_agent_operator.gate.hl7 import describe
 from medplum_agent_operator.gate.limits import SMALL_BYTES
 from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, send_fin
+from medplum_agent_operator.gate.unread import Unread, unread_bytes
 from medplum_agent_operator.telemetry import log
 
 if TYPE_CHECKING:
@@ -46,9 +47,11 @@ class EffectRunner(Reader):
         self.transport: asyncio.Transport | None = None
         self.claim = ByteClaim(channel.shared.budget, self)
         self._alarm = Alarm(loop, self._tick)
-        self._unsubscribe: Callable[[], None] = _nothing
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._device_finished = False
         self._linger: asyncio.TimerHandle | None = None
+        self._unread: Unread | None = None
+        """After the device's connection was lost: what it had sent before."""
         self._reading = True
         self._blocked = False
         self._closing = False
@@ -125,6 +128,9 @@ class EffectRunner(Reader):
         self.bytes_not_needed()
         self.claim.adjust(self._claimed_bytes)
         self._update_reading()
+        if self._unread is not None:
+            # Not at once: a lost device may release the bytes again, and so on with every other one that waits for them.
+            self.loop.call_soon(self._settle)
 
     # Carries out the effects.
 
@@ -133,13 +139,31 @@ class EffectRunner(Reader):
         conversation = self.conversation
         if conversation is None:
             return
-        while effects := conversation.effects():
-            for effect in effects:
+        while True:
+            for effect in conversation.effects():
                 self._carry_out(effect)
-        self.claim.adjust(self._claimed_bytes)
+            self.claim.adjust(self._claimed_bytes)
+            if not self._read_rest(conversation):
+                break
         self._update_reading()
         self._set_alarm()
         self._forget_if_done()
+
+    def _read_rest(self, conversation: "Conversation") -> bool:
+        """Read what the kernel has of a lost device, or find that it has nothing more of a device. Returns whether anything was reported."""
+        now, transport = self.loop.time(), self.transport
+        if self._unread is None:
+            if not conversation.may_close or transport is None or unread_bytes(transport):
+                return False
+            conversation.nothing_unread(now)
+        elif not conversation.drops_bytes and (self.claim.waits or self._paced or not conversation.reads_device):
+            return False
+        elif data := self._unread.read():
+            conversation.device_sent(data, now)
+        else:
+            self._unread = None
+            conversation.device_finished(now)
+        return True
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
@@ -153,9 +177,8 @@ class EffectRunner(Reader):
             case Count(kind, amount, agent):
                 self.channel.counters.note(kind, amount, cast("Life | None", agent))
             case OpenLink(number, agent):
-                self.links[number] = AgentConnection(
-                    number, cast("Life", agent), self, channel=self.channel, loop=self.loop
-                )
+                life = cast("Life", agent)
+                self.links[number] = AgentConnection(number, life, self, channel=self.channel, loop=self.loop)
             case CloseLink(number):
                 if (link := self.links.pop(number, None)) is not None:
                     link.finish()
@@ -193,9 +216,10 @@ class EffectRunner(Reader):
             return
         waits = self.claim.waits
         reading = conversation.reads_device and not waits and not self._paced
-        if transport is not None and reading != self._reading:
+        if reading != self._reading:
             self._reading = reading
-            (transport.resume_reading if reading else transport.pause_reading)()
+            if transport is not None:
+                (transport.resume_reading if reading else transport.pause_reading)()
         for link in self.links.values():
             link.set_reading(not self._blocked and not waits)
 
@@ -217,14 +241,10 @@ class EffectRunner(Reader):
     def _forget_if_done(self) -> None:
         """Release everything after the device has gone and its conversation has ended."""
         conversation = self.conversation
-        if self.transport is not None or conversation is None or not conversation.ended:
+        if self.transport is not None or self._unread is not None or conversation is None or not conversation.ended:
             return
         self.conversation = None
         self._alarm.cancel()
         self._unsubscribe()
         self.claim.release()
         self._forget()
-
-
-def _nothing() -> None:
-    """Stand in for `_unsubscribe` before the subscription."""

@@ -20,7 +20,7 @@ class Ending(StrEnum):
     TOO_SLOW = "a message did not arrive completely in time"
     IDLE = "the device sent nothing for too long"
     NO_AGENT = "no agent was ready in time"
-    UNANSWERED = "the agent closed without answering a message, and the gate must not resend it"
+    UNANSWERED = "an agent ended without answering a message, and the gate must not resend it"
     MOVE_LATE = "the previous agent did not answer in time after the move"
     STOPPED = "the gate is stopping"
     UNREAD = "the device did not read its answers"
@@ -30,7 +30,8 @@ class Ending(StrEnum):
 class Kind(StrEnum):
     """What happened, for metrics and logs. The number of a `Count` is 1 unless the kind states another meaning."""
 
-    SENT = "a message was written to an agent"
+    SENT = "a message that asks for an answer was written to an agent"
+    SENT_SILENT = "a message that asks for no answer was written to an agent"
     ANSWERED = "a message got its first answer; the number: seconds since it was written"
     LATE = "an answer that no message waits for: an application acknowledgement after the commit, a repeat, or one after the time-out"
     UNANSWERED = "a message got no answer in time, and the gate moved to the next message"
@@ -40,8 +41,10 @@ class Kind(StrEnum):
     MISSED = "an application acknowledgement will not arrive, because its link is closed; the number: how many"
     JUNK = "bytes outside frames were dropped; the number: how many bytes"
     EMPTY = "a frame without an HL7 header was dropped"
+    BATCH = "a batch or a file of messages was dropped, because no agent takes one"
     CUT = "a frame that the device or the agent did not complete was dropped"
-    UNDELIVERED = "a complete message of a disconnected device found no agent in time; the number: how many"
+    UNDELIVERED = "a complete message of a disconnected device went to no agent; the number: how many"
+    DROPPED = "a complete message of a connected device went to no agent before its connection was closed; the number: how many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,9 @@ class Rules:
         late_seconds: how long the gate waits for an application acknowledgement when a connection closes or moves. It counts from the
             commit and from the close or move; the earlier end applies.
         flush_seconds: how long an idle agent gets after its last answer to pass on messages that it acknowledged without a commit.
-        frame_seconds: how long a message may take from its first byte to its last.
+        frame_seconds: how long a message may take to get on: from one byte to the next, and above `SMALL_BYTES` for as many bytes.
+        stop_seconds: when the gate stops, how long a device may pause within a message.
+        silent_seconds: how long the next message waits after one that asks for no answer, so that an agent reads them separately.
         idle_seconds: how long a device may send nothing before the gate closes its connection.
         send_again: whether the gate resends an unanswered message to the next agent when its agent stops.
     """
@@ -117,6 +122,8 @@ class Rules:
     late_seconds: float = 30
     flush_seconds: float = 0.2
     frame_seconds: float = 60
+    stop_seconds: float = 1
+    silent_seconds: float = 0.1
     idle_seconds: float = 86_400
     send_again: bool = True
 

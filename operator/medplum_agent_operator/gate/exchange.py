@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 
 from medplum_agent_operator.gate.effects import Agent, Rules
 from medplum_agent_operator.gate.framing import Deframer
-from medplum_agent_operator.gate.hl7 import Answer
+from medplum_agent_operator.gate.hl7 import Answer, Wanted
 
 _REMEMBERED = 256
 """Control ids that a link remembers, of answered and of owed messages each. So a late or repeated answer does not match the next message."""
+
+_SILENT_BYTES_PER_SECOND, _READ_BYTES = 5_000_000, 65_536
+"""For the pause behind a message that asks for no answer: longer than `frame_writer` needs for it."""
 
 
 @dataclass(slots=True)
@@ -20,11 +23,25 @@ class Message:
 
     frame: bytearray
     ids: frozenset[bytes]
+    wanted: Wanted
     waiting_since: float
     was_held: bool = False
     sent_at: float = 0
     link: "Link | None" = None
     sent_to: list[Agent] = field(default_factory=list)
+    size: int = 0
+    """How many bytes the frame has."""
+
+    def __post_init__(self) -> None:
+        self.size = len(self.frame)
+
+    def blocks_until(self, rules: Rules) -> float:
+        """Until when it blocks the next message while it has no answer. An agent needs a pause to read both separately."""
+        if self.wanted is Wanted.YES:
+            return self.sent_at + rules.answer_seconds
+        size = self.size
+        pause = rules.silent_seconds + size / _SILENT_BYTES_PER_SECOND + (size % _READ_BYTES == 1)
+        return self.sent_at + min(pause, rules.answer_seconds)
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +58,8 @@ class Link:
     last_answer_at: float = 0
     owed: dict[bytes, float] = field(default_factory=dict)
     """Control ids of committed messages without an application acknowledgement yet, with the time of the commit."""
+    awaited: frozenset[bytes] | None = None
+    """Control ids of the message that the gate gave up last, and that the device may still wait for; None if it gave up none."""
     answered: dict[bytes, None] = field(default_factory=dict)
     """Control ids of messages that are done with, whose answers may still arrive or repeat."""
 
@@ -114,6 +133,13 @@ class Links:
                 link.retired_at = None
             elif link.retired_at is None:
                 link.retired_at = now
+
+    def misses_answer(self, link: Link, now: float) -> bool:
+        """Whether the device may wait for an application acknowledgement that a closed link owes: a recent one, or the last one."""
+        owed_until = self._owed_until(link)
+        return owed_until is not None and (
+            now < owed_until or link.last_answer_at <= owed_until - self._rules.late_seconds
+        )
 
     @property
     def owed_until(self) -> float | None:

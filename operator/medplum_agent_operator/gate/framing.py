@@ -113,3 +113,22 @@ class Deframer:
         """Empty the buffer."""
         self._buffer.clear()
         self._searched = 0
+
+
+class EndCounter:
+    r"""Counts the frames that end in bytes that are dropped.
+
+    >>> counter = EndCounter()
+    >>> counter.count(b"MSH|1\x1c"), counter.count(b"\r\x0bMSH|2\x1c\r\x0bMSH|")
+    (0, 2)
+    """
+
+    def __init__(self) -> None:
+        self._last = b""
+
+    def count(self, data: bytes) -> int:
+        """Return how many frames end in these bytes, which follow those of the last call."""
+        data = self._last + data
+        # A complete end is not carried over, so it does not count twice.
+        self._last = END[:1] if data.endswith(END[:1]) else b""
+        return data.count(END)

@@ -1,20 +1,35 @@
-"""The few HL7 v2 fields that the gate reads: the control id of a message (MSH-10), and what an answer is for (MSA-1, MSA-2).
+"""The few HL7 v2 fields that the gate reads.
 
-Used by `delivery`. Bytes in, bytes out: the gate decodes nothing and assumes no charset. It reads no other field of a
-message, except the type (MSH-9) for the log at DEBUG.
+Of a message: its control id (MSH-10), and whether it asks for acknowledgements (MSH-15, MSH-16). Of an answer: what it is for
+(MSA-1, MSA-2). Used by `delivery`. Bytes in, bytes out: the gate decodes nothing and assumes no charset. It reads no other
+field of a message, except the type (MSH-9) for the log at DEBUG.
 Source: HL7 v2.5.1 chapter 2: 2.5.3 (separators), 2.9 (acknowledgement), 2.10.3 (batches), 2.15.8 (MSA), 2.15.9 (MSH).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from itertools import islice
 from typing import Final
 
 Bytes = bytes | bytearray
 
-_HEADERS: Final = (b"MSH", b"FHS", b"BHS")
+_CHARSETS: Final = ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
+
+
+def _beginnings(*names: str) -> tuple[bytes, ...]:
+    """Return how a frame of these first segments may begin. Agents remove one byte order mark, and nothing else, before they look."""
+    return tuple((mark + name).encode(charset) for name in names for charset in _CHARSETS for mark in ("", "\ufeff"))
+
+
+_HEADERS: Final = _beginnings("MSH")
+_BATCH_HEADERS: Final = _beginnings("FHS", "BHS")
+_BEFORE_SEGMENT: Final = (b"\x0b", b"\r", b"\n", b"\x0b\xef\xbb\xbf")
 _TYPE: Final = 8
 _CONTROL_ID: Final = 9  # MSH-1 is the separator itself, so MSH-2 has index 1
+_ACCEPT, _APPLICATION = 14, 15
+_NOT_ALWAYS: Final = frozenset({b"NE", b"ER", b"SU"})
+"""Values of MSH-15 and MSH-16 (table 0155): never, on an error only, on success only."""
 _COMMIT_CODES: Final = frozenset({b"CA", b"CE", b"CR"})
 _MAX_SEGMENT_BYTES: Final = 4096
 """How much of a segment the gate reads. A control id behind this limit does not count."""
@@ -36,15 +51,46 @@ class Answer:
     commit: bool
 
 
+class Wanted(Enum):
+    """Whether a message asks for an answer."""
+
+    YES = "it asks for one, or names no conditions, which means the same"
+    PERHAPS = "MSH-15 or MSH-16 allows no answer, and the other one is empty"
+    NO = "MSH-15 and MSH-16 both allow no answer"
+
+
 def has_header(frame: Bytes) -> bool:
-    r"""Whether a frame begins like a message, batch or file. Any other frame breaks a connection to an agent before 5.0.0.
+    r"""Whether a frame begins like a message that an agent takes. Any other frame breaks a connection to an agent before 5.0.0.
 
-    In UTF-16 each letter has a zero byte beside it.
-
-    >>> has_header(b"\x0bMSH|^~\\&|\x1c\r"), has_header(b"\x0bPID|1\x1c\r"), has_header(b"\x0b\x1c\r")
-    (True, False, False)
+    >>> has_header(b"\x0bMSH|^~\\&|\x1c\r"), has_header(b"\x0b\xef\xbb\xbfMSH|^~\\&|\x1c\r"), has_header(b"\x0bPID|1\x1c\r")
+    (True, True, False)
     """
-    return frame[1:8].replace(b"\0", b"").startswith(_HEADERS)
+    return frame.startswith(_HEADERS, 1)
+
+
+def is_batch(frame: Bytes) -> bool:
+    r"""Whether a frame begins like a batch or a file of messages, which no agent takes.
+
+    >>> is_batch(b"\x0bFHS|^~\\&|\x1c\r"), is_batch(b"\x0bMSH|^~\\&|\x1c\r")
+    (True, False)
+    """
+    return frame.startswith(_BATCH_HEADERS, 1)
+
+
+def wanted_answer(frame: Bytes) -> Wanted:
+    r"""Return whether a message asks for an answer.
+
+    >>> wanted_answer(b"\x0bMSH|^~\\&|A|B|C|D|20260101||ADT^A01|4711|P|2.5|||NE|NE\rPID|1\r\x1c\r").name
+    'NO'
+    """
+    # In UTF-16 each letter has a zero byte beside it.
+    head = bytes(frame[:_MAX_SEGMENT_BYTES]).replace(b"\0", b"")
+    at = head.find(b"MSH")
+    fields = [*_fields(head, at), *[b""] * (_APPLICATION + 1)] if at > 0 else [b""] * (_APPLICATION + 1)
+    conditions = {fields[_ACCEPT].strip().upper(), fields[_APPLICATION].strip().upper()}
+    if conditions <= _NOT_ALWAYS:
+        return Wanted.NO
+    return Wanted.PERHAPS if conditions & _NOT_ALWAYS and b"" in conditions else Wanted.YES
 
 
 def control_ids(frame: Bytes) -> frozenset[bytes]:
@@ -82,10 +128,10 @@ def answer_of(frame: Bytes) -> Answer:
 
 
 def _segments(frame: Bytes, name: bytes) -> Iterator[int]:
-    """Yield where segments with this name begin: after the 0B, or after a CR or LF (some devices write LF)."""
+    """Yield where segments with this name begin: after the 0B and a byte order mark, or after a CR or LF (some devices write LF)."""
     at = frame.find(name)
     while at > 0:
-        if frame[at - 1] in b"\x0b\r\n":
+        if frame[max(at - 4, 0) : at].endswith(_BEFORE_SEGMENT):
             yield at
         at = frame.find(name, at + len(name))
 

@@ -6,6 +6,8 @@ time is an argument.
 
 from medplum_agent_operator.gate.effects import Ending, Rules
 from medplum_agent_operator.gate.framing import Deframer, Frame, Junk, TooLong
+from medplum_agent_operator.gate.hl7 import has_header
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 
 
 class Inbox:
@@ -16,8 +18,11 @@ class Inbox:
         self._rules = rules
         self._frames = Deframer(limit=rules.frame_bytes)
         self._last_data_at = now
-        self._frame_began_at: float | None = None
+        self._progress_at: float | None = None
+        """When the unfinished frame got on last; None without one, or if a complete one is before it."""
+        self._progress_bytes = 0
         self._paused = False
+        self._hurried = False
         self.closed_at: float | None = None
         """Since when the gate takes nothing more from the device; None while it does."""
 
@@ -34,6 +39,10 @@ class Inbox:
         """Add bytes that were read."""
         self._last_data_at = now
         self._frames.feed(data)
+        # A small frame costs no more than an idle connection. A larger one needs bytes of the budget, so single bytes do not count.
+        size = len(self)
+        if self._progress_at is not None and (size < SMALL_BYTES or size >= self._progress_bytes + SMALL_BYTES):
+            self._get_on(now)
 
     def close(self, now: float) -> None:
         """Accept no more bytes. Frames in the buffer can still be taken."""
@@ -47,8 +56,13 @@ class Inbox:
     def resume(self, now: float) -> None:
         """The relay reads again: an unfinished frame gets its full time."""
         self._paused = False
-        if self._frame_began_at is not None:
-            self._frame_began_at = now
+        self._last_data_at = now
+        if self._progress_at is not None:
+            self._get_on(now)
+
+    def hurry(self) -> None:
+        """The gate stops: an unfinished frame may arrive slowly, but without a pause."""
+        self._hurried = True
 
     def next(self, now: float) -> Frame | Junk | TooLong | None:
         """Take the next item from the buffer; None if more bytes are needed, whose time limit starts now."""
@@ -56,28 +70,30 @@ class Inbox:
         match found:
             case None:
                 if not self.in_frame:
-                    self._frame_began_at = None
-                elif self._frame_began_at is None:
-                    self._frame_began_at = now
+                    self._progress_at = None
+                elif self._progress_at is None:
+                    self._get_on(now)
             case Frame():
-                self._frame_began_at = None
+                self._progress_at = None
         return found
 
-    def take_all(self) -> int:
-        """Empty the buffer and return how many complete frames it had."""
-        return sum(isinstance(found, Frame) for found in iter(self._frames.next, None))
+    def _get_on(self, now: float) -> None:
+        self._progress_at, self._progress_bytes = now, len(self)
 
-    def clear(self) -> None:
-        """Empty the buffer."""
+    def take_all(self) -> int:
+        """Empty the buffer and return how many complete messages it had."""
+        number = sum(isinstance(found, Frame) and has_header(found.data) for found in iter(self._frames.next, None))
         self._frames.clear()
+        return number
 
     @property
     def deadlines(self) -> "tuple[float | None, float]":
         """When an unfinished frame is too slow (None if there is no such frame, or reading is paused), and when the device is idle."""
-        frame = (
-            None if self._frame_began_at is None or self._paused else self._frame_began_at + self._rules.frame_seconds
-        )
-        return frame, self._last_data_at + self._rules.idle_seconds
+        rules, frame = self._rules, None
+        if self._progress_at is not None and not self._paused:
+            hurried = self._last_data_at + rules.stop_seconds if self._hurried else float("inf")
+            frame = min(hurried, self._progress_at + rules.frame_seconds)
+        return frame, self._last_data_at + rules.idle_seconds
 
     def overdue(self, now: float) -> Ending | None:
         """Return the time limit that the device has exceeded, if any."""

@@ -26,6 +26,10 @@ _ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 _HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
 _COUNTERS: Final = {
     Kind.SENT: ("messages_sent", "Messages that the gate wrote to an agent."),
+    Kind.SENT_SILENT: (
+        "messages_silent",
+        "Of the messages that the gate wrote to an agent: those whose MSH-15 and MSH-16 allow it not to answer.",
+    ),
     Kind.LATE: (
         "answers_late",
         "Answers that no message waited for: application acknowledgements after a commit, repeated answers, and answers after the time-out.",
@@ -42,10 +46,18 @@ _COUNTERS: Final = {
     Kind.MISSED: ("answers_missed", "Application acknowledgements that did not arrive because their link was closed."),
     Kind.JUNK: ("junk_bytes", "Bytes from devices or agents outside any frame, which the gate dropped."),
     Kind.EMPTY: ("frames_empty", "Frames without an HL7 header, which the gate dropped."),
+    Kind.BATCH: (
+        "batches",
+        "Batches and files of messages (BHS, FHS), which no agent takes, so the gate dropped them.",
+    ),
     Kind.CUT: ("frames_cut", "Frames that a device or an agent did not complete, which the gate dropped."),
     Kind.UNDELIVERED: (
         "messages_undelivered",
-        "Lost messages: complete messages of disconnected devices for which no agent was ready in time.",
+        "Lost messages: complete messages of disconnected devices that went to no agent.",
+    ),
+    Kind.DROPPED: (
+        "messages_dropped",
+        "Complete messages that went to no agent because the gate closed their connection. Devices that wait for answers send them again.",
     ),
 }
 
@@ -195,6 +207,8 @@ class ChannelMetrics:
                 self.longest_held.set(self.longest_hold_seconds)
             case _:
                 self.counted[kind].inc(number)
+                if kind is Kind.SENT_SILENT:
+                    self.counted[Kind.SENT].inc(number)
 
     def connection_closed(self, why: Ending) -> None:
         """Count a device's connection that the gate closed."""

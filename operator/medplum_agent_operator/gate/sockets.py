@@ -42,12 +42,14 @@ def configure(transport: asyncio.Transport) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def send_fin(transport: asyncio.WriteTransport) -> None:
-    """Send FIN behind everything written before. If the connection was reset while it was not read, this shows only now: drop it."""
+def send_fin(transport: asyncio.WriteTransport) -> bool:
+    """Send FIN behind everything written before. If the connection was reset while it was not read, this shows only now: drop it, return False."""
     try:
         transport.write_eof()
     except OSError:
         transport.abort()
+        return False
+    return True
 
 
 class Reader(asyncio.BufferedProtocol, ABC):

@@ -3,7 +3,7 @@
 `__main__` starts one relay for each channel that is not HL7. The gate does not know what the bytes mean, so a connection
 cannot move. New connections go to the current agent; old ones stay with theirs.
 The gate closes a connection to an agent only by FIN, after it has read everything. A reset from a peer ends an agent that listens on a
-byte-stream port.
+byte-stream port. A device sees a reset where its agent's connection broke: else a stream that was cut would look complete.
 """
 
 import asyncio
@@ -12,12 +12,16 @@ from typing import cast
 
 from medplum_agent_operator.gate.agent_connection import CONNECT_SECONDS
 from medplum_agent_operator.gate.effects import Ending
-from medplum_agent_operator.gate.limits import SMALL_BYTES, TINY_BYTES, Standing
+from medplum_agent_operator.gate.limits import TINY_BYTES, Standing
 from medplum_agent_operator.gate.routes import Life, Route
 from medplum_agent_operator.gate.shared import Shared
-from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Counters, Reader, configure, send_fin
+from medplum_agent_operator.gate.sockets import ChannelServer, Counters, Reader
+from medplum_agent_operator.gate.stream_side import Side
+from medplum_agent_operator.gate.unread import Unread
 
 RETRY_SECONDS = 0.25
+REST_SECONDS = 60.0
+"""How long an agent may take to read what a lost device had sent."""
 
 
 class StreamRelay(ChannelServer):
@@ -47,87 +51,18 @@ class StreamRelay(ChannelServer):
         return Counter(side.address for side in self.open if isinstance(side, DeviceSide))
 
 
-class Side(Reader):
-    """One connection of a pair: it writes what it reads to the other side."""
-
-    def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(relay.buffer)
-        self.relay = relay
-        self.loop = loop
-        self.transport: asyncio.Transport | None = None
-        self.other: Side | None = None
-        self._linger: asyncio.TimerHandle | None = None
-        self._finished = False
-        self._received_fin = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """This side is connected."""
-        self.transport = cast("asyncio.Transport", transport)
-        configure(self.transport)
-        self.relay.open.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        """Write the bytes to the other side; drop them if that side is closed."""
-        if self.other is not None and self.other.transport is not None and not self.other.finished:
-            self.other.transport.write(data)
-
-    def eof_received(self) -> bool:
-        """Pass FIN to the other side, which may still send."""
-        self._received_fin = True
-        if self.other is not None:
-            self.other.finish()
-        return not self._finished
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """This side is closed: send FIN to the other one, and drop its later bytes."""
-        self.transport = None
-        if self._linger is not None:
-            self._linger.cancel()
-        if self.other is not None:
-            self.other.finish()
-            self.other.linger()
-        self.relay.forget(self)
-
-    def pause_writing(self) -> None:
-        """This side does not read: stop reading from the other one."""
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """This side reads again."""
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.resume_reading()
-
-    @property
-    def finished(self) -> bool:
-        """Whether FIN was sent to this side."""
-        return self._finished
-
-    def finish(self) -> None:
-        """Send FIN behind everything written before. If this side has sent FIN already, close."""
-        if self._finished or self.transport is None:
-            return
-        self._finished = True
-        if self._received_fin:
-            self.transport.close()
-        else:
-            send_fin(self.transport)
-
-    def linger(self) -> None:
-        """Read until this side closes, for at most `LINGER_SECONDS`."""
-        if self.transport is not None and self._linger is None:
-            self.transport.resume_reading()
-            self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
-
-
 class DeviceSide(Side):
     """The device's side. The gate does not read from it until there is an agent."""
 
     def __init__(self, relay: StreamRelay, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(relay, loop)
+        self._hold_seconds = relay.hold_seconds
         self.address = ""
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
+        self._unread: Unread | None = None
+        """After the device's connection was lost: what it had sent before."""
+        self._rest_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A device has connected."""
@@ -143,6 +78,9 @@ class DeviceSide(Side):
         self.relay.shared.connections.remove(self)
         if self._task is not None:
             self._task.cancel()
+        agent = None if self.other is None or self.other.finished else self.other.transport
+        if self.transport is not None and not self._received_fin and agent is not None:
+            self._unread = Unread(self.transport)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -173,8 +111,7 @@ class DeviceSide(Side):
 
     def _turn(self) -> None:
         """Read on after a pause, unless the agent does not read."""
-        agent = None if self.other is None else self.other.transport
-        if self.transport is not None and (agent is None or agent.get_write_buffer_size() <= SMALL_BYTES):
+        if self.transport is not None and (self.other is None or not self.other.blocked):
             self.transport.resume_reading()
 
     def _stands(self, standing: Standing) -> None:
@@ -184,6 +121,34 @@ class DeviceSide(Side):
         self.relay.counters.connection_closed(why)
         self.relay.shared.device_log.note(self.address, f"closed a device's connection: {why}", reason=why.name)
 
+    def end_other(self, other: Side, *, broken: bool) -> None:  # noqa: ARG002 - an agent sees FIN in any case
+        """Write to the agent what the device had sent, then FIN."""
+        if self._unread is None:
+            super().end_other(other, broken=False)
+            return
+        self._rest_timer = self.loop.call_later(REST_SECONDS, self._end_rest)
+        self.read_on()
+
+    def read_on(self) -> None:
+        """The agent reads again. If the device is lost, pass on what it had sent."""
+        super().read_on()
+        while self._unread is not None and self.other is not None and not self.other.blocked:
+            agent = self.other.transport
+            data = b"" if agent is None or self.other.finished else self._unread.read()
+            if agent is None or not data:
+                self._end_rest()
+            else:
+                agent.write(data)
+
+    def _end_rest(self) -> None:
+        if self._unread is None or self.other is None:
+            return
+        self._unread.close()
+        self._unread = None
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        super().end_other(self.other, broken=False)
+
     def agent_is(self, agent: Life | None) -> None:  # noqa: ARG002 - `_connect` reads the route
         """Another agent is the current one, or no agent is (None)."""
         self._changed.set()
@@ -191,7 +156,7 @@ class DeviceSide(Side):
     async def _find_agent(self) -> None:
         unsubscribe = self.relay.route.subscribe(self)
         try:
-            async with asyncio.timeout(self.relay.hold_seconds):
+            async with asyncio.timeout(self._hold_seconds):
                 while not await self._connect():
                     self._changed.clear()
                     try:
@@ -201,8 +166,7 @@ class DeviceSide(Side):
                         continue
         except TimeoutError:
             self._note_end(Ending.NO_AGENT)
-            self.finish()
-            self.linger()
+            self.reset()
         finally:
             unsubscribe()
         if self.other is not None and self.transport is not None:

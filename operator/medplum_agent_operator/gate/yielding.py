@@ -41,7 +41,7 @@ class Yielding(Delivery):
             self._message.frame = bytearray()
 
     def take_turn(self, now: float) -> None:
-        """Go on where the last turn ended."""
+        """Continue where the last turn ended."""
         self._advance(now)
 
     def too_slow(self) -> None:

@@ -179,14 +179,14 @@ SCENARIOS: Final = {
         Scenario(
             "failed handoff",
             _fail_to_hand_over,
-            _back_on("5.1.14", "The change from 5.1.14 to 5.1.15 has failed"),
+            _back_on("5.1.14", "The change from 5.1.14 to 5.1.15 failed"),
             ("Completed", "Failed", "Completed"),
             "5.1.14",
         ),
         Scenario(
             "failed downgrade",
             _fail_to_go_down,
-            _back_on("5.1.15", "The change from 5.1.15 to 4.2.3 has failed"),
+            _back_on("5.1.15", "The change from 5.1.15 to 4.2.3 failed"),
             ("Completed", "Failed", "Completed"),
             "5.1.15",
             serves_throughout=False,

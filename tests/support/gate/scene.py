@@ -79,7 +79,8 @@ class Scene:
 
     def breaks(self) -> Scene:
         """The device's connection is reset."""
-        self.conversation.device_lost(self.now)
+        self.conversation.device_lost()
+        self.conversation.device_finished(self.now)
         return self.settle()
 
     def stops(self) -> Scene:
@@ -154,9 +155,12 @@ class Scene:
 
     def carry_out(self) -> None:
         """Carry out all effects."""
-        while effects := self.conversation.effects():
-            for effect in effects:
+        while True:
+            for effect in self.conversation.effects():
                 self._carry_out(effect)
+            if not self.conversation.may_close:
+                return
+            self.conversation.nothing_unread(self.now)
 
     def _carry_out(self, effect: object) -> None:
         assert self.ending is None or isinstance(effect, Count), f"effect after the end: {effect}"
@@ -182,7 +186,9 @@ class Scene:
                 assert not self.links, "a link is still open"
                 assert self.conversation.ended
             case Count(kind, number):
-                self.counts[kind] += int(number) if kind in {Kind.JUNK, Kind.MISSED, Kind.UNDELIVERED} else 1
+                self.counts[kind] += (
+                    int(number) if kind in {Kind.JUNK, Kind.MISSED, Kind.UNDELIVERED, Kind.DROPPED} else 1
+                )
             case _:
                 raise AssertionError(effect)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, VERSION_LABEL
 from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 from tests.support.simulated_cluster.apply import copied
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Books:
         text = approval_of(agent)
         assert text.split()[:1] == [target.text], f"I2 is broken: {self.active} to {target} with {text!r}"
         assert text not in self.used, f"I2 is broken: {text!r} approves twice"
-        assert kept(text) == record.approval
+        assert stored_form(text) == record.approval
         self.used.add(text)
 
 

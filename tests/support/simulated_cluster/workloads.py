@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from medplum_agent_operator.core.policy.prepull import KEPT_SECONDS
+from medplum_agent_operator.core.policy.prepull import TTL_SECONDS
 from tests.support.builders import NOW, Raw, stamp
 from tests.support.simulated_cluster.apply import copied
 from tests.support.simulated_cluster.pods import (
@@ -225,7 +225,7 @@ class Workloads:
         """Advance the Jobs: each pod pulls its image or waits. A Job that is done is deleted after a while."""
         for name, fetch in list(self.fetching.items()):
             before = fetch.state
-            if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=KEPT_SECONDS):
+            if fetch.done_at is not None and self.now >= fetch.done_at + timedelta(seconds=TTL_SECONDS):
                 del self.fetching[name]
                 self.count += 1
                 continue

@@ -1,18 +1,18 @@
 """The agent's pod template, rendered from a spec. Pure: the same spec always gives the same template.
 
-What it guarantees and why (facts: docs/user-guide.md, "How an agent's pod is built"):
+Called by `rollout.template_in_force`. What the template guarantees, and why (docs/explanation/the-agent-pod.md):
 
-* The agent's binary is PID 1, so that SIGTERM reaches it; `sh` is gone before the agent starts.
-* Nothing starts before the agent: no init container, no native sidecar. In the kubelet each of them costs up to a second, and
-  where the old agent is stopped first nobody serves meanwhile (docs/adr/0010).
-* Credentials never stand in the agent's command line or environment: the start script writes them into a file in memory and
-  takes them out of the environment before it becomes the agent.
-* Nothing that a second agent could meet: every folder is private to the pod, and the temp folder is emptied at each start,
-  because a PID file that survived a SIGKILL would end the agent for ever.
-* Ready means that every channel's port takes a TCP connection. A probe has one handler, hence one port: the first channel's
-  probe is the agent container's own, each further channel gets a sleeping container that carries its probe (docs/adr/0006,
-  0010). Those end no earlier than the agent, so the pod counts as ready, and serves, for as long as it drains.
-* No liveness probe: an agent whose server is away opens no port, and a restart would not bring the server back.
+* The agent is PID 1, so that SIGTERM reaches it: `sh` replaces itself with the agent.
+* Nothing starts before the agent: no init container, no native sidecar. Each would cost up to a second in the kubelet, and
+  in a recreate no agent serves in that time (docs/adr/0010).
+* Credentials are never in the agent's command line or environment. The start script writes them to a file in memory and
+  unsets the variables before it becomes the agent.
+* Two agents share no files: every folder is private to the pod. The temp folder is emptied at each start, because the agent
+  would never start again next to a PID file that survived a SIGKILL.
+* Ready means that every channel's port accepts TCP connections. A probe has one handler, hence one port. So the agent's
+  container has the first channel's probe, and each further channel gets a sleeping container that carries its probe
+  (docs/adr/0006, 0010). These containers end no earlier than the agent, so the pod stays ready and serves while it drains.
+* No liveness probe: an agent that cannot reach its server opens no port, and a restart would not bring the server back.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ from medplum_agent_operator.core.observed.version import AgentVersion
 TEMP_DIR: Final = "/tmp"  # noqa: S108 - a private emptyDir, mounted where every program expects it
 
 GRACE_AFTER_DRAIN_SECONDS: Final = 10
-"""The agent ends within 50 ms of SIGTERM; a signal in its first 100 ms is lost, and then only SIGKILL ends it."""
+"""The agent ends within 50 ms of SIGTERM. It loses a signal in its first 100 ms; then only SIGKILL ends it."""
 
 _SLEEP: Final = "trap 'exit 0' TERM; sleep infinity & wait"
-# PID 1 ignores a SIGTERM that it has no trap for: the pod, and in a recreate the gap, would last until SIGKILL.
+# PID 1 ignores SIGTERM without a trap: the pod, and in a recreate the downtime, would last until SIGKILL.
 
-PASSED_ON: Final = (
+POD_SPEC_FIELDS: Final = (
     "nodeSelector",
     "tolerations",
     "topologySpreadConstraints",
@@ -49,42 +49,42 @@ PASSED_ON: Final = (
     "hostAliases",
     "securityContext",
 )
-"""Fields of `spec.podTemplate` that a PodSpec has too. Every other field has a place of its own in this module."""
+"""Fields of `spec.podTemplate` that are copied into the PodSpec. This module renders every other field itself."""
 _DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
     # https://www.medplum.com/docs/agent: 512 MB at least, 2 GB recommended. Measured: 75 to 126 MiB.
     "requests": {"cpu": "250m", "memory": "512Mi"},
     "limits": {"memory": "2Gi"},
 }
-SMALL: Final[Mapping[str, Any]] = {
-    # Of containers that only sleep. With a limit of CPU, as a quota may ask for one of each container.
+IDLE_RESOURCES: Final[Mapping[str, Any]] = {
+    # For containers that only sleep. The CPU limit is there because a ResourceQuota may require one for each container.
     "requests": {"cpu": "10m", "memory": "16Mi"},
     "limits": {"cpu": "250m", "memory": "32Mi"},
 }
 
 
 def selector(agent: MedplumAgent) -> dict[str, str]:
-    """The labels that find this agent's pods: its identity in the namespace. Never changes."""
+    """The labels that select this agent's pods. They never change."""
     return {names.NAME_LABEL: names.APP_NAME, names.AGENT_LABEL: agent.name}
 
 
 def image_reference(spec: MedplumAgentSpec, repository: str) -> str:
-    """The image as a pod names it; the tag is the version unless the spec says otherwise."""
+    """The image reference for a pod. The tag is the version, unless the spec sets a tag."""
     digest = f"@{spec.image.digest}" if spec.image.digest else ""
     return f"{repository}:{spec.image.tag or spec.version}{digest}"
 
 
 def image_of(template: Mapping[str, Any]) -> str:
-    """The image of the agent's container in a pod template."""
+    """The image of the agent's container in a rendered pod template."""
     return next(str(one["image"]) for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER)
 
 
 def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
-    """Render the template, its own fingerprint included."""
-    wanted = spec.pod_template.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    """The pod template, with its own fingerprint as an annotation."""
+    pod_fields = spec.pod_template.model_dump(by_alias=True, exclude_defaults=True, mode="json")
     template = {
         "metadata": {
             "labels": {
-                **wanted.get("labels", {}),
+                **pod_fields.get("labels", {}),
                 **selector(agent),
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "agent",
@@ -92,47 +92,47 @@ def render_pod_template(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: s
                 names.VERSION_LABEL: spec.version,
             },
             "annotations": {
-                **wanted.get("annotations", {}),
+                **pod_fields.get("annotations", {}),
                 "kubectl.kubernetes.io/default-container": AGENT_CONTAINER,
             },
         },
-        "spec": _render_pod_spec(agent, spec, wanted, image=image),
+        "spec": _render_pod_spec(agent, spec, pod_fields, image=image),
     }
     template["metadata"]["annotations"][names.TEMPLATE_HASH] = fingerprint(template)
     return template
 
 
-def marked(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[str, Any]:
-    """The template with an annotation, and its fingerprint anew; as it is where there is nothing to say."""
+def with_annotation(template: Mapping[str, Any], annotation: str, text: str) -> Mapping[str, Any]:
+    """The template with an annotation added and its fingerprint updated; unchanged if `text` is empty."""
     if not text:
         return template
     metadata = template["metadata"]
     annotations = {key: value for key, value in metadata["annotations"].items() if key != names.TEMPLATE_HASH}
     annotations[annotation] = text
-    unsealed = {**template, "metadata": {**metadata, "annotations": annotations}}
-    sealed = {**annotations, names.TEMPLATE_HASH: fingerprint(unsealed)}
-    return {**template, "metadata": {**metadata, "annotations": sealed}}
+    without_hash = {**template, "metadata": {**metadata, "annotations": annotations}}
+    with_hash = {**annotations, names.TEMPLATE_HASH: fingerprint(without_hash)}
+    return {**template, "metadata": {**metadata, "annotations": with_hash}}
 
 
 def _render_pod_spec(
-    agent: MedplumAgent, spec: MedplumAgentSpec, wanted: dict[str, Any], *, image: str
+    agent: MedplumAgent, spec: MedplumAgentSpec, pod_fields: dict[str, Any], *, image: str
 ) -> dict[str, Any]:
-    resources = wanted.get("resources") or _DEFAULT_RESOURCES
+    resources = pod_fields.get("resources") or _DEFAULT_RESOURCES
     security = spec.pod_template.security_context.model_dump(by_alias=True)
-    affinity = wanted.get("affinity", {})
+    affinity = pod_fields.get("affinity", {})
     if not AgentVersion.parse(spec.version).hands_over:
-        affinity = _exclusive(agent, affinity)
+        affinity = _with_exclusive_anti_affinity(agent, affinity)
     pod: dict[str, Any] = {
-        **{name: value for name, value in wanted.items() if name in PASSED_ON},
-        "serviceAccountName": wanted.get("serviceAccountName") or agent.name,
+        **{name: value for name, value in pod_fields.items() if name in POD_SPEC_FIELDS},
+        "serviceAccountName": pod_fields.get("serviceAccountName") or agent.name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": spec.handoff.drain_seconds + GRACE_AFTER_DRAIN_SECONDS,
         "securityContext": {**RESTRICTED_POD, **security},
-        # The kubelet starts them in this order, without waiting in between.
+        # The kubelet starts them in this order, without a wait in between.
         "containers": [
             _render_agent(spec, resources, image=image),
-            *(_render_ready(channel, spec, image=image) for channel in spec.channels[1:]),
+            *(_render_probe_container(channel, spec, image=image) for channel in spec.channels[1:]),
         ],
         "volumes": [
             {"name": "config", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
@@ -148,30 +148,30 @@ def _render_pod_spec(
     return pod
 
 
-def _exclusive(agent: MedplumAgent, affinity: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep every other pod of this agent away, on any node, for as long as this one has not ended.
+def _with_exclusive_anti_affinity(agent: MedplumAgent, affinity: Mapping[str, Any]) -> dict[str, Any]:
+    """Let no other pod of this agent be scheduled, on any node, until this one has ended (docs/adr/0004).
 
-    A ReplicaSet replaces a pod as soon as it *starts* to end (eviction, drain, delete), whatever the Deployment's strategy.
-    Before 4.2.4 that would be two agents at once: so the scheduler itself holds the second one back.
+    With any Deployment strategy, a ReplicaSet replaces a pod as soon as it *starts* to terminate (eviction, node drain,
+    delete). Before 4.2.4 two agents would then run at once. So the scheduler has to delay the second one.
     """
-    against = affinity.get("podAntiAffinity", {})
-    required = against.get("requiredDuringSchedulingIgnoredDuringExecution", [])
-    own = {"labelSelector": {"matchLabels": selector(agent)}, "topologyKey": "kubernetes.io/os"}
+    anti_affinity = affinity.get("podAntiAffinity", {})
+    required = anti_affinity.get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    own_pods = {"labelSelector": {"matchLabels": selector(agent)}, "topologyKey": "kubernetes.io/os"}
     return {
         **affinity,
-        "podAntiAffinity": {**against, "requiredDuringSchedulingIgnoredDuringExecution": [*required, own]},
+        "podAntiAffinity": {**anti_affinity, "requiredDuringSchedulingIgnoredDuringExecution": [*required, own_pods]},
     }
 
 
-def _pull(spec: MedplumAgentSpec, image: str) -> dict[str, Any]:
+def _image_fields(spec: MedplumAgentSpec, image: str) -> dict[str, Any]:
     return {"image": image, "imagePullPolicy": str(spec.image.pull_policy)}
 
 
 def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image: str) -> dict[str, Any]:
-    """The agent's container: its start script refuses credentials that the file form cannot carry."""
+    """The agent's container. Its start script refuses credentials that agent.properties cannot carry."""
     return {
         "name": AGENT_CONTAINER,
-        **_pull(spec, image),
+        **_image_fields(spec, image),
         **start_command(spec),
         "workingDir": WORK_DIR,
         "env": [
@@ -180,7 +180,7 @@ def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image
             *credentials(spec),
         ],
         "ports": [_render_port(channel) for channel in spec.channels],
-        "readinessProbe": _probe(spec.channels[0]),
+        "readinessProbe": _tcp_probe(spec.channels[0]),
         "resources": resources,
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
@@ -189,15 +189,15 @@ def _render_agent(spec: MedplumAgentSpec, resources: Mapping[str, Any], *, image
             {"name": "logs", "mountPath": LOG_DIR},
             {"name": "tmp", "mountPath": TEMP_DIR},
         ],
-        **_drain(spec),
+        **_pre_stop(spec),
     }
 
 
-def _drain(spec: MedplumAgentSpec) -> dict[str, Any]:
-    """The pause before the signal: SIGTERM does not drain in any agent version.
+def _pre_stop(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """The drain, as a `preStop` hook, because no agent version drains on SIGTERM.
 
-    All containers take it alike. When the first of them ends, the pod is no longer ready, and gets no connection any more.
-    Behind a gate it ends as soon as nobody is connected any more.
+    Every container has the same hook: as soon as one of them ends, the pod is not ready and gets no new connections. Behind
+    a gate the drain ends as soon as no connection is open.
     """
     seconds = spec.handoff.drain_seconds
     if seconds and spec.gated:
@@ -212,18 +212,18 @@ def _render_port(channel: Channel) -> dict[str, Any]:
     return port
 
 
-def _probe(channel: Channel) -> dict[str, Any]:
+def _tcp_probe(channel: Channel) -> dict[str, Any]:
     return {"tcpSocket": {"port": channel.port}, "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 3}
 
 
-def _render_ready(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
-    """A container that only sleeps and carries the readiness probe of one further channel."""
+def _render_probe_container(channel: Channel, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
+    """A container that only sleeps, and carries the readiness probe of one further channel."""
     return {
         "name": f"{READY_PREFIX}{channel.name}",
-        **_pull(spec, image),
+        **_image_fields(spec, image),
         "command": ["sh", "-c", _SLEEP],
-        "readinessProbe": _probe(channel),
-        "resources": SMALL,
+        "readinessProbe": _tcp_probe(channel),
+        "resources": IDLE_RESOURCES,
         "securityContext": RESTRICTED_CONTAINER,
-        **_drain(spec),
+        **_pre_stop(spec),
     }

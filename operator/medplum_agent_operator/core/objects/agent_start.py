@@ -1,7 +1,7 @@
 """How the agent's container starts: its start script, agent.properties, and the credentials from the Secret.
 
-Called by `agent_pod`, and by `policy.prepull` and `rollout.revisions` for the same credentials and properties. No secret
-value is ever in here: the kubelet fills the variables.
+Called by `agent_pod`, and by `policy.prepull` and `rollout.revisions` for the same credentials and properties. It never
+has a secret value: the kubelet fills in the variables.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ LOG_DIR: Final = "/var/log/medplum-agent"
 CONFIG_DIR: Final = "/run/medplum-agent"
 
 SPLIT_LOG_LEVELS: Final = AgentVersion.parse("4.3.14")
-"""From this version on, channels have a log level of their own; before, one level applies to everything."""
+"""From this version on, channels have their own log level. Earlier versions have one level for everything."""
 
 _START: Final = r"""
 set -eu
@@ -44,8 +44,8 @@ unset CLIENT_ID CLIENT_SECRET
 shift 4
 exec "$@"
 """.lstrip()
-# Arguments: what to call the two credentials, the folder of the file, its other lines, and the agent's own command.
-# `exec`: the agent becomes PID 1. It has no arguments of ours, so it reads agent.properties from its working directory.
+# Arguments: names of the two credentials for messages, the folder of the file, its other lines, and the agent's own command.
+# `exec` makes the agent PID 1. It gets no arguments from us, so it reads agent.properties from its working directory.
 
 
 def start_command(spec: MedplumAgentSpec) -> dict[str, list[str]]:
@@ -58,49 +58,49 @@ def start_command(spec: MedplumAgentSpec) -> dict[str, list[str]]:
         "\n".join(_properties(spec, AgentVersion.parse(spec.version))),
         *spec.image.command,
     ]
-    return {"command": ["sh", "-c", _START, AGENT_CONTAINER], "args": [_literal(argument) for argument in arguments]}
+    return {"command": ["sh", "-c", _START, AGENT_CONTAINER], "args": [_escaped(argument) for argument in arguments]}
 
 
 def _properties(spec: MedplumAgentSpec, version: AgentVersion) -> list[str]:
-    """The lines of agent.properties that are no secret.
+    """The lines of agent.properties that are not secret.
 
-    Both log folders must be named, or the agent logs beside its program and dies of EACCES. Before 4.3.14 one level rules
-    everything, channel logs with patient data included: then the stricter of the two counts. From then on that one must not
-    be there: it replaces the two others (medplum/medplum, packages/agent/src/agent-main.ts), and the channel's log, which
-    holds whole messages, would be as loud as the main one.
+    Both log folders must be set, or the agent logs next to its program and dies of EACCES. Before 4.3.14, `logLevel` applies
+    to everything, including channel logs with patient data: it gets the stricter of the two levels. From 4.3.14 on,
+    `logLevel` must be absent. It would override the two other levels (medplum/medplum, packages/agent/src/agent-main.ts), and
+    the channel's log, which has whole messages, would be as verbose as the main log.
     """
-    order = ["DEBUG", "INFO", "WARN", "ERROR"]
-    level, channel = str(spec.logging.level), str(spec.logging.channel_level)
-    one_level: list[str] = []
+    by_strictness = ["DEBUG", "INFO", "WARN", "ERROR"]
+    level, channel_level = str(spec.logging.level), str(spec.logging.channel_level)
+    common_level: list[str] = []
     if version < SPLIT_LOG_LEVELS:
-        level = max(level, channel, key=order.index)
-        one_level = [f"logLevel={level}"]
+        level = max(level, channel_level, key=by_strictness.index)
+        common_level = [f"logLevel={level}"]
     return [
         f"baseUrl={spec.server.base_url}",
         f"agentId={spec.server.agent_id}",
-        *one_level,
+        *common_level,
         f"logger.main.logDir={LOG_DIR}",
         f"logger.main.logLevel={level}",
         "logger.main.maxFileSizeMb=10",
         "logger.main.filesToKeep=10",
         f"logger.channel.logDir={LOG_DIR}",
-        f"logger.channel.logLevel={channel}",
+        f"logger.channel.logLevel={channel_level}",
         "logger.channel.maxFileSizeMb=10",
         "logger.channel.filesToKeep=10",
     ]
 
 
 def properties_in(template: Mapping[str, Any]) -> str:
-    """The text of agent.properties in a rendered template, which has no credentials; empty where it cannot be found."""
+    """The text of agent.properties in a rendered template, without credentials; empty if it is not found."""
     arguments = next(
         (one.get("args") or () for one in template["spec"]["containers"] if one["name"] == AGENT_CONTAINER), ()
     )
-    found = next((text for text in arguments if text.startswith("baseUrl=")), None)
-    return "" if found is None else found.replace("$$", "$") + "\n"
+    properties = next((text for text in arguments if text.startswith("baseUrl=")), None)
+    return "" if properties is None else properties.replace("$$", "$") + "\n"
 
 
 def credentials(spec: MedplumAgentSpec) -> list[dict[str, Any]]:
-    """The variables that are filled from the Secret: without it, or one of its keys, the kubelet does not make the container."""
+    """The variables from the Secret. If it or one of its keys is missing, the kubelet does not create the container."""
     secret = spec.server.credentials_secret_ref
     keys = {"CLIENT_ID": secret.client_id_key, "CLIENT_SECRET": secret.client_secret_key}
     return [
@@ -108,12 +108,12 @@ def credentials(spec: MedplumAgentSpec) -> list[dict[str, Any]]:
     ]
 
 
-def _literal(argument: str) -> str:
-    """An argument that the kubelet leaves as it is: `$(CLIENT_SECRET)` would put the secret into the agent's command line.
+def _escaped(argument: str) -> str:
+    """Escape an argument so that the kubelet expands nothing: `$(CLIENT_SECRET)` would put the secret on the command line.
 
     Source: https://kubernetes.io/docs/tasks/inject-data-application/define-command-argument-container/
 
-    >>> _literal("--price=$(CLIENT_SECRET)")
+    >>> _escaped("--price=$(CLIENT_SECRET)")
     '--price=$$(CLIENT_SECRET)'
     """
     return argument.replace("$", "$$")

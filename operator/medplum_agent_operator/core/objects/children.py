@@ -1,6 +1,6 @@
-"""Everything that the operator owns besides the pod template: Deployment, Service, PodDisruptionBudget, ServiceAccount.
+"""An agent's child objects: Deployment, Service, PodDisruptionBudget, ServiceAccount, and those that run its gate.
 
-Called by `plan`. Pure: what is rendered here is exactly what is applied, under one field manager, by server-side apply.
+Called by `rollout`. Pure. Exactly the rendered objects are applied, by server-side apply under one field manager.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
 OLD_REPLICA_SETS: Final = 3
 CHILDREN: Final[Mapping[str, tuple[str, str]]] = {
     "Service": ("Service", ""),
-    # A refused eviction names the budget and nothing else: so its name says what is going on.
+    # A refused eviction shows only the name of the budget, so the name is the explanation.
     "PodDisruptionBudget": ("PodDisruptionBudget", "-moves-by-handoff"),
     "ServiceAccount": ("ServiceAccount", ""),
     "AgentService": ("Service", "-agent"),
@@ -29,24 +29,24 @@ CHILDREN: Final[Mapping[str, tuple[str, str]]] = {
     "GatePodDisruptionBudget": ("PodDisruptionBudget", "-gate"),
     "GateDeployment": ("Deployment", "-gate"),
 }
-"""What belongs to an agent besides its own Deployment: the part that it plays, its kind, and what its name adds to the agent's."""
+"""An agent's children other than its own Deployment: role to kind and the suffix of its name after the agent's."""
 
 ALWAYS: Final = ("Service", "PodDisruptionBudget", "ServiceAccount")
-"""The children of every agent; the others are there for a gate."""
+"""The children that every agent has. The others exist only for a gate."""
 
 
-def kind_of(part: str) -> str:
-    """The kind of an agent's child; its own Deployment is one too."""
-    return CHILDREN[part][0] if part in CHILDREN else part
+def kind_of(role: str) -> str:
+    """The kind of a child by its role. The agent's own Deployment has the role "Deployment"."""
+    return CHILDREN[role][0] if role in CHILDREN else role
 
 
-def name_of(part: str, agent: str) -> str:
-    """The name of an agent's child."""
-    return agent + CHILDREN[part][1] if part in CHILDREN else agent
+def name_of(role: str, agent: str) -> str:
+    """The name of a child by its role and the agent's name."""
+    return agent + CHILDREN[role][1] if role in CHILDREN else agent
 
 
 def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
-    """What makes an object the agent's own."""
+    """The owner reference that makes the MedplumAgent the controller of an object."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,
@@ -57,26 +57,26 @@ def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
     }
 
 
-def _object(agent: MedplumAgent, api_version: str, part: str, **content: Any) -> dict[str, Any]:
-    """An owned object. The MedplumAgent is its controller: garbage collection removes it with its owner, no finalizer needed."""
+def _object(agent: MedplumAgent, api_version: str, role: str, **content: Any) -> dict[str, Any]:
+    """A child object. Garbage collection deletes it after its owner, the MedplumAgent, without a finalizer."""
     labels = {
         **selector(agent),
         names.INSTANCE_LABEL: agent.name,
-        names.COMPONENT_LABEL: "gate" if part.startswith("Gate") else "agent",
+        names.COMPONENT_LABEL: "gate" if role.startswith("Gate") else "agent",
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
     }
     metadata = {
-        "name": name_of(part, agent.name),
+        "name": name_of(role, agent.name),
         "namespace": agent.namespace,
         "labels": labels | content.pop("labels", {}),
         "annotations": content.pop("annotations", {}),
         "ownerReferences": [owner_reference(agent)],
     }
-    return {"apiVersion": api_version, "kind": kind_of(part), "metadata": metadata, **content}
+    return {"apiVersion": api_version, "kind": kind_of(role), "metadata": metadata, **content}
 
 
-def _sealed(body: dict[str, Any]) -> dict[str, Any]:
-    """Add the fingerprint of what is rendered, so that a field that is no longer rendered is noticed too."""
+def _with_applied_hash(body: dict[str, Any]) -> dict[str, Any]:
+    """Add the fingerprint of the rendered object. It also changes when a field is no longer rendered."""
     body["metadata"]["annotations"] = {**body["metadata"]["annotations"], APPLIED_HASH: fingerprint(body)}
     return body
 
@@ -84,45 +84,45 @@ def _sealed(body: dict[str, Any]) -> dict[str, Any]:
 def render_supporting(
     agent: MedplumAgent, spec: MedplumAgentSpec, *, protected: bool, through_gate: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """ServiceAccount, Service and PodDisruptionBudget for a spec, by their part.
+    """ServiceAccount, Service and PodDisruptionBudget for a spec, by role.
 
     Args:
         agent: the MedplumAgent.
         spec: the spec in force.
         protected: whether the budget refuses an eviction until the agent has been handed over (`policy.drain.protected`).
-        through_gate: whether the Service selects the gate's pods; otherwise it selects the agent's pod.
+        through_gate: whether the Service selects the gate's pods instead of the agent's pod.
     """
     bodies = (
         _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False),
         _render_service(agent, spec, through_gate=through_gate),
-        _render_budget(agent, held_back=protected),
+        _render_budget(agent, protected=protected),
     )
-    return {body["kind"]: _sealed(body) for body in bodies}
+    return {body["kind"]: _with_applied_hash(body) for body in bodies}
 
 
 def render_gate(
     agent: MedplumAgent, spec: MedplumAgentSpec, *, template: AppliedTemplate, replicas: int
 ) -> dict[str, dict[str, Any]]:
-    """What runs a gate, by its part, in the order in which it is to be applied."""
-    own = gate_pod.gate_selector(agent)
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": gate_pod.CLUSTER_ROLE}
+    """The objects that run a gate, by role, in the order in which they must be applied."""
+    gate_pods = gate_pod.gate_selector(agent)
+    cluster_role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": gate_pod.CLUSTER_ROLE}
     account = {"kind": "ServiceAccount", "name": gate_pod.gate_name(agent), "namespace": agent.namespace}
     ports = [
         {"name": gate_pod.port_name(c), "port": c.port, "targetPort": c.port, "protocol": "TCP"} for c in spec.channels
     ]
     bodies: dict[str, tuple[str, dict[str, Any]]] = {
-        # Its endpoints are how the gate learns of the agent's pods; nobody connects to it.
+        # The gate finds the agent's pods through its endpoints. No client connects to it.
         "AgentService": ("v1", {"spec": {"clusterIP": "None", "selector": selector(agent), "ports": ports}}),
         "GateServiceAccount": ("v1", {"automountServiceAccountToken": True}),
-        "GateRoleBinding": ("rbac.authorization.k8s.io/v1", {"roleRef": role, "subjects": [account]}),
-        "GatePodDisruptionBudget": ("policy/v1", {"spec": _budget({"maxUnavailable": 1}, own)}),
+        "GateRoleBinding": ("rbac.authorization.k8s.io/v1", {"roleRef": cluster_role, "subjects": [account]}),
+        "GatePodDisruptionBudget": ("policy/v1", {"spec": _budget_spec({"maxUnavailable": 1}, gate_pods)}),
         "GateDeployment": (
             "apps/v1",
             {
                 "annotations": {names.APPLIED_TEMPLATE: template.dump()},
                 "spec": {
                     "replicas": replicas,
-                    "selector": {"matchLabels": own},
+                    "selector": {"matchLabels": gate_pods},
                     "strategy": dict(ROLLING_HANDOFF.deployment_strategy),
                     "minReadySeconds": 2,
                     "revisionHistoryLimit": OLD_REPLICA_SETS,
@@ -131,11 +131,14 @@ def render_gate(
             },
         ),
     }
-    return {part: _sealed(_object(agent, version, part, **content)) for part, (version, content) in bodies.items()}
+    return {
+        role: _with_applied_hash(_object(agent, version, role, **content))
+        for role, (version, content) in bodies.items()
+    }
 
 
 def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate: bool) -> dict[str, Any]:
-    wanted = spec.service
+    service = spec.service
     ports = []
     for channel in spec.channels:
         port: dict[str, Any] = {
@@ -147,42 +150,44 @@ def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate
         if channel.node_port:
             port["nodePort"] = channel.node_port
         ports.append(port)
-    chosen = gate_pod.gate_selector(agent) if through_gate else selector(agent)
-    body: dict[str, Any] = {"type": str(wanted.type), "selector": chosen, "ports": ports}
-    if wanted.external_traffic_policy:
-        body["externalTrafficPolicy"] = str(wanted.external_traffic_policy)
-    if wanted.load_balancer_class:
-        body["loadBalancerClass"] = wanted.load_balancer_class
-    if wanted.load_balancer_source_ranges:
-        body["loadBalancerSourceRanges"] = list(wanted.load_balancer_source_ranges)
-    return _object(agent, "v1", "Service", labels=dict(wanted.labels), annotations=dict(wanted.annotations), spec=body)
+    pods = gate_pod.gate_selector(agent) if through_gate else selector(agent)
+    body: dict[str, Any] = {"type": str(service.type), "selector": pods, "ports": ports}
+    if service.external_traffic_policy:
+        body["externalTrafficPolicy"] = str(service.external_traffic_policy)
+    if service.load_balancer_class:
+        body["loadBalancerClass"] = service.load_balancer_class
+    if service.load_balancer_source_ranges:
+        body["loadBalancerSourceRanges"] = list(service.load_balancer_source_ranges)
+    return _object(
+        agent, "v1", "Service", labels=dict(service.labels), annotations=dict(service.annotations), spec=body
+    )
 
 
-def _render_budget(agent: MedplumAgent, *, held_back: bool) -> dict[str, Any]:
-    """Hold an eviction back where the agent can be handed to another node first; let it happen where it cannot."""
-    limit = {"minAvailable": 1} if held_back else {"maxUnavailable": 1}
-    how = (
-        "An eviction is held back until the operator has handed the agent to another node; the drain then goes on by itself. If the operator does "
-        f"not run, do what it would: with the node cordoned, kubectl -n {agent.namespace} rollout restart deployment/{agent.name}. To let the agent "
-        f"stop instead: kubectl -n {agent.namespace} delete pod -l {names.AGENT_LABEL}={agent.name}."
-        if held_back
-        else "An eviction goes through: the agent stops, and starts elsewhere."
+def _render_budget(agent: MedplumAgent, *, protected: bool) -> dict[str, Any]:
+    """The agent's PodDisruptionBudget: it refuses an eviction if the agent can be handed to another node first."""
+    limit = {"minAvailable": 1} if protected else {"maxUnavailable": 1}
+    text = (
+        "This budget refuses an eviction until the operator has handed the agent to another node. The node drain then resumes automatically. "
+        f"If the operator is not running, cordon the node and run `kubectl -n {agent.namespace} rollout restart deployment/{agent.name}`. "
+        f"To stop the agent instead, run `kubectl -n {agent.namespace} delete pod -l {names.AGENT_LABEL}={agent.name}`."
+        if protected
+        else "This budget allows an eviction: the agent stops, and a new pod starts."
     )
     return _object(
         agent,
         "policy/v1",
         "PodDisruptionBudget",
-        annotations={names.NODE_DRAIN: how},
-        spec=_budget(limit, selector(agent)),
+        annotations={names.NODE_DRAIN: text},
+        spec=_budget_spec(limit, selector(agent)),
     )
 
 
-def _budget(limit: Mapping[str, int], pods: Mapping[str, str]) -> dict[str, Any]:
+def _budget_spec(limit: Mapping[str, int], pods: Mapping[str, str]) -> dict[str, Any]:
     return {**limit, "selector": {"matchLabels": pods}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
 
 
 def applied_spec(spec: MedplumAgentSpec) -> str:
-    """The note of what a Deployment was rendered from. `paused` is left out: it is about the operator, not the agent."""
+    """The value of the `applied-spec` annotation: the spec as JSON, without `paused`, which does not affect the agent."""
     return spec.model_dump_json(by_alias=True, exclude_none=True, exclude={"paused"})
 
 
@@ -195,9 +200,16 @@ def render_deployment(
     record: RolloutRecord,
     last_good: str | None,
 ) -> dict[str, Any]:
-    """The Deployment: one replica, and the strategy that its next rollout takes.
+    """The Deployment: one replica, and the strategy of its next rollout.
 
-    A zero is omitted where the API server omits it, or the live object would differ for ever.
+    `minReadySeconds` is omitted if it is zero, because the API server drops a zero and the object would always differ.
+
+    Args:
+        agent: the MedplumAgent.
+        spec, template: the spec and the pod template in force.
+        strategy: the rollout's strategy.
+        record: the rollout's record.
+        last_good: the value of the `last-good` annotation; None to omit it.
     """
     body = _object(
         agent,
@@ -215,7 +227,7 @@ def render_deployment(
             "template": template.template,
         },
     )
-    body = _sealed(body)
-    notes = {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump()}
-    body["metadata"]["annotations"] |= notes if last_good is None else {**notes, names.LAST_GOOD: last_good}
+    body = _with_applied_hash(body)
+    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
+    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}
     return body

@@ -1,7 +1,7 @@
-"""Kubernetes Events, rendered from findings. Called by `reconcile`.
+"""Kubernetes Events, rendered from findings. Called by `report`.
 
-An Event's name is made of what it says about which generation: saying it again is answered with "exists", so that restarts
-and repeated passes tell nothing twice for as long as the cluster keeps Events.
+An Event's name contains a fingerprint of the agent's uid and generation and of the reason and text. Creating the same Event
+again fails with "already exists". So restarts and repeated passes report nothing twice while the cluster stores the Event.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ def render_event(raw: Mapping[str, Any], finding: Finding, *, now: datetime, ins
     `kubectl describe` and every dashboard show).
     """
     metadata = raw["metadata"]
-    said = [metadata.get("uid"), metadata.get("generation"), finding.reason, finding.message.summary]
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    content = [metadata.get("uid"), metadata.get("generation"), finding.reason, finding.message.summary]
+    timestamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{metadata['name']}.{fingerprint(said)}", "namespace": metadata["namespace"]},
+        "metadata": {"name": f"{metadata['name']}.{fingerprint(content)}", "namespace": metadata["namespace"]},
         "involvedObject": {
             "apiVersion": API_VERSION,
             "kind": KIND,
@@ -38,8 +38,8 @@ def render_event(raw: Mapping[str, Any], finding: Finding, *, now: datetime, ins
         "reason": str(finding.reason),
         "message": finding.message.summary,
         "count": 1,
-        "firstTimestamp": stamp,
-        "lastTimestamp": stamp,
+        "firstTimestamp": timestamp,
+        "lastTimestamp": timestamp,
         "source": {"component": MANAGED_BY},
         "reportingComponent": MANAGED_BY,
         "reportingInstance": instance,

@@ -1,7 +1,7 @@
-"""The gate in front of an agent, rendered from a spec, and whether devices go through it. Pure.
+"""The gate in front of an agent, rendered from a spec, and whether the Service leads to it. Pure.
 
-Called by `resources`, `actions` and `pod_template`. The gate is a program of its own (`medplum_agent_operator.gate`); here are the objects that run it, and
-the pause before an agent's end that ends as soon as nobody is connected any more.
+Called by `children`, `agent_pod`, `rollout` and `report`. The gate is a program of its own (`medplum_agent_operator.gate`).
+This module renders its pod, and the drain of an agent behind a gate, which ends as soon as no connection is open.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,17 @@ from medplum_agent_operator.core.observed.pods import GATE_CONTAINER
 PROGRAM: Final = "/opt/operator/bin/medplum-agent-gate"
 HTTP_PORT: Final = 8081
 FIRST_PORT: Final = 10_000
-"""Where the first channel's devices come in; the next has the next. The Service translates: no channel's port can meet another, or
-be one that only root may listen on."""
+"""The gate's port for the first channel; each further channel has the next one.
+
+The Service maps the channels' ports to these. So no two ports collide, and none of them needs root.
+"""
 CLUSTER_ROLE: Final = "medplum-agent-gate"
 LEAVE_SECONDS: Final = 5
-"""How long a terminating gate still accepts connections: until every node knows that it should get none."""
+"""How long a terminating gate still accepts connections, until no node sends it new ones."""
 GRACE_SECONDS: Final = 25
-"""How long it may then take to finish the messages in hand."""
-PATIENCE: Final = timedelta(seconds=60)
-"""How long gates may be missing before that is reported: they start, or a node was lost."""
+"""How long it may then take to finish the messages that it still has."""
+TOLERATED_ABSENCE: Final = timedelta(seconds=60)
+"""How long gates may be unavailable before that is reported: they may still start, or a node was lost."""
 
 _RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "50m", "memory": "64Mi"},
@@ -63,15 +65,16 @@ while [ "$up" -lt "$until" ]; do
   clock
 done
 """.lstrip()
-# Arguments: at most so many seconds; the channels' ports in hexadecimal, as /proc/net/tcp has them (01: established); how many looks where
-# nobody was ever connected. Where no other agent is ready, a gate closes its connections to one that is about to end once that has answered
-# everything: then there is nothing to wait for. On a channel of messages each gate that has not heard of the end yet has a connection
-# (`gate.knocking`); on others nothing shows that one has not, and a second passes.
-_LOOKS_WHERE_NOTHING_SHOWS: Final = 20
+# Arguments: the limit in seconds; the channels' ports in hexadecimal, as in /proc/net/tcp (01: established); the number of
+# checks if no connection was ever seen. If no other agent is ready, a gate closes its connections to a terminating agent once
+# that has answered everything: then the drain can end. On an HL7 channel, every gate that does not know about the end yet has
+# a connection (`gate.knocking`). On other channels it may have none, so the script waits for one second.
+_CHECKS_WITHOUT_A_CONNECTION: Final = 20
+"""With 0.05 seconds between two checks."""
 
 
 def port_name(channel: Channel) -> str:
-    """What the port of a channel is called between Service, gate and agent: a channel that is renamed keeps its way."""
+    """The name of a channel's port in Service and gate. It does not depend on the channel's name, which may change."""
     return f"p{channel.port}"
 
 
@@ -81,64 +84,64 @@ def gate_name(agent: MedplumAgent) -> str:
 
 
 def gate_selector(agent: MedplumAgent) -> dict[str, str]:
-    """The labels that find a gate's pods. None of them is one by which an agent's are found."""
+    """The labels that select a gate's pods. They never select an agent's pods."""
     return {names.NAME_LABEL: "medplum-agent-gate", names.GATE_LABEL: agent.name}
 
 
 def drain_command(spec: MedplumAgentSpec) -> list[str]:
-    """The pause before an agent's end behind a gate: until nobody is connected, at most `drainSeconds`."""
+    """The drain of an agent behind a gate: until no connection is open, at most `drainSeconds`."""
     ports = " ".join(f"{channel.port:04X}" for channel in spec.channels)
-    messages = all(channel.protocol is Protocol.HL7 for channel in spec.channels)
-    looks = 1 if messages else _LOOKS_WHERE_NOTHING_SHOWS
-    return ["sh", "-c", DRAIN, "drain", str(spec.handoff.drain_seconds), ports, str(looks)]
+    only_hl7 = all(channel.protocol is Protocol.HL7 for channel in spec.channels)
+    checks = 1 if only_hl7 else _CHECKS_WITHOUT_A_CONNECTION
+    return ["sh", "-c", DRAIN, "drain", str(spec.handoff.drain_seconds), ports, str(checks)]
 
 
 def available(deployment: Mapping[str, Any] | None) -> bool:
-    """Whether a gate takes connections, as its Deployment says."""
+    """Whether the gate's Deployment reports an available replica."""
     return bool(deployment and ((deployment.get("status") or {}).get("availableReplicas") or 0) > 0)
 
 
-def patience_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> datetime | None:
-    """Until when it is ordinary that no gate takes connections yet, or any more; None where one does."""
+def absence_tolerated_until(deployment: Mapping[str, Any] | None, *, now: datetime) -> datetime | None:
+    """Until when unavailable gates are not worth reporting; None if a gate is available."""
     if available(deployment):
         return None
     if deployment is None:
-        return now + PATIENCE
+        return now + TOLERATED_ABSENCE
     conditions = (deployment.get("status") or {}).get("conditions") or ()
     times = [c.get("lastTransitionTime") for c in conditions if c.get("type") == "Available"]
     times.append((deployment.get("metadata") or {}).get("creationTimestamp"))
     since = max((datetime.fromisoformat(text) for text in times if text), default=None)
-    return (now if since is None else since) + PATIENCE
+    return (now if since is None else since) + TOLERATED_ABSENCE
 
 
-def stuck(deployment: Mapping[str, Any] | None) -> str:
-    """Why a change of the gates does not get on, in their Deployment's words; empty where it does, or is none.
+def stall_reason(deployment: Mapping[str, Any] | None) -> str:
+    """Why an update of the gates makes no progress, in the Deployment controller's words; empty if it progresses.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#failed-deployment
     """
     conditions = ((deployment or {}).get("status") or {}).get("conditions") or ()
-    late = any(c.get("type") == "Progressing" and c.get("status") == "False" for c in conditions)
-    refused = [c for c in conditions if c.get("type") == "ReplicaFailure" and c.get("status") == "True"]
-    told = refused or [c for c in conditions if c.get("type") == "Progressing"]
-    return str(told[0].get("message") or told[0].get("reason") or "") if late and told else ""
+    deadline_missed = any(c.get("type") == "Progressing" and c.get("status") == "False" for c in conditions)
+    creation_failures = [c for c in conditions if c.get("type") == "ReplicaFailure" and c.get("status") == "True"]
+    causes = creation_failures or [c for c in conditions if c.get("type") == "Progressing"]
+    return str(causes[0].get("message") or causes[0].get("reason") or "") if deadline_missed and causes else ""
 
 
-def leads_to_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
-    """Whether the Service leads devices to the gate: where one is wanted and takes connections; else to the agent itself.
+def routes_through_gate(spec: MedplumAgentSpec, deployment: Mapping[str, Any] | None) -> bool:
+    """Whether the Service leads devices to the gate: only if the spec enables it and a gate is available.
 
-    So a gate that cannot run costs what it would have given, and no device the way to its agent.
+    If no gate can run, devices lose the gate's benefits but still reach their agent.
     """
     return spec.gated and available(deployment)
 
 
 def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
     """The template of the gate's pods."""
-    own = gate_selector(agent)
+    labels = gate_selector(agent)
     return {
         "metadata": {
-            # Managed by us, so that the watch on pods includes them: the operator asks each gate for its report.
+            # The managed-by label lets the watch on pods include them: the operator asks each gate for its report.
             "labels": {
-                **own,
+                **labels,
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "gate",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
@@ -146,18 +149,18 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
             "annotations": {"kubectl.kubernetes.io/default-container": GATE_CONTAINER},
         },
         "spec": {
-            **_placed_as_the_agent(spec),
+            **_placement_of_agent(spec),
             "serviceAccountName": gate_name(agent),
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": LEAVE_SECONDS + GRACE_SECONDS + 5,
             "securityContext": {**RESTRICTED_POD, "runAsUser": 65532, "runAsGroup": 65532},
-            # On different nodes where possible: the loss of a node then takes one gate.
+            # On different nodes if possible, so that a lost node takes only one gate.
             "topologySpreadConstraints": [
                 {
                     "maxSkew": 1,
                     "topologyKey": "kubernetes.io/hostname",
                     "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {"matchLabels": own},
+                    "labelSelector": {"matchLabels": labels},
                 }
             ],
             "containers": [_render_container(agent, spec, image=image)],
@@ -167,10 +170,10 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
 
 def _render_container(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) -> dict[str, Any]:
     ports = [
-        {"name": port_name(channel), "containerPort": port, "protocol": "TCP"} for port, channel in _own_ports(spec)
+        {"name": port_name(channel), "containerPort": port, "protocol": "TCP"} for port, channel in _listen_ports(spec)
     ]
-    wanted = spec.gate.resources
-    resources = None if wanted is None else wanted.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    custom = spec.gate.resources
+    resources = None if custom is None else custom.model_dump(by_alias=True, exclude_defaults=True, mode="json")
     return {
         "name": GATE_CONTAINER,
         "image": image,
@@ -190,37 +193,37 @@ def _render_container(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str
     }
 
 
-def _own_ports(spec: MedplumAgentSpec) -> list[tuple[int, Channel]]:
-    """Each channel with the port on which the gate listens for its devices."""
+def _listen_ports(spec: MedplumAgentSpec) -> list[tuple[int, Channel]]:
+    """Pairs of the port on which the gate listens for devices and the channel."""
     return list(enumerate(spec.channels, start=FIRST_PORT))
 
 
 def _flags(agent: MedplumAgent, spec: MedplumAgentSpec) -> list[str]:
-    wanted = spec.gate
+    gate = spec.gate
     return [
         f"--namespace={agent.namespace}",
         f"--service={agent.name}-agent",
-        *(f"--channel={c.name}:{c.protocol}:{port}:{port_name(c)}" for port, c in _own_ports(spec)),
-        f"--hold-seconds={wanted.hold_seconds}",
-        f"--answer-seconds={wanted.answer_seconds}",
-        f"--move-seconds={wanted.move_seconds}",
+        *(f"--channel={c.name}:{c.protocol}:{port}:{port_name(c)}" for port, c in _listen_ports(spec)),
+        f"--hold-seconds={gate.hold_seconds}",
+        f"--answer-seconds={gate.answer_seconds}",
+        f"--move-seconds={gate.move_seconds}",
         f"--grace-seconds={GRACE_SECONDS}",
-        f"--max-message-bytes={wanted.max_message_mebibytes * 1024 * 1024}",
-        f"--max-connections={wanted.max_connections}",
-        f"--max-connections-per-address={wanted.max_connections_per_address}",
+        f"--max-message-bytes={gate.max_message_mebibytes * 1024 * 1024}",
+        f"--max-connections={gate.max_connections}",
+        f"--max-connections-per-address={gate.max_connections_per_address}",
         f"--http-port={HTTP_PORT}",
-        *(() if wanted.send_again else ("--no-send-again",)),
+        *(() if gate.send_again else ("--no-send-again",)),
     ]
 
 
-def _placed_as_the_agent(spec: MedplumAgentSpec) -> dict[str, Any]:
-    """What decides where a pod may run and whence its image comes: where the agent can, its gate can."""
-    chosen = spec.pod_template.model_dump(
+def _placement_of_agent(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """Fields that decide where a pod may run and how its image is pulled. A gate can run wherever its agent can."""
+    fields = spec.pod_template.model_dump(
         by_alias=True,
         exclude_defaults=True,
         mode="json",
         include={"node_selector", "tolerations", "priority_class_name"},
     )
     if spec.image.pull_secrets:
-        chosen["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image.pull_secrets]
-    return chosen
+        fields["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image.pull_secrets]
+    return fields

@@ -1,4 +1,4 @@
-"""The security contexts that the Pod Security Standard "restricted" asks for. Every pod that we render has them.
+"""The security contexts that the Pod Security Standard "restricted" requires. Every rendered pod has them.
 
 Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 """

@@ -1,7 +1,7 @@
-"""What is: everything that one pass read, frozen, as values that can be printed and compared.
+"""Everything that one pass read, frozen, as values that can be printed and compared.
 
-`observe` builds `model.Observed` once for each pass; every other wing reads it and none changes it. API objects are read
-leniently here: a field that somebody broke counts as absent.
+`observe` builds `model.Observed` once for each pass. Every other wing reads it and none changes it. This wing reads API
+objects leniently: an invalid field counts as absent.
 
-The trap: nothing in this wing decides. A property that answers "what should happen?" belongs into `policy`.
+The trap: nothing in this wing decides. A property that answers "what should happen?" belongs in `policy`.
 """

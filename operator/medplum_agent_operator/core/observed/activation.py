@@ -1,7 +1,7 @@
-"""Has the live pod template ever been the agent that served? One answer, from six facts.
+"""Whether the live pod template has ever been active: one answer, from six facts.
 
-`model.Observed.activation` collects the facts; everything that depends on the answer asks it. The first row that fits decides;
-`-` means that the fact does not matter.
+`model.Observed.activation` collects the facts, and everything that depends on the answer reads it. The first row that
+matches decides; `-` means that the fact does not matter.
 
 | completed | rolled out | earlier pods | named available | restarted | ruled out | activation |
 |-----------|------------|--------------|-----------------|-----------|-----------|------------|
@@ -26,7 +26,8 @@ What the answer means for the next change:
 | NEVER      | yes                        | no           | no                 | no              |
 | NEVER      | no                         | -            | no                 | no              |
 
-*Effectively active* raises the baseline only: a version that may have served is never left downwards without an approval.
+*Effectively active* only raises the baseline: going to an older version than one that may have served always counts as a
+downgrade.
 """
 
 from dataclasses import dataclass
@@ -39,11 +40,11 @@ class Activation(StrEnum):
     NEVER = "Never"
     """No sign that it was ever available."""
     POSSIBLY = "Possibly"
-    """It may have been available while the operator did not look: its pods were restarted since."""
+    """It may have been available unseen: its pods were restarted since its rollout began."""
     ACTIVE = "Active"
-    """It became available; a pod of an earlier template still ends."""
+    """It became available, but its rollout is not complete or an earlier pod is left."""
     SETTLED = "Settled"
-    """It became available and no earlier pod is left. Later trouble with its pod is no rollout of ours."""
+    """It became available and no earlier pod is left. If its pod fails later, that is not part of the rollout."""
 
     @property
     def settled(self) -> bool:
@@ -56,16 +57,16 @@ class Activation(StrEnum):
         return self in {Activation.ACTIVE, Activation.SETTLED}
 
     def is_effectively_active(self, *, newer: bool, serves_alone: bool) -> bool:
-        """Whether a change counts as a change *from* the live template although its rollout was not seen to end.
+        """Whether a change counts as a change *from* the live template, although the operator did not see its rollout end.
 
         Args:
-            newer: its version is newer than the one that became active last, or there is no such version.
-            serves_alone: its pods serve, and no pod of an earlier template does.
+            newer: its version is newer than the active version, or no version was ever active.
+            serves_alone: its pods serve, and no pod of an earlier template serves.
         """
         return not self.became_active and newer and (serves_alone or self is Activation.POSSIBLY)
 
     def is_rollback_target(self, *, newer: bool, serves_alone: bool) -> bool:
-        """Whether the next change returns to the live template if it fails."""
+        """Whether a rollback of the next change would return to the live template."""
         return (
             self.became_active
             or self.is_effectively_active(newer=newer, serves_alone=serves_alone)
@@ -78,12 +79,13 @@ class Evidence:
     """The facts behind an activation.
 
     Attributes:
-        completed: history has this rollout as completed.
-        rolled_out: the Deployment controller reports the live template's pod as the only one, and available.
+        completed: `status.history` lists this rollout as completed.
+        rolled_out: the Deployment controller reports that the live template's pod is available and the only one.
         earlier_pods: pods of earlier templates run or may run.
-        named_available: the Deployment controller's condition names a ReplicaSet of the live template as available.
-        restarted: somebody asked for new pods of the live template since its rollout began.
-        ruled_out: an earlier pod shows that the live template cannot have become active yet.
+        named_available: the Deployment controller's Progressing condition says that a ReplicaSet of the live template became
+            available.
+        restarted: `kubectl rollout restart` was used on the live template since its rollout began.
+        ruled_out: a pod of an earlier template proves that the live template cannot have become active yet.
     """
 
     completed: bool
@@ -94,12 +96,12 @@ class Evidence:
     ruled_out: bool
 
 
-def activation(seen: Evidence) -> Activation:
-    """The activation that the evidence shows."""
-    if seen.completed or (seen.rolled_out and not seen.earlier_pods):
+def activation(evidence: Evidence) -> Activation:
+    """The activation that follows from the evidence: the first table above."""
+    if evidence.completed or (evidence.rolled_out and not evidence.earlier_pods):
         return Activation.SETTLED
-    if seen.rolled_out or seen.named_available:
+    if evidence.rolled_out or evidence.named_available:
         return Activation.ACTIVE
-    if seen.restarted and not seen.ruled_out:
+    if evidence.restarted and not evidence.ruled_out:
         return Activation.POSSIBLY
     return Activation.NEVER

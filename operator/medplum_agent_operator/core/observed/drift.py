@@ -1,7 +1,8 @@
-"""Whether a live object still is what we would apply. Called by `plan` before every write, so that converged objects cost none.
+"""Whether a live object still is what the operator would apply.
 
-The live object may hold more than we render (server defaults, fields of other managers): only what we render is compared.
-A field that we no longer render shows in the fingerprint instead, which changes with what is rendered.
+Called by `rollout.actions` before every write, so that a converged object costs no write; also by `deployment` and
+`rollout.template_in_force`. The live object may have more than the operator renders (server defaults, fields of other
+managers): only rendered fields are compared. A field that is no longer rendered changes the fingerprint instead.
 """
 
 import copy
@@ -14,90 +15,101 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 _NAMED_BY = ("name", "mountPath", "containerPort", "port", "uid")
-"""Keys by which Kubernetes tells the items of its list-maps apart (containers, variables, volumes, mounts, ports, owners)."""
+"""Keys that identify the items of list-maps in Kubernetes (containers, variables, volumes, mounts, ports, owners)."""
 
 
 def fingerprint(value: Any) -> str:
-    """Sixteen hex digits that change when `value` does, whatever the order of its keys."""
+    """Sixteen hex digits that change when `value` changes. The order of its keys does not matter."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A step into a list: how the item is called there, its own key and value or else its number, and what it is to be."""
+    """A step of a path into a list.
+
+    Attributes:
+        name: the item's identifying key and value, or its index.
+        desired: the desired item.
+    """
 
     name: tuple[str, Any] | int
-    wanted: Any
+    desired: Any
 
 
 _Path = tuple["str | _Item", ...]
 
 
 def first_difference(desired: Any, live: Any) -> str | None:
-    """The path of the first place where `live` is not what `desired` says; None where it is.
+    """The path of the first field in which `live` differs from `desired`; None if it does not differ.
 
     >>> first_difference({"spec": {"replicas": 1}}, {"spec": {"replicas": 3, "paused": False}})
     'spec.replicas'
     >>> first_difference({"limits": {"cpu": "0.5"}}, {"limits": {"cpu": "500m"}}) is None
     True
     """
-    return next(map(_written, _differences(desired, live, ())), None)
+    return next(map(_path_text, _differences(desired, live, ())), None)
 
 
 def first_drift(applied: Any, live: Any, fields: Mapping[str, Any]) -> str | None:
-    """The first place where somebody has changed what was applied; None where only the API server itself keeps it otherwise than it was asked to.
+    """The path of the first field that someone has changed since it was applied; None if there is no drift.
 
-    That is what an admission policy does that rewrites images, say. The field goes on being ours then; whoever changes it later takes it away
-    from us. To apply it once more would lead to the same, for ever.
+    A field that the API server rewrote while it was applied is not drift (docs/adr/0029). An admission policy that rewrites
+    images does that: the field stays ours, and applying it again would have the same result, forever. A later edit by
+    someone else takes the ownership of the field away from us.
 
     Args:
-        applied: what was applied last.
-        live: what is there.
-        fields: of `live`, what is ours, as `applied_fields` finds it.
+        applied: what the operator applied last.
+        live: the live object, or the same part of it.
+        fields: the fields of `live` that the operator owns, from `applied_fields`.
 
     Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
-    return next((_written(path) for path in _differences(applied, live, ()) if not _is_held(path, fields)), None)
+    return next((_path_text(path) for path in _differences(applied, live, ()) if not _is_owned(path, fields)), None)
 
 
 def applied_fields(raw: Mapping[str, Any], manager: str) -> Mapping[str, Any]:
-    """Which fields of an object a manager holds by server-side apply; nothing where that is not told, as of what watches saw."""
+    """The fields that a manager owns by server-side apply, as `fieldsV1`.
+
+    Empty if the object has no `managedFields`, as in the cache.
+    """
     for entry in raw["metadata"].get("managedFields") or ():
         if (entry.get("manager"), entry.get("operation")) == (manager, "Apply") and not entry.get("subresource"):
-            found: Mapping[str, Any] = entry.get("fieldsV1") or {}
-            return found
+            owned: Mapping[str, Any] = entry.get("fieldsV1") or {}
+            return owned
     return {}
 
 
-def kept(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
-    """What was applied, in the form in which the API server keeps it: to write it so changes nothing, whatever has become of that policy.
+def as_stored(applied: Any, live: Any, fields: Mapping[str, Any]) -> Any:
+    """What was applied, in the form that the API server stored.
 
-    Args: as of `first_drift`.
+    Applying that form changes nothing, even after the admission policy that rewrote it is gone.
+
+    Args: those of `first_drift`.
     """
-    paths = [path for path in _differences(applied, live, ()) if _is_held(path, fields)]
+    paths = [path for path in _differences(applied, live, ()) if _is_owned(path, fields)]
     if not paths:
         return applied
-    found = copy.deepcopy(applied)
+    stored = copy.deepcopy(applied)
     for path in paths:
-        _put(found, live, path)
-    return found
+        _copy_from_live(stored, live, path)
+    return stored
 
 
-def _put(target: Any, live: Any, path: _Path) -> None:
-    """Make a place what it is in `live`, or take it out where it is not there."""
-    *way, last = path
-    for step in way:
+def _copy_from_live(target: Any, live: Any, path: _Path) -> None:
+    """Set one field of `target` to its value in `live`; remove it if `live` does not have it."""
+    *parents, last = path
+    for step in parents:
         target, live = _at(target, step), _at(live, step)
-    there = _at(live, last)
+    value = _at(live, last)
     if isinstance(last, str):
-        if there is None:
+        if value is None:
             target.pop(last)
         else:
-            target[last] = copy.deepcopy(there)
+            target[last] = copy.deepcopy(value)
         return
-    number = last.name if isinstance(last.name, int) else target.index(_at(target, last))
-    target[number : number + 1] = [] if there is None else [copy.deepcopy(there)]
+    index = last.name if isinstance(last.name, int) else target.index(_at(target, last))
+    target[index : index + 1] = [] if value is None else [copy.deepcopy(value)]
 
 
 def _at(value: Any, step: "str | _Item") -> Any:
@@ -109,15 +121,15 @@ def _at(value: Any, step: "str | _Item") -> Any:
     return next((item for item in value if item.get(key) == name), None)
 
 
-def _is_held(path: _Path, fields: Mapping[str, Any]) -> bool:
-    """Whether a field is among these. What is held as a whole, such as a plain list, has nothing below it."""
+def _is_owned(path: _Path, fields: Mapping[str, Any]) -> bool:
+    """Whether a field is among the owned fields. A value that is owned as a whole has nothing below it (an atomic list)."""
     for step in path:
-        found = _below(step, fields)
-        if found is None:
+        below = _below(step, fields)
+        if below is None:
             return False
-        if not found:
+        if not below:
             return True
-        fields = found
+        fields = below
     return True
 
 
@@ -125,19 +137,19 @@ def _below(step: "str | _Item", fields: Mapping[str, Any]) -> Mapping[str, Any] 
     if isinstance(step, str):
         below: Mapping[str, Any] | None = fields.get(f"f:{step}")
         return below
-    if not isinstance(step.wanted, dict):
+    if not isinstance(step.desired, dict):
         return None
-    for name, found in fields.items():
-        # By all keys of the list-map, which may be others than the one by which people know the item. What is left out is a default.
+    for name, owned in fields.items():
+        # `k:` has every key of the list-map, which may not include ours. A key that the desired item omits has its default.
         keys = json.loads(name[2:]) if name.startswith("k:") else None
-        if keys is None or not keys.keys() & step.wanted.keys():
+        if keys is None or not keys.keys() & step.desired.keys():
             continue
-        if all(step.wanted.get(key, value) == value for key, value in keys.items()):
-            return dict(found)
+        if all(step.desired.get(key, value) == value for key, value in keys.items()):
+            return dict(owned)
     return None
 
 
-def _written(path: _Path) -> str:
+def _path_text(path: _Path) -> str:
     text = ""
     for step in path:
         if isinstance(step, str):
@@ -169,7 +181,7 @@ def _differences(desired: Any, live: Any, path: _Path) -> Iterator[_Path]:
 
 
 def _items(desired: Sequence[Any], live: Any, path: _Path) -> Iterator[_Path]:
-    """Items are told apart by name where all have one of their own, else by place and number, as atomic lists are."""
+    """Match items by name if every item has a unique one; else by index, as in atomic lists."""
     if not isinstance(live, list | tuple):
         if desired:
             yield path
@@ -180,8 +192,8 @@ def _items(desired: Sequence[Any], live: Any, path: _Path) -> Iterator[_Path]:
         for name, item in zip(names, desired, strict=True):
             yield from _differences(item, by_name.get(name), (*path, _Item(name, item)))
     elif len(desired) == len(live):
-        for number, (item, other) in enumerate(zip(desired, live, strict=True)):
-            yield from _differences(item, other, (*path, _Item(number, item)))
+        for index, (item, other) in enumerate(zip(desired, live, strict=True)):
+            yield from _differences(item, other, (*path, _Item(index, item)))
     else:
         yield path
 
@@ -193,7 +205,7 @@ def _name(item: Any) -> tuple[str, Any] | None:
 
 
 def _quantities(desired: Mapping[str, Any], live: Any, path: _Path) -> Iterator[_Path]:
-    """The API server writes quantities its own way (`0.5` becomes `500m`): compare amounts, not text."""
+    """Compare amounts, not text: the API server normalises quantities (`0.5` becomes `500m`)."""
     for key, value in desired.items():
         other = live.get(key) if isinstance(live, dict) else None
         if other is None or parse_quantity(value) != parse_quantity(other):

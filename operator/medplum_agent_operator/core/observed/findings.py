@@ -1,6 +1,6 @@
-"""A finding: one thing that a pass has to say. Condition, Event, log line and metric share it.
+"""A finding: one thing that a pass reports. Condition, Event, log line and metric share it.
 
-Used by every wing. A finding is a value; it stops nothing by itself.
+Used by every wing. A finding is a value: creating one has no effect.
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Message:
 
     Attributes:
         summary: what happened, in at most about 120 characters. Events and conditions carry this line alone.
-        rollout: the rollout that is concerned, where `summary` is about something else.
-        cause: why, or Kubernetes' own words.
-        impact: who is without service, or that nobody is.
-        before_you_approve: what a cluster admin has to weigh.
+        rollout: the rollout in question, if `summary` is about something else.
+        cause: why it happened: a quotation from Kubernetes or from the agent.
+        impact: what stops working for devices, or that nothing does.
+        before_you_approve: what a cluster admin should consider.
         fix: what to do, or that nothing is needed.
-        command: a command that can be copied whole. Always the last line.
+        command: a command that can be copied whole; always the last line.
     """
 
     summary: str
@@ -61,7 +61,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found, how bad it is, and what to say about it."""
+    """A fault or a piece of news, how severe it is, and the message about it."""
 
     reason: Reason
     severity: Severity
@@ -69,10 +69,10 @@ class Finding:
 
 
 def warning(reason: Reason, message: Message) -> Finding:
-    """A finding that somebody should look at."""
+    """A finding that needs attention."""
     return Finding(reason, Severity.WARNING, message)
 
 
 def news(reason: Reason, message: Message) -> Finding:
-    """A finding that is only worth knowing."""
+    """A finding that only informs."""
     return Finding(reason, Severity.NORMAL, message)

@@ -1,7 +1,7 @@
-"""What the gates of an agent tell of its traffic, as values. Read from their JSON by `adapters.gates`; `traffic` says what it means.
+"""The gates' reports about an agent's traffic, as values.
 
-Reports are the gates' word: nothing is done because of one, and a field that is not as it should be reads as absent. What a gate
-writes is in `medplum_agent_operator.gate.reports`.
+`adapters.gates` reads them from JSON, and `report.traffic` interprets them. The operator shows them and never acts on them.
+An invalid field counts as absent. `medplum_agent_operator.gate.reports` writes these reports.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,13 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One channel, of one gate or of all together.
+    """One channel, of one gate or of all gates together.
 
     Attributes:
-        devices: connections of devices.
-        last_message_at: when a message was last answered; None where none was, or what is carried is no messages.
-        silent_since: when the first of the messages was given to the agent that it has answered none of, for longer than
-            `spec.gate.answerSeconds`; None where it answers.
+        devices: open connections of devices.
+        last_message_at: when a message was last answered; None if none was, or if the channel carries no messages.
+        silent_since: when the agent got the first of the messages that it has not answered, if it has answered none for
+            longer than `spec.gate.answerSeconds`; None if it answers.
     """
 
     name: str
@@ -26,8 +26,8 @@ class Channel:
     last_message_at: datetime | None = None
     silent_since: datetime | None = None
 
-    def with_another(self, other: Self) -> "Channel":
-        """Both together. An answer through one gate shows that an agent is not silent to another."""
+    def combined_with(self, other: Self) -> "Channel":
+        """The sum of two gates' channels. An answer through one gate proves that the agent is not silent."""
         last = max((at for at in (self.last_message_at, other.last_message_at) if at is not None), default=None)
         since = min((at for at in (self.silent_since, other.silent_since) if at is not None), default=None)
         if since is not None and last is not None and last > since:
@@ -37,15 +37,22 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Takeover:
-    """What devices noticed when an agent took over: connections that moved, messages that were held or came twice."""
+    """What devices noticed when an agent took over.
+
+    Attributes:
+        moved: connections that moved to the new agent.
+        held: messages that a gate held until the new agent was ready.
+        longest_hold_seconds: the longest of these waits, in seconds.
+        repeated: messages sent to the new agent because an earlier one ended without answering them.
+    """
 
     moved: int = 0
     held: int = 0
     longest_hold_seconds: float = 0
     repeated: int = 0
 
-    def with_another(self, other: Self) -> "Takeover":
-        """Both together."""
+    def combined_with(self, other: Self) -> "Takeover":
+        """The sum of two gates' reports."""
         return Takeover(
             self.moved + other.moved,
             self.held + other.held,
@@ -56,10 +63,10 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What all gates of an agent tell.
+    """What all gates of an agent report.
 
     Attributes:
-        gates: how many did.
+        gates: the number of gates that reported.
         channels: by name.
         takeovers: by the name of the pod whose agent took over.
     """
@@ -70,22 +77,22 @@ class Traffic:
 
     @classmethod
     def read(cls, reports: Iterable[object]) -> Self:
-        """Read the JSON of each gate that answered.
+        """Read and add up the JSON of each gate that answered; anything that is not an object is ignored.
 
         >>> Traffic.read([{"channels": [{"name": "adt", "connectedDevices": 2}]}, "nonsense"]).channels["adt"].devices
         2
         """
-        told = [report for report in reports if isinstance(report, Mapping)]
+        valid = [report for report in reports if isinstance(report, Mapping)]
         channels: dict[str, Channel] = {}
         takeovers: dict[str, Takeover] = {}
-        for report in told:
+        for report in valid:
             for channel in map(_channel, _list(report.get("channels"))):
                 known = channels.get(channel.name)
-                channels[channel.name] = channel if known is None else known.with_another(channel)
+                channels[channel.name] = channel if known is None else known.combined_with(channel)
             for pod, takeover in _takeovers(report.get("takeovers")).items():
-                before = takeovers.get(pod)
-                takeovers[pod] = takeover if before is None else before.with_another(takeover)
-        return cls(len(told), channels, takeovers)
+                earlier = takeovers.get(pod)
+                takeovers[pod] = takeover if earlier is None else earlier.combined_with(takeover)
+        return cls(len(valid), channels, takeovers)
 
 
 def _list(raw: object) -> list[Mapping[str, Any]]:
@@ -106,20 +113,20 @@ def _takeovers(raw: object) -> dict[str, Takeover]:
         return {}
     return {
         str(pod): Takeover(
-            moved=int(_number(told.get("moved"))),
-            held=int(_number(told.get("held"))),
-            longest_hold_seconds=_number(told.get("longestHoldSeconds")),
-            repeated=int(_number(told.get("repeated"))),
+            moved=int(_number(takeover.get("moved"))),
+            held=int(_number(takeover.get("held"))),
+            longest_hold_seconds=_number(takeover.get("longestHoldSeconds")),
+            repeated=int(_number(takeover.get("repeated"))),
         )
-        for pod, told in raw.items()
-        if isinstance(told, Mapping)
+        for pod, takeover in raw.items()
+        if isinstance(takeover, Mapping)
     }
 
 
 def _number(raw: object) -> float:
-    """A number that counts something; 0 for anything else."""
+    """A count, at least 0 and at most 1e12; 0 for anything that is not a number."""
     known = isinstance(raw, int | float) and raw == raw  # noqa: PLR0124 - not NaN
-    # Compared as it is: an integer may be larger than any float.
+    # Compare before the conversion: an integer may be larger than any float.
     return float(max(0, min(raw, 1e12))) if known and isinstance(raw, int | float) else 0.0
 
 

@@ -1,7 +1,7 @@
-"""Who an agent is on its Medplum server, and which of several MedplumAgents may be that.
+"""An agent's identity on its Medplum server, and which of several MedplumAgents may use it.
 
-Called by `cache`, which keeps an index by it, by `observe`, and through `Observed.holder` by `checks` and `verdict`. Objects are read
-leniently: one whose identity cannot be told claims none. Pure.
+Called by `cache`, which indexes objects by identity, by `observe` and `reconcile`, and through `Observed.holder` by
+`policy.checks` and `policy.verdict`. Pure. Objects are read leniently: one without a readable identity claims none.
 """
 
 import json
@@ -14,13 +14,13 @@ from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, ENDED
 
 Name = tuple[str, str]
-"""Namespace and name of a MedplumAgent, whether it is there or not."""
+"""Namespace and name of a MedplumAgent, which may not exist."""
 
 _DEFAULT_PORT: Final = {"http": ":80", "https": ":443"}
 
 
 class Identity(NamedTuple):
-    """What must be no two agents': the server, in one way of writing it, and the id of the Agent resource there."""
+    """The server's URL, normalised, and the id of the Agent resource there. No two agents may share both."""
 
     server: str
     agent_id: str
@@ -28,14 +28,14 @@ class Identity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """How a MedplumAgent stands to an identity.
+    """A MedplumAgent's claim on an identity.
 
     Attributes:
         namespace: its namespace.
         name: its name.
-        uid: its uid; empty where it has gone.
-        created: when it was created, as the API server writes it; empty where it has gone.
-        runs: whether its Deployment was applied with the identity, or a pod of it that has not ended runs with it.
+        uid: its uid; empty if the MedplumAgent was deleted.
+        created: when it was created, as an RFC 3339 timestamp; empty if the MedplumAgent was deleted.
+        runs: whether its Deployment was applied with the identity, or one of its pods that have not ended has it.
     """
 
     namespace: str
@@ -45,27 +45,27 @@ class Claim:
     runs: bool = False
 
     @property
-    def remains(self) -> bool:
-        """Whether the MedplumAgent has gone, and only what it owned is left."""
+    def is_leftover(self) -> bool:
+        """Whether the MedplumAgent was deleted and only objects that it owned are left."""
         return not self.uid
 
     @property
     def precedence(self) -> tuple[bool, bool, str, str, Name]:
-        """The least comes first.
+        """The sort key: the smallest claim has the identity.
 
-        What runs is never put off for what does not, whatever their ages: an edit takes nothing over. What is left of a deleted
-        one keeps others waiting, and is no reason to hold up one that runs already.
+        An agent that runs comes before one that does not, even if it is younger: an edit never takes an identity over.
+        Leftovers of a deleted MedplumAgent block agents that do not run yet, but not one that already runs.
         """
-        return not self.runs, self.remains, self.created, self.uid, (self.namespace, self.name)
+        return not self.runs, self.is_leftover, self.created, self.uid, (self.namespace, self.name)
 
 
-def foremost_other(claims: Iterable[Claim], own: Name) -> Claim | None:
-    """Who holds the identity, where that is another than `own`; None where `own` may have it.
+def other_holder(claims: Iterable[Claim], own: Name) -> Claim | None:
+    """The claim that has the identity, if it is not the one of `own`; None if `own` may have the identity.
 
     >>> old, young = Claim("a", "old", "1", "2026-01-01T00:00:00Z"), Claim("b", "young", "2", "2026-02-01T00:00:00Z")
-    >>> foremost_other([young, old], ("b", "young")).name
+    >>> other_holder([young, old], ("b", "young")).name
     'old'
-    >>> foremost_other([young, old], ("a", "old")) is None
+    >>> other_holder([young, old], ("a", "old")) is None
     True
     """
     first = min(claims, key=lambda claim: claim.precedence, default=None)
@@ -73,12 +73,12 @@ def foremost_other(claims: Iterable[Claim], own: Name) -> Claim | None:
 
 
 def claims_on(identity: Identity, agents: Iterable[Mapping[str, Any]], running: Collection[Name]) -> tuple[Claim, ...]:
-    """The claims on an identity.
+    """The claims on an identity, sorted by name.
 
     Args:
-        identity: which.
-        agents: MedplumAgents, at least those that want it and those in `running` that are there.
-        running: whose Deployment or pods have it.
+        identity: the identity.
+        agents: raw MedplumAgents: at least all that request the identity, and those in `running` that exist.
+        running: the names of those whose Deployment or pods have the identity.
     """
     found = {_name_of(raw): raw for raw in agents}
     concerned = {name for name, raw in found.items() if wanted(raw) == identity} | set(running)
@@ -98,7 +98,7 @@ def _name_of(raw: Mapping[str, Any]) -> Name:
 
 
 def claimant(kind: str, raw: Mapping[str, Any]) -> tuple[Name, Identity] | None:
-    """Whose object this is and which identity it stands for; None where it stands for none."""
+    """The MedplumAgent that an object belongs to and the identity that it claims; None if it claims none."""
     if kind == KIND:
         name, identity = raw["metadata"]["name"], wanted(raw)
     elif kind in _READERS:
@@ -109,25 +109,25 @@ def claimant(kind: str, raw: Mapping[str, Any]) -> tuple[Name, Identity] | None:
 
 
 def wanted(agent: Mapping[str, Any]) -> Identity | None:
-    """The identity that a MedplumAgent's spec asks for."""
+    """The identity that a MedplumAgent's spec requests; None if the spec is invalid there."""
     return _of_server((agent.get("spec") or {}).get("server"))
 
 
 def applied(deployment: Mapping[str, Any]) -> Identity | None:
-    """The identity that a Deployment was rendered with, from the operator's own note on it; None for other Deployments."""
+    """The identity that a Deployment was rendered with, from the `applied-spec` annotation; None for other Deployments."""
     text = (deployment["metadata"].get("annotations") or {}).get(names.APPLIED_SPEC)
     try:
         spec = json.loads(text) if text else None
-    except (ValueError, RecursionError):  # anybody who may edit Deployments may have written it, in any depth
+    except (ValueError, RecursionError):  # anyone who may edit Deployments can write anything, nested to any depth
         return None
     return _of_server(spec.get("server")) if isinstance(spec, Mapping) else None
 
 
 def running_as(pod: Mapping[str, Any]) -> Identity | None:
-    """The identity that a pod runs with, or is about to, from its own configuration; None once it has ended.
+    """The identity that a pod runs with or will run with, from its own configuration; None once the pod has ended.
 
-    It tells what neither spec nor Deployment does: as whom the pods before a change of server run, and those of which everything
-    else has been deleted. The lines are those of agent.properties (`pod_template`).
+    Only the pod shows this if it was started before a change of `spec.server`, or if all its owners were deleted. The lines
+    are those of agent.properties (`objects.agent_start`).
     """
     if (pod.get("status") or {}).get("phase") in ENDED:
         return None
@@ -146,7 +146,7 @@ def _of_server(server: object) -> Identity | None:
 
 
 def normalised(base_url: str) -> str:
-    """A server's URL in one way of writing it: host in lower case, no default port, no slash at the end.
+    """A server's URL in a normal form: host in lower case, no default port, no trailing slash.
 
     >>> normalised("https://API.Medplum.com:443/")
     'https://api.medplum.com'

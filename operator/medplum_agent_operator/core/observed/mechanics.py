@@ -1,6 +1,6 @@
-"""The two ways in which an agent's pod is replaced, and everything else that depends on which one it is.
+"""The two ways to replace an agent's pod, and everything that differs between them.
 
-Read by every wing in place of asking for a `Strategy` by name, so that a third strategy is one entry here.
+Every wing reads `Mechanics` instead of comparing a `Strategy` by name, so that a third strategy would be one entry here.
 `policy.strategy` chooses between them.
 """
 
@@ -18,9 +18,10 @@ class Mechanics:
 
     Attributes:
         strategy: its name in the API.
-        stops_first: whether the old agent has stopped before the new one starts; otherwise both run side by side for a while.
-        phase: the agent's phase during such a rollout.
-        reason: the reason of such a rollout.
+        stops_first: whether the old agent stops before the new one starts; if not, both run side by side for a while.
+        phase: the MedplumAgent's phase during such a rollout.
+        reason: the reason that conditions and Events give during such a rollout.
+        name: in words.
         how: completes "5.1.15 replaced 5.1.14 …".
         deployment_strategy: `spec.strategy` of the Deployment.
     """
@@ -29,6 +30,7 @@ class Mechanics:
     stops_first: bool
     phase: Phase
     reason: Reason
+    name: str
     how: str
     deployment_strategy: Mapping[str, Any] = field(repr=False)
 
@@ -38,8 +40,9 @@ ROLLING_HANDOFF: Final = Mechanics(
     stops_first=False,
     phase=Phase.HANDING_OFF,
     reason=Reason.HANDING_OFF,
+    name="rolling handoff",
     how="in a rolling handoff",
-    # Always explicit: server-side apply cannot switch a strategy with defaulted parameters to Recreate
+    # Always explicit: server-side apply cannot switch a strategy whose parameters were defaulted to Recreate
     # (https://github.com/kubernetes/kubernetes/issues/24198).
     deployment_strategy={"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
 )
@@ -48,6 +51,7 @@ RECREATE: Final = Mechanics(
     stops_first=True,
     phase=Phase.RECREATING,
     reason=Reason.RECREATING,
+    name="recreate",
     how="by recreate",
     deployment_strategy={"type": "Recreate"},
 )

@@ -1,7 +1,7 @@
-"""What a reconcile pass works on: `Observed`, everything it read, frozen, as values that can be printed and compared.
+"""The input of a pass: `Observed`, everything that it read, frozen.
 
-Built by `reconcile` from raw API objects; read by everything in `core`. The live objects are read leniently: a field that
-somebody else broke reads as absent, and what is absent is taken for the less safe case by whoever decides.
+Built by `observe` from raw API objects; read by every wing. Live objects are read leniently: an invalid field counts as
+absent, and every decision treats an absent field as the less safe case.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome
 from medplum_agent_operator.core.observed.activation import Activation, Evidence, activation
-from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.gate_reports import Traffic
-from medplum_agent_operator.core.observed.identity import Claim, foremost_other
+from medplum_agent_operator.core.observed.identity import Claim, other_holder
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
@@ -25,7 +25,7 @@ from medplum_agent_operator.core.observed.version import AgentVersion
 
 
 class Key(NamedTuple):
-    """Which MedplumAgent."""
+    """Namespace and name of a MedplumAgent."""
 
     namespace: str
     name: str
@@ -36,13 +36,13 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What the operator's settings mean to a pass.
+    """The operator's settings that a pass uses.
 
     Attributes:
-        image_repository: where the agent's image is when the spec does not say.
-        nodes_watched: whether it is known which nodes are cordoned.
-        gate_image: the image with the gate's program, the operator's own; None where it is not known.
-        namespaces: those that are watched; none means all.
+        image_repository: the agent's image repository if the spec names none.
+        nodes_watched: whether the operator watches nodes, and so knows which are cordoned.
+        gate_image: the image with the gate, which is the operator's own; None if it is unknown.
+        namespaces: the watched namespaces; empty means all.
     """
 
     image_repository: str | None = None
@@ -57,17 +57,17 @@ class Observed:
 
     Attributes:
         agent: the MedplumAgent.
-        deployment: its Deployment, whoever owns it; None where there is none.
-        children: its other live objects, by the part that each plays (`resources.CHILDREN`).
-        pods: its pods, dead ones included.
-        nodes: the nodes of these pods, by name, as far as they are known.
-        fetches: Jobs of ours that fetch an image for it.
-        traffic: what its gates tell; None where they were not asked (yet).
-        claims: who stands how to the identity that the spec asks for, this agent included.
+        deployment: the Deployment of its name, also if the operator does not own it; None if it does not exist.
+        children: its other live objects, by role (the keys of `objects.children.CHILDREN`).
+        pods: its pods, including pods that have ended.
+        nodes: the known nodes of these pods, by name.
+        fetches: the operator's Jobs that pull an image for it.
+        traffic: what its gates report; None if they have not been asked.
+        claims: the claims on the identity that the spec requests, including this agent's.
     """
 
     agent: MedplumAgent
-    deployment: Workload | None = None
+    deployment: LiveDeployment | None = None
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
@@ -86,12 +86,12 @@ class Observed:
         nodes: Iterable[Mapping[str, Any]] = (),
         fetching: Sequence[Mapping[str, Any]] = (),
     ) -> Self:
-        """Freeze what was read. `fetching`: Jobs that fetch an image, and their pods."""
+        """Build it from raw objects. `fetching`: Jobs that pull an image, and their pods."""
         jobs = [raw for raw in fetching if raw.get("kind") == "Job" and ownership(raw, agent) is Ownership.OURS]
         return cls(
             agent=agent,
-            deployment=None if deployment is None else Workload(deployment),
-            children={part: raw for part, raw in children.items() if raw is not None},
+            deployment=None if deployment is None else LiveDeployment(deployment),
+            children={role: raw for role, raw in children.items() if raw is not None},
             pods=tuple(sorted(map(Pod.read, pods), key=lambda pod: pod.name)),
             nodes={node.name: node for node in map(Node.read, nodes)},
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
@@ -99,42 +99,42 @@ class Observed:
 
     @property
     def holder(self) -> Claim | None:
-        """Who holds the identity that the spec asks for, where that is another MedplumAgent."""
-        return foremost_other(self.claims, Key(self.agent.namespace, self.agent.name))
+        """The claim of the MedplumAgent that has the identity that the spec requests; None if this one may have it."""
+        return other_holder(self.claims, Key(self.agent.namespace, self.agent.name))
 
     def node_of(self, pod: Pod) -> Node | None:
-        """The node of a pod; None where it has none yet, or nodes are not watched."""
+        """The node of a pod; None if the pod is not scheduled yet or its node is unknown."""
         return self.nodes.get(pod.node)
 
     @property
     def record(self) -> RolloutRecord | None:
-        """How the live template came about; None where there is no Deployment, or no note of it there."""
+        """The record of the rollout that led to the live template; None without a Deployment or a valid record."""
         return None if self.deployment is None else self.deployment.record
 
     @property
     def applied_spec(self) -> MedplumAgentSpec | None:
-        """The spec that was applied last; None where there is no Deployment, or somebody broke the note of it there."""
+        """The spec that was applied last; None without a Deployment or a valid annotation."""
         return None if self.deployment is None else self.deployment.applied_spec
 
     @property
     def restart_mark(self) -> str | None:
-        """What the last restart by hand left in the live template; None where there was none."""
+        """The mark that the last `kubectl rollout restart` left in the live template; None if it was never used."""
         return None if self.deployment is None else self.deployment.restart_mark
 
     @property
-    def stops(self) -> int:
-        """How many changes have stopped the agent first so far, as far as that is noted: in the record, and in the live template."""
+    def recreate_count(self) -> int:
+        """How many recreates with a newly rendered template there were so far: the record or the live template shows it."""
         if self.deployment is None:
             return 0
-        return max(self.deployment.stops, (self.record and self.record.stops) or 0)
+        return max(self.deployment.recreate_count, (self.record and self.record.recreate_count) or 0)
 
     def is_current(self, pod: Pod) -> bool:
-        """Whether a pod, living or not, is one of the live template."""
+        """Whether a pod, live or ended, was created from the live template."""
         return self.deployment is not None and pod.template_hash == self.deployment.template_hash
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
-        """Pods whose containers run or may run: terminating ones count until they are gone."""
+        """Pods whose containers run or may run. A terminating pod counts until it is gone."""
         return tuple(pod for pod in self.pods if not pod.finished)
 
     @property
@@ -144,22 +144,22 @@ class Observed:
 
     @property
     def earlier_pods(self) -> tuple[Pod, ...]:
-        """Live pods of templates before the live one."""
+        """Live pods of earlier templates."""
         return tuple(pod for pod in self.live_pods if pod not in self.current_pods)
 
     @property
     def serving_pods(self) -> tuple[Pod, ...]:
-        """Pods that go on taking new connections: ready and not on their way out."""
+        """Pods that are ready and not terminating."""
         return tuple(pod for pod in self.live_pods if pod.ready and not pod.terminating)
 
     @property
-    def open_pods(self) -> tuple[Pod, ...]:
-        """Pods whose agent serves, those on their way out included: they take new connections while there is no other."""
-        return tuple(pod for pod in self.live_pods if pod.open)
+    def pods_with_open_ports(self) -> tuple[Pod, ...]:
+        """Pods whose agent serves, including terminating ones: these take new connections while no other pod does."""
+        return tuple(pod for pod in self.live_pods if pod.ports_open)
 
     @property
     def rollout_in_status(self) -> bool:
-        """Whether `status` already has the rollout that the Deployment was last changed by."""
+        """Whether `status` already shows the rollout in the Deployment's record."""
         record = self.record
         if record is None:
             return True
@@ -171,7 +171,7 @@ class Observed:
 
     @property
     def activation(self) -> Activation:
-        """How far the live pod template has come: the truth table is in `activation`."""
+        """How far the live pod template has come. The module `activation` has the truth table."""
         deployment = self.deployment
         if deployment is None:
             return Activation.NEVER
@@ -188,7 +188,7 @@ class Observed:
         )
 
     def completed(self, record: RolloutRecord) -> bool:
-        """Whether history has a rollout as completed."""
+        """Whether `status.history` lists a rollout as completed."""
         return any(
             entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
             for entry in self.agent.status.history
@@ -196,10 +196,10 @@ class Observed:
 
     @property
     def activation_ruled_out(self) -> bool:
-        """Whether pods of earlier templates show that the live one cannot have become active.
+        """Whether pods of earlier templates prove that the live template cannot have become active.
 
-        In a handoff a pod that is not terminating: it would have been deleted. Where the old pod stops first, any pod that has not
-        ended: no new one is created before that.
+        In a handoff, an earlier pod that is not terminating proves it: the Deployment controller would have deleted it. In a
+        recreate, any earlier pod that has not ended proves it: no new pod is created before that.
 
         Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#recreate-deployment
         """
@@ -208,10 +208,10 @@ class Observed:
 
     @property
     def last_active(self) -> AgentVersion | None:
-        """The version that became active last; None before the first.
+        """The active version: the one that became available last; None if no version ever did.
 
-        The Deployment knows it without `status`: its own version once rolled out, else what its record names as active when the
-        rollout began. Only without a Deployment does `status` count.
+        The Deployment shows it without `status`: the applied version once that became active, or else the version that the
+        record names as active when the rollout began. `status` counts only if the Deployment shows neither.
         """
         deployment = self.deployment
         if deployment is not None:
@@ -224,43 +224,45 @@ class Observed:
 
     @property
     def overdue_at(self) -> datetime | None:
-        """When the operator stops waiting for the live template's pod, where the Deployment controller never gives up. None where it does.
+        """When the rollout counts as failed although the Deployment controller never reports a missed deadline.
 
-        The pod has not even been created for as long as a rollout may take, or has made no progress for as long.
+        None if the Deployment controller reports it, or if the live template became active. The pod could not be created, or
+        made no progress, for as long as the progress deadline.
         """
         deployment = self.deployment
         if deployment is None or self.activation.became_active:
             return None
-        made = [pod.ready_since or pod.created for pod in self.current_pods if not pod.terminating]
-        progressed = [at for at in made if at is not None]
-        if deployment.has_stale_progressing_condition and progressed:
-            return max(progressed) + deployment.deadline
+        times = [pod.ready_since or pod.created for pod in self.current_pods if not pod.terminating]
+        progress_times = [at for at in times if at is not None]
+        if deployment.has_stale_progressing_condition and progress_times:
+            return max(progress_times) + deployment.deadline
         return deployment.creation_overdue_at
 
     @property
     def serves_alone(self) -> bool:
-        """Whether pods of the live template serve, and none of an earlier template does."""
+        """Whether pods of the live template serve and no pod of an earlier template serves."""
         serving = self.serving_pods
         return bool(serving) and all(pod in self.current_pods for pod in serving)
 
     @property
-    def _newer(self) -> bool:
+    def _applied_is_newer(self) -> bool:
+        """Whether the applied version is newer than the active version, or no version was ever active."""
         applied, last_active = None if self.deployment is None else self.deployment.applied_version, self.last_active
         return applied is not None and (last_active is None or applied > last_active)
 
     @property
     def is_effectively_active(self) -> bool:
-        """Whether a change counts as a change from the live template although its rollout was not seen to end."""
-        return self.activation.is_effectively_active(newer=self._newer, serves_alone=self.serves_alone)
+        """Whether a change counts as a change from the live template, although the operator did not see its rollout end."""
+        return self.activation.is_effectively_active(newer=self._applied_is_newer, serves_alone=self.serves_alone)
 
     @property
     def is_rollback_target(self) -> bool:
-        """Whether the next change returns to the live template if it fails."""
-        return self.activation.is_rollback_target(newer=self._newer, serves_alone=self.serves_alone)
+        """Whether a rollback of the next change would return to the live template."""
+        return self.activation.is_rollback_target(newer=self._applied_is_newer, serves_alone=self.serves_alone)
 
     @property
     def baseline(self) -> AgentVersion | None:
-        """The version that a change is a downgrade *from*: the one that became active last, or the one that effectively is."""
+        """The version below which a change is a downgrade: the active one, or one that is effectively active."""
         if self.deployment is not None and self.is_effectively_active:
             return self.deployment.applied_version
         return self.last_active

@@ -1,4 +1,4 @@
-"""A node, as far as decisions need it: whether it takes new pods, and is heard of. Built by `model` from the cache; read by `drain`."""
+"""A node: whether it takes new pods, and whether its kubelet is alive. Built by `model`; read by `policy`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ class Node:
     """A node of the cluster.
 
     Attributes:
-        cordoned: whether it is marked as taking no new pods, as `kubectl drain` does first.
-        lost_since: since when its kubelet is not heard of: nobody knows what runs on it; None while it is.
+        cordoned: whether it is cordoned, which is the first step of `kubectl drain`.
+        lost_since: since when its kubelet has not reported, so that the state of its pods is unknown; None while it reports.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Node:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """Read a node, whole or slim."""
+        """Read a raw node, complete or as the cache trims it."""
         conditions = (raw.get("status") or {}).get("conditions") or ()
         ready: Mapping[str, Any] = next((c for c in conditions if c.get("type") == "Ready"), {})
         since = ready.get("lastTransitionTime") if ready.get("status") == "Unknown" else None

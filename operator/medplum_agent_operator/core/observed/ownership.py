@@ -1,4 +1,4 @@
-"""Whose an object with our name is. Asked by `model`, `policy.checks`, `status` and `rollout.actions`."""
+"""Who owns an object with a name of ours. Called by `model`, `policy.checks`, `status` and `rollout.actions`."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -8,16 +8,16 @@ from medplum_agent_operator.api.agent import KIND, MedplumAgent
 
 
 class Ownership(StrEnum):
-    """How an object of our name relates to us."""
+    """Who owns an object that has the name of one of ours."""
 
     OURS = "ours"
     FOREIGN = "foreign"
     LEFTOVER = "leftover"
-    """It belongs to a deleted MedplumAgent of the same name: garbage collection is about to remove it."""
+    """Owned by a deleted MedplumAgent of the same name. Garbage collection will remove it."""
 
 
 def ownership(raw: Mapping[str, Any], agent: MedplumAgent) -> Ownership:
-    """Ours, a stranger's, or left over from a MedplumAgent of the same name that was deleted."""
+    """Who owns a raw object, by its controller's owner reference."""
     for owner in raw["metadata"].get("ownerReferences", ()):
         if owner.get("controller"):
             if owner.get("uid") == agent.uid:

@@ -1,4 +1,4 @@
-"""The live pod, as far as decisions need it. Built by `reconcile`; read by `model`, `strategy`, `diagnosis` and `status`."""
+"""A pod of an agent: the parts that decisions need. Built by `model`; read by every wing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ AGENT_CONTAINER: Final = "agent"
 GATE_CONTAINER: Final = "gate"
 """The container that runs the gate."""
 READY_PREFIX: Final = "ready-"
-"""Containers of this prefix carry the readiness probe of the channel whose name follows."""
+"""A container with this prefix carries the readiness probe of the channel whose name follows."""
 ENDED: Final = frozenset({"Succeeded", "Failed"})
-"""Phases of a pod whose containers have all ended for good."""
+"""Phases of a pod whose containers have all ended and will not restart."""
 REFUSED_CREDENTIALS: Final = 64
-"""Exit code of the agent's start script when agent.properties cannot carry the credentials; it leaves a sentence."""
+"""Exit code of the agent's start script if agent.properties cannot carry the credentials.
+
+The termination message then says why.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +28,11 @@ class Container:
     """One container's state in a pod.
 
     Attributes:
-        running: it runs right now, whatever became of it before.
-        waiting: why it is not running (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty where it runs or has ended.
-        message: what the kubelet says to that.
-        exit_code: the exit code of its latest end, if it ended at all.
-        last_words: its termination message at that end.
+        running: whether it runs right now; it may have ended before.
+        waiting: why it waits (`ImagePullBackOff`, `CrashLoopBackOff`, …); empty if it runs or has ended.
+        message: the kubelet's message about why it waits.
+        exit_code: its latest exit code; None if it has never ended.
+        termination_message: its latest termination message.
     """
 
     name: str
@@ -39,7 +42,7 @@ class Container:
     waiting: str = ""
     message: str = ""
     exit_code: int | None = None
-    last_words: str = ""
+    termination_message: str = ""
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
@@ -55,7 +58,7 @@ class Container:
             waiting=waiting.get("reason", ""),
             message=waiting.get("message", ""),
             exit_code=ended.get("exitCode"),
-            last_words=(ended.get("message") or "").strip(),
+            termination_message=(ended.get("message") or "").strip(),
         )
 
 
@@ -64,17 +67,18 @@ class Pod:
     """A pod of the agent.
 
     Attributes:
-        version: what it runs; None where that cannot be told.
-        image: what its agent's container was made from, as the spec names it.
-        node: the node that it was scheduled to; empty while none takes it.
-        template_hash: fingerprint of the template that it was made from.
-        replica_set: name of the ReplicaSet that made it.
-        terminating: it was told to go; its containers may still run.
-        finished: every container of it has ended for good.
-        ready_since: when it last became ready (Kubernetes keeps whole seconds); None while it is not.
-        closed_since: since when it cannot serve, in whole seconds too: its agent has ended, or it is not ready; None while it can.
-        created: when it was made.
-        unschedulable: the scheduler's words why no node takes it; empty where one did.
+        version: the agent's version; None if neither label nor image tag is a version.
+        image: the image of the agent's container, as the pod's spec names it.
+        node: the node that it was scheduled to; empty until then.
+        template_hash: fingerprint of the pod template that it was created from; None if it has none.
+        replica_set: name of the ReplicaSet that created it; empty if none did.
+        terminating: whether it was deleted; its containers may still run.
+        finished: whether all its containers have ended and will not restart.
+        ready_since: when it last became ready, to the second; None while it is not ready.
+        ports_closed_since: since when it cannot serve, to the second: its agent has ended, or it is not ready. None while it
+            can serve.
+        created: when it was created, to the second.
+        unschedulable: the scheduler's message why no node takes it; empty if one did.
     """
 
     name: str
@@ -87,7 +91,7 @@ class Pod:
     finished: bool = False
     ready: bool = False
     ready_since: datetime | None = None
-    closed_since: datetime | None = None
+    ports_closed_since: datetime | None = None
     created: datetime | None = None
     unschedulable: str = ""
     init_containers: tuple[Container, ...] = ()
@@ -95,7 +99,7 @@ class Pod:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Self:
-        """Read a pod as the API server gives it."""
+        """Read a raw pod."""
         metadata, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
         conditions = {c.get("type"): c for c in status.get("conditions") or ()}
         ready = conditions.get("Ready", {})
@@ -118,7 +122,7 @@ class Pod:
             finished=finished,
             ready=is_ready,
             ready_since=since if is_ready else None,
-            closed_since=None if is_ready and ended is None and not finished else closed or created,
+            ports_closed_since=None if is_ready and ended is None and not finished else closed or created,
             created=created,
             unschedulable=scheduled.get("message", "") if scheduled.get("reason") == "Unschedulable" else "",
             init_containers=tuple(map(Container.read, status.get("initContainerStatuses") or ())),
@@ -126,18 +130,18 @@ class Pod:
         )
 
     @property
-    def open(self) -> bool:
-        """Whether its agent serves: its ports are open and it has not ended. It may be on its way out."""
-        return self.ready and self.closed_since is None and not self.finished
+    def ports_open(self) -> bool:
+        """Whether its agent serves: its ports are open and it has not ended. The pod may be terminating."""
+        return self.ready and self.ports_closed_since is None and not self.finished
 
     def all_containers(self) -> Iterator[Container]:
-        """Every container, in the order in which they start. Init containers are not ours: an admission webhook put them there."""
+        """Every container, in the order of their start. Init containers are not ours: an admission webhook added them."""
         yield from self.init_containers
         yield from self.containers
 
 
 def _agent_ended_at(status: Mapping[str, Any]) -> datetime | None:
-    """When the agent's container ended, unless it runs or is to run again."""
+    """When the agent's container ended; None if it runs or waits to restart."""
     for container in status.get("containerStatuses") or ():
         if container.get("name") == AGENT_CONTAINER:
             return _time(((container.get("state") or {}).get("terminated") or {}).get("finishedAt"))

@@ -1,7 +1,7 @@
-"""Which of two states of the API server is the older one. Called by `cache` and `observe`.
+"""Which of two states of an object is older. Called by `cache` and `observe`.
 
-Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions (comparable since 1.35, and numbers in every API
-server backed by etcd).
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions (comparable since Kubernetes 1.35,
+and numbers in every API server that uses etcd).
 """
 
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def age(raw: Mapping[str, Any]) -> int:
-    """An object's resource version, for ordering two states of one kind; 0 where it has none that can be compared."""
+    """An object's resource version as a number, to order two states of one kind; 0 if it is not a number."""
     return number(raw["metadata"].get("resourceVersion", ""))
 
 
 def number(resource_version: str) -> int:
-    """A resource version as a number; 0 where it is none.
+    """A resource version as a number; 0 if it is not a number.
 
     >>> number("1042"), number("")
     (1042, 0)

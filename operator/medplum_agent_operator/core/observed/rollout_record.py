@@ -1,6 +1,7 @@
-"""What the operator notes on the Deployment, in the same write as the template: how it came about, as what it was rendered, what was before.
+"""The operator's annotations on the Deployment: the rollout's record, the template as rendered, and what was active before.
 
-Read back by `workload`; made by `records` and `template`. A note that somebody broke reads as absent, a word of a newer release as a known one.
+They are written in the same request as the pod template. `rollout.records` and `rollout.template_in_force` create them;
+`deployment` reads them back. An invalid annotation counts as absent; an enum value of a newer release reads as a known one.
 """
 
 import json
@@ -20,38 +21,39 @@ from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, GATE_CONT
 
 
 class Change(StrEnum):
-    """What going to a version means, seen from the version that became active last."""
+    """What going to a target version means, compared with the active version."""
 
     NONE = "None"
-    """The version is the applied one; the template may differ in other ways."""
+    """The version is already applied; the template may differ in other ways."""
     INSTALL = "Install"
     """No version was ever active."""
     UPGRADE = "Upgrade"
-    """To a newer version, or to another target after one that never became active."""
+    """To a newer version, or to another target after a target that never became active."""
     DOWNGRADE = "Downgrade"
-    """To an older version than the one that became active last."""
+    """To an older version than the active one."""
     ABORT = "Abort"
-    """Back to the version that became active last, from a target that never did: never a downgrade."""
+    """Back to the active version, from a target that never became active. Never a downgrade."""
     ROLLBACK = "Rollback"
-    """Back to what was active before a change that failed, exactly as it was."""
+    """Back to the spec and template that were active before a failed rollout, exactly as they were."""
 
 
-def _or(otherwise: StrEnum) -> BeforeValidator:
-    """A word that another release of the operator wrote and this one does not know reads as `otherwise`: the rest of a note still counts."""
-    known = set(type(otherwise))
-    return BeforeValidator(lambda word: otherwise if isinstance(word, str) and word not in known else word)
+def _unknown_reads_as(default: StrEnum) -> BeforeValidator:
+    """Read a value that this release does not know as `default`, so that the rest of the record still counts."""
+    known = set(type(default))
+    return BeforeValidator(lambda value: default if isinstance(value, str) and value not in known else value)
 
 
 class Failure(BaseModel):
-    """Why a change was given up, and what opens its latch. Kept in the rollout's record.
+    """Why a rollout failed, and what opens its latch. Part of the rollout's record.
 
     Attributes:
-        version: the version that it was to lead to.
-        spec: fingerprint of the spec that failed: another spec is another try.
-        reason: what went wrong, in one word.
-        message: what went wrong, in whole sentences.
-        retry: the annotation `agents.medplum.com/retry` when it failed: another text is another try.
-        approval: the approval when it failed: another approval is another try.
+        version: its target version.
+        spec: fingerprint of the spec that failed. Another spec opens the latch.
+        reason: what went wrong, as a reason.
+        message: what went wrong, in sentences.
+        fix: what to do about it; empty if an older release recorded the failure.
+        retry: the annotation `agents.medplum.com/retry` when it failed. Another value opens the latch.
+        approval: the approval annotation when it failed. Another approval opens the latch.
     """
 
     model_config = ConfigDict(
@@ -60,48 +62,54 @@ class Failure(BaseModel):
 
     version: str
     spec: str
-    reason: Annotated[Reason, _or(Reason.PROGRESS_DEADLINE_EXCEEDED)]
+    reason: Annotated[Reason, _unknown_reads_as(Reason.PROGRESS_DEADLINE_EXCEEDED)]
     message: str
+    fix: str = ""
     retry: str | None = None
     approval: str | None = None
 
 
 class RolloutRecord(BaseModel):
-    """How the pod template came to be what it is: kept on the Deployment, written in the same request as the template.
+    """A rollout's record: how the live pod template came about.
+
+    It is an annotation of the Deployment, written in the same request as the template.
 
     Attributes:
-        change: what it was when it began.
-        from_version: the version that was active when it began; None for the first.
+        change: the kind of change when the rollout began.
+        from_version: the version that was active when the rollout began; None for the first.
         to: the version of the template.
-        strategy: how it is made.
-        why: why in that way.
-        started_at: when it began. Also its name: no two rollouts of one agent begin in the same microsecond.
-        restart_mark: what `kubectl rollout restart` had left in the template by then, or when it was last seen that the template cannot have
-            been active yet; another mark now tells of a restart since, whatever clocks say. None where there was none.
-        previous_outcome: how the rollout before this one had ended by then.
-        approval: the annotation that let it go ahead; None where none was needed.
-        approved_by: the field manager that had set the annotation.
-        moved_off: the cordoned node that the agent is moved off; None where this is no move.
-        rolled_back_from: the version whose change had failed; None where this is no rollback.
-        failed: the change that failed last and is not tried again by itself; None where there is none.
-        refresh: the annotation `agents.medplum.com/refresh` that has been acted on.
-        now: the annotation `agents.medplum.com/now` that has been used up.
-        stops: how many changes have stopped the agent first so far, this one included; None where none has.
-        backup: the ControllerRevision with what was active before an approved downgrade; None where none was made.
+        strategy: how the rollout replaces the pod.
+        why: why it uses this strategy.
+        started_at: when the rollout began. It also identifies the rollout: no two rollouts of one agent begin in the same
+            microsecond.
+        restart_mark: the annotation that `kubectl rollout restart` had left in the template when the rollout began, or when
+            the operator last had proof that the template cannot have been active yet. A different value in the live template
+            means a restart since then, without comparing clocks. None if the template had never been restarted.
+        previous_outcome: how the rollout before this one ended.
+        approval: the approval annotation that allowed it; None if no approval was needed.
+        approved_by: the field manager that set the approval annotation.
+        moved_off: the cordoned node that the agent is moved off; None if this is not a move.
+        rolled_back_from: the target version of the rollout that failed; None if this is not a rollback.
+        failed: the latest failed rollout, which is latched; None if no rollout is latched.
+        refresh: the value of the annotation `agents.medplum.com/refresh` that the operator has acted on.
+        now: the value of the annotation `agents.medplum.com/now` that has been used.
+        recreate_count: how many recreates with a newly rendered template there were so far, including this one; None if
+            there were none. Its name in the annotation is `stops`.
+        backup: the ControllerRevision with what was active before an approved downgrade; None if no backup was needed.
     """
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="ignore"
     )
 
-    change: Annotated[Change, _or(Change.NONE)]
+    change: Annotated[Change, _unknown_reads_as(Change.NONE)]
     from_version: str | None = Field(default=None, alias="from")
     to: str
     strategy: Strategy
     why: str = ""
     started_at: AwareDatetime
     restart_mark: str | None = None
-    previous_outcome: Annotated[Outcome, _or(Outcome.SUPERSEDED)] | None = None
+    previous_outcome: Annotated[Outcome, _unknown_reads_as(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
     approved_by: str | None = None
     moved_off: str | None = None
@@ -109,7 +117,7 @@ class RolloutRecord(BaseModel):
     failed: Failure | None = None
     refresh: str | None = None
     now: str | None = None
-    stops: int | None = None
+    recreate_count: int | None = Field(default=None, alias="stops")
     backup: str | None = None
 
     @property
@@ -123,7 +131,7 @@ class RolloutRecord(BaseModel):
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """The record that an annotation holds; None where there is none or somebody broke it."""
+        """Read an annotation's value; None if it is missing or invalid."""
         try:
             return cls.model_validate_json(text) if text else None
         except ValidationError:
@@ -132,7 +140,7 @@ class RolloutRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class AppliedTemplate:
-    """A pod template as it was rendered, and by which revision of the renderer."""
+    """A pod template as it was rendered, and the revision of the renderer; 0 if that was not recorded."""
 
     revision: int
     template: Mapping[str, Any] = field(repr=False)
@@ -143,12 +151,12 @@ class AppliedTemplate:
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """What an annotation holds; None where there is none or somebody broke it."""
+        """Read an annotation's value; None if it is missing or invalid."""
         try:
             raw = json.loads(text or "null")
             template = raw["template"]
-            ours = (AGENT_CONTAINER, GATE_CONTAINER)
-            images = [one["image"] for one in template["spec"]["containers"] if one["name"] in ours]
+            own_names = (AGENT_CONTAINER, GATE_CONTAINER)
+            images = [c["image"] for c in template["spec"]["containers"] if c["name"] in own_names]
             if images and isinstance(template["metadata"]["annotations"], dict):
                 return cls(int(raw["revision"]), template)
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
@@ -165,7 +173,7 @@ class LastGood:
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """What an annotation holds; None where there is none or somebody broke it."""
+        """Read an annotation's value; None if it is missing or invalid."""
         try:
             raw = json.loads(text or "null")
             applied = AppliedTemplate.read(json.dumps(raw["applied"]))

@@ -1,7 +1,7 @@
-"""The agent's software version, and the one number in upstream's history that decides how two of them may meet.
+"""The agent's software version, and 4.2.4, the version that decides whether two agents may run side by side.
 
-Compared by X.Y.Z alone: a running agent reports `5.1.15-abc1234`, whose suffix is a build id and not a pre-release, so
-plain semver would put `4.2.4-abc1234` below `4.2.4`.
+Only X.Y.Z is compared. A running agent reports `5.1.15-abc1234`, whose suffix is a build id and not a pre-release: plain
+semver would put `4.2.4-abc1234` below `4.2.4`.
 """
 
 import re
@@ -39,7 +39,7 @@ class AgentVersion:
         """Read a version as users write it.
 
         Raises:
-            ValueError: when the text is not `X.Y.Z` or `X.Y.Z-suffix`; the message shows a good one.
+            ValueError: if the text is not `X.Y.Z` or `X.Y.Z-suffix`; the message has valid examples.
         """
         match = _FULL.fullmatch(text)
         if match is None:
@@ -48,13 +48,13 @@ class AgentVersion:
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:
-        """Read a version back from the cluster, where it may be missing or broken: then None."""
+        """Read a version from the cluster; None if it is missing or invalid."""
         match = _FULL.fullmatch(text or "")
         return None if match is None else cls(text=match[0], release=Version(match["release"]))
 
     @classmethod
     def of_image_tag(cls, image: str) -> Self | None:
-        """The version that an image's tag claims, or None where the tag is no version (or there is only a digest).
+        """The version in an image's tag; None if the tag is not a version or is missing.
 
         >>> AgentVersion.of_image_tag("registry:5000/agent:v4.2.3-debian@sha256:00").text
         '4.2.3'
@@ -65,14 +65,14 @@ class AgentVersion:
 
     @property
     def hands_over(self) -> bool:
-        """Whether this version can take over from, or hand over to, another that runs beside it.
+        """Whether an agent of this version can hand over to, or take over from, one that runs beside it.
 
         Source: https://github.com/medplum/medplum/issues/6958 (threshold 4.2.4, as upstream uses it).
         """
         return self.release >= ZERO_DOWNTIME.release
 
     def same_release(self, other: "AgentVersion") -> bool:
-        """Equal but for the build id."""
+        """Whether both are equal apart from the build id."""
         return self.release == other.release
 
     def __lt__(self, other: "AgentVersion") -> bool:
@@ -86,13 +86,13 @@ class AgentVersion:
 
 
 ZERO_DOWNTIME: Final = AgentVersion.parse("4.2.4")
-"""The first version whose agents hand over with zero downtime."""
+"""The first version whose agents hand over without downtime."""
 
 
 def version_of(labels: Mapping[str, str], image: str) -> AgentVersion | None:
-    """The version that a template or a pod runs: its label, unless the image's tag plainly says another one.
+    """The version that a template or a pod runs: its label, unless the image's tag is a different version.
 
-    Somebody who edits an image by hand leaves the label as it was; the tag is then what runs.
+    After a manual edit of the image the label is stale, and the tag shows what runs. None if neither is a version.
     """
     labelled = AgentVersion.read(labels.get(VERSION_LABEL))
     tagged = AgentVersion.of_image_tag(image)

@@ -1,4 +1,4 @@
-"""What is allowed: whether a change may begin, how it is made, when it has failed, and the sentences that say so.
+"""What is allowed: whether a change may begin, how it is made, when it has failed, and the messages about it.
 
 `plan` asks this wing, one question for each module. Approval, mechanics (`strategy`) and timing (`windows`, `downtime`) are
 separate questions; keep them separate.

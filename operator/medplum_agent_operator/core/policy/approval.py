@@ -1,8 +1,9 @@
-"""Whether a downgrade is approved. Called by `plan` for a downgrade that needs it; it never looks at how the change is made.
+"""Whether a downgrade is approved.
+
+Called by `verdict` for a downgrade that needs an approval. It must never depend on the strategy of the change.
 
 The approval is one annotation, `agents.medplum.com/force-downgrade: "<target version>[ free text]"`. It counts for exactly
-that target, and one and the same string counts once: what has been used is listed in `status.spentApprovals` until somebody
-takes the annotation off.
+that target, and each text counts once: `status.spentApprovals` lists the used ones until a user removes the annotation.
 """
 
 import hashlib
@@ -14,12 +15,12 @@ from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.version import AgentVersion
 
-LONGEST_KEPT: Final = 256
-"""Characters of an approval that are kept word for word; a longer one is cut and ends with its fingerprint."""
+LONGEST_TEXT: Final = 256
+"""How many characters an approval's stored form has at most; a longer text is cut and ends with its fingerprint."""
 
-MOST_KEPT: Final = 50
-"""Used approvals that are kept. None is ever forgotten while the annotation is there: when the list is full, nothing more is
-approved until somebody takes the annotation off."""
+MOST_SPENT: Final = 50
+"""How many used approvals status lists at most. The list never drops one while the annotation exists. When it is full, the operator
+approves nothing more until a user removes the annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Approval:
     Attributes:
         granted: whether the downgrade may go ahead.
         reason: why it may, or why not.
-        text: the annotation as it is kept in history and among the spent ones; empty where there is none.
-        correction: for an annotation that does not count, a sentence that says why.
+        text: the annotation in the form that history and the spent approvals store; empty without an annotation.
+        correction: for an annotation that does not count, why not; empty if it counts.
     """
 
     granted: bool
@@ -39,46 +40,46 @@ class Approval:
     correction: str = ""
 
 
-def kept(annotation: str) -> str:
-    """The form in which an approval is remembered: itself, or cut and fingerprinted when it is very long.
+def stored_form(annotation: str) -> str:
+    """The form in which the operator stores an annotation's text: the text itself, or cut and with a fingerprint if it is very long.
 
-    >>> kept("4.2.3 CHG-1042")
+    >>> stored_form("4.2.3 CHG-1042")
     '4.2.3 CHG-1042'
-    >>> len(kept("4.2.3 " + "x" * 200_000))
+    >>> len(stored_form("4.2.3 " + "x" * 200_000))
     256
     """
-    if len(annotation) <= LONGEST_KEPT:
+    if len(annotation) <= LONGEST_TEXT:
         return annotation
     fingerprint = f"… sha256:{hashlib.sha256(annotation.encode()).hexdigest()[:32]}"
-    return annotation[: LONGEST_KEPT - len(fingerprint)] + fingerprint
+    return annotation[: LONGEST_TEXT - len(fingerprint)] + fingerprint
 
 
 def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str]) -> Approval:
-    """Say whether `annotation` approves going down to `target`, given the approvals that were used before.
+    """Say whether `annotation` approves the downgrade to `target`, given the spent approvals.
 
     >>> judge("4.2.3 CHG-1042", target=AgentVersion.parse("4.2.3"), spent=()).granted
     True
     >>> judge("true", target=AgentVersion.parse("4.2.3"), spent=()).correction
-    "The annotation says 'true', which approves nothing. It must begin with the target version, 4.2.3."
+    "Annotation agents.medplum.com/force-downgrade says 'true', which approves nothing. It must begin with the target version, 4.2.3."
     """
     if annotation is None or not annotation.strip():
         return Approval(granted=False, reason=Reason.DOWNGRADE_NOT_APPROVED)
-    text = kept(annotation)
+    text = stored_form(annotation)
     named = annotation.split(maxsplit=1)[0]
-    shown = named if len(named) <= LONGEST_KEPT // 4 else named[: LONGEST_KEPT // 4] + "…"
+    shown = named if len(named) <= LONGEST_TEXT // 4 else named[: LONGEST_TEXT // 4] + "…"
     if text in spent:
         return _refused(
             Reason.APPROVAL_SPENT,
             text,
-            f"The annotation's text {text!r} has already approved a downgrade, and each text counts once. "
+            f"The text {text!r} of the annotation has already approved a downgrade, and each text counts once. "
             "Approve this one with another text, such as a new change ticket.",
         )
-    if len(spent) >= MOST_KEPT:
+    if len(spent) >= MOST_SPENT:
         return _refused(
             Reason.APPROVAL_SPENT,
             text,
-            f"{len(spent)} approvals have been used since the annotation was last removed, and no more can be told apart. "
-            f"Remove it (kubectl annotate … {FORCE_DOWNGRADE}-), then set it again.",
+            f"{len(spent)} approvals have been used since the annotation was last removed, and the operator accepts no more. "
+            f"Remove the annotation {FORCE_DOWNGRADE}, then set it again.",
         )
     if named == target.text:
         return Approval(granted=True, reason=Reason.DOWNGRADE_APPROVED, text=text)
@@ -86,12 +87,12 @@ def judge(annotation: str | None, *, target: AgentVersion, spent: Collection[str
         return _refused(
             Reason.APPROVAL_MALFORMED,
             text,
-            f"The annotation says {shown!r}, which approves nothing. It must begin with the target version, {target}.",
+            f"Annotation {FORCE_DOWNGRADE} says {shown!r}, which approves nothing. It must begin with the target version, {target}.",
         )
     return _refused(
         Reason.APPROVAL_FOR_OTHER_TARGET,
         text,
-        f"The annotation approves {shown}, but spec.version asks for {target}. An approval counts for exactly its target.",
+        f"Annotation {FORCE_DOWNGRADE} approves {shown}, but spec.version asks for {target}. An approval counts for exactly its target.",
     )
 
 

@@ -1,7 +1,7 @@
 """What forbids any write for an agent: an ordered chain of small checks over one frozen observation.
 
-Called by `plan`. Each check is named after the fault that it finds, and the first fault found is reported. A check writes
-nothing, and its fault leaves the cluster exactly as it is.
+Called by `plan`. Each check is named after the fault that it finds, and the operator reports the first one. While a check finds a
+fault, the operator applies nothing.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,8 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import drain, identity_messages
+from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.phrases import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +29,14 @@ class Blocker:
 
 
 def _owned(observed: Observed, wanted: Ownership) -> list[str]:
-    """The parts whose live object has this ownership. Parts of a gate count only if the spec asks for a gate."""
+    """The parts whose live object has this ownership. A gate's parts count only if the spec asks for a gate."""
     live = {} if observed.deployment is None else {"Deployment": observed.deployment.raw}
     live |= {part: raw for part, raw in observed.children.items() if observed.agent.spec.gated or part in ALWAYS}
     return [part for part, raw in live.items() if ownership(raw, observed.agent) is wanted]
 
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
-    """Objects of a deleted MedplumAgent of the same name are about to be garbage-collected: writing to them is in vain."""
+    """Objects of a deleted MedplumAgent of the same name await garbage collection: writes to them would be lost."""
     kinds = _owned(observed, Ownership.LEFTOVER)
     if not kinds:
         return None
@@ -43,16 +45,16 @@ def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
         news(
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
-                f"Waiting for garbage collection of the {' and '.join(map(kind_of, kinds))} of a deleted MedplumAgent {observed.agent.name}.",
-                impact="This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically.",
+                f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
+                impact="This MedplumAgent is not installed yet and serves no devices.",
+                fix="None needed; the installation starts automatically. If an object stays, look for a finalizer on it.",
             ),
         ),
     )
 
 
 def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
-    """Once they are gone, an older agent is an installation like any other; beside them it would be a downgrade."""
+    """Newer pods of a deleted namesake still run: an older agent beside them would be a downgrade, after them it is an installation."""
     if observed.deployment is not None or observed.baseline is not None:
         return None
     agent = observed.agent
@@ -60,15 +62,15 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
     newer = [pod for pod in observed.live_pods if pod.version is not None and pod.version > target]
     if not newer:
         return None
-    shown = " and ".join(f"{pod.name} ({pod.version})" for pod in newer)
+    shown = listed([f"{pod.name} ({pod.version})" for pod in newer])
     return Blocker(
         Phase.INSTALLING,
         news(
             Reason.AWAITING_GARBAGE_COLLECTION,
             Message(
-                f"Waiting for pod {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
-                impact="This MedplumAgent is not installed yet.",
-                fix="None needed; the installation starts automatically. If the pod does not end, run the command.",
+                f"Waiting for {'pod' if len(newer) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
+                impact="This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.",
+                fix="None needed; the installation starts automatically. If the pod does not terminate, run the command.",
                 command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
             ),
         ),
@@ -76,33 +78,34 @@ def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
 
 
 def names_taken_by_others(observed: Observed) -> Blocker | None:
-    """Objects with our names that belong to somebody else are never taken over."""
+    """Objects with our names and another owner: the operator never takes them over."""
     parts = _owned(observed, Ownership.FOREIGN)
     if not parts:
         return None
     agent = observed.agent
-    shown = " and ".join(f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts)
+    shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
     return Blocker(
         Phase.FAILED,
         warning(
             Reason.NAME_TAKEN,
             Message(
-                f"This MedplumAgent needs {shown}, which exists and is not its own.",
+                f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
                 cause=f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent.",
-                impact="Nothing was changed, and the foreign object is left alone.",
-                fix="Delete or rename the foreign object, or create the MedplumAgent under another name.",
+                impact=f"{Availability.of(observed).now} The operator leaves the foreign object alone.",
+                fix="Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name.",
+                command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
             ),
         ),
     )
 
 
 def paused_by_the_user(observed: Observed) -> Blocker | None:
-    """`spec.paused`: hands off."""
+    """`spec.paused`: the user asks the operator to write nothing."""
     agent = observed.agent
     if not agent.spec.paused:
         return None
-    impact = "The operator makes no changes and repairs no drift; running pods are left alone."
-    fix, command = "Set spec.paused to false.", ""
+    impact = f"{Availability.of(observed).now} The operator makes no changes and repairs no drift."
+    fix, command = "Set spec.paused to false; pending changes then start.", ""
     stuck = drain.on_cordoned_node(observed)
     if stuck is not None and _protected(observed):
         impact += f" Node {stuck.node} is cordoned, and a drain of it waits while the agent is paused."
@@ -112,8 +115,8 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     return Blocker(Phase.PAUSED, news(Reason.PAUSED, message))
 
 
-def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
-    """`kubectl rollout pause`: Kubernetes replaces no pod, so a change would neither be made nor ever fail.
+def deployment_paused(observed: Observed) -> Blocker | None:
+    """`kubectl rollout pause`: Kubernetes replaces no pod, so a rollout could neither complete nor fail.
 
     Source: https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#pausing-and-resuming-a-deployment
     """
@@ -121,26 +124,26 @@ def deployment_paused_by_somebody(observed: Observed) -> Blocker | None:
         return None
     agent = observed.agent
     message = Message(
-        f"Deployment {agent.name} is paused (kubectl rollout pause), so Kubernetes replaces none of its pods.",
-        impact="The operator makes no changes and repairs no drift; running pods are left alone.",
-        fix="Resume the Deployment.",
+        f"Deployment {agent.name} is paused (kubectl rollout pause), so no change of the agent can roll out.",
+        impact=f"{Availability.of(observed).now} The operator makes no changes and repairs no drift.",
+        fix="Resume the Deployment with the command; pending changes then start.",
         command=f"kubectl -n {agent.namespace} rollout resume deployment/{agent.name}",
     )
     return Blocker(Phase.PAUSED, warning(Reason.PAUSED, message))
 
 
 def _protected(observed: Observed) -> bool:
-    """Whether the live budget refuses evictions: while an agent is paused, the spec may ask for another one."""
+    """Whether the live PodDisruptionBudget blocks evictions. The spec does not decide: while paused, it may ask for another budget."""
     budget = observed.children.get("PodDisruptionBudget") or {}
     return bool((budget.get("spec") or {}).get("minAvailable"))
 
 
 def identity_held_by_another(observed: Observed) -> Blocker | None:
-    """Two agents of one identity are never created. With a Deployment, `verdict` refuses and the applied spec stays in force."""
+    """Another MedplumAgent has the identity: the operator never creates a second agent for it. With a Deployment, `verdict` refuses instead."""
     holder = observed.holder
     if holder is None or observed.deployment is not None:
         return None
-    message = identity_messages.identity_taken(observed.agent, holder, made=False, before=None)
+    message = identity_messages.identity_taken(observed.agent, holder, installed=False, before=None)
     return Blocker(Phase.FAILED, warning(Reason.IDENTITY_TAKEN, message))
 
 
@@ -149,11 +152,11 @@ CHAIN: Final[tuple[Callable[[Observed], Blocker | None], ...]] = (
     newer_pods_of_a_deleted_namesake,
     names_taken_by_others,
     paused_by_the_user,
-    deployment_paused_by_somebody,
+    deployment_paused,
     identity_held_by_another,
 )
 
 
 def first_blocker(observed: Observed) -> Blocker | None:
-    """The first reason not to write anything."""
+    """The first reason to write nothing; None without one."""
     return next((found for check in CHAIN if (found := check(observed)) is not None), None)

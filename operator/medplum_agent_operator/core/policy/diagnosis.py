@@ -1,7 +1,7 @@
-"""Why a rollout does not get on, in the words of its pods. Called by `plan`; pure, and never judged on a single probe.
+"""Why a rollout does not progress, in the words of its pods. Pure.
 
-Silent exits get the likely cause, as seen with the real agent (docs/user-guide.md, "When an agent does not start").
-No log line is ever copied: agent logs may hold patient data.
+Called by `progress`, `failure` and `downtime`. It must never judge by a single probe, and never copy a log line: agent logs may
+contain patient data. Silent exits get the likely cause, as seen with the real agent (docs/troubleshooting.md).
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,17 +23,18 @@ from medplum_agent_operator.core.policy.containers import (
     pull_fails,
     refuses_credentials,
 )
+from medplum_agent_operator.core.policy.phrases import reported
 
 _MOST_EXITS: Final = 3
-"""An agent that has exited so often without ever being ready is not waited for."""
+"""After this many exits without ever being ready, waiting for the agent cannot help."""
 _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
     0: (
         "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
         "Check spec.server.baseUrl and the credentials in the Secret.",
     ),
     1: (
-        "It cannot write its log folder, a port is taken (before 5.1.14), or a TCP peer reset a byte-stream channel: all silent.",
-        "Compare the channels' Endpoints in Medplum with spec.channels, and find out what else uses these ports.",
+        "Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.",
+        "Read the log with the command. Check in Medplum that the Agent and its Endpoints exist and that its ClientApplication may read them.",
     ),
     126: (
         "The program cannot be executed.",
@@ -47,15 +48,15 @@ _NO_MESSAGE: Final = ("It left no message.", "Read the container's log.")
 
 
 def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """What blocks the current template's pod, the most telling fault first; None while nothing is known."""
+    """What blocks the current template's pod: the first fault that is not expected; None if none is known."""
     agent, deployment = observed.agent, observed.deployment
     if deployment is not None and deployment.creation_failure:
         return warning(
             Reason.POD_CREATION_FAILED,
             Message(
                 "The cluster refuses to create the agent's pod.",
-                cause=deployment.creation_failure,
-                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy.",
+                cause=reported("Kubernetes", deployment.creation_failure),
+                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The command shows more.",
                 command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
             ),
         )
@@ -64,7 +65,7 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             continue
         for found in _faults(agent, pod, spec):
             if found.reason is Reason.UNSCHEDULABLE and any(other.terminating for other in observed.live_pods):
-                continue  # expected: it is scheduled when the pod before it has ended
+                continue  # expected: the scheduler places it when the previous pod has ended
             return found
     return None
 
@@ -87,10 +88,10 @@ def lost_node(observed: Observed) -> Finding | None:
 
 
 def hopeless(observed: Observed) -> bool:
-    """Whether something stands in the way of the current template's pod that no waiting mends; `trouble` says what.
+    """Whether waiting cannot help the current template's pod; `trouble` says why.
 
-    An image that is not there or that nobody lets us have counts once the kubelet has given up its first try; an agent that ends
-    counts at its third end. A pod that no node takes is waited for: nodes come, and so does room.
+    A missing or refused image counts once the kubelet backs off after its first try. An agent that exits counts at its third exit. An
+    unschedulable pod does not count: nodes and room may come.
     """
     return any(
         never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1)
@@ -101,8 +102,8 @@ def hopeless(observed: Observed) -> bool:
 
 
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
-    """Channel ports that are not open on a pod that otherwise runs. Reported only after the deadline: slow is not broken."""
-    agent = observed.agent
+    """Channel ports that are closed on a pod that runs. Reported only after the deadline: a slow start is no fault."""
+    agent, secret = observed.agent, spec.server.credentials_secret_ref.name
     for pod in observed.current_pods:
         closed = [str(channel.port) for channel, ready in _channels(pod, spec) if not ready]
         if closed and not pod.terminating:
@@ -110,8 +111,9 @@ def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
                 Reason.PORT_NOT_READY,
                 Message(
                     f"Pod {pod.name} runs but does not listen on port {', '.join(closed)}.",
-                    cause="An agent opens a port only after it has logged in to Medplum and read a channel with that port.",
-                    fix="Check spec.server, the Secret, the network to the server, and the addresses of the agent's Endpoints.",
+                    cause="An agent opens a port only after it has logged in to Medplum and found a channel with that port there.",
+                    fix=f"Read the agent's log with the command. Check spec.server, Secret {secret}, the network to the server, and in Medplum the port in the "
+                    "address of each channel's Endpoint.",
                     command=_logs(agent, pod, AGENT_CONTAINER),
                 ),
             )
@@ -130,8 +132,8 @@ def _faults(agent: MedplumAgent, pod: Pod, spec: MedplumAgentSpec) -> Iterator[F
             Reason.UNSCHEDULABLE,
             Message(
                 f"No node accepts pod {pod.name}.",
-                cause=pod.unschedulable,
-                fix="Add a node, make room, or correct the scheduling in spec.podTemplate.",
+                cause=reported("The scheduler", pod.unschedulable),
+                fix="Add a node, free capacity, or correct the scheduling in spec.podTemplate. The command shows the pod's events.",
                 command=_describe(agent, pod),
             ),
         )
@@ -145,20 +147,21 @@ def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec:
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Pod {pod.name} cannot pull its image.",
-                cause=f"{pull_error(container)}.",
-                fix="Check spec.image, its pull secrets and the registry; Kubernetes retries automatically.",
+                cause=reported("The kubelet", pull_error(container)),
+                fix="Check spec.image, spec.image.pullSecrets and the registry. The command shows the pod's events.",
                 command=_describe(agent, pod),
             ),
         )
     elif cannot_be_created(container):
-        secret = spec.server.credentials_secret_ref.name
+        keys = spec.server.credentials_secret_ref
+        secret = keys.name
         yield warning(
             Reason.CONTAINER_CONFIG_ERROR,
             Message(
                 f"Container {container.name} of pod {pod.name} cannot be created.",
-                cause=f"{kubelet_words(container)}.",
-                fix=f"If a Secret or a key is missing, create it; the pod reads Secret {secret}.",
-                command=f"kubectl -n {agent.namespace} describe secret {secret}",
+                cause=reported("The kubelet", kubelet_words(container)),
+                fix=f"Secret {secret} must exist with the keys {keys.client_id_key} and {keys.client_secret_key}. The command shows the pod's events.",
+                command=_describe(agent, pod),
             ),
         )
     elif container.exit_code is not None and not container.ready and keeps_exiting(container):
@@ -172,15 +175,15 @@ def _ended(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAge
             Reason.CREDENTIALS_REFUSED,
             Message(
                 f"Pod {pod.name} refuses to write agent.properties.",
-                cause=container.last_words,
+                cause=container.termination_message,
                 fix=f"Correct the value in Secret {secret}.",
                 command=f"kubectl -n {agent.namespace} describe secret {secret}",
             ),
         )
     code = container.exit_code or 0
     cause, fix = _LIKELY.get(code, _NO_MESSAGE)
-    if container.last_words:
-        cause, fix = f"Its last message: {container.last_words}", "fix what the message names."
+    if container.termination_message:
+        cause, fix = f"Its last message: {container.termination_message}", "Correct what the message names."
     return warning(
         Reason.CRASH_LOOP,
         Message(

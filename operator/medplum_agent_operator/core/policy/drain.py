@@ -1,11 +1,11 @@
-"""A node drain is a handoff: which agent has to leave a cordoned node, and how a pod template says so.
+"""A node drain becomes a handoff: which agent has to leave a cordoned node, and how a pod template records the move.
 
-Called by `plan`, `resources` and `checks`. It does not watch drains: a node that takes no new pods is what `kubectl drain`,
-autoscalers and node upgrades make first, and all that can be seen before an eviction. The budget holds the eviction back,
-a changed annotation makes the Deployment controller start a pod elsewhere, and the drain goes on (docs/adr/0011).
+Called by `desired`, `actions` and `checks`. No code watches drains: the cordon comes first in `kubectl drain`, autoscalers and
+node upgrades, and it is the only sign before an eviction. The PodDisruptionBudget blocks the eviction, a changed annotation
+makes the Deployment controller start a pod elsewhere, and the node drain then continues (docs/adr/0011).
 
-The note on the template names the pod that it moves off: so a pod is moved off once, whatever happens in between, and
-what is rendered later carries the live note on, because dropping it would replace the pod again.
+The mark on the template names the pod to move, so each pod moves only once. Later templates must keep the live mark: without it
+the Deployment controller would replace the pod again.
 """
 
 from typing import Final
@@ -26,10 +26,10 @@ Source: https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kub
 
 
 def protected(spec: MedplumAgentSpec, *, nodes_watched: bool) -> bool:
-    """Whether an eviction of this agent is held back until it has been handed over.
+    """Whether the PodDisruptionBudget blocks evictions of this agent until a handoff is done.
 
-    Only where somebody will hand it over: the versions can, the user wants it, nodes are watched, and the new pod cannot land
-    on the cordoned node again.
+    Only if the operator will hand it over: nodes are watched, the user wants it, the version can hand over, and the new pod cannot
+    land on the cordoned node again.
     """
     return (
         nodes_watched
@@ -41,7 +41,7 @@ def protected(spec: MedplumAgentSpec, *, nodes_watched: bool) -> bool:
 
 
 def _tolerates_a_cordon(spec: MedplumAgentSpec) -> bool:
-    """Such a pod could be put back on the node that it was moved off, again and again."""
+    """Whether the scheduler could place the pod on a cordoned node again, so that it would move again and again."""
     return any(
         toleration.key in {None, CORDON_TAINT} and toleration.effect in {None, TaintEffect.NO_SCHEDULE}
         for toleration in spec.pod_template.tolerations
@@ -49,14 +49,14 @@ def _tolerates_a_cordon(spec: MedplumAgentSpec) -> bool:
 
 
 def on_cordoned_node(observed: Observed) -> Pod | None:
-    """The serving pod that a drain is about to evict, or would if it could; None where there is none."""
+    """The serving pod on a cordoned node, which a node drain evicts or tries to; None without one."""
     return next((pod for pod in observed.serving_pods if (node := observed.node_of(pod)) and node.cordoned), None)
 
 
-def to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) -> Pod | None:
-    """The pod that has to be handed to another node now; None where none has to, or not yet.
+def pod_to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) -> Pod | None:
+    """The pod that has to move to another node now; None if no pod has to, or not yet.
 
-    Only a pod of the live template, and only when nothing is under way: a pod that starts avoids the node anyway.
+    Only a pod of the live template, and only without a rollout: a pod that starts avoids the node anyway.
     """
     deployment = observed.deployment
     if deployment is None or not protected(spec, nodes_watched=nodes_watched):
@@ -64,16 +64,16 @@ def to_move(observed: Observed, spec: MedplumAgentSpec, *, nodes_watched: bool) 
     if not observed.activation.settled or deployment.replacing:
         return None
     pod = on_cordoned_node(observed)
-    if pod is None or pod not in observed.current_pods or note(pod) == live_note(observed):
+    if pod is None or pod not in observed.current_pods or moved_off_mark(pod) == live_moved_off_mark(observed):
         return None
     return pod
 
 
-def note(pod: Pod) -> str:
-    """What a template says that moves an agent off: the node, and which pod of it."""
+def moved_off_mark(pod: Pod) -> str:
+    """The mark of a template that moves the agent off a node: the node, and its pod."""
     return f"{pod.node} (pod {pod.name})"
 
 
-def live_note(observed: Observed) -> str:
-    """What the live template says; empty where it was never moved."""
-    return "" if observed.deployment is None else observed.deployment.mark(MOVED_OFF)
+def live_moved_off_mark(observed: Observed) -> str:
+    """The mark of the live template; empty if the agent never moved."""
+    return "" if observed.deployment is None else observed.deployment.template_annotation(MOVED_OFF)

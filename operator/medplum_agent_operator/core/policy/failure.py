@@ -1,7 +1,7 @@
-"""When a change has failed for sure, and what keeps it from being tried again by itself: the latch.
+"""When a rollout has failed, and the latch that prevents an automatic retry.
 
-Called by `plan`, `verdict`, `progress` and `status`. It judges what is observed, never a single probe: what may still come right
-waits for its deadline, and a state that no waiting mends fails at once, in the container's own words (docs/adr/0017).
+Called by `verdict`, `downtime`, `progress`, `history`, `records` and `rollback`. It must never judge by a single probe. A rollout
+that can still succeed has until its deadline; one that waiting cannot help fails at once (docs/adr/0017, docs/adr/0027).
 """
 
 from datetime import datetime
@@ -18,33 +18,36 @@ from medplum_agent_operator.core.observed.findings import Finding
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Failure, RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis
-from medplum_agent_operator.core.policy.approval import kept
+from medplum_agent_operator.core.policy.approval import stored_form
 
 LONGEST_MESSAGE: Final = 2000
-"""Characters of what went wrong that are kept on the Deployment."""
+"""How many characters of a failure's message the rollout record on the Deployment has at most."""
 
 
-def is_over(observed: Observed, *, now: datetime) -> bool:
-    """Whether the rollout under way has failed: it missed its deadline, nothing can mend it, or that was said of it before."""
+def has_failed(observed: Observed, *, now: datetime) -> bool:
+    """Whether the rollout under way has failed: it missed its deadline, waiting cannot help, or status has recorded its failure."""
     deployment = observed.deployment
     if deployment is None:
         return False
-    if deployment.gave_up(now):
+    if deployment.progress_deadline_exceeded(now):
         return True
     if observed.activation.became_active or deployment.record is None:
         return False
     overdue = observed.overdue_at
     if overdue is not None and overdue <= now:
         return True
-    return failed_before(observed, deployment.record) or diagnosis.hopeless(observed)
+    return recorded_as_failed(observed, deployment.record) or diagnosis.hopeless(observed)
 
 
-def is_to_be_rolled_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
-    """Whether the rollout under way has failed and what was active before it is to be brought back.
+def should_roll_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) -> bool:
+    """Whether the rollout under way has failed and the operator should apply the previous spec and template again.
 
-    Not the first installation, which has nothing to go back to; not a move off a cordoned node, which stops nobody and goes on
-    when a node takes it; not a rollback, which would lead to itself. And not where the new version serves, or somebody has asked for new
-    pods of it since: then it may have become active while nobody looked, and going back from it would be a downgrade.
+    Not rolled back are:
+    - a first installation: there is no previous state;
+    - a move off a cordoned node: it stops no agent and resumes when a node accepts the pod;
+    - a rollback: it would lead to itself;
+    - a version that serves, or whose pods a user has restarted since: it may have been active while the operator did not look,
+      and returning from it would be a downgrade (docs/adr/0028).
     """
     deployment = observed.deployment
     record = None if deployment is None else deployment.record
@@ -54,51 +57,52 @@ def is_to_be_rolled_back(observed: Observed, spec: MedplumAgentSpec, *, now: dat
         return False
     if observed.activation is Activation.POSSIBLY or any(pod in observed.current_pods for pod in observed.serving_pods):
         return False
-    good = deployment.last_good
-    if good is None or first_difference(good.applied.template, deployment.template) is None:
+    previous = deployment.last_good
+    if previous is None or first_difference(previous.applied.template, deployment.template) is None:
         return False
-    return is_over(observed, now=now)
+    return has_failed(observed, now=now)
 
 
-def failed_before(observed: Observed, record: RolloutRecord) -> bool:
-    """A failure stays one until the agent serves: a container that runs for a moment once more has not mended it."""
+def recorded_as_failed(observed: Observed, record: RolloutRecord) -> bool:
+    """Whether history has this rollout as failed. It stays failed until the agent serves: a container that runs briefly is no fix."""
     return any(
         entry.started_at == record.started_at and entry.outcome is Outcome.FAILED
         for entry in observed.agent.status.history
     )
 
 
-def note(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
-    """What is kept of a failed change: enough to tell it, and to know it again."""
+def record_failure(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) -> Failure:
+    """The record of a failed change: its cause, and what identifies the change later."""
     message = " ".join(part for part in (found.message.summary, found.message.cause) if part)
     if len(message) > LONGEST_MESSAGE:
         message = message[: LONGEST_MESSAGE - 1] + "…"
     return Failure(
         version=spec.version,
-        spec=_known_by(spec),
+        spec=_spec_fingerprint(spec),
         reason=found.reason,
         message=message,
-        retry=_text(agent, RETRY),
-        approval=_text(agent, FORCE_DOWNGRADE),
+        fix=found.message.fix,
+        retry=_stored_annotation(agent, RETRY),
+        approval=_stored_annotation(agent, FORCE_DOWNGRADE),
     )
 
 
 def latched(observed: Observed) -> Failure | None:
-    """The failed change that the user's spec still asks for and that nobody has asked to try again; None where there is none."""
+    """The failed change that the user's spec still asks for and that no user has retried; None without one."""
     record = observed.record
     failed = None if record is None else record.failed
-    if failed is None or failed.spec != _known_by(observed.agent.spec):
+    if failed is None or failed.spec != _spec_fingerprint(observed.agent.spec):
         return None
-    retry = _text(observed.agent, RETRY)
+    retry = _stored_annotation(observed.agent, RETRY)
     return None if retry and retry != failed.retry else failed
 
 
-def _text(agent: MedplumAgent, annotation: str) -> str | None:
-    """An annotation as it is kept: words that differ in their spaces alone, or a very long one, are told apart all the same."""
+def _stored_annotation(agent: MedplumAgent, annotation: str) -> str | None:
+    """An annotation in its stored form; None if it is empty. Texts that differ only in spaces stay different."""
     text = agent.annotations.get(annotation, "")
-    return kept(text) if text.strip() else None
+    return stored_form(text) if text.strip() else None
 
 
-def _known_by(spec: MedplumAgentSpec) -> str:
-    """What tells one spec from another. Defaults are left out: a later release of the operator may add some, and a pause that ended is none."""
+def _spec_fingerprint(spec: MedplumAgentSpec) -> str:
+    """Identify a spec. Defaults are left out: a later operator release may add some, and a pause that ended must not count."""
     return fingerprint(spec.model_dump(by_alias=True, exclude_defaults=True, mode="json"))

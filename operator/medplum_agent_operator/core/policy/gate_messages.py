@@ -1,6 +1,6 @@
 """Messages about gates and the traffic through them, and about an update that waits for the next rollout.
 
-Called by `report` and `plan`. None of them decides anything.
+Called by `plan` and by the modules of `report`. This module must never decide anything.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import GATE_LABEL, REFRESH
 from medplum_agent_operator.core.objects.gate_pod import HTTP_PORT
 from medplum_agent_operator.core.observed.findings import Message
-from medplum_agent_operator.core.policy.phrases import annotate
+from medplum_agent_operator.core.policy.phrases import annotate, listed, reported
 
 
 def pending_update(agent: MedplumAgent, pod: str, gate: str) -> str:
@@ -38,46 +38,53 @@ def _gate_pods(agent: MedplumAgent) -> str:
     return f"kubectl -n {agent.namespace} get pods -l {GATE_LABEL}={agent.name}"
 
 
-def gate_not_serving(agent: MedplumAgent, *, there: bool) -> Message:
-    """Why devices reach the agent without the gate that the spec asks for. `there`: whether the gate's Deployment exists."""
-    if there:
+def gate_not_serving(agent: MedplumAgent, *, exists: bool) -> Message:
+    """Why devices reach the agent without the gate that the spec asks for. `exists`: whether the gate's Deployment exists."""
+    if exists:
         return Message(
             "No gate accepts connections, so devices connect to the agent directly.",
-            impact="The next change of the agent closes devices' connections.",
-            fix="Find out why no gate pod is ready; the operator switches to the gate automatically.",
+            impact="Until a gate serves, each change of the agent closes devices' connections.",
+            fix="Find out with the command why no gate pod is ready; the operator switches to the gate automatically once one is.",
             command=_gate_pods(agent),
         )
     return Message(
         "The gate does not exist yet, so devices connect to the agent directly.",
-        impact="The next change of the agent closes devices' connections.",
-        fix="Wait; if the gate does not appear, the operator does not know its own image: set its flag --gate-image.",
+        impact="Until a gate serves, each change of the agent closes devices' connections.",
+        fix="None needed in the first minute. If the command then lists no pod, set --gate-image in the operator's Deployment.",
         command=_gate_pods(agent),
     )
 
 
 def gate_not_updated(agent: MedplumAgent, why: str) -> Message:
-    """A change of the gates that does not progress. `why`: the words of their Deployment."""
+    """A change of the gates that does not progress. `why`: the words of their Deployment's condition."""
     return Message(
         "The gates cannot be updated to the spec.",
-        cause=why,
-        impact="The gates of before keep serving; a new channel or setting of the gate is not in effect.",
-        fix="Fix the cause and the update resumes automatically.",
+        cause=reported("The gate's Deployment", why),
+        impact="The existing gates keep serving. Devices on a new channel cannot connect, and new settings of the gate are not in effect.",
+        fix="Find out with the command why the new gate pods are not ready; the update then resumes automatically.",
         command=_gate_pods(agent),
     )
 
 
-def gates_unreachable(agent: MedplumAgent) -> str:
+def gates_unreachable(agent: MedplumAgent) -> Message:
     """Why nothing is known about the traffic."""
-    return f"The operator cannot reach port {HTTP_PORT} of any gate; a NetworkPolicy in {agent.namespace} may block it. Devices are not affected."
+    return Message(
+        f"The operator cannot reach any gate on port {HTTP_PORT}, so it sees no traffic.",
+        impact="None for devices; status.channels and the condition Forwarding are not up to date.",
+        fix=f"Allow TCP port {HTTP_PORT} from the operator to the gates' pods; the command lists the NetworkPolicies that may block it.",
+        command=f"kubectl -n {agent.namespace} get networkpolicies",
+    )
 
 
 def agent_silent(agent: MedplumAgent, since: Mapping[str, datetime]) -> Message:
-    """An agent that accepts messages and answers none. `since`: per channel, when its oldest unanswered message came."""
-    channels = ", ".join(f"{name} since {at:%Y-%m-%dT%H:%M:%SZ}" for name, at in sorted(since.items()))
+    """An agent that accepts messages and answers none. `since`: by channel, when its oldest unanswered message arrived."""
+    channels = listed([f"{name} (since {at:%Y-%m-%dT%H:%M:%SZ})" for name, at in sorted(since.items())])
+    logs = f"kubectl -n {agent.namespace} logs deployment/{agent.name} -c agent"
     return Message(
-        "The agent accepts messages and answers none.",
-        cause=f"Channel {channels}. Its connection to Medplum may be lost, the channel disabled there, or a bot fails on every message.",
-        impact="Devices on these channels get no acknowledgements.",
-        fix="Check the agent's log and its page in Medplum. If it hangs, restart it with the command.",
-        command=f"kubectl -n {agent.namespace} rollout restart deployment {agent.name}",
+        "The agent accepts messages but does not answer them.",
+        cause=f"No answer on channel {channels}. The agent may have lost its connection to Medplum, the channel may be disabled there, or a bot may "
+        "fail on every message.",
+        impact="Devices on these channels get no acknowledgements and will send again.",
+        fix=f"Read the agent's log ({logs}) and its page in Medplum. If the log shows no activity, restart the agent with the command.",
+        command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",
     )

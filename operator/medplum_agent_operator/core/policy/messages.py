@@ -1,28 +1,29 @@
 """Messages about a change that does not begin: refused, waiting for a person, or waiting for a window.
 
 Called by the other modules of this wing and by `reconcile`. Each message says what happened, who is affected and what to do
-(docs/style.md). None of them decides anything.
+(docs/style.md). This module must never decide anything.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, NOW, RETRY
-from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.policy.approval import Approval
-from medplum_agent_operator.core.policy.phrases import annotate, in_between, numbered, who_serves
+from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.phrases import annotate, numbered
 from medplum_agent_operator.core.policy.strategy import Choice
 from medplum_agent_operator.core.policy.windows import Moment
 
 
 def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
-    """The command that approves a downgrade to `target`, with a text that is not used up yet."""
+    """The command that approves a downgrade to `target`, with a text that is not spent yet."""
     spent = agent.status.spent_approvals
     value = target.text
     for number in range(2, len(spent) + 3):
@@ -32,137 +33,158 @@ def annotate_command(agent: MedplumAgent, target: AgentVersion) -> str:
     return annotate(agent, FORCE_DOWNGRADE, value)
 
 
-def refusal(
-    agent: MedplumAgent,
-    *,
-    baseline: str,
-    target: AgentVersion,
-    approval: Approval,
-    serving: Collection[str],
-    under_way: str | None,
-) -> Message:
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a refused downgrade would meet.
+
+    Attributes:
+        available: who serves devices.
+        under_way: the version of a rollout that has not ended yet; None without such a rollout.
+        stops_first: whether the downgrade would stop what runs before the target starts.
+    """
+
+    available: Availability
+    under_way: str | None
+    stops_first: bool
+
+
+def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approval: Approval, now: Situation) -> Message:
     """Why a downgrade is refused, what approving it means, and how to approve it.
 
     Args:
         agent: the agent.
-        baseline: the version that it is a downgrade from.
-        target: the version that was asked for.
+        baseline: the version that `target` is a downgrade from.
+        target: the target version.
         approval: what the annotation says.
-        serving: versions that serve.
-        under_way: the version of a rollout that has not ended yet; None without one.
+        now: what the downgrade would meet.
     """
-    now = who_serves(serving) if serving else "no agent was stopped for it."
+    available, under_way = now.available, now.under_way
+    impact = f"None so far; {available.now} Other edits of the spec wait too."
+    stay = f'To stay, set spec.version back to "{baseline}".'
     if under_way is not None:
-        now += f" The rollout of {under_way} continues."
+        stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}".'
+        impact = f"The rollout of {under_way} continues. {available.now} This refusal delays neither."
     return Message(
         f"Downgrade from {baseline} to {target} is refused until a cluster admin approves it.",
         cause=approval.correction,
-        impact=f"None so far; {now} Other edits of the spec wait too.",
-        before_you_approve=numbered(*_risks(agent.spec, baseline, target), *_ADVICE),
-        fix=f'To stay, set spec.version back to "{baseline}". To downgrade, a cluster admin runs the command; a change ticket may follow the version.',
+        impact=impact,
+        before_you_approve=numbered(*_risks(baseline, target, available, stops_first=now.stops_first), *_ADVICE),
+        fix=f'{stay} To downgrade, a cluster admin runs the command. A change ticket may follow the version: "{target} CHG-1042".',
         command=annotate_command(agent, target),
     )
 
 
-def _risks(spec: MedplumAgentSpec, baseline: str, target: AgentVersion) -> tuple[str, ...]:
-    if target.hands_over:
+def _risks(baseline: str, target: AgentVersion, available: Availability, *, stops_first: bool) -> tuple[str, ...]:
+    queue = f"Messages that still wait in the durable queue of {baseline} are lost with its pod."
+    if not stops_first:
         return (
-            f"The server, the channels and the durable queue of {baseline} may rely on the newer version.",
-            f"{target} may not be able to read the messages in the durable queue of {baseline}.",
-            "The two agents hand over without downtime.",
+            f"The server, the channels or the bots may need {baseline}.",
+            queue,
+            f"No outage expected: {target} starts before {baseline} stops.",
         )
-    return (
-        f"{baseline} stops before {target} starts; {in_between(spec)}.",
-        f"Every later upgrade from {target} costs downtime again.",
-        f"Messages in the durable queue of {baseline} stay behind; {target} cannot read them.",
-        f"Agents older than {ZERO_DOWNTIME} cannot run beside another: both would compete for identity, PID file and ports.",
+    running = " and ".join(available.serving) or "What runs"
+    risks = (available.stop_first(running, target.text), queue)
+    if target.hands_over:
+        return (f"The server, the channels or the bots may need {baseline}.", *risks)
+    later = (
+        f"Every later upgrade from {target} has such an outage too: agents older than {ZERO_DOWNTIME} cannot run beside another, because both would "
+        "compete for identity, PID file and ports."
     )
+    return (*risks, later)
 
 
 _ADVICE: Final = (
-    "Consider a newer version with a fix, or a change of configuration.",
+    "Consider a newer version that fixes your problem, or a change of configuration in Medplum.",
     "Choose an off-peak hour or a maintenance window.",
-    "Back up the agent's configuration and data; the operator keeps only the spec and the pod template.",
+    "Copy the Agent and its Endpoints in Medplum; the operator backs up only the MedplumAgent and its pod template.",
     "Afterwards, check on every channel that messages arrive.",
 )
 
 
 def latched(observed: Observed, failed: Failure, approval: Approval | None) -> Message:
-    """A change that failed, was rolled back and is not retried automatically."""
-    agent, before = observed.agent, observed.last_active
+    """A change that failed and is not retried automatically."""
+    agent, before, record = observed.agent, observed.last_active, observed.record
     if before is None or before.text == failed.version:
         what, back = f"The change of {failed.version}'s settings failed", "undo that change"
     else:
         what = f"The change from {before} to {failed.version} failed"
         back = f'set spec.version back to "{before}", which needs no approval'
+    rolled_back = record is not None and record.rolled_back_from is not None
+    end = "was rolled back; it is not retried automatically" if rolled_back else "is not retried automatically"
     if approval is None or approval.granted:
-        again = annotate(agent, RETRY, "$(date +%FT%T)")
-        fix = f"Fix the cause and retry with the command; or edit the spec; or {back}."
+        again, retry = annotate(agent, RETRY, "$(date +%FT%T)"), "retry with the command"
     else:
         again = annotate_command(agent, AgentVersion.parse(agent.spec.version))
-        fix = f"Fix the cause and approve again with the command (each approval counts once); or edit the spec; or {back}."
+        retry = "approve it again with the command (each approval counts once)"
     return Message(
-        f"{what} and is not retried automatically.",
+        f"{what} and {end}.",
         cause=failed.message,
-        impact=who_serves(pod.version.text for pod in observed.serving_pods if pod.version is not None),
-        fix=fix,
+        impact=Availability.of(observed).now,
+        fix=f"{failed.fix or 'Fix the cause.'} Then {retry}. Or edit the spec, or {back}.",
         command=again,
     )
 
 
 def awaits_window(
-    agent: MedplumAgent, choice: Choice, *, approval: str, opening: Moment | None, faults: Iterable[Message]
+    observed: Observed, choice: Choice, *, approval: str, opening: Moment | None, faults: Iterable[Message]
 ) -> Message:
     """A change that costs downtime and waits for a maintenance window."""
-    version = agent.spec.version
-    cause = f"The change stops the agent first, because {choice.why}."
+    agent, available, version = observed.agent, Availability.of(observed), observed.agent.spec.version
+    old = " and ".join(available.serving) or "what runs"
+    then = f"When the change starts, {available.stop_first(old, version)}"
+    rollout = f"Recreate, because {choice.why}."
     if approval:
-        cause += f' It is approved by "{approval}".'
+        rollout += f' The downgrade is approved by "{approval}".'
     if opening is None:
         summary = f"The change to {version} waits for a maintenance window, but none ever opens."
-        cause = " ".join((cause, *(f"{fault.summary} {fault.cause}" for fault in faults)))
-        fix = "Correct spec.maintenanceWindows or remove them. To start the change now, run the command."
+        fix = "Correct spec.maintenanceWindows. If you remove them, or run the command, the change starts at once."
     else:
         summary = f"The change to {version} waits for the window on {opening}."
         fix = "None needed; the change starts when the window opens. To start it now, run the command."
     return Message(
         summary,
-        cause=cause,
-        impact="None so far; the running agent is left alone.",
+        rollout=rollout,
+        cause=" ".join(f"{fault.summary} {fault.cause} {fault.fix}" for fault in faults) if opening is None else "",
+        impact=f"{available.now} {then}",
         fix=fix,
         command=annotate(agent, NOW, f"{version} $(date +%FT%T)"),
     )
 
 
-def backup_refused(name: str, fault: str) -> Message:
+_CORRECT: Final = "Correct what the cause names: a quota, an admission policy, the operator's RBAC or the spec."
+
+
+def backup_refused(name: str, fault: str, available: Availability) -> Message:
     """A downgrade that does not begin because its backup cannot be written."""
     return Message(
         f"The approved downgrade does not start: its backup, ControllerRevision {name}, cannot be written.",
         cause=fault,
-        impact="None; nothing was stopped, and the approval is not used up.",
-        fix="Correct the quota or the operator's rights that the cause names (manifests/base/rbac.yaml). The operator retries every minute.",
+        impact=f"{available.now} The operator stopped no agent, and the approval is not used up.",
+        fix=f"{_CORRECT} The operator retries every minute.",
     )
 
 
-def write_refused(kind: str, name: str, fault: str) -> Message:
-    """A write that the API server refuses. `fault`: its words."""
-    around = " Or set spec.handoff.prePull to false." if kind == "Job" else ""
+def write_refused(kind: str, name: str, fault: str, available: Availability) -> Message:
+    """A write that the API server refuses. `fault`: the server's words."""
+    around = ""
+    if kind == "Job":
+        around = " Or set spec.handoff.prePull to false: the old agent then stops without proof that the new image can be pulled."
     return Message(
-        f"The API server refuses {kind} {name}, which this spec leads to.",
+        f"The API server refuses to write {kind} {name}.",
         cause=fault,
-        impact="Nothing after this write was changed; running pods are left alone.",
-        fix=f"Correct the spec or the operator's rights, as the cause says.{around} The operator retries every minute.",
+        impact=f"{available.now} The rest of the change waits.",
+        fix=f"{_CORRECT} The operator retries every minute.{around}",
     )
 
 
-def invalid_spec(fault: str) -> Message:
-    """An object that does not fit this operator's model. `fault`: the first field that does not, and why."""
+def invalid_spec(fault: str, *, serving: bool) -> Message:
+    """An object that does not fit this operator's model. `fault`: the first field at fault, and why."""
     return Message(
-        "This operator release cannot read the MedplumAgent.",
-        cause=fault,
-        impact="Nothing was changed; a running agent keeps serving.",
-        fix="Correct the field. If the API server accepted it, the cluster's CRD is of another release: apply crds/medplumagents.yaml "
-        "of this operator's release.",
+        "This operator release rejects the spec of the MedplumAgent.",
+        cause=f"{fault.rstrip('.')}.",
+        impact="The running agent keeps serving." if serving else "No agent serves; devices cannot deliver messages.",
+        fix="Correct the field. If the API server accepted it, the installed CRD belongs to another operator release: apply "
+        "crds/medplumagents.yaml of this operator's release.",
     )
 
 
@@ -173,14 +195,15 @@ def node_lost(agent: MedplumAgent, *, node: str, since: datetime, pod: str, hand
         return Message(
             summary,
             impact="Devices may be without an agent until Kubernetes starts it on another node.",
-            fix="None needed; Kubernetes replaces the pod after its toleration of node.kubernetes.io/unreachable, five minutes by default. "
-            "spec.podTemplate.tolerations can shorten that.",
+            fix="None needed; Kubernetes replaces the pod when its toleration of node.kubernetes.io/unreachable expires, by default five minutes "
+            "after the node was lost. To see where it runs, run the command.",
             command=f"kubectl -n {agent.namespace} get pods -o wide",
         )
     return Message(
         summary,
-        cause=f"Two agents must not run at once where one is older than {ZERO_DOWNTIME}, so no other agent starts until this one is known to have ended.",
+        cause=f"Two agents must not run at once where one is older than {ZERO_DOWNTIME}, so Kubernetes starts no other agent before this one has ended.",
         impact="Devices may be without an agent until the node returns or is declared off.",
-        fix="If the node comes back, none needed. Only if you know that it is off, run the command, or delete the Node.",
+        fix="If the node returns, the agent serves again automatically. Only if you know that the machine is off, run the command; "
+        "remove the taint when the node is back.",
         command=f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
     )

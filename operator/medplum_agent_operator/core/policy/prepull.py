@@ -1,8 +1,8 @@
-"""The image is on the node, and the Secret is there, before the old agent is stopped: whether to see to it, the Job that does, how it goes.
+"""Make image and Secret available on the node before the old agent stops: whether a Job is needed, the Job, and its troubles.
 
-Called by `plan` when a change that stops first is about to begin. Nothing is stopped until the kubelet has made the Job's container, for
-which it needs the new image and the new agent's Secret; if it cannot, the old agent serves on (docs/adr/0012). It decides on what is observed: a change that is taken
-back, or turned into another one, leaves a Job behind that nobody asks for any more and that ends by itself.
+Called by `plan` when a change that stops first is about to begin. The old agent serves until the kubelet has created the Job's
+container, which needs the new image and the new agent's Secret (docs/adr/0012). Decisions use the observation only: a change
+that a user undoes or replaces leaves a Job behind, which ends automatically.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import SMALL
+from medplum_agent_operator.core.objects.agent_pod import IDLE_RESOURCES
 from medplum_agent_operator.core.objects.agent_start import credentials
 from medplum_agent_operator.core.objects.children import owner_reference
 from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
@@ -25,23 +25,24 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
 from medplum_agent_operator.core.policy import containers
 from medplum_agent_operator.core.policy.drain import CORDON_TAINT
+from medplum_agent_operator.core.policy.phrases import reported
 
-KEPT_SECONDS: Final = 120
-"""How long a finished Job is kept. Should it be gone before the change begins, the image is fetched again: it is there."""
+TTL_SECONDS: Final = 120
+"""How long Kubernetes keeps a finished Job. If the Job is gone before the change begins, a second one finds the image there."""
 LONGEST_SECONDS: Final = 3600
-"""A Job that nobody asks for any more ends after that long; one that is waited for is then made again."""
+"""An abandoned Job ends after this time. If the change still waits for it, the operator creates the Job again."""
 _NAME_LENGTH: Final = 63
 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """An image that has to be on a node before the old agent may be stopped.
+    """An image that has to be on a node before the old agent may stop.
 
     Attributes:
-        body: the Job that fetches it.
-        node: the node that the serving agent is on.
+        body: the Job that pulls it.
+        node: the serving agent's node.
         image: the image.
-        job: the live Job; None where it has still to be made.
+        job: the live Job; None before it is created.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -50,17 +51,17 @@ class Fetch:
     job: FetchJob | None
 
     def deadline(self, spec: MedplumAgentSpec, *, now: datetime) -> datetime:
-        """When the change counts as failed for want of its image."""
+        """When the change counts as failed because its image is missing."""
         began = now if self.job is None or self.job.created is None else self.job.created
         return began + timedelta(seconds=spec.handoff.progress_deadline_seconds)
 
 
-def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
-    """What has to be fetched before an agent may be given up for this image; None where nothing has to, or it is there.
+def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch | None:
+    """The fetch that a change to `image` needs before the old agent stops; None if it needs none or the image is there.
 
-    A fetch is begun only for an agent that serves: where none does, nothing is won by waiting. One that has begun is waited for
-    while the agent is down for a moment too, because a crash or a restart must not turn a change whose image cannot be pulled into
-    a stop. To a cordoned node too, although the new pod goes elsewhere: nobody is stopped for an image that cannot be pulled.
+    A fetch begins only for an agent that serves: without one, waiting gains nothing. Once begun, it is awaited even while the
+    agent is briefly down: a crash or a restart must not let the agent stop for an image that cannot be pulled. The Job runs on
+    a cordoned node too, although the new pod starts elsewhere: it still shows whether the image can be pulled.
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
@@ -72,13 +73,13 @@ def wanted(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> Fetch |
         body = render_job(observed.agent, spec, image=image, node=pod.node)
         job = next((job for job in observed.fetches if job.name == body["metadata"]["name"]), None)
         under_way = job is not None and not job.ended
-        if (pod in observed.serving_pods or under_way) and (job is None or not job.all_is_there):
+        if (pod in observed.serving_pods or under_way) and (job is None or not job.image_and_secret_present):
             return Fetch(body, pod.node, image, job)
     return None
 
 
 def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
-    """The Job. Its name changes with the spec and with what is in it: a corrected pull secret is another try, and so is one that is asked for."""
+    """Render the Job. Its name changes with the spec, its content and the retry annotation, so each of these leads to another try."""
     labels = {
         names.NAME_LABEL: "medplum-agent-fetch",
         names.FETCH_LABEL: agent.name,
@@ -86,7 +87,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
     }
     body = {
         "backoffLimit": 0,
-        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
         "activeDeadlineSeconds": max(LONGEST_SECONDS, 2 * spec.handoff.progress_deadline_seconds),
         "template": {
             "metadata": {"labels": labels, "annotations": dict(spec.pod_template.annotations)},
@@ -109,7 +110,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
 
 def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
     chosen = spec.pod_template
-    # The kubelet pulls with the pull secrets of the account too: so it is the agent's own, without its token.
+    # The kubelet also uses the ServiceAccount's pull secrets, so the Job runs under the agent's account, without its token.
     security = chosen.security_context.model_dump(by_alias=True)
     tolerations = [t.model_dump(by_alias=True, exclude_none=True, mode="json") for t in chosen.tolerations]
     here = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
@@ -129,7 +130,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
                 "env": credentials(spec),
-                "resources": SMALL,
+                "resources": IDLE_RESOURCES,
                 "securityContext": RESTRICTED_CONTAINER,
             }
         ],
@@ -152,7 +153,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Reason.UNSCHEDULABLE,
             Message(
                 f"Node {fetch.node} does not accept the pod that pulls the image.",
-                cause=job.pod.unschedulable,
+                cause=reported("The scheduler", job.pod.unschedulable),
                 fix="Make room on the node, or correct the tolerations in spec.podTemplate.",
                 command=command,
             ),
@@ -166,7 +167,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
-                fix=f"None needed; the operator creates another Job {KEPT_SECONDS} seconds after the end of this one.",
+                fix=f"None needed; the operator creates another Job {TTL_SECONDS} seconds after the end of this one.",
                 command=command,
             ),
         )
@@ -179,7 +180,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
             Reason.IMAGE_PULL_FAILED,
             Message(
                 f"Node {node} cannot pull the image.",
-                cause=f"{containers.pull_error(container)}.",
+                cause=reported("The kubelet", containers.pull_error(container)),
                 fix="Check the image's name, spec.image.pullSecrets and the registry.",
                 command=command,
             ),
@@ -189,7 +190,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
             Reason.CONTAINER_CONFIG_ERROR,
             Message(
                 "The agent's container cannot be created.",
-                cause=f"{containers.kubelet_words(container)}.",
+                cause=reported("The kubelet", containers.kubelet_words(container)),
                 fix="Create what is missing, or correct spec.server.credentialsSecretRef.",
                 command=command,
             ),
@@ -198,7 +199,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
 
 
 def hopeless(fetch: Fetch) -> bool:
-    """Whether no waiting helps: the registry does not have the image or does not give it to us, or there is no such Secret."""
+    """Whether waiting cannot help: the registry does not have the image, denies access to it, or the Secret is missing."""
     pod = None if fetch.job is None else fetch.job.pod
     return pod is not None and any(map(containers.never_starts, pod.containers))
 
@@ -206,11 +207,9 @@ def hopeless(fetch: Fetch) -> bool:
 def unknown_trouble(fetch: Fetch) -> Finding:
     """The trouble after the deadline when the cluster reports no cause."""
     metadata = fetch.body["metadata"]
+    command = f"kubectl -n {metadata['namespace']} describe job {metadata['name']}"
+    # Named in the fix too: the failure's record keeps that, and the Job outlives the failure for a while.
+    fix = f"Look at the Job that pulls the image ({command})."
     return warning(
-        Reason.PROGRESS_DEADLINE_EXCEEDED,
-        Message(
-            "The cluster reports no reason.",
-            fix="Look at the Job that pulls the image.",
-            command=f"kubectl -n {metadata['namespace']} describe job {metadata['name']}",
-        ),
+        Reason.PROGRESS_DEADLINE_EXCEEDED, Message("The cluster reports no reason.", fix=fix, command=command)
     )

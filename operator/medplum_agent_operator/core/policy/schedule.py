@@ -1,16 +1,18 @@
-"""When a cron schedule comes, in its time zone. For `windows` alone; what opens then, and for how long, is not known here.
+"""When a cron schedule matches, in its time zone.
 
-A schedule is read as Debian's cron reads it (by cronsim). Of day of month and day of week either has to match, or both if
-one of the two begins with a `*`. When clocks are changed, it depends:
+Called by `windows`, which adds how long a window stays open. This module must never read the clock.
 
-- A schedule of fixed times, whose minute and hour do not begin with a `*`, such as `30 2 * * *`, comes once on each of its
-  days. A time in the hour that is left out comes at the end of that hour (in Berlin at 03:00), and a time in the hour that
-  comes twice comes the first time only.
-- Any other, such as `*/30 * * * *`, follows the hands of the clock: it never comes in the hour that is left out, and in
-  the hour that comes twice it comes both times.
+A schedule is read as Debian's cron reads it (by cronsim). Day of month or day of week has to match, or both if one of the two
+begins with a `*`. When clocks change:
 
-cronsim is asked about the hands of the clock alone, and which moments they mean is said here: asked in the second of the two
-like hours, cronsim would take it for the first.
+- A schedule of fixed times, whose minute and hour do not begin with a `*`, such as `30 2 * * *`, matches once on each of its
+  days. A time in the skipped hour matches at the end of that hour (in Berlin at 03:00). A time in the repeated hour matches
+  the first time only.
+- Any other schedule, such as `*/30 * * * *`, follows the wall clock. It never matches in the skipped hour, and matches twice in
+  the repeated hour.
+
+cronsim only gets wall-clock times; this module translates them to moments. In the second of the two repeated hours, cronsim
+would take the time for the first.
 """
 
 import re
@@ -22,7 +24,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 MINUTE: Final = timedelta(minutes=1)
-"""Schedules come on full minutes."""
+"""Schedules match on full minutes."""
 
 _FIELDS: Final = ("minute", "hour", "day of month", "month", "day of week")
 _WEEKDAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
@@ -31,14 +33,14 @@ _NUMBERS: Final = {name: str(number) for number, name in [*enumerate(_WEEKDAYS),
 
 
 class Problem(NamedTuple):
-    """Why a schedule never comes, and the fix."""
+    """Why a schedule never matches, and the fix."""
 
     cause: str
     fix: str
 
 
 def problem(text: str) -> Problem | None:
-    """Why a schedule of the API's form never comes; None if it does, be it once in 40 years.
+    """Why a schedule of the API's form never matches; None if it does, even once in 40 years.
 
     >>> problem("0 2 * * SUN")
     >>> problem("0 22-2 * * *").cause
@@ -60,7 +62,7 @@ def problem(text: str) -> Problem | None:
             )
             return Problem(f"In its schedule {text!r} the {name} {field!r} runs backwards.", fix)
     return Problem(
-        f"Its schedule {text!r} asks for a day ({fields[2]!r}) that no month of {fields[3]!r} has.",
+        f"Its schedule {text!r} names day {fields[2]!r}, which month {fields[3]!r} does not have.",
         "Change the day of month or the month.",
     )
 
@@ -73,10 +75,10 @@ def _is_readable(text: str) -> bool:
     return True
 
 
-def _plain(text: str) -> str:
-    """The schedule without steps in a range of one: cronsim takes 5-5/3 for 5/3, which goes on to the end.
+def _without_single_steps(text: str) -> str:
+    """Remove the step from ranges of one value: cronsim reads 5-5/3 as 5/3, which continues to the end.
 
-    >>> _plain("5-5/3 2-4/2 * * MON-1/2")
+    >>> _without_single_steps("5-5/3 2-4/2 * * MON-1/2")
     '5 2-4/2 * * 1'
     """
     in_numbers = re.sub("[A-Z]+", lambda name: _NUMBERS[name[0]], text)
@@ -85,42 +87,42 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule without a `problem`, in its time zone. Moments are in UTC, so that an hour that comes twice can be told apart."""
+    """A schedule without a `problem`, in its time zone. Moments are in UTC, which distinguishes the two repeated hours."""
 
     text: str
     zone: ZoneInfo
 
     def after(self, now: datetime) -> datetime | None:
-        """The first moment after `now` at which it comes; None if that is not within 50 years."""
-        hands, put_back = self._hands(now)
+        """The first moment after `now` at which it matches; None if that is not within 50 years."""
+        wall_clock, repeated = self._wall_clock(now)
         found: datetime | None = None
-        for shown in CronSim(_plain(self.text), hands - put_back):
+        for shown in CronSim(_without_single_steps(self.text), wall_clock - repeated):
             for moment in self._moments(shown):
                 if moment > now and (found is None or moment < found):
                     found = moment
-            if found and shown >= hands + put_back:
+            if found and shown >= wall_clock + repeated:
                 break
         return found
 
-    def _hands(self, now: datetime) -> tuple[datetime, timedelta]:
-        """What the clock shows, and by how much it is put back if it shows that twice.
+    def _wall_clock(self, now: datetime) -> tuple[datetime, timedelta]:
+        """The wall-clock time, and by how much clocks go back if they show this time twice; 0 if they do not.
 
-        Only then does the order of what the hands show differ from that of the moments, by no more than that.
+        Wall-clock times and moments differ in order only then, and by no more than that.
         """
         local = now.astimezone(self.zone)
         first, second = (local.replace(fold=fold).astimezone(UTC) for fold in (0, 1))
         return local.replace(tzinfo=None, second=0, microsecond=0), second - first
 
-    def _moments(self, hands: datetime) -> tuple[datetime, ...]:
-        """The moments at which it comes because the hands of the clock show this, or would have shown it."""
+    def _moments(self, wall_clock: datetime) -> tuple[datetime, ...]:
+        """The moments at which it matches because the wall clock shows this time, or would have shown it."""
         minute, hour, *_ = self.text.split()
         at_fixed_times = not minute.startswith("*") and not hour.startswith("*")
         while True:
-            first, second = (hands.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+            first, second = (wall_clock.replace(tzinfo=self.zone, fold=fold).astimezone(UTC) for fold in (0, 1))
             if first == second:
                 return (first,)
-            if first < second:  # shown twice
+            if first < second:  # repeated
                 return (first,) if at_fixed_times else (first, second)
-            if not at_fixed_times:  # left out
+            if not at_fixed_times:  # skipped
                 return ()
-            hands += MINUTE
+            wall_clock += MINUTE

@@ -1,6 +1,6 @@
-"""What kind of change is asked for, and by which mechanics it is made. Two separate questions, as approval is a third.
+"""What kind of change a target version means, and by which mechanics it is made. Two separate questions; approval is a third.
 
-Called by `plan`. Neither function looks at a diff or at what happened before: only at what is observed now.
+Called by `verdict`, `plan`, `desired` and `rollback`. No function may compare an old object with a new one: only the observation counts.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVer
 
 
 def classify(observed: Observed, target: AgentVersion) -> Change:
-    """Say what going to `target` means.
+    """Say what a change to `target` means.
 
     Worked rows, with 5.1.14 active and a rollout to 5.1.16 under way that is not available yet: 5.1.16 is None, 5.1.14 is
     Abort, 5.1.15 is Upgrade (5.1.16 never became active), 5.1.13 is Downgrade.
@@ -34,7 +34,7 @@ def classify(observed: Observed, target: AgentVersion) -> Change:
 
 
 def needs_approval(change: Change, target: AgentVersion, spec: MedplumAgentSpec) -> bool:
-    """Whether a cluster admin has to agree: to every downgrade, or only to those below 4.2.4 if the policy says so."""
+    """Whether a cluster admin has to approve: every downgrade, or only those below 4.2.4 if the policy says so."""
     if change is not Change.DOWNGRADE:
         return False
     return spec.downgrade_policy.approval is DowngradeApproval.ALWAYS or not target.hands_over
@@ -77,4 +77,4 @@ def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Cho
             return Choice(RECREATE, f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     if host_ports or (deployment is not None and deployment.uses_host_ports):
         return Choice(RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
-    return Choice(ROLLING_HANDOFF, f"both sides are {ZERO_DOWNTIME} or newer and can run side by side")
+    return Choice(ROLLING_HANDOFF, f"both versions are {ZERO_DOWNTIME} or newer and can run side by side")

@@ -1,6 +1,6 @@
-"""Which spec is in force: the user's, or the one that was applied last while the user's is refused.
+"""Which spec is in force: the user's, or the spec applied last while the user's is refused.
 
-Called by `plan`. Two outcomes with nothing in between: `Allowed`, or `Refused` with the reason and what stays in force.
+Called by `plan`. There are only two outcomes: `Allowed`, or `Refused` with the reason and the spec that stays in force.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, judge
-from medplum_agent_operator.core.policy.failure import failed_before, latched
-from medplum_agent_operator.core.policy.strategy import classify, needs_approval
+from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
+from medplum_agent_operator.core.policy.strategy import choose, classify, needs_approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class Allowed:
     """The user's spec is in force.
 
     Attributes:
-        change: what the user's version means, seen from the version that became active last.
-        target: the version that the user asked for.
+        change: what the target version means, compared with the active version.
+        target: the target version.
         spec: the user's spec.
         approval: for a downgrade that needs one, the approval that allowed it.
     """
@@ -42,12 +43,12 @@ class Refused:
     """The user's spec is not in force.
 
     Attributes:
-        change: what the user's version means, seen from the version that became active last.
-        target: the version that the user asked for.
+        change: what the target version means, compared with the active version.
+        target: the target version.
         refusal: why.
-        spec: the spec that stays in force; None if the cluster does not have it any more.
+        spec: the spec that stays in force; None if the cluster no longer has it.
         approval: for a downgrade that needs one, what the annotation says.
-        latched: whether the change was made once and failed.
+        latched: whether the change was tried once and failed.
         until: when the refusal ends automatically; None if it does not.
     """
 
@@ -61,14 +62,14 @@ class Refused:
 
     @property
     def phase(self) -> Phase:
-        """The agent's phase while it is refused."""
+        """The agent's phase while the spec is refused."""
         if self.refusal.reason is Reason.AWAITING_WINDOW:
             return Phase.AWAITING_WINDOW
         return Phase.FAILED if self.approval is None else Phase.AWAITING_APPROVAL
 
     @property
     def awaits_decision(self) -> bool:
-        """Whether the change can still be made: status then shows how."""
+        """Whether the change can still begin; status then shows its strategy."""
         return self.phase in {Phase.AWAITING_APPROVAL, Phase.AWAITING_WINDOW}
 
 
@@ -87,24 +88,25 @@ def decide(observed: Observed, config: Config) -> Verdict:
     if failed is not None and not _identity_taken(observed) and _latch_holds(failed, approval):
         refusal, approval = warning(failed.reason, messages.latched(observed, failed, approval)), None
     if refusal is None and not (spec.image.repository or config.image_repository):
-        refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _NO_IMAGE)
+        refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _no_image(observed))
     if refusal is None:
         return Allowed(change, target, spec, approval)
-    applied = spec_before(observed)
+    applied = last_applied_spec(observed)
     known = applied is not None and (applied.image.repository or config.image_repository)
     return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
 
 
-_NO_IMAGE = Message(
-    "There is no image to run: neither spec.image.repository nor the operator's default is set.",
-    impact="Nothing was changed; a running agent keeps serving.",
-    fix="Set spec.image.repository, or the operator's setting MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY. "
-    "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
-)
+def _no_image(observed: Observed) -> Message:
+    return Message(
+        "There is no image to run: neither spec.image.repository nor the operator's default is set.",
+        impact=Availability.of(observed).now,
+        fix="Set spec.image.repository, or the environment variable MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY of the operator's Deployment. "
+        "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
+    )
 
 
 def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple[Finding | None, Approval | None]:
-    """What the annotation says about a downgrade, and the refusal if that does not approve it."""
+    """Judge the approval of a downgrade, and refuse the downgrade if it is not approved."""
     agent, baseline = observed.agent, observed.baseline
     if baseline is None or not needs_approval(change, target, agent.spec):
         return None, None
@@ -113,46 +115,45 @@ def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple
 
 
 def _latch_holds(failed: Failure, approval: Approval | None) -> bool:
-    """Whether a failed change stays latched: only an approval that is newer than the failure opens it."""
+    """Whether a failed change stays latched: an approval opens the latch only if it is newer than the failure."""
     return approval is None or not approval.granted or approval.text == failed.approval
 
 
 def _identity_taken(observed: Observed) -> Finding | None:
-    """The server was edited and its identity is held by another. Without a Deployment, `checks` has refused it already."""
+    """The refusal if another MedplumAgent has the identity in the spec. Without a Deployment, `checks` refuses first."""
     holder = observed.holder
     if holder is None:
         return None
-    message = identity_messages.identity_taken(observed.agent, holder, made=True, before=spec_before(observed))
+    message = identity_messages.identity_taken(
+        observed.agent, holder, installed=True, before=last_applied_spec(observed)
+    )
     return warning(Reason.IDENTITY_TAKEN, message)
 
 
 def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersion, approval: Approval) -> Finding:
-    return warning(
-        approval.reason,
-        messages.refusal(
-            observed.agent,
-            baseline=baseline.text,
-            target=target,
-            approval=approval,
-            serving=[pod.version.text for pod in observed.serving_pods if pod.version is not None],
-            under_way=_under_way(observed),
-        ),
+    spec = observed.agent.spec
+    now = messages.Situation(
+        Availability.of(observed),
+        under_way=_under_way(observed),
+        stops_first=choose(observed, target, host_ports=spec.uses_host_ports).mechanics.stops_first,
     )
+    message = messages.refusal(observed.agent, baseline=baseline.text, target=target, approval=approval, now=now)
+    return warning(approval.reason, message)
 
 
 def _under_way(observed: Observed) -> str | None:
     """The version of a rollout that has neither completed nor failed; None without one."""
     record = observed.record
-    if record is None or observed.activation.settled or failed_before(observed, record):
+    if record is None or observed.activation.settled or recorded_as_failed(observed, record):
         return None
     return record.to
 
 
-def spec_before(observed: Observed) -> MedplumAgentSpec | None:
-    """The spec that was applied last, as the Deployment records it.
+def last_applied_spec(observed: Observed) -> MedplumAgentSpec | None:
+    """The spec applied last, as the Deployment records it; None if it is unknown.
 
-    Without a Deployment (somebody deleted it) the version that was active is known from status. The rest of the user's spec
-    then serves with that version, unless it pins an image of its own, which would be the refused one's.
+    If a user deleted the Deployment, status knows the version that was active. The result is then the user's spec with that
+    version, unless the spec pins an image: that image would be the refused version's.
     """
     if observed.deployment is not None:
         return observed.deployment.applied_spec

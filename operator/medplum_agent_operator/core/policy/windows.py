@@ -1,7 +1,7 @@
 """Maintenance windows: which of them are valid, whether one is open, and when the next one opens.
 
-Called by `downtime`. Nothing here reads the clock: `now` is given, with a time zone. `schedule` says when a window opens, also
-when clocks change; the window then stays open for its duration of real time.
+Called by `downtime`, and by `plan` for the faults. No function may read the clock: callers pass `now`, with a time zone.
+`schedule` says when a window opens, also when clocks change. The window then stays open for its duration of elapsed time.
 """
 
 import re
@@ -18,7 +18,7 @@ from medplum_agent_operator.core.policy.schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment, and where it is shown.
+    """A moment, and the time zone to show it in.
 
     Attributes:
         at: the moment, in UTC.
@@ -29,7 +29,7 @@ class Moment:
     zone: ZoneInfo
 
     def __str__(self) -> str:
-        """Local time and UTC, with the date in UTC where it is another.
+        """Local time and UTC; with the UTC date if it differs.
 
         >>> str(Moment(datetime(2026, 11, 29, 1, 0, tzinfo=UTC), ZoneInfo("Europe/Berlin")))
         'Sunday 2026-11-29 02:00 CET (Europe/Berlin), 01:00 UTC'
@@ -47,7 +47,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A maintenance window that can be read."""
+    """A valid maintenance window."""
 
     schedule: Schedule
     duration: timedelta
@@ -91,7 +91,7 @@ def is_open(windows: Iterable[Window], now: datetime) -> bool:
 
 
 def next_opening(windows: Iterable[Window], now: datetime) -> Moment | None:
-    """The first moment after `now` at which any window opens; None without a window."""
+    """The first moment after `now` at which any window opens; None if none does."""
     openings = [window.opens_after(now) for window in windows]
     return min((opening for opening in openings if opening is not None), key=lambda opening: opening.at, default=None)
 
@@ -99,13 +99,13 @@ def next_opening(windows: Iterable[Window], now: datetime) -> Moment | None:
 def _read(path: str, window: MaintenanceWindow) -> Window | Message:
     """The window, or why it never opens."""
     summary = f"{path} never opens."
-    impact = "A change that stops the agent first does not start in this window; other windows count."
+    impact = "A change that stops the agent first does not start in this window. Other windows are not affected."
     try:
         zone = ZoneInfo(window.time_zone)
-    except (KeyError, ValueError, OSError):  # missing; another kind of file, or a folder, among the zones
-        cause = f"{window.time_zone!r} is not a time zone that is known here."
+    except (KeyError, ValueError, OSError):  # missing, or another kind of file or a folder among the zones
+        cause = f"{window.time_zone!r} is not a known time zone."
         return Message(
-            summary, cause=cause, impact=impact, fix="Set its timeZone to an IANA name, such as Europe/Berlin."
+            summary, cause=cause, impact=impact, fix="Set its timeZone to an IANA name, such as UTC or Europe/Berlin."
         )
     problem = schedule.problem(window.schedule)
     if problem is not None:
@@ -114,7 +114,7 @@ def _read(path: str, window: MaintenanceWindow) -> Window | Message:
 
 
 def _length(duration: str) -> timedelta:
-    """The length of a duration of the API's form.
+    """Parse a duration of the API's form.
 
     >>> str(_length("1h30m")), str(_length("90m")), str(_length("168h"))
     ('1:30:00', '1:30:00', '7 days, 0:00:00')

@@ -2,5 +2,6 @@
 
 `rollout` and `status` call this wing. It turns an observation into phases, reasons, messages and figures.
 
-The trap: nothing here may change what is applied. A message that has to stop a rollout is a refusal and belongs into `policy`.
+The trap: this wing must not change what the operator applies. A message that has to stop a rollout is a refusal and belongs in
+`policy`.
 """

@@ -14,13 +14,13 @@ LONGEST_MESSAGE: Final = 32_768
 
 
 def plan_conditions(plan: Statement, *, serving: bool) -> dict[ConditionType, ConditionValue]:
-    """What each condition says: whether it holds, the reason, the message."""
+    """The value of each condition that follows from the plan."""
     ready = plan.phase is Phase.RUNNING and serving
     under_way = plan.phase in UNDER_WAY
     stalled = plan.phase is Phase.FAILED
     waiting = plan.phase is Phase.AWAITING_APPROVAL
-    # No pod names and no counts: what changes within a handoff must not cost a write.
-    available = "A ready agent pod takes connections on every channel port." if serving else "No agent pod is ready."
+    # No pod names and no counts: they change within a handoff, and each change would cost a write.
+    available = "A ready agent pod accepts connections on every channel port." if serving else "No agent pod is ready."
     yes, no = ConditionStatus.TRUE, ConditionStatus.FALSE
     at_rest = (no, str(Reason.SETTLED), "")
     return {
@@ -40,15 +40,15 @@ def plan_conditions(plan: Statement, *, serving: bool) -> dict[ConditionType, Co
 
 def conditions(
     previous: Sequence[Condition],
-    told: Mapping[ConditionType, ConditionValue],
+    values: Mapping[ConditionType, ConditionValue],
     *,
     generation: int,
     now: datetime,
 ) -> list[Condition]:
-    """Conditions as metav1.Condition wants them: the transition time moves only when the status does."""
+    """Update conditions as metav1.Condition demands: the transition time changes only with the status."""
     before = {condition.type: condition for condition in previous}
-    result = [condition for condition in previous if condition.type not in told]
-    for kind, (status, reason, message) in told.items():
+    result = [condition for condition in previous if condition.type not in values]
+    for kind, (status, reason, message) in values.items():
         known = before.get(str(kind))
         # Whole seconds, as metav1.Time has them.
         since = (

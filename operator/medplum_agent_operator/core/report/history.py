@@ -1,4 +1,4 @@
-"""The rollout under way and the history, as status has them. Called by `status`; pure."""
+"""The rollout under way and the history in status. Called by `status`; pure."""
 
 from datetime import datetime, timedelta
 
@@ -6,12 +6,14 @@ from medplum_agent_operator.api.status import HistoryApproval, HistoryEntry, Out
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy import failure
-from medplum_agent_operator.core.report.downtime_measurement import Moments, figures, notice
+from medplum_agent_operator.core.report.downtime_measurement import Measurement, gap_and_overlap, measure
 from medplum_agent_operator.core.report.statement import Statement
 
 
-def follow(observed: Observed, plan: Statement, *, now: datetime) -> tuple[Rollout | None, list[HistoryEntry]]:
-    """`status.rollout` and `status.history` after this pass; a rollout that ends moves from the one to the other."""
+def rollout_and_history(
+    observed: Observed, plan: Statement, *, now: datetime
+) -> tuple[Rollout | None, list[HistoryEntry]]:
+    """`status.rollout` and `status.history` after this pass. A rollout that completes or is replaced moves to the history."""
     previous = observed.agent.status
     current = plan.begins or observed.record
     history = list(previous.history)
@@ -19,13 +21,13 @@ def follow(observed: Observed, plan: Statement, *, now: datetime) -> tuple[Rollo
         _close(history, previous.rollout, _outcome_of_previous(current), now=now)
     if current is None:
         return None, history
-    rollout = _follow(previous.rollout, current, observed, plan, now=now)
+    rollout = _rollout(previous.rollout, current, observed, plan, now=now)
     if plan.begins is not None:
         return rollout, history
     if observed.activation.settled:
-        _close(history, rollout, Outcome.COMPLETED, now=now, measured=figures(rollout, current, observed))
+        _close(history, rollout, Outcome.COMPLETED, now=now, measured=gap_and_overlap(rollout, current, observed))
         return None, history
-    if failure.is_over(observed, now=now):
+    if failure.has_failed(observed, now=now):
         _close(history, rollout, Outcome.FAILED, now=now)
     return rollout, history
 
@@ -44,7 +46,7 @@ def _close(
     now: datetime,
     measured: tuple[float | None, float | None] = (None, None),
 ) -> None:
-    """Put a rollout's end into history, newest first. One entry a rollout: a failed one that comes right is completed."""
+    """Put a rollout's end into history, newest first. One entry for each rollout: if a failed one succeeds later, it becomes completed."""
     known = next((entry for entry in history if entry.started_at == rollout.started_at), None)
     if known is not None:
         if known.outcome is outcome or (known.outcome is Outcome.FAILED and outcome is not Outcome.COMPLETED):
@@ -71,14 +73,14 @@ def _close(
     )
 
 
-def _follow(
+def _rollout(
     previous: Rollout | None, current: RolloutRecord, observed: Observed, plan: Statement, *, now: datetime
 ) -> Rollout:
-    """The rollout under way, with the moments of its takeover that have been seen so far."""
-    known = Moments()
+    """The rollout under way, with the moments measured so far."""
+    known = Measurement()
     if previous is not None and previous.started_at == current.started_at:
-        known = Moments(previous.old_ended_at, previous.new_ready_at)
-    seen = notice(known, current, observed, begins=plan.begins is not None, now=now)
+        known = Measurement(previous.old_ended_at, previous.new_ready_at)
+    seen = measure(known, current, observed, begins=plan.begins is not None, now=now)
     deadline = observed.agent.spec.handoff.progress_deadline_seconds
     return Rollout(
         from_version=current.from_version,

@@ -1,6 +1,6 @@
 """How far the rollout under way has come, or that nothing is pending: phase, reason and message.
 
-Called by `rollout`, which decides what is done; this module only reports. Pure.
+Called by the modules of `rollout` and by `plan`, which decide; this module must only report. Pure.
 """
 
 from dataclasses import dataclass, replace
@@ -14,12 +14,13 @@ from medplum_agent_operator.core.observed.findings import Finding, Message, news
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, failure, prepull
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.prepull import Fetch
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
 
 DEFERRAL: Final = timedelta(seconds=1)
-"""When the old agent is about to stop, a status may be outdated at once. It is written once: when the old agent has ended, or
-after this time at the latest."""
+"""How long to defer a report while the old agent stops: it might be outdated at once. Status is written once, when the old agent
+has ended or after this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,8 @@ class Progress:
         message: the same for people.
         findings: what deserves an Event when it is new.
         requeue_at: when to reconcile again without an event; None if events suffice.
-        defer_reporting: whether to report nothing yet, because it changes within a second.
-        failed: why the change failed before any part of it was done; None if it did not.
+        defer_reporting: whether to report nothing yet, because the report would change within a second.
+        failed: why the change failed before its rollout began; None if it did not.
     """
 
     phase: Phase
@@ -47,9 +48,13 @@ class Progress:
 
 def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     """A rollout that begins in this pass."""
-    message = rollout_messages.under_way(record, spec)
+    now_serving = Availability.of(observed)
+    available = replace(
+        now_serving, earlier_serves=bool(now_serving.serving)
+    )  # the live template becomes an earlier one
+    message = rollout_messages.under_way(record, spec, available)
     if observed.deployment is None and record.from_version is not None:
-        message = rollout_messages.recreated_deployment(message)
+        message = rollout_messages.recreated_deployment(message, record, available)
     reason, phase = _kind(record)
     stopping = record.mechanics.stops_first and bool(observed.serving_pods)
     return Progress(
@@ -62,20 +67,24 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
     )
 
 
-def fetching(record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime) -> Progress:
+def fetching(
+    observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, fetch: Fetch, *, now: datetime
+) -> Progress:
     """A change that stops first and waits for its image while the old agent serves."""
-    found = prepull.trouble(fetch)
+    found, available = prepull.trouble(fetch), Availability.of(observed)
     deadline = fetch.deadline(spec, now=now)
     if now >= deadline or prepull.hopeless(fetch):
         found = found or prepull.unknown_trouble(fetch)
-        message = failure_messages.not_fetched(record, image=fetch.image, node=fetch.node, trouble=found.message)
+        message = failure_messages.not_fetched(
+            record, image=fetch.image, node=fetch.node, trouble=found.message, available=available
+        )
         failed = warning(found.reason, message)
         return Progress(Phase.FAILED, found.reason, message, findings=(failed,), failed=failed)
-    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node)
+    message = rollout_messages.fetching(record, image=fetch.image, node=fetch.node, available=available)
     findings: tuple[Finding, ...] = (news(Reason.FETCHING_IMAGE, message),)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, serving=[record.from_version or record.to])
+        message = failure_messages.blocked(message, found.message, available)
     return Progress(
         record.mechanics.phase,
         Reason.FETCHING_IMAGE,
@@ -90,19 +99,21 @@ def under_way_or_at_rest(
 ) -> Progress:
     """A rollout that began in an earlier pass, or none."""
     deployment = observed.deployment
-    if failure.is_over(observed, now=now):
+    if failure.has_failed(observed, now=now):
         return _failed(observed, record, spec, now=now)
     if not observed.activation.settled:
         return _under_way(observed, record, spec, now=now)
     if deployment is not None and deployment.replacing:
         mechanics = deployment.mechanics
-        message = rollout_messages.restarting(observed.agent, spec, stops_first=mechanics.stops_first)
+        message = rollout_messages.restarting(
+            observed.agent, spec, Availability.of(observed), stops_first=mechanics.stops_first
+        )
         return Progress(mechanics.phase, Reason.RESTARTING, message, findings=(news(Reason.RESTARTING, message),))
     return _at_rest(observed, record, spec)
 
 
 def _after_deadline(record: RolloutRecord, spec: MedplumAgentSpec) -> datetime:
-    """A pass of our own, should the watch miss what the Deployment controller reports at the deadline."""
+    """When to reconcile even if the watch misses what the Deployment controller reports at the deadline."""
     return record.started_at + timedelta(seconds=spec.handoff.progress_deadline_seconds + 1)
 
 
@@ -133,14 +144,14 @@ def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> t
 
 
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
-    message = rollout_messages.under_way(record, spec)
+    message = rollout_messages.under_way(record, spec, Availability.of(observed))
     reason, phase = _kind(record)
-    # Status may not have it yet: the pass that began it deferred its report, or was killed before it could.
+    # Status may not have it yet: the pass that began it deferred its report or was killed.
     findings = () if observed.rollout_in_status else _announcements(record, reason, message)
     found = _trouble(observed, record, spec)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, serving=failure_messages.serving_versions(observed))
+        message = failure_messages.blocked(message, found.message, Availability.of(observed))
     deferred = _is_deferred(observed, record, now=now)
     requeue_at = record.started_at + DEFERRAL if deferred else _requeue_at(observed, record, spec, now=now)
     return Progress(
@@ -161,17 +172,17 @@ def _requeue_at(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpe
 
 
 def _is_deferred(observed: Observed, record: RolloutRecord, *, now: datetime) -> bool:
-    """Whether the old agent still stops and status does not have the rollout yet."""
+    """Whether the old agent is still stopping and status does not have the rollout yet."""
     return (
         record.mechanics.stops_first
         and not observed.rollout_in_status
-        and any(pod.open for pod in observed.earlier_pods)
+        and any(pod.ports_open for pod in observed.earlier_pods)
         and now < record.started_at + DEFERRAL
     )
 
 
 def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) -> Finding | None:
-    """What blocks the rollout. Where a move finds no node, the message says what happens to the node drain."""
+    """What blocks the rollout. If a move finds no node, the message says what happens to the node drain."""
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
     if found is None or record.moved_off is None or found.reason is not Reason.UNSCHEDULABLE:
         return found
@@ -181,9 +192,12 @@ def _trouble(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
 def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
     """Why the rollout under way has failed, as its pods show it."""
     agent = observed.agent
+    pods = " ".join(pod.name for pod in observed.current_pods if not pod.terminating)
+    described = f"pod {pods}" if pods else f"deployment {agent.name}"
     unknown = Message(
         "The new pod did not become available, and the cluster reports no reason.",
-        command=f"kubectl -n {agent.namespace} describe deployment {agent.name}",
+        fix="Run the command and look at the events; then read the agent's log.",
+        command=f"kubectl -n {agent.namespace} describe {described}",
     )
     return (
         diagnosis.trouble(observed, spec)
@@ -194,9 +208,9 @@ def what_failed(observed: Observed, spec: MedplumAgentSpec) -> Finding:
 
 def _failed(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
     found = what_failed(observed, spec)
-    late = observed.deployment is not None and observed.deployment.gave_up(now)
+    late = observed.deployment is not None and observed.deployment.progress_deadline_exceeded(now)
     message = failure_messages.of_rollout(observed, record, spec, found.message, late=late)
-    # A failure that was judged before the deadline is judged again then: the pod may have become available.
+    # A failure found before the deadline is checked again at the deadline: the pod may have become available.
     again = None if late else _after_deadline(record, spec)
     return Progress(
         Phase.FAILED,
@@ -211,10 +225,12 @@ def _at_rest(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec) 
     findings: tuple[Finding, ...] = ()
     if not observed.completed(record):
         findings = (news(Reason.ROLLOUT_COMPLETED, rollout_messages.completed(record)),)
-    if observed.open_pods:
+    if observed.pods_with_open_ports:
         return Progress(Phase.RUNNING, Reason.SERVING, rollout_messages.at_rest(spec), findings=findings)
     found = diagnosis.lost_node(observed) or diagnosis.trouble(observed, spec)
-    message = failure_messages.installed_but_not_ready(spec, None if found is None else found.message)
+    message = failure_messages.installed_but_not_ready(
+        observed.agent, spec, None if found is None else found.message, Availability.of(observed)
+    )
     if found is None:
         return Progress(Phase.RUNNING, Reason.NOT_SERVING, message, findings=findings)
     return Progress(Phase.RUNNING, found.reason, message, findings=(*findings, found))

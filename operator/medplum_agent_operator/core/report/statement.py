@@ -21,8 +21,9 @@ class Statement:
         message: the same for people. Conditions carry its first line.
         notices: further messages that stand below it in `status.plan`.
         findings: what deserves an Event when it is new.
-        begins: the rollout that the disruptive action begins; None if none does.
-        strategy: how the rollout under way, or the latest, is made; for a refused change, how it would be made; None for a first install.
+        begins: the rollout that the disruptive action begins; None without such an action.
+        strategy: of the rollout under way, or the latest; for a refused change that may still begin, of that change; None for a
+            first installation.
         refusal: why the user's spec is not in force; None if it is.
         pending_update: what this operator release renders differently and applies with the next rollout; empty if nothing.
     """

@@ -1,6 +1,6 @@
-"""What is to be applied, object by object: those beside the agent's Deployment, and how each is compared with the live one.
+"""The writes of a pass: the objects beside the agent's Deployment, and how each object is compared with the live one.
 
-Called by `plan`, which says when. Applying an action and observing again leads to no action.
+Called by `plan` and `rollback`. Once an action is applied, the next observation must lead to no action.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_gate, render_supporting
-from medplum_agent_operator.core.observed.deployment import Workload
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
 from medplum_agent_operator.core.observed.identity import Identity, applied
 from medplum_agent_operator.core.observed.model import Config, Observed
@@ -24,14 +24,14 @@ from medplum_agent_operator.core.rollout import template_in_force
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """One idempotent effect: server-side apply of `body`; of what is immutable, its creation.
+    """One idempotent effect: server-side apply of `body`; for an immutable object, its creation.
 
     Attributes:
-        body: the object as it should be.
-        live: what it is now; None where it does not exist.
-        difference: the path of the first field that differs; `missing` where there is no object.
-        disruptive: whether pods are replaced by it.
-        immutable: whether it is only ever created: one of that name that is there already is the same one.
+        body: the desired object.
+        live: the live object; None if it does not exist.
+        difference: the path of the first field that differs; `missing` without a live object.
+        disruptive: whether it replaces pods.
+        immutable: whether the object is only created, never changed: an existing object of that name is the same.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -51,23 +51,27 @@ class Apply:
         return str(self.body["metadata"]["name"])
 
 
-def compared(body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False) -> tuple[Apply, ...]:
-    """The action that makes an object what it should be; none where it is."""
+def apply_if_different(
+    body: Mapping[str, Any], live: Mapping[str, Any] | None, *, disruptive: bool = False
+) -> tuple[Apply, ...]:
+    """The action that applies `body`; empty if the live object does not differ."""
     about, rest = {"spec": body.get("spec", {})}, {key: value for key, value in body.items() if key != "spec"}
     if live is None:
         difference: str | None = "missing"
-    elif _hash(body) == _hash(live):  # the rest is compared as it is: what is noted there is no policy's affair
+    elif _hash(body) == _hash(
+        live
+    ):  # a policy's rewrite of the spec is no drift; labels and annotations are compared exactly
         difference = first_drift(about, live, applied_fields(live, MANAGED_BY)) or first_difference(rest, live)
     else:
         difference = first_difference(about, live) or first_difference(rest, live)
     return () if difference is None else (Apply(body, live, difference, disruptive),)
 
 
-def as_kept(body: Mapping[str, Any], live: Workload | None) -> Mapping[str, Any]:
-    """The Deployment with the pod template in the form in which the API server keeps it: to write it replaces no pod."""
+def as_stored(body: Mapping[str, Any], live: LiveDeployment | None) -> Mapping[str, Any]:
+    """The Deployment with the pod template in the form that the API server stores: this write replaces no pod (docs/adr/0029)."""
     if live is None:
         return body
-    return {**body, "spec": {**body["spec"], "template": live.kept(body["spec"]["template"])}}
+    return {**body, "spec": {**body["spec"], "template": live.as_stored(body["spec"]["template"])}}
 
 
 def _hash(raw: Mapping[str, Any]) -> str | None:
@@ -75,27 +79,29 @@ def _hash(raw: Mapping[str, Any]) -> str | None:
     return found
 
 
-def supporting(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
-    """What has to be applied beside the agent's own Deployment; nothing where all is as it should be."""
+def supporting_actions(observed: Observed, spec: MedplumAgentSpec, config: Config) -> tuple[Apply, ...]:
+    """The actions beside the agent's own Deployment; empty if no object differs."""
     bodies = render_supporting(
         observed.agent,
         spec,
         protected=protected(spec, nodes_watched=config.nodes_watched),
-        through_gate=gate_pod.leads_to_gate(spec, observed.children.get("GateDeployment")),
+        through_gate=gate_pod.routes_through_gate(spec, observed.children.get("GateDeployment")),
     )
-    bodies |= _gate(observed, spec, config)
-    return tuple(action for part, body in bodies.items() for action in compared(body, observed.children.get(part)))
+    bodies |= _gate_bodies(observed, spec, config)
+    return tuple(
+        action for part, body in bodies.items() for action in apply_if_different(body, observed.children.get(part))
+    )
 
 
 def while_fetching(observed: Observed, fetch: Fetch, config: Config) -> tuple[Apply, ...]:
-    """While the image is pulled, everything beside the agent stays as the applied spec says; and the Job that pulls it."""
+    """The actions while the image is pulled: the Job that pulls it, and the objects beside the agent by the applied spec."""
     applied = observed.applied_spec
-    actions = () if applied is None else supporting(observed, applied, config)
+    actions = () if applied is None else supporting_actions(observed, applied, config)
     return actions if fetch.job is not None else (*actions, Apply(fetch.body, None, "missing"))
 
 
-def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
-    """What a gate needs. One that is not wanted any more goes on until devices are led past it; then it has no replicas."""
+def _gate_bodies(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[str, dict[str, Any]]:
+    """The gate's objects. A gate that the spec no longer has runs until the Service bypasses it; then it gets no replicas."""
     agent, live = observed.agent, observed.children.get("GateDeployment")
     found = template_in_force.of_gate(observed, spec, config)
     if found is None:
@@ -105,14 +111,14 @@ def _gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> dict[st
     if live is None or ownership(live, agent) is not Ownership.OURS:
         return {}
     service = observed.children.get("Service") or {}
-    past_it = (service.get("spec") or {}).get("selector") == selector(agent)
-    if not past_it:
+    bypassed = (service.get("spec") or {}).get("selector") == selector(agent)
+    if not bypassed:
         return {}
     return {"GateDeployment": render_gate(agent, spec, template=found.applied, replicas=0)["GateDeployment"]}
 
 
 def newly_claimed(actions: Iterable[Apply]) -> Identity | None:
-    """The identity that a Deployment is to be made with, or changed to; None where nobody becomes another."""
+    """The identity with which an action creates a Deployment, or to which it changes one; None without such an action."""
     for action in actions:
         identity = applied(action.body) if action.kind == "Deployment" else None
         if identity is not None and (action.live is None or applied(action.live) != identity):

@@ -1,4 +1,4 @@
-"""What the Deployment should be for the spec in force, and whether that replaces the agent's pod. Called by `plan`. Pure."""
+"""The desired Deployment for the spec in force, and whether it replaces the agent's pod. Called by `plan`. Pure."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,14 +13,14 @@ from medplum_agent_operator.core.rollout.template_in_force import Template, of_a
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the Deployment should be, and whether that replaces the agent's pod.
+    """The desired Deployment, and whether it replaces the agent's pod.
 
     Attributes:
         spec: the spec in force.
         template: the pod template in force.
-        choice: by which strategy the pod would be replaced.
+        choice: the strategy by which the pod would be replaced.
         begins: whether a rollout begins.
-        moved: the pod that the rollout moves off a cordoned node; None if it is no move.
+        moved: the pod that the rollout moves off a cordoned node; None if the rollout is no move.
     """
 
     spec: MedplumAgentSpec = field(repr=False)
@@ -31,7 +31,7 @@ class Desired:
 
 
 def desired(this: Pass) -> Desired:
-    """The Deployment for the spec in force."""
+    """Render the Deployment's template for the spec in force, and compare it with the live one."""
     observed, spec = this.observed, this.spec
     template = of_agent(observed, spec, this.config, refreshes=this.allowed is not None)
     choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
@@ -39,11 +39,13 @@ def desired(this: Pass) -> Desired:
     return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
 
 
-def moved_if_cordoned(this: Pass, wanted: Desired) -> Desired:
-    """The same, or a move off the agent's node if that is cordoned and the agent can hand over."""
+def move_if_cordoned(this: Pass, wanted: Desired) -> Desired:
+    """Turn the desired state into a move off the agent's node, if that is cordoned and the agent can hand over."""
     if wanted.choice.mechanics.stops_first:
         return wanted
-    pod = drain.to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
+    pod = drain.pod_to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
     if pod is None:
         return wanted
-    return replace(wanted, begins=True, moved=pod, template=wanted.template.moved_off(drain.note(pod)))
+    return replace(
+        wanted, begins=True, moved=pod, template=wanted.template.with_moved_off_mark(drain.moved_off_mark(pod))
+    )

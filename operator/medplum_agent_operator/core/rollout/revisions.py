@@ -1,7 +1,7 @@
-"""What was active before a downgrade that was approved, kept where nothing changes it: a ControllerRevision (docs/adr/0019).
+"""The backup before an approved downgrade: an immutable ControllerRevision with the previous state (docs/adr/0019).
 
-Called by `plan` when such a downgrade begins; the backup is the first thing that is written, and where it cannot be written nothing
-else is. It holds what the notes on the Deployment say, hence no secret: a spec names its Secret, and nobody here has read it.
+Called by `plan` when such a downgrade begins. The backup is written first; if that fails, nothing else is written. It must never
+contain a secret: its content comes from the Deployment's annotations, and a spec only names its Secret.
 """
 
 import json
@@ -22,10 +22,10 @@ from medplum_agent_operator.core.rollout.actions import Apply
 KIND: Final = "ControllerRevision"
 
 
-def first(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
-    """The record with the name of its backup, where an approved downgrade begins; and what has to be written before anything else.
+def with_backup(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
+    """Add the backup's name to the record of an approved downgrade, and make the action that has to be written first.
 
-    Where the last one did not become active, what was active is still what its backup holds: other settings, or another target.
+    If the previous downgrade never became active, its backup still has the active state, and the record names that one.
     """
     if record.change is not Change.DOWNGRADE or record.approval is None:
         return record, ()
@@ -37,55 +37,55 @@ def first(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tup
         and live.from_version == record.from_version
     ):
         return record.model_copy(update={"backup": live.backup}), ()
-    good = _gone_down_from(observed)
-    if good is None:
+    state = _state_before_downgrade(observed)
+    if state is None:
         return record, ()
-    body = render_backup(observed.agent, good)
+    body = render_backup(observed.agent, state)
     named = record.model_copy(update={"backup": body["metadata"]["name"]})
     return named, (Apply(body, None, "missing", immutable=True),)
 
 
-def _gone_down_from(observed: Observed) -> LastGood | None:
-    """Spec and template of the version that the downgrade goes down from; None where the Deployment does not tell them."""
+def _state_before_downgrade(observed: Observed) -> LastGood | None:
+    """Spec and template of the version that the downgrade leaves; None if the Deployment has no record of them."""
     live, baseline = observed.deployment, observed.baseline
     if live is None or baseline is None:
         return None
-    applied, noted = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
-    # In the middle of a change to something newer that never became active, what was active is the note.
-    found = map(LastGood.read, (applied, noted) if observed.activation.became_active else (noted, applied))
-    return next((good for good in found if good is not None and good.spec.version == baseline.text), None)
+    applied, recorded = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
+    # During a change to a newer version that never became active, the annotation has the active state.
+    found = map(LastGood.read, (applied, recorded) if observed.activation.became_active else (recorded, applied))
+    return next((state for state in found if state is not None and state.spec.version == baseline.text), None)
 
 
-def render_backup(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
-    """The ControllerRevision. Its name changes with what is in it, so that writing it twice leads to one."""
-    held = _held(agent, good)
+def render_backup(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
+    """Render the ControllerRevision. Its name is derived from its content, so two writes lead to one object."""
+    backup = _backup_data(agent, state)
     return {
         "apiVersion": "apps/v1",
         "kind": KIND,
         "metadata": {
-            "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, held])[:10]}",
+            "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, backup])[:10]}",
             "namespace": agent.namespace,
             "labels": {
                 **selector(agent),
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "agent",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
-                names.VERSION_LABEL: good.spec.version,
+                names.VERSION_LABEL: state.spec.version,
             },
             "ownerReferences": [owner_reference(agent)],
         },
-        # Of the spec that asks for the downgrade: a later backup has a higher one.
+        # The generation of the spec that asks for the downgrade: a later backup has a higher one.
         "revision": agent.generation,
-        "data": held,
+        "data": backup,
     }
 
 
-def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
-    """A manifest to make the agent anew from; the JSON patch that gives a live one its spec back; and the pod as it was, to look at.
+def _backup_data(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
+    """A manifest to create the agent again, a JSON patch to restore a live one's spec, and the previous pod template for reading.
 
-    The patch replaces the whole spec, so what was not there before goes; `kubectl apply` would leave what it has not set itself.
+    The patch replaces the whole spec and so removes later fields; `kubectl apply` would leave fields that it did not set.
     """
-    spec = _as_written(good.spec)
+    spec = _as_written(state.spec)
     identity = {"name": agent.name, "namespace": agent.namespace}
     return {
         "agent": {"apiVersion": API_VERSION, "kind": AGENT_KIND, "metadata": identity, "spec": spec},
@@ -93,20 +93,20 @@ def _held(agent: MedplumAgent, good: LastGood) -> dict[str, Any]:
             {"op": "test", "path": "/metadata/name", "value": agent.name},
             {"op": "replace", "path": "/spec", "value": spec},
         ],
-        "podTemplate": good.applied.template,
-        "agentProperties": properties_in(good.applied.template),
+        "podTemplate": state.applied.template,
+        "agentProperties": properties_in(state.applied.template),
     }
 
 
 def _as_written(spec: MedplumAgentSpec) -> dict[str, Any]:
-    """A spec as the API server keeps it: defaults written out, which a later release may change, but not where they are empty."""
+    """A spec as the API server stores it: with its defaults, which a later release may change, but without empty ones."""
     sparse = spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
     found: dict[str, Any] = _without_empty_defaults(json.loads(applied_spec(spec)), sparse)
     return found
 
 
 def _without_empty_defaults(full: Any, sparse: Any) -> Any:
-    """`full` without empty maps and lists that `sparse`, which has no defaults, does not have: an empty selector is not none.
+    """Remove empty maps and lists from `full` that `sparse`, which has no defaults, lacks. An empty selector that a user set stays.
 
     >>> _without_empty_defaults({"labels": {}, "selector": {}, "level": "INFO"}, {"selector": {}})
     {'selector': {}, 'level': 'INFO'}

@@ -1,6 +1,7 @@
-"""What is done about a change that failed: the previous spec and template are applied again, and the failed change is latched.
+"""After a failed change: apply the previous spec and template again, and latch the change.
 
-Called by `plan`. `policy.failure` says when a change has failed; `policy.verdict` says what a latch means for the spec in force.
+Called by `plan`. It must not judge: `policy.failure` says when a change has failed, and `policy.verdict` which spec a latch leaves in
+force.
 """
 
 from dataclasses import replace
@@ -14,57 +15,62 @@ from medplum_agent_operator.core.policy import failure
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.report.progress import Progress
-from medplum_agent_operator.core.rollout.actions import as_kept, compared, supporting
-from medplum_agent_operator.core.rollout.records import current, recorded_last_good, roll_back
+from medplum_agent_operator.core.rollout.actions import apply_if_different, as_stored, supporting_actions
+from medplum_agent_operator.core.rollout.records import begin_rollback, current_last_good_annotation, current_record
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_agent
 from medplum_agent_operator.core.rollout.upkeep import report_first
 
 
-def rolled_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
-    """The step that rolls a failed change back to exactly what was active before; None if nothing failed or it may not."""
+def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
+    """The step that applies exactly the previous state after a failure; None if no rollout failed, or none may be rolled back."""
     observed, now = this.observed, this.now
     live = observed.deployment
-    if live is None or not failure.is_to_be_rolled_back(observed, spec, now=now):
+    if live is None or not failure.should_roll_back(observed, spec, now=now):
         return None
-    good = live.last_good
-    if good is None:
+    previous = live.last_good
+    if previous is None:
         return None
     if not observed.rollout_in_status:
         return report_first(this, spec)
-    # The user's spec may have failed before. Other things can fail while it is latched, and the latch stays.
-    failed = failure.latched(observed) or failure.note(observed.agent, spec, progress.what_failed(observed, spec))
-    choice = choose(observed, AgentVersion.parse(good.spec.version), host_ports=good.spec.uses_host_ports)
-    record = roll_back(observed, good, choice, failed, now=now)
+    # The user's spec may have failed before. If something else fails while it is latched, the latch stays.
+    failed = failure.latched(observed) or failure.record_failure(
+        observed.agent, spec, progress.what_failed(observed, spec)
+    )
+    choice = choose(observed, AgentVersion.parse(previous.spec.version), host_ports=previous.spec.uses_host_ports)
+    record = begin_rollback(observed, previous, choice, failed, now=now)
     body = render_deployment(
         observed.agent,
-        good.spec,
-        template=good.applied,
+        previous.spec,
+        template=previous.applied,
         strategy=choice.strategy,
         record=record,
-        last_good=recorded_last_good(observed),
+        last_good=current_last_good_annotation(observed),
     )
     # The agent first: a refused write beside it must not delay its return.
-    actions = (*compared(body, live.raw, disruptive=True), *supporting(observed, good.spec, this.config))
-    state = progress.beginning(observed, record, good.spec, now=now)
+    actions = (
+        *apply_if_different(body, live.raw, disruptive=True),
+        *supporting_actions(observed, previous.spec, this.config),
+    )
+    state = progress.beginning(observed, record, previous.spec, now=now)
     return Step(replace(state, defer_reporting=False), record, actions, begins=True)
 
 
-def latching(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Step | None:
-    """The step that latches a change which failed before any part of it was done; None if it did not fail or is not latched."""
+def latch(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Step | None:
+    """The step that latches a change which failed before its rollout began; None if it did not fail or must not be latched."""
     observed = this.observed
     live, before = observed.deployment, observed.applied_spec
     if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:
         return None
-    failed = failure.note(observed.agent, spec, state.failed)
+    failed = failure.record_failure(observed.agent, spec, state.failed)
     body = render_deployment(
         observed.agent,
         before,
         template=of_agent(observed, before, this.config, refreshes=False).applied,
         strategy=live.mechanics.strategy,
-        record=current(observed, before, now=this.now).model_copy(update={"failed": failed}),
-        last_good=recorded_last_good(observed),
+        record=current_record(observed, before, now=this.now).model_copy(update={"failed": failed}),
+        last_good=current_last_good_annotation(observed),
     )
-    actions = (*supporting(observed, before, this.config), *compared(as_kept(body, live), live.raw))
+    actions = (*supporting_actions(observed, before, this.config), *apply_if_different(as_stored(body, live), live.raw))
     # The next pass finds the latch and reports it.
     return Step(replace(state, findings=(), defer_reporting=True, requeue_at=this.now), record, actions)

@@ -1,4 +1,4 @@
-"""What one pass decides on, and the step that it comes to: values that `plan` turns into a `Plan`.
+"""The inputs of one pass, and its next step: values that `plan` turns into a `Plan`.
 
 Made by `plan`, `rollback` and `upkeep`. Pure.
 """
@@ -16,7 +16,7 @@ from medplum_agent_operator.core.rollout.actions import Apply
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """What one pass decides on."""
+    """The inputs of one pass."""
 
     observed: Observed = field(repr=False)
     verdict: Verdict
@@ -25,7 +25,11 @@ class Pass:
 
     @property
     def spec(self) -> MedplumAgentSpec:
-        """The spec in force. Without one no pass decides anything."""
+        """The spec in force.
+
+        Raises:
+            ValueError: no spec is in force; such a pass decides nothing.
+        """
         if self.verdict.spec is None:
             raise ValueError("no spec is in force")
         return self.verdict.spec
@@ -46,9 +50,9 @@ class Step:
     """What a pass does next.
 
     Attributes:
-        progress: how far the rollout is once it is done.
-        record: the rollout that it belongs to.
-        actions: what is applied, in this order; at most one is disruptive.
+        progress: how far the rollout is after the step.
+        record: the rollout that the step belongs to.
+        actions: the writes, in this order; at most one is disruptive.
         begins: whether the disruptive action begins that rollout.
     """
 

@@ -1,7 +1,7 @@
-"""Which pod template is in force, for the agent and for its gate: the one that was applied, for as long as nothing of it changes.
+"""Which pod template is in force, for the agent and its gate: the applied one, as long as the spec renders the same pod.
 
-Called by `plan` and `actions`. A release of the operator that renders pods in another way replaces none by itself: what it would
-change waits for the agent's next own change, or until somebody asks for it (docs/adr/0017). Pure.
+Called by `plan`, `desired`, `actions` and `rollback`; pure. A new operator release must not replace a pod, except below
+`REQUIRED_REVISION`: its update of the template comes with the agent's next rollout, or when a user requests it (docs/adr/0025).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,16 +11,16 @@ from typing import Any, Final
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
-from medplum_agent_operator.core.objects.agent_pod import image_reference, marked, render_pod_template
+from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template, with_annotation
 from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.model import Config, Observed
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
-from medplum_agent_operator.core.rollout.records import refresh_asked_for
+from medplum_agent_operator.core.rollout.records import requested_refresh
 
 REVISION: Final = 1
-"""Of the renderer. Raise it with a change of what is rendered for a spec that has not changed, and say so in the changelog."""
+"""The renderer's revision. Raise it if an unchanged spec renders to another template, and add an entry to the changelog."""
 REQUIRED_REVISION: Final = 0
-"""Templates of an older revision are replaced at once. Raise it to `REVISION` only where leaving a pod as it is would do harm."""
+"""Templates of an older revision are replaced at once. Raise it to `REVISION` only if an old pod would do harm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,74 +28,77 @@ class Template:
     """A pod template in force.
 
     Attributes:
-        applied: the template, and which revision rendered it.
-        waits: the first field that this release would render otherwise, and does not yet; empty where there is none.
-        anew: whether it is rendered anew, and not what was applied before.
+        applied: the template, and the revision that rendered it.
+        pending_update: the first field that this release renders differently; empty without a pending update.
+        newly_rendered: whether this pass rendered it; False for a template that was applied before.
     """
 
     applied: AppliedTemplate = field(repr=False)
-    waits: str = ""
-    anew: bool = False
+    pending_update: str = ""
+    newly_rendered: bool = False
 
     @property
     def body(self) -> Mapping[str, Any]:
         """The pod template itself."""
         return self.applied.template
 
-    def moved_off(self, note: str) -> "Template":
-        """The same with a note of the node that it moves the agent off."""
-        return self._marked(names.MOVED_OFF, note)
+    def with_moved_off_mark(self, mark: str) -> "Template":
+        """The same template with the mark of a move off a node."""
+        return self._marked(names.MOVED_OFF, mark)
 
-    def stopped_first(self, number: int) -> "Template":
-        """The same as one that none before was: its ReplicaSet is new.
+    def with_stop_number(self, number: int) -> "Template":
+        """The same template with a number of its own, so that it gets a new ReplicaSet.
 
-        Else the Deployment controller goes on saying of it what was true the last time: its condition is not touched by a Recreate onto a
-        ReplicaSet that was there before (docs/adr/0017).
+        In a Recreate onto an existing ReplicaSet the Deployment controller does not update its condition, which would still describe
+        the first time (docs/adr/0026).
 
         Source: https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/deployment/progress.go
         """
         return self._marked(names.STOPPED_FIRST, str(number))
 
     def _marked(self, annotation: str, text: str) -> "Template":
-        return replace(self, applied=AppliedTemplate(self.applied.revision, marked(self.body, annotation, text)))
+        return replace(
+            self, applied=AppliedTemplate(self.applied.revision, with_annotation(self.body, annotation, text))
+        )
 
 
 Render = Callable[[MedplumAgentSpec], Mapping[str, Any]]
 
 
 def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refreshes: bool) -> Template:
-    """The agent's template for a spec that is in force. `refreshes`: whether a refresh counts: it waits with what is refused."""
+    """The agent's template for a spec. `refreshes`: whether a requested refresh counts; while the user's spec is refused, it waits."""
     agent, live = observed.agent, observed.deployment
 
     def render(wanted: MedplumAgentSpec) -> Mapping[str, Any]:
         image = image_reference(wanted, wanted.image.repository or config.image_repository or "")
-        # What is noted on the live template stays on it: without the notes it would be another template.
-        ours: Mapping[str, Any] = render_pod_template(agent, wanted, image=image)
-        for note in (names.MOVED_OFF, names.STOPPED_FIRST):
-            ours = marked(ours, note, "" if live is None else live.mark(note))
-        return ours
+        # The live template's marks stay: without them it would be another template.
+        rendered: Mapping[str, Any] = render_pod_template(agent, wanted, image=image)
+        for name in (names.MOVED_OFF, names.STOPPED_FIRST):
+            rendered = with_annotation(rendered, name, "" if live is None else live.template_annotation(name))
+        return rendered
 
-    ours = render(spec)
+    rendered = render(spec)
     if live is None or live.applied_spec is None:
-        return _fresh(ours)
-    noted = live.applied_template
-    if noted is None and live.template_hash == _seal(ours):
-        return _fresh(ours)
-    # What an older release wrote without a note of it is taken as the API server keeps it.
-    applied, refreshed = noted or AppliedTemplate(0, live.template), refreshes and _asked_for(observed)
-    if _unchanged(spec, live.applied_spec, render, ours):
-        return _kept(applied, ours, refreshed=refreshed)
+        return _newly_rendered(rendered)
+    recorded = live.applied_template
+    if recorded is None and live.template_hash == _hash_of(rendered):
+        return _newly_rendered(rendered)
+    # An older release did not record the template that it applied: take it as the API server stores it.
+    applied, refreshed = recorded or AppliedTemplate(0, live.template), refreshes and _refresh_requested(observed)
+    if _renders_alike(spec, live.applied_spec, render, rendered):
+        return _keep_applied(applied, rendered, refreshed=refreshed)
     if (
         not observed.activation.became_active
-        and (good := live.last_good) is not None
-        and _unchanged(spec, good.spec, render, ours)
+        and (previous := live.last_good) is not None
+        and _renders_alike(spec, previous.spec, render, rendered)
     ):
-        return _kept(good.applied, ours, refreshed=refreshed)  # given up for what still runs: its pod is to stay
-    return _fresh(ours)
+        # An abort: the previous pod still runs and has to stay.
+        return _keep_applied(previous.applied, rendered, refreshed=refreshed)
+    return _newly_rendered(rendered)
 
 
 def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Template | None:
-    """The gate's template for a spec that is in force; None where there is no gate, and its image is not known."""
+    """The gate's template for a spec; None if neither the configuration nor a running gate has an image."""
     agent, live = observed.agent, observed.children.get("GateDeployment")
     running = _running_image(live)
     image = config.gate_image or running
@@ -105,58 +108,62 @@ def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Templ
     def render(wanted: MedplumAgentSpec) -> Mapping[str, Any]:
         return gate_pod.render_gate_pod(agent, wanted, image=image)
 
-    ours = render(spec)
+    rendered = render(spec)
     before = observed.applied_spec
     live_spec = (live or {}).get("spec") or {}
     if live is None or running is None or before is None or not live_spec.get("replicas"):
-        return _fresh(ours)
-    noted = AppliedTemplate.read((live["metadata"].get("annotations") or {}).get(names.APPLIED_TEMPLATE))
-    if noted is None:
+        return _newly_rendered(rendered)
+    recorded = AppliedTemplate.read((live["metadata"].get("annotations") or {}).get(names.APPLIED_TEMPLATE))
+    if recorded is None:
         as_it_runs = gate_pod.render_gate_pod(agent, spec, image=running)
         same = first_difference(as_it_runs, live_spec["template"]) is None
-        noted = AppliedTemplate(REVISION, as_it_runs) if same else AppliedTemplate(0, live_spec["template"])
-    if not _unchanged(spec, before, render, ours):
-        return _fresh(ours)
-    return _kept(noted, ours, refreshed=_asked_for(observed))
+        recorded = AppliedTemplate(REVISION, as_it_runs) if same else AppliedTemplate(0, live_spec["template"])
+    if not _renders_alike(spec, before, render, rendered):
+        return _newly_rendered(rendered)
+    return _keep_applied(recorded, rendered, refreshed=_refresh_requested(observed))
 
 
-def _fresh(ours: Mapping[str, Any]) -> Template:
-    return Template(AppliedTemplate(REVISION, ours), anew=True)
+def _newly_rendered(rendered: Mapping[str, Any]) -> Template:
+    return Template(AppliedTemplate(REVISION, rendered), newly_rendered=True)
 
 
-def _unchanged(spec: MedplumAgentSpec, before: MedplumAgentSpec, render: Render, ours: Mapping[str, Any]) -> bool:
-    """Whether two specs come to the same pod: what differs from what was applied is then this release's doing."""
-    return spec == before or render(before) == ours
+def _renders_alike(
+    spec: MedplumAgentSpec, before: MedplumAgentSpec, render: Render, rendered: Mapping[str, Any]
+) -> bool:
+    """Whether two specs render to the same pod. If so, only the release makes a difference to the applied template."""
+    return spec == before or render(before) == rendered
 
 
-def _kept(applied: AppliedTemplate, ours: Mapping[str, Any], *, refreshed: bool) -> Template:
-    if applied.template == ours:
+def _keep_applied(applied: AppliedTemplate, rendered: Mapping[str, Any], *, refreshed: bool) -> Template:
+    if applied.template == rendered:
         return Template(applied)
     if applied.revision < REQUIRED_REVISION or refreshed:
-        return _fresh(ours)
-    return Template(applied, waits=_difference(ours, applied))
+        return _newly_rendered(rendered)
+    return Template(applied, pending_update=_difference(rendered, applied))
 
 
-def _asked_for(observed: Observed) -> bool:
-    asked = refresh_asked_for(observed.agent)
+def _refresh_requested(observed: Observed) -> bool:
+    asked = requested_refresh(observed.agent)
     record = observed.record
     return asked is not None and (record is None or asked != record.refresh)
 
 
-def _difference(ours: Mapping[str, Any], applied: AppliedTemplate) -> str:
-    """The first field that differs, in either direction; empty where nothing but the fingerprint does."""
-    found = first_difference(_unsealed(ours), applied.template)
-    if found is None and applied.revision:  # one that the API server wrote out has more fields than we render, always
-        found = first_difference(_unsealed(applied.template), ours)
+def _difference(rendered: Mapping[str, Any], applied: AppliedTemplate) -> str:
+    """The first field that differs, in either direction; empty if only the fingerprint differs."""
+    found = first_difference(_without_hash(rendered), applied.template)
+    if (
+        found is None and applied.revision
+    ):  # revision 0 is the API server's form, which always has more fields than we render
+        found = first_difference(_without_hash(applied.template), rendered)
     return found or ""
 
 
-def _seal(template: Mapping[str, Any]) -> str | None:
+def _hash_of(template: Mapping[str, Any]) -> str | None:
     found: str | None = (template["metadata"].get("annotations") or {}).get(names.TEMPLATE_HASH)
     return found
 
 
-def _unsealed(template: Mapping[str, Any]) -> dict[str, Any]:
+def _without_hash(template: Mapping[str, Any]) -> dict[str, Any]:
     metadata = template["metadata"]
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k != names.TEMPLATE_HASH}
     return {**template, "metadata": {**metadata, "annotations": annotations}}

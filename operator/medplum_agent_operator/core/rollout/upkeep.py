@@ -1,4 +1,4 @@
-"""A pass that replaces no pod: drift is repaired, changes that need no rollout are applied, progress is reported.
+"""A pass that replaces no pod: repair drift, apply changes that need no rollout, report progress.
 
 Called by `plan` and `rollback`. Pure.
 """
@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.findings import Finding, Message, news
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.records import current
+from medplum_agent_operator.core.rollout.records import current_record
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 
 _RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, names.APPLIED_TEMPLATE, names.LAST_GOOD)}
@@ -23,17 +23,17 @@ _RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, na
 
 
 def upkeep(this: Pass, spec: MedplumAgentSpec, actions: tuple[Apply, ...]) -> Step:
-    """Apply what replaces no pod and report how far the rollout under way has come, or that nothing is pending."""
-    record = current(this.observed, spec, now=this.now)
+    """Apply what replaces no pod, and report how far the rollout under way has come or that nothing is pending."""
+    record = current_record(this.observed, spec, now=this.now)
     state = progress.under_way_or_at_rest(this.observed, record, spec, now=this.now)
-    worth_an_event = [action for action in actions if not _is_our_own_business(action, this.observed)]
+    worth_an_event = [action for action in actions if not _is_internal(action, this.observed)]
     if worth_an_event:
         state = replace(state, findings=(*state.findings, _applied(this.observed, worth_an_event)))
     return Step(state, record, actions)
 
 
 def report_first(this: Pass, spec: MedplumAgentSpec) -> Step:
-    """Status lacks the latest rollout: write it there before the next one begins, or a crash now would lose it."""
+    """Write the latest rollout to status before the next one begins: a crash in between would lose it."""
     step = upkeep(this, spec, ())
     return replace(step, progress=replace(step.progress, defer_reporting=False, requeue_at=this.now))
 
@@ -45,8 +45,8 @@ def _applied(observed: Observed, actions: list[Apply]) -> Finding:
     return news(Reason.SPEC_APPLIED, Message(f"Applied the spec without a rollout: {what}."))
 
 
-def _is_our_own_business(action: Apply, observed: Observed) -> bool:
-    """Whether nobody needs an Event about it: the strategy after a recreate, our own records, the Service's way to a gate."""
+def _is_internal(action: Apply, observed: Observed) -> bool:
+    """Whether an action is not worth an Event: the strategy after a recreate, our own records, the Service's selector for a gate."""
     return (
         (observed.activation.settled and action.difference == "spec.strategy.type")
         or action.difference in _RECORDS
@@ -55,8 +55,8 @@ def _is_our_own_business(action: Apply, observed: Observed) -> bool:
 
 
 def _only_redirects(action: Apply, observed: Observed) -> bool:
-    """Whether an action only moves the Service from the agent to its gate, or back."""
+    """Whether an action only points the Service to the gate, or back to the agent."""
     if action.kind != "Service" or action.live is None or not action.difference.startswith("spec.selector"):
         return False
-    ours = (gate_pod.gate_selector(observed.agent), selector(observed.agent))
-    return (action.live.get("spec") or {}).get("selector") in ours
+    selectors = (gate_pod.gate_selector(observed.agent), selector(observed.agent))
+    return (action.live.get("spec") or {}).get("selector") in selectors
