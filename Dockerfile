@@ -15,7 +15,7 @@ RUN python3 -m venv --without-pip /opt/operator && python3 -m venv /opt/build &&
       requirements-dev.txt > requirements-build.txt && \
     /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements-build.txt && \
     /opt/build/bin/pip --python /opt/operator/bin/python3 install --no-compile --require-hashes --only-binary :all: -r requirements.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml LICENSE ./
 COPY operator ./operator
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir dist . && \
     /opt/build/bin/pip --python /opt/operator/bin/python3 install --no-compile --no-deps dist/*.whl

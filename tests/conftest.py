@@ -1,4 +1,4 @@
-"""For all tests: the fixtures of the local cluster, the markers `cluster` and `nodes`, and no deadlines on busy machines.
+"""For all tests: the fixtures of the local cluster, the markers `cluster` and `nodes`, no deadlines on busy machines, no inherited signals.
 
 A test gets its marker from its fixtures. A test that starts a cluster without a fixture must carry the marker itself;
 if it forgets, the cluster refuses to start.
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.cluster import marks
+from tests.support.signals import pass_on_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,6 +21,7 @@ pytest_plugins = ["tests.support.cluster.fixtures"]
 
 settings.register_profile("on any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("on any machine")
+pass_on_nothing()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -99,6 +99,7 @@ class Operator:
             config=Config(
                 image_repository=settings.image_repository,
                 nodes_watched=settings.watch_nodes,
+                eviction_taints=settings.eviction_taints,
                 gate_image=settings.gate_image or facts.own_image,
                 namespaces=facts.namespaces,
             ),
@@ -226,9 +227,6 @@ async def _serve(settings: Settings) -> int:
 
 def main() -> None:
     """Run the console script."""
-    if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"medplum-agent-operator {_version()}\n")
-        return
     try:
         settings = Settings.load(sys.argv[1:])
         set_up_logging(as_json=settings.log_format == "json", level=settings.log_level)

@@ -16,6 +16,7 @@ from typing import Any, assert_never
 
 from medplum_agent_operator.api.agent import KIND
 from medplum_agent_operator.core.observed.identity import Claim, Identity, Name, claimant, claims_on
+from medplum_agent_operator.core.observed.nodes import HARD_EFFECTS
 from medplum_agent_operator.core.observed.pods import ENDED
 from medplum_agent_operator.core.observed.resource_version import age, number
 from medplum_agent_operator.kinds import KINDS, POD, Cached
@@ -228,7 +229,13 @@ def _slim_agent(raw: Object) -> Object:
 def _slim_node(raw: Object) -> Object:
     """A node with only what `core.observed.nodes` reads. A whole node is large: images, addresses, capacities."""
     metadata = {key: raw["metadata"][key] for key in ("name", "uid", "resourceVersion") if key in raw["metadata"]}
-    spec = {"unschedulable": True} if (raw.get("spec") or {}).get("unschedulable") else {}
+    whole = raw.get("spec") or {}
+    taints = [
+        {key: taint[key] for key in ("key", "value", "effect") if key in taint}
+        for taint in whole.get("taints") or ()
+        if taint.get("effect") in HARD_EFFECTS
+    ]
+    spec = ({"unschedulable": True} if whole.get("unschedulable") else {}) | ({"taints": taints} if taints else {})
     # Whether the kubelet stopped reporting, and since when. While it reports, the time of its last report does not matter.
     conditions = (raw.get("status") or {}).get("conditions") or ()
     lost = [c for c in conditions if c.get("type") == "Ready" and c.get("status") == "Unknown"]

@@ -4,6 +4,16 @@ LONGEST_MESSAGE = 2000
 """How many characters of an API server's answer are shown. A condition has at most 32 KiB, and a webhook may return any text."""
 
 
+def sentence(words: object) -> str:
+    r"""Return a library's words as a sentence, so that another one may follow.
+
+    >>> sentence("no such file\n"), sentence(ValueError("No.")), sentence("lab is forbidden: "), sentence("")
+    ('no such file.', 'No.', 'lab is forbidden.', '')
+    """
+    text = str(words).rstrip(" :\n\r\t")
+    return text if not text or text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 class OperatorError(Exception):
     """Base of this package's own exceptions. The text is a complete sentence that says what to do."""
 

@@ -29,7 +29,7 @@ class Cached(StrEnum):
     AGENT = "the object, and the managed fields of its metadata: they show who set an approval"
     POD = "metadata and status; of the spec the node, and the name and image of each container"
     STATUS = "metadata and status"
-    CORDON = "whether the node is cordoned, and since when its kubelet does not report"
+    CORDON = "whether the node is cordoned, its taints that keep pods away, and since when its kubelet does not report"
 
 
 @dataclass(frozen=True, slots=True)

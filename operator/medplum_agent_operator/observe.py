@@ -159,7 +159,7 @@ class Observer:
         if raw is None:
             return None
         _assert_not_older(seen, agent=raw, deployment=deployment, pods_as_of=as_of)
-        nodes = await self._with_live_cordons(self._nodes_of(pods))
+        nodes = await self._with_live_departures(self._nodes_of(pods))
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
         # A Job that fetches an image stays as the watches saw it: since then it can only have progressed.
         claims = self._claims_seen(key, raw)
@@ -197,12 +197,17 @@ class Observer:
         )
         return _runs(deployment, pods, identity)
 
-    async def _with_live_cordons(self, nodes: Sequence[Object]) -> list[Object]:
-        """Read cordoned nodes live, because an agent is moved off them. The others stay as the watches saw them."""
-        cordoned = [node["metadata"]["name"] for node in nodes if (node.get("spec") or {}).get("unschedulable")]
-        live = await asyncio.gather(*(self._cluster.get(NODE, None, name) for name in cordoned))
-        others = [node for node in nodes if node["metadata"]["name"] not in cordoned]
+    async def _with_live_departures(self, nodes: Sequence[Object]) -> list[Object]:
+        """Read cordoned and tainted nodes live, because an agent is moved off them. The others stay as the watches saw them."""
+        closed = [node["metadata"]["name"] for node in nodes if _is_closed(node.get("spec") or {})]
+        live = await asyncio.gather(*(self._cluster.get(NODE, None, name) for name in closed))
+        others = [node for node in nodes if node["metadata"]["name"] not in closed]
         return [*others, *(node for node in live if node is not None)]
+
+
+def _is_closed(node: Object) -> bool:
+    """Whether a node keeps pods away. `node`: its spec."""
+    return bool(node.get("unschedulable") or node.get("taints"))
 
 
 def _runs(deployment: Object | None, pods: Sequence[Object], identity: Identity) -> bool:

@@ -5,17 +5,30 @@ Read by `__main__` and `startup_checks`. An invalid setting ends the process wit
 
 import os
 import re
+from argparse import Action, ArgumentParser
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from importlib.metadata import version
+from inspect import cleandoc
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliImplicitFlag,
+    CliSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from medplum_agent_operator.errors import StartupError
 
 ENV_PREFIX: Final = "MEDPLUM_AGENT_OPERATOR_"
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+
+_TAINT: Final = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|(?<=/)\*)")
 
 
 class Settings(BaseSettings):
@@ -48,6 +61,11 @@ class Settings(BaseSettings):
         default=True,
         description="Watch nodes, so that a node drain hands an agent over to another node (from 4.2.4 on). Needs the ClusterRole "
         "medplum-agent-operator-nodes. If off, every node drain stops the agent and starts it elsewhere.",
+    )
+    eviction_taints: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Keys of further node taints that announce a node drain, separated by commas; prefix/* for all keys with a prefix. "
+        "Those of Karpenter, cluster-autoscaler, GKE and AWS's node termination handler are known.",
     )
     gate_image: str | None = Field(
         default=None,
@@ -82,7 +100,7 @@ class Settings(BaseSettings):
         default=30.0, ge=1, le=300, description="Timeout of one request to the API server. In seconds."
     )
 
-    @field_validator("namespaces", mode="before")
+    @field_validator("namespaces", "eviction_taints", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -97,6 +115,16 @@ class Settings(BaseSettings):
         for name in value:
             if not _DNS_LABEL.fullmatch(name):
                 raise ValueError(f"{name!r} is not a namespace's name; use names such as clinic-a,clinic-b")
+        return value
+
+    @field_validator("eviction_taints")
+    @classmethod
+    def _are_taints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for key in value:
+            if not _TAINT.fullmatch(key):
+                raise ValueError(
+                    f"{key!r} is not the key of a taint; use keys such as example.org/patching or example.org/*"
+                )
         return value
 
     @field_validator("image_repository")
@@ -115,13 +143,32 @@ class Settings(BaseSettings):
         Raises:
             StartupError: with a sentence per invalid setting.
         """
-        _check_names(os.environ)
+        source: CliSettingsSource[ArgumentParser] = CliSettingsSource(cls, add_argument_method=_add_flag)
+        parser = source.root_parser
+        parser.description = cleandoc(cls.__doc__ or "")
+        parser.add_argument(
+            "--version",
+            action="version",
+            version=f"%(prog)s {version('medplum-agent-operator')}",
+            help="Show the version and exit.",
+        )
         try:
-            return CliApp.run(cls, cli_args=arguments)
+            found = CliApp.run(cls, cli_args=arguments, cli_settings_source=source)
+            _check_names(os.environ)
         except ValidationError as fault:
             raise StartupError("\n".join(_sentence(error) for error in fault.errors())) from fault
         except SettingsError as fault:
             raise StartupError(f"The settings cannot be read: {fault}") from fault
+        return found
+
+
+def _add_flag(parser: ArgumentParser, *names: str, **options: Any) -> Action:
+    """Add a flag as people write it: a value is named after its flag, and a default is shown only where one exists."""
+    if not str(options.get("metavar", "{")).startswith("{"):
+        options["metavar"] = names[0].lstrip("-").replace("-", "_").upper()
+    if isinstance(options.get("help"), str):
+        options["help"] = options["help"].removesuffix(" (default: None)").removesuffix(" (default: ())")
+    return ArgumentParser.add_argument(parser, *names, **options)
 
 
 def _check_names(environment: Mapping[str, str]) -> None:

@@ -94,7 +94,7 @@ async def _readable(kube: Kube, namespaces: tuple[str, ...]) -> tuple[tuple[str,
     for namespace, refusal in left_out.items():
         log.error(
             "namespace %s is left out: %s If it no longer exists, remove it from --namespaces. If it does, give the operator's service account its "
-            "rights there (manifests/overlays/one-namespace); the operator then restarts automatically.",
+            "rights there (manifests/overlays/one-namespace in the operator's sources); the operator then restarts automatically.",
             namespace,
             refusal,
         )
@@ -120,11 +120,14 @@ def _hint(fault: ClusterError) -> str:
         case 403 if "/nodes" in str(fault):
             return (
                 "The operator reads nodes so that a node drain hands agents over. Bind the ClusterRole medplum-agent-operator-nodes "
-                "(manifests/base/rbac.yaml) to its service account. Or set --no-watch-nodes: then a node drain stops an agent and starts it elsewhere."
+                "(manifests/base/rbac.yaml in the operator's sources) to its service account. Or set --no-watch-nodes: then a node drain stops an agent and starts it elsewhere."
             )
         case 404:
-            return "Is the CRD installed? kubectl apply -f crds/medplumagents.yaml"
+            return (
+                "Is the CRD installed? Run kubectl apply --server-side -f crds/medplumagents.yaml in the operator's sources. "
+                "The installed package prints it too: python -m medplum_agent_operator.api.crd"
+            )
         case 401 | 403:
-            return "Does the service account have the rights in manifests/base? To watch only some namespaces, set --namespaces."
+            return "Does the service account have the rights of manifests/base in the operator's sources? To watch only some namespaces, set --namespaces."
         case _:
             return "Is the API server there, and is it the right one?"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -13,19 +16,33 @@ from tests.support.audit import writes_of_the_operator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.support.cluster import Cluster
     from tests.support.world import World
 
-API_VERSION = "admissionregistration.k8s.io/v1"
+GROUP = "admissionregistration.k8s.io"
 FROM, TO = "registry.example.org", "mirror.example.org"
 
 
-def policy(name: str) -> list[dict[str, Any]]:
+def served_version(cluster: Cluster) -> str:
+    """The newest version of MutatingAdmissionPolicy that this API server serves (v1 since 1.36); skips the test if there is none."""
+    known = json.loads(cluster.kubectl("get", "--raw", "/apis").stdout)["groups"]
+    versions = [each["version"] for group in known if group["name"] == GROUP for each in group["versions"]]
+    for version in sorted(versions, key=len):  # v1, v1beta1, v1alpha1
+        served = json.loads(cluster.kubectl("get", "--raw", f"/apis/{GROUP}/{version}").stdout)["resources"]
+        if any(resource["kind"] == "MutatingAdmissionPolicy" for resource in served):
+            return f"{GROUP}/{version}"
+    pytest.skip(
+        "this API server serves no MutatingAdmissionPolicy: it needs 1.36, or an older one with the API switched on"
+    )
+
+
+def policy(name: str, api_version: str) -> list[dict[str, Any]]:
     """Let images in Deployments of the namespace of this name come from a mirror, as admission policies that also match controllers do."""
     image = "/spec/template/spec/containers/0/image"
     value = f'object.spec.template.spec.containers[0].image.replace("{FROM}", "{TO}")'
     return [
         {
-            "apiVersion": API_VERSION,
+            "apiVersion": api_version,
             "kind": "MutatingAdmissionPolicy",
             "metadata": {"name": name},
             "spec": {
@@ -51,7 +68,7 @@ def policy(name: str) -> list[dict[str, Any]]:
             },
         },
         {
-            "apiVersion": API_VERSION,
+            "apiVersion": api_version,
             "kind": "MutatingAdmissionPolicyBinding",
             "metadata": {"name": name},
             "spec": {"policyName": name},
@@ -62,7 +79,7 @@ def policy(name: str) -> list[dict[str, Any]]:
 @pytest.fixture
 def mirrored(world: World) -> Iterator[World]:
     """A world with that policy in force."""
-    objects = yaml.safe_dump_all(policy(world.namespace))
+    objects = yaml.safe_dump_all(policy(world.namespace, served_version(world.cluster)))
     world.cluster.kubectl("apply", "-f", "-", input=objects)
 
     def in_force() -> bool:
@@ -96,3 +113,35 @@ def test_the_operator_does_not_revert_what_a_policy_changed(mirrored: World) -> 
     since = datetime.now(UTC) + timedelta(seconds=2)
     world.wait(lambda: datetime.now(UTC) > since + timedelta(seconds=8), "eight quiet seconds")
     assert [] == writes_of_the_operator(world, since)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An API server that serves the kind in these versions of its group."""
+
+    versions: tuple[str, ...]
+
+    def kubectl(self, *arguments: str) -> SimpleNamespace:
+        """Answer `get --raw`: v1 of the group is always there, for the older kinds of policies."""
+        path = arguments[-1]
+        known = [{"version": version} for version in ("v1", "v1beta1", "v1alpha1")]
+        kinds = [
+            "ValidatingAdmissionPolicy",
+            *(["MutatingAdmissionPolicy"] if path.rpartition("/")[2] in self.versions else []),
+        ]
+        answer = {"groups": [{"name": GROUP, "versions": known}], "resources": [{"kind": kind} for kind in kinds]}
+        return SimpleNamespace(stdout=json.dumps(answer))
+
+
+@pytest.mark.parametrize(
+    ("versions", "found"),
+    [(("v1", "v1beta1"), "v1"), (("v1alpha1", "v1beta1"), "v1beta1"), (("v1alpha1",), "v1alpha1"), ((), None)],
+)
+def test_what_is_served_is_used(versions: tuple[str, ...], found: str | None) -> None:
+    """The newest version; without any the test above is skipped, with the reason."""
+    server = cast("Cluster", Server(versions))
+    if found is None:
+        with pytest.raises(pytest.skip.Exception, match="serves no MutatingAdmissionPolicy"):
+            served_version(server)
+    else:
+        assert f"{GROUP}/{found}" == served_version(server)

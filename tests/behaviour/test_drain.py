@@ -181,3 +181,17 @@ def test_a_node_s_own_reports_cost_nothing(world: World, nodes: list[str]) -> No
         f"{c['verb']} {resource(c)}" for c in calls_of_the_operator(world, since) if c["verb"] not in {"watch", "list"}
     ]
     assert [] == calls
+
+
+def test_a_taint_that_announces_evictions_is_a_handoff(world: World, nodes: list[str]) -> None:
+    """As Karpenter does it: a taint and no cordon. The eviction is refused until the agent is on the other node."""
+    world.install("5.1.15", podTemplate=on_own_nodes(world, tolerations=[{"key": "pool", "operator": "Exists"}]))
+    wait_for_the_budget(world)
+    here = node_of(world)
+    (other,) = set(nodes) - {here}
+    world.kubectl("taint", "node", here, "karpenter.sh/disrupted:NoSchedule")
+    assert "TooManyRequests" in evict(world, "-v=9")
+    world.wait(lambda: len(world.pods()) == 1 and node_of(world) == other, "the move")
+    world.wait_for_phase("Running", "5.1.15")
+    assert here == world.status()["history"][0]["movedOff"]
+    assert 2 == world.recorder.most_running["front-desk"]

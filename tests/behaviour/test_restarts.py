@@ -156,17 +156,26 @@ def test_resync_finds_what_no_watch_reports(empty_world: World) -> None:
 
 
 def test_converged_operator_writes_nothing_even_after_a_restart(world: World) -> None:
-    """Three agents, one of them refused: no write for a while, and none after a restart of the operator."""
-    world.apply(agent_manifest("one"), agent_manifest("two", "4.2.3"), agent_manifest("three", "5.1.15"))
-    for name in ("one", "two", "three"):
+    """Four agents, one of them refused and one behind a gate: no write for a while, and none after a restart of the operator."""
+    behind_a_gate = agent_manifest("four", gate={"enabled": True})
+    world.apply(agent_manifest("one"), agent_manifest("two", "4.2.3"), agent_manifest("three", "5.1.15"), behind_a_gate)
+    for name in ("one", "two", "three", "four"):
         world.wait_for_phase("Running", name=name)
     world.set_version("4.2.3", "three")
     world.wait_for_phase("AwaitingApproval", name="three")
     world.wait(lambda: world.events("DowngradeNotApproved", "three"), "the last Event")
+    world.wait(lambda: forwarding(world) == "GatesUnreachable", "the gates were asked")
     since = datetime.now(UTC) + timedelta(milliseconds=200)
     world.wait(lambda: datetime.now(UTC) > since + timedelta(seconds=5), "five quiet seconds")
     world.operators[-1].stop()
     again = world.start_operator("--resync-seconds", "5")
-    world.wait(lambda: datetime.now(UTC) > since + timedelta(seconds=15), "two resyncs")
+    started = datetime.now(UTC)
+    world.wait(lambda: datetime.now(UTC) > started + timedelta(seconds=14), "two resyncs, and the gates were asked")
     assert 200 == again.get("/healthz")[0]
     assert [] == writes_of_the_operator(world, since)
+
+
+def forwarding(world: World) -> str | None:
+    """What is known about the traffic through the gate: the condition's reason; None if there is none yet."""
+    conditions = world.status("four")["conditions"]
+    return next((str(each["reason"]) for each in conditions if each["type"] == "Forwarding"), None)

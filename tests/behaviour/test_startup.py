@@ -83,6 +83,7 @@ def test_help_documents_every_setting() -> None:
         "--workers",
     ):
         assert flag in text
+    assert "tuple[" not in text
     assert run("--version").stdout.startswith("medplum-agent-operator ")
 
 
@@ -92,7 +93,7 @@ def test_missing_crd_is_reported_with_the_command_that_installs_it(cluster: Clus
     kubeconfig["clusters"][0]["cluster"]["server"] += "/nothing-here"
     path = tmp_path / "config"
     path.write_text(json.dumps(kubeconfig))
-    assert "kubectl apply -f crds/medplumagents.yaml" in refused_start(path, tmp_path / "log")
+    assert "kubectl apply --server-side -f crds/medplumagents.yaml" in refused_start(path, tmp_path / "log")
 
 
 def test_the_start_does_not_wait_for_an_untrusted_api_server(cluster: Cluster, tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ async def test_messages_of_a_lost_device_arrive_behind_many_frames_without_a_mes
         old.writers[0].write(answer("FIRST"))
         await until(lambda: ["FIRST", "A", "B", "C"] == old.got, 30)
         await until(lambda: not running.relay.devices)
-        assert 20_000 == running.counted.of[Kind.EMPTY]
+        assert 20_000 == running.counted.counts[Kind.EMPTY]
 
 
 def conversations(running: Gate) -> list[Conversation]:

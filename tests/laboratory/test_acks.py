@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from tests.support.doubles.agent.framers import frame
 from tests.support.doubles.agent.version import AgentTraits
 from tests.support.doubles.stage import hl7
 
+NOON = datetime(2026, 1, 1, 12, 0, 0, 7000, tzinfo=UTC)
+
 
 def dialect(version: str, **parameters: str) -> Dialect:
     """How a channel of that version speaks."""
@@ -20,7 +23,7 @@ def dialect(version: str, **parameters: str) -> Dialect:
 
 def acks(version: str, **parameters: str) -> list[bytes | None]:
     """What is said at once to two messages in one read (or one, for the old framer)."""
-    conversation = Hl7Conversation(dialect(version, **parameters), lambda: ("20260101", "1"))
+    conversation = Hl7Conversation(dialect(version, **parameters), lambda: NOON)
     return [arrival.ack for read in (frame(hl7("A")), frame(hl7("B"))) for arrival in conversation.feed(read)]
 
 
@@ -37,11 +40,15 @@ def acks(version: str, **parameters: str) -> list[bytes | None]:
     ],
 )
 def test_what_is_said_on_receipt(version: str, enhanced: str, codes: str | None) -> None:
-    """Nothing in original mode, and in a mode that this version does not know; else CA or AA, in order."""
+    """Nothing in original mode, and in a mode that this version does not know; else CA or AA, in order.
+
+    MSH-10 of these is the time, so two of one millisecond have the same.
+    """
+    said = {"CA": "Commit Accept", "AA": "OK"}.get(codes or "")
     expected = [
         None
         if codes is None
-        else f"\x0bMSH|^~\\&|LAB|H2|ADT|H1|20260101||ACK^A01|1|P|2.5\rMSA|{codes}|{id_}|OK\x1c\r".encode()
+        else f"\x0bMSH|^~\\&|LAB|H2|ADT|H1|20260101120000.7||ACK^A01|1767268800007|P|2.5\rMSA|{codes}|{id_}|{said}\x1c\r".encode()
         for id_ in "AB"
     ]
     assert expected == acks(version, enhanced=enhanced)
@@ -80,13 +87,38 @@ def test_enhanced_aa_swallows_the_server_s_answer() -> None:
     assert None is answer_for_device(dialect("5.1.15", enhanced="aa"), {"statusCode": 200, "body": ACK})
 
 
-def test_crlf_becomes_cr_up_to_5_0() -> None:
-    """The rest of the text stays as it is."""
-    text = "MSH|^~\\&|\r\nPID|1\r\n"
+@pytest.mark.parametrize(
+    ("header", "begins", "ends"),
+    [
+        (
+            "MSH|^~\\&|A|B|C|D|1||ADT^A01^ADT_A01|M1|T",
+            "MSH|^~\\&|C|D|A|B|",
+            "||ACK^A01^ACK|1767268800007|P|2.5.1\rMSA|AA|M1|OK",
+        ),
+        ("MSH|^~\\&|A|B|C|D|1||ORU|M1|P|", "MSH|^~\\&|C|D|A|B|", "||ACK|1767268800007|P|\rMSA|AA|M1|OK"),
+        ("MSH|^~\\&#|A|B|C|D|1||ADT^A01|M1|P|2.8", "MSH|^~\\&|C|D|A|B|", "||ACK^A01|1767268800007|P|2.8\rMSA|AA|M1|OK"),
+        ("MSH#*~\\&#A#B#C#D#1##ADT*A01#M1#P#2.5", "MSH#*~\\&#C#D#A#B#", "##ACK*A01#1767268800007#P#2.5\rMSA#AA#M1#OK"),
+        ("MSH", "MSH||||||", "||ACK|1767268800007|P|2.5.1\rMSA|AA||OK"),
+    ],
+    ids=["structure", "no trigger", "five encoding characters", "other separators", "nothing but MSH"],
+)
+def test_acknowledgements_of_other_headers(header: str, begins: str, ends: str) -> None:
+    """As upstream builds them."""
+    ack = reader.acknowledgement(header, "AA", at=NOON)
+    assert (begins, ends) == (ack[: len(begins)], ack[len(begins) :].removeprefix("20260101120000.7"))
+    assert "M1" in ends or header == "MSH"
+
+
+def test_any_run_of_line_ends_becomes_one_cr_up_to_5_0() -> None:
+    """In both directions; the rest of the text stays as it is."""
+    text = "MSH|^~\\&|\r\nPID|1\r\rPV1\n"
 
     def received(version: str) -> list[str]:
-        conversation = Hl7Conversation(dialect(version), lambda: ("", ""))
+        conversation = Hl7Conversation(dialect(version), lambda: NOON)
         return [arrival.text for arrival in conversation.feed(frame(text))]
 
-    assert ["MSH|^~\\&|\rPID|1\r"] == received("5.0.14") == received("4.5.2")
+    rebuilt = "MSH|^~\\&|\rPID|1\rPV1\r"
+    assert [rebuilt] == received("5.0.14") == received("4.5.2")
     assert [text] == received("5.1.0")
+    assert frame(rebuilt) == answer_for_device(dialect("5.0.14"), {"body": text})
+    assert frame(text) == answer_for_device(dialect("5.1.0"), {"body": text})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -14,6 +14,7 @@ from tests.support.doubles.hl7 import field
 from tests.support.doubles.stage import arrived, device, free_port, hl7, is_open, medplum, running_agent, until
 
 if TYPE_CHECKING:
+    from tests.support.doubles.medplum.records import Push
     from tests.support.doubles.medplum.server import MedplumServer
 
 BOTH = pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
@@ -52,15 +53,31 @@ async def test_no_port_without_a_server() -> None:
                 pass
 
 
-async def test_no_port_before_the_configuration() -> None:
-    """An agent that the server does not know yet is connected to nothing and binds nothing."""
+async def test_a_token_that_is_to_be_renewed_at_once() -> None:
+    """The agent hangs at its start: no port, no WebSocket, no end. With a longer life it is fine."""
     port = free_port()
-    async with medplum(agent="other") as server, running_agent(server, "5.1.15"):
-        await asyncio.sleep(0.2)
-        assert not await is_open(port)
-        server.directory.put_agent("a1", {"channels": [{"name": "c0", "address": f"mllp://0.0.0.0:{port}"}]})
-        async with device(port):
+    async with medplum(f"mllp://0.0.0.0:{port}", tokenSeconds=299) as server:
+        async with running_agent(server, "5.1.15"):
+            await until(lambda: bool(server.directory.tokens))
+            server.behaviour.tokenSeconds = 320
+            await asyncio.sleep(0.3)
+            assert ([], False) == (server.book.connections, await is_open(port))
+        async with running_agent(server, "5.1.15"), device(port):
             pass
+
+
+@pytest.mark.parametrize("steady", [True, False])
+async def test_pauses_grow_until_a_socket_was_steady(monkeypatch: pytest.MonkeyPatch, *, steady: bool) -> None:
+    """A socket that was cut soon after it opened does not put the pauses back to their first length."""
+    monkeypatch.setattr("tests.support.doubles.agent.link._STEADY_SECONDS", 0 if steady else 60)
+    async with medplum() as server, running_agent(server, "5.1.15", reconnect_ms=200):
+        for count in (1, 2, 3):
+            await until(lambda count=count: count == len(server.book.connections))  # type: ignore[misc]
+            server.sockets.cut_all()
+        await until(lambda: 4 == len(server.book.connections))
+        third, fourth = server.book.connections[2:]
+        assert third.disconnected_at is not None
+        assert steady == (fourth.connected_at - third.disconnected_at < 0.3)
 
 
 @BOTH
@@ -76,7 +93,7 @@ async def test_original_mode(version: str) -> None:
             assert ("AA", "M1") == (field(ack, "MSA", 1), field(ack, "MSA", 2))
         (message,) = server.book.messages
         assert ("M1", "a1", "c0") == (message.control_id, message.agent, message.channel)
-        assert message.version.startswith(f"{version}-")
+        assert "unknown" == server.book.connections[message.connection].version
         assert [hl7("M1")] == server.book.bodies
 
 
@@ -274,13 +291,18 @@ async def test_zombie_by_a_switch() -> None:
 async def test_one_failed_refresh_of_the_token(version: str, got: list[str]) -> None:
     """Before 5.1.18 it silences the agent for good; later it is tried again."""
     port = free_port()
-    async with medplum(f"mllp://0.0.0.0:{port}", tokenSeconds=0) as server, running_agent(server, version):
-        async with device(port) as one:
-            server.behaviour.refuseTokens = True
-            await one.send_message("M1")
-            await asyncio.sleep(0.15)
-            server.behaviour.refuseTokens = False
-            await arrive(server, got)
+    async with (
+        medplum(f"mllp://0.0.0.0:{port}", tokenSeconds=600) as server,
+        # By default a token is renewed 300 s before its end; this one 100 ms after it was given.
+        running_agent(server, version, token_grace_ms=599_900),
+        device(port) as one,
+    ):
+        await asyncio.sleep(0.1)
+        server.behaviour.refuseTokens = True
+        await one.send_message("M1")
+        await asyncio.sleep(0.15)
+        server.behaviour.refuseTokens = False
+        await arrive(server, got)
         assert None is server.book.connections[0].disconnected_at
 
 
@@ -319,26 +341,125 @@ async def test_a_server_that_falls_silent_is_left() -> None:
         await until(lambda: 2 <= len(server.book.connections))
 
 
+class Printer:
+    """A device that takes pushes: its connections, what came, and what it answers to a control id."""
+
+    def __init__(self, *answers: bytes) -> None:
+        """Answer one after the other, and the last one again and again."""
+        self._answers = list(answers)
+        self.received: list[str] = []
+        self.opened = 0
+        self.ended = 0
+
+    @property
+    def remote(self) -> str:
+        """Where pushes go."""
+        return f"mllp://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}"
+
+    async def __aenter__(self) -> Self:
+        """Listen."""
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        try:
+            while True:
+                message = (await reader.readuntil(END))[1:-2].decode()
+                self.received.append(message)
+                answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+                if not answer:
+                    break
+                writer.write(answer.replace(b"ID", field(message, "MSH", 9).encode()))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            self.ended += 1
+            writer.close()
+
+
+async def connected(server: MedplumServer, count: int = 1) -> None:
+    """Wait for these agents; until they have read their configuration they refuse pushes."""
+    await until(lambda: count == len(server.book.connections))
+    await asyncio.sleep(0.1)
+
+
+async def push(server: MedplumServer, remote: str, control_id: str) -> Push:
+    """Push one message."""
+    return await server.sockets.push("a1", remote=remote, body=hl7(control_id), channel=None)
+
+
 async def test_pushes_go_to_every_socket_of_an_agent() -> None:
     """Two agents of one identity: the device gets the message twice, and the server gets two answers."""
-    received = []
+    async with (
+        Printer(frame("MSH|^~\\&|\rMSA|AA|ID")) as printer,
+        medplum() as server,
+        running_agent(server, "4.2.4"),
+        running_agent(server, "5.1.15"),
+    ):
+        await connected(server, 2)
+        sent = await push(server, printer.remote, "P1")
+        await until(lambda: 2 == len(sent.answers))
+    assert [hl7("P1")] * 2 == printer.received
+    assert {(200, "MSH|^~\\&|\rMSA|AA|P1")} == {(answer["statusCode"], answer["body"]) for answer in sent.answers}
+    assert {0, 1} == {answer["connection"] for answer in sent.answers}
 
-    async def printer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        received.append((await reader.readuntil(END))[1:-2].decode())
-        writer.write(frame("MSH|^~\\&|\rMSA|AA|P1"))
-        await writer.drain()
-        writer.close()
 
-    listener = await asyncio.start_server(printer, "127.0.0.1", 0)
-    remote = f"mllp://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-    async with listener, medplum() as server, running_agent(server, "4.2.4"), running_agent(server, "5.1.15"):
-        await until(lambda: 2 == len(server.book.connections))
-        await asyncio.sleep(0.1)  # until both have read their configuration: before, they refuse
-        push = await server.sockets.push("a1", remote=remote, body=hl7("P1"), channel=None)
-        await until(lambda: 2 == len(push.answers))
-    assert [hl7("P1")] * 2 == received
-    assert {(200, "MSH|^~\\&|\rMSA|AA|P1")} == {(answer["statusCode"], answer["body"]) for answer in push.answers}
-    assert {0, 1} == {answer["connection"] for answer in push.answers}
+@BOTH
+async def test_a_push_whose_device_closes_is_not_answered(version: str) -> None:
+    """Nothing at all, in any version: the server waits for ever. The next push has a connection of its own."""
+    async with (
+        Printer(b"", frame("MSH|^~\\&|\rMSA|AA|ID")) as printer,
+        medplum() as server,
+        running_agent(server, version),
+    ):
+        await connected(server)
+        lost = await push(server, printer.remote, "P1")
+        await until(lambda: 1 == printer.ended)
+        answered = await push(server, printer.remote, "P2")
+        await until(lambda: 1 == len(answered.answers))
+        assert ([], 2) == (lost.answers, printer.opened)
+
+
+@pytest.mark.parametrize(
+    ("version", "wrong"), [("4.5.2", 1), ("5.0.0", 0), ("5.1.15", 0)], ids=["any counts", "5.0.0 waits", "5.1.15 waits"]
+)
+async def test_a_push_s_answer_with_a_wrong_msa_2(version: str, wrong: int) -> None:
+    """Up to 4.5.2 any answer counts; later the agent waits for the right one, which here comes in the same write."""
+    wrong_one, right_one = frame("MSH|^~\\&|\rMSA|AA|other"), frame("MSH|^~\\&|\rMSA|AA|ID")
+    async with (
+        Printer(wrong_one, wrong_one + right_one) as printer,
+        medplum() as server,
+        running_agent(server, version),
+    ):
+        await connected(server)
+        first = await push(server, printer.remote, "P1")
+        await until(lambda: 1 == len(printer.received))
+        second = await push(server, printer.remote, "P2")
+        await until(lambda: 1 == len(second.answers))
+        assert wrong == len(first.answers)
+        assert ("other" if wrong else "P2") == field(second.answers[0]["body"], "MSA", 2)
+
+
+@pytest.mark.parametrize(("version", "ended"), [("4.5.2", 12), ("5.0.0", 0)])
+async def test_connections_of_pushes(version: str, ended: int) -> None:
+    """Up to 4.5.2 one for each message, closed after its ACK. From 5.0.0 on up to ten stay open, until a heartbeat finds them idle."""
+    async with (
+        Printer(frame("MSH|^~\\&|\rMSA|AA|ID")) as printer,
+        medplum() as server,
+        running_agent(server, version, heartbeat_ms=1_500),
+    ):
+        await connected(server)
+        for number in range(12):
+            sent = await push(server, printer.remote, f"P{number}")
+            await until(lambda sent=sent: 1 == len(sent.answers))  # type: ignore[misc]
+        await until(lambda: ended == printer.ended)
+        assert (12 if ended else 10) == printer.opened
+        await until(lambda: printer.opened == printer.ended)
 
 
 async def test_a_push_to_nobody_is_answered_with_400() -> None:
@@ -347,9 +468,9 @@ async def test_a_push_to_nobody_is_answered_with_400() -> None:
         await until(lambda: 1 == len(server.book.connections))
         await asyncio.sleep(0.1)
         for remote in (f"mllp://127.0.0.1:{free_port()}", "http://127.0.0.1"):
-            push = await server.sockets.push("a1", remote=remote, body=hl7("P1"), channel=None)
-            await until(lambda push=push: 1 == len(push.answers))  # type: ignore[misc]
-            assert 400 == push.answers[0]["statusCode"]
+            sent = await push(server, remote, "P1")
+            await until(lambda sent=sent: 1 == len(sent.answers))  # type: ignore[misc]
+            assert 400 == sent.answers[0]["statusCode"]
 
 
 async def test_reload_config() -> None:
@@ -362,6 +483,17 @@ async def test_reload_config() -> None:
         assert answer is not None
         assert 200 == answer["statusCode"]
         assert (False, True) == (await is_open(first), await is_open(second))
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+async def test_reload_config_that_cannot_be_read(status: int) -> None:
+    """The server gets an error, and the ports stay as they are."""
+    port = free_port()
+    async with medplum(f"mllp://0.0.0.0:{port}") as server, running_agent(server, "5.1.15"), device(port):
+        server.behaviour.readStatus = status
+        answer = await server.sockets.reload("a1", seconds=3)
+        assert answer is not None
+        assert ("agent:error", True) == (answer["type"], await is_open(port))
 
 
 async def test_a_busy_port_is_waited_for() -> None:

@@ -40,6 +40,7 @@ def test_examples_in_docstrings(module: ModuleType) -> None:
         ("has_byte_streams", "4.2.40", "4.3.0"),
         ("has_log_files", "4.3.13", "4.3.14"),
         ("finds_frames", "4.5.2", "5.0.0"),
+        ("keeps_push_connections", "4.5.2", "5.0.0"),
     ],
 )
 def test_what_comes_with_a_version(trait: str, last_without: str, first_with: str) -> None:
@@ -52,7 +53,7 @@ def test_what_comes_with_a_version(trait: str, last_without: str, first_with: st
     ("trait", "last_with", "first_without"),
     [
         ("reports_success_unbound", "4.5.2", "5.0.0"),
-        ("turns_crlf_into_cr", "5.0.14", "5.1.0"),
+        ("rebuilds_messages", "5.0.14", "5.1.0"),
         ("stays_a_zombie", "5.1.17", "5.1.18"),
     ],
 )
@@ -236,9 +237,14 @@ def test_addresses() -> None:
     assert [] == addresses(*urls, endpoint_status="off")
 
 
-@pytest.mark.parametrize("urls", [("mllp://h:1", "dicom://h:1"), ("mllp://h",), ("http://h:1",)])
+def test_an_unknown_scheme_is_that_channel_s_matter() -> None:
+    """The others are bound."""
+    assert [("other", 1), ("mllp", 2)] == addresses("http://h:1", "mllp://h:2")
+
+
+@pytest.mark.parametrize("urls", [("mllp://h:1", "dicom://h:1"), ("mllp://h",)])
 def test_addresses_that_cannot_be(urls: tuple[str, ...]) -> None:
-    """Two channels on one port, no port, another scheme."""
+    """Two channels on one port, no port."""
     with pytest.raises(AgentConfigError):
         addresses(*urls)
 

@@ -80,9 +80,13 @@ async def test_log_files_and_levels(tmp_path: Path) -> None:
         await one.receive()
         agent.process.terminate()
         _, said = await agent.end()
-    files = {path.name.rsplit("-", 3)[0]: path.read_text("utf-8") for path in (tmp_path / "logs").iterdir()}
+    files = {path.name.rsplit("-", 3)[0]: path.read_text("utf-8") for path in (tmp_path / "logs").glob("m*")}
     assert {"medplum-agent-main": said, "medplum-agent-channels": ""} == files
     assert "MSH" not in said
+    hidden = [json.loads(path.read_text("utf-8")) for path in (tmp_path / "logs").glob(".*-audit.json")]
+    assert {f"logs/{path.name}" for path in (tmp_path / "logs").glob("m*")} == {
+        book["files"][0]["name"] for book in hidden
+    }
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="taking root's privilege away needs setpriv")
@@ -174,6 +178,37 @@ async def test_a_refused_login_before_4_1_3(tmp_path: Path) -> None:
         code, said = await agent.end()
     assert 0 == code
     assert "Failed to login" in said
+
+
+@pytest.mark.parametrize("version", ["4.2.3", "5.1.15"])
+@pytest.mark.parametrize("status", [403, 404, 503])
+async def test_an_agent_that_cannot_be_read(tmp_path: Path, version: str, status: int) -> None:
+    """Exit 1 with a word about it: only the login is tried for ever."""
+    async with (
+        medplum(f"mllp://0.0.0.0:{free_port()}", readStatus=status) as server,
+        agent_process(tmp_path, server.port, version) as agent,
+    ):
+        code, said = await agent.end()
+        assert (1, True) == (code, f"Agent/a1: {status}" in said)
+        assert not agent.pid_file.exists()
+
+
+async def test_an_endpoint_that_cannot_be_read(tmp_path: Path) -> None:
+    """Exit 1 as well, though the Agent is there."""
+    async with medplum("mllp://0.0.0.0:2575") as server:
+        server.directory.agents["a1"].endpoints.clear()
+        async with agent_process(tmp_path, server.port, "5.1.15") as agent:
+            code, said = await agent.end()
+    assert (1, True) == (code, "Endpoint/a1-c0: 404" in said)
+
+
+async def test_a_configuration_that_cannot_be(tmp_path: Path) -> None:
+    """Two channels on one port: exit 1."""
+    async with (
+        medplum("mllp://0.0.0.0:2575", "dicom://0.0.0.0:2575") as server,
+        agent_process(tmp_path, server.port, "5.1.15") as agent,
+    ):
+        assert 1 == (await agent.end())[0]
 
 
 async def test_arguments_in_place_of_the_file(tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ import pytest
 from rich.console import Console
 
 from tests.support.cluster import wait_for
+from tests.support.cluster.images.packages import IMAGE_PROGRAMS, what_is_missing
 from tests.support.cluster.local import EXISTING
+from tests.support.cluster.marks import UNMARKED
 from tests.support.operator_process import ROOT
 from tests.tools.demo import devices, excerpts, pods, real
 from tests.tools.demo import terminal as terminal_module
@@ -80,17 +82,25 @@ STORY = (
     "Everything that it made is deleted.",
 )
 BAR_SECONDS = 90
+NOTHING_GIVEN = {"KUBEBUILDER_ASSETS": "", UNMARKED: ""}
+READ_ONLY, A_FILE = "/proc/sys", __file__
+"""Caches that cannot be: even root makes no folder there."""
+NEEDS_IMAGE_PROGRAMS = pytest.mark.skipif(
+    what_is_missing(IMAGE_PROGRAMS) is not None, reason="without them no image is built anyway"
+)
 
 
 @contextmanager
-def started(module: str, *arguments: str, folder: Path, existing: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def started(
+    module: str, *arguments: str, folder: Path, existing: str | None = None, **more: str
+) -> Iterator[subprocess.Popen[str]]:
     """Run a module of the checkout from an empty folder, with its output in `folder`/output; interrupt it at the end."""
     environment = {name: value for name, value in os.environ.items() if name != EXISTING}
     with (folder / "output").open("w", encoding="utf-8") as out:
         program = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=folder,
-            env=environment | {"PYTHONPATH": str(ROOT)} | ({EXISTING: existing} if existing else {}),
+            env=environment | {"PYTHONPATH": str(ROOT), **more} | ({EXISTING: existing} if existing else {}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -297,11 +307,36 @@ def test_a_dead_operator_ends_the_demo_at_once() -> None:
 @pytest.mark.cluster
 def test_ctrl_c_ends_the_demo_and_removes_the_cluster(tmp_path: Path) -> None:
     """An interrupted demo says so, exits as the shell expects, and leaves no cluster."""
-    with started("tests.tools.demo", "--simulated", folder=tmp_path) as demo:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with started("tests.tools.demo", "--simulated", folder=tmp_path, TMPDIR=str(temporary)) as demo:
         say_until(tmp_path, demo, "1. Install 5.1.14")
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 130
     assert "Interrupted; the cluster is gone." in said(tmp_path)
+    assert [] == list(temporary.iterdir()), "the operator's certificates too"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "cache"),
+    [
+        ("tests.tools.demo", ("--simulated",), READ_ONLY),
+        ("tests.tools.demo", ("--simulated",), A_FILE),
+        ("tests.tools.playground", (), A_FILE),
+        ("tests.tools.bench", (), A_FILE),
+        ("tests.support.cluster", (), A_FILE),
+        ("tests.support.cluster.toolchain", ("kubectl",), A_FILE),
+        pytest.param("tests.support.cluster.images", ("pause",), A_FILE, marks=NEEDS_IMAGE_PROGRAMS),
+    ],
+)
+def test_a_cache_folder_that_cannot_be_used(
+    tmp_path: Path, module: str, arguments: tuple[str, ...], cache: str
+) -> None:
+    """A sentence that names it and says what to set; no traceback. No program comes as far as starting a cluster."""
+    with started(module, *arguments, folder=tmp_path, XDG_CACHE_HOME=cache, **NOTHING_GIVEN) as program:
+        assert program.wait(30) == 1, said(tmp_path)
+    assert f"The cache folder {cache}/medplum-agent-operator cannot be used: " in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
 
 
 @pytest.mark.cluster

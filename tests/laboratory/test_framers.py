@@ -100,3 +100,23 @@ def test_encoding() -> None:
     text = hl7("Ä")
     assert [text] == FrameFinder("latin-1").feed(frame(text, "latin-1"))
     assert [text.replace("Ä", "\N{REPLACEMENT CHARACTER}")] == new().feed(frame(text, "latin-1"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-16"])
+def test_a_byte_order_mark_is_taken_off(encoding: str) -> None:
+    """Whatever the Endpoint's encoding, and by both framers."""
+    marked = A if encoding == "utf-16" else f"\ufeff{A}"
+    assert [A, B] == feed(FrameFinder(encoding), frame(marked, encoding), frame(B, encoding))
+    assert [A] == feed(ReadEndFramer(encoding), frame(marked, encoding))
+
+
+@pytest.mark.parametrize("framer", [FrameFinder("klingon"), ReadEndFramer("klingon")], ids=["new", "old"])
+def test_an_encoding_that_nobody_knows_is_silence(framer: Framer) -> None:
+    """The connection stays; every message is garbage."""
+    assert ["GARBAGE", "GARBAGE"] == feed(framer, frame(A), frame(B))
+
+
+@pytest.mark.parametrize("framer", [old(), new()], ids=["old", "new"])
+def test_msh_with_another_separator_is_a_message(framer: Framer) -> None:
+    """Three letters are all that is asked for."""
+    assert ["MSH#^~\\&#A"] == feed(framer, frame("MSH#^~\\&#A"))

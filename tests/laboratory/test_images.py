@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,7 @@ pytestmark = [
 ]
 
 RECIPE = ROOT / "manifests" / "agent-image" / "Dockerfile"
+ASSET = f"medplum-agent-5.1.15-linux-{'arm64' if platform.machine() == 'aarch64' else 'x64'}"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -94,8 +96,9 @@ def agent_image(folder: Path, *, checksum: str | None = None) -> FromDockerfile:
     """The recipe for an agent's image, with a program beside it as upstream names it."""
     context = folder / "context"
     context.mkdir()
-    shutil.copy(RECIPE, context)
-    program = context / "medplum-agent-5.1.15-linux"
+    for file in RECIPE.parent.iterdir():
+        shutil.copy(file, context)
+    program = context / ASSET
     program.write_text('#!/bin/sh\necho "an agent for $(id -u)"\n', encoding="utf-8")
     arguments = {"VERSION": "5.1.15", "SHA256": checksum or file_digest(program)}
     build = Build(context / "Dockerfile", context, arguments)
@@ -118,6 +121,6 @@ def test_an_agent_s_image_from_the_recipe(workplace: Path) -> None:
 def test_a_program_with_another_checksum_makes_no_image(workplace: Path) -> None:
     """The build stops with a sentence that shows the checksum that came."""
     recipe = agent_image(workplace, checksum="0" * 64)
-    came = file_digest(workplace / "context" / "medplum-agent-5.1.15-linux")
-    with pytest.raises(ImageError, match=f"medplum-agent-5.1.15-linux is not what SHA256 says: {came}"):
+    came = file_digest(workplace / "context" / ASSET)
+    with pytest.raises(ImageError, match=f"{ASSET} is not what SHA256 says: {came}"):
         make(recipe, workplace, base=image("base"))

@@ -123,13 +123,16 @@ def start_operator(
         environment = {**(environment or {}), "PYTHONPATH": str(source)}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MEDPLUM_AGENT_OPERATOR_")}
     clean.pop("KUBERNETES_SERVICE_HOST", None)
+    # The client library writes the kubeconfig's certificates into temporary files, and SIGKILL leaves them there.
+    temporary = log.parent / "tmp"
+    temporary.mkdir(exist_ok=True)
     with log.open("ab") as out:
         process = subprocess.Popen(
             [*program, "--health-host", "127.0.0.1", "--health-port", "0", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=clean | {"KUBECONFIG": str(kubeconfig)} | dict(environment or {}),
+            env=clean | {"KUBECONFIG": str(kubeconfig), "TMPDIR": str(temporary)} | dict(environment or {}),
         )
     return OperatorProcess(process, log)
 

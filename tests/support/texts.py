@@ -93,6 +93,7 @@ def rollouts() -> Iterator[Text]:
     yield _now("Aborted before it became active", changing("5.1.14", "5.1.15").edit(version="5.1.14"))
     yield _now("Another target before the first became active", changing("5.1.14", "5.1.15").edit(version="5.1.16"))
     yield _now("The agent's node was cordoned", installed().cordon("node-1"))
+    yield _now("The agent's node has a taint that may announce a drain", installed().taint("node-1", "example.org/new"))
     yield _now("The Deployment was deleted", installed().delete("Deployment"))
     cluster = installed()
     cluster.restart_pods().tick()

@@ -216,12 +216,14 @@ def test_the_pool_of_strings_is_bounded() -> None:
     assert len(strings) < 10_000
 
 
-def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: Any) -> dict[str, Any]:
+def node(version: str, *, cordoned: bool = False, ready: str = "True", taint: str = "", **noise: Any) -> dict[str, Any]:
     """A node at a resource version, with the other fields that kubelets write."""
     return {
         "kind": "Node",
         "metadata": {"name": "node-1", "uid": "n-1", "resourceVersion": version, "labels": {"zone": "a"}, **noise},
-        "spec": {"podCIDR": "10.0.0.0/24"} | ({"unschedulable": True} if cordoned else {}),
+        "spec": {"podCIDR": "10.0.0.0/24"}
+        | ({"unschedulable": True} if cordoned else {})
+        | ({"taints": [{"key": "karpenter.sh/disrupted", "effect": taint, "timeAdded": version}]} if taint else {}),
         "status": {
             "conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": version}],
             "images": [{"names": ["x" * 100]}],
@@ -235,6 +237,9 @@ def node(version: str, *, cordoned: bool = False, ready: str = "True", **noise: 
         pytest.param(node("11"), False, id="a heartbeat"),
         pytest.param(node("11", annotations={"a": "b"}), False, id="an annotation of another tool"),
         pytest.param(node("11", cordoned=True), True, id="a cordon"),
+        pytest.param(node("11", taint="NoSchedule"), True, id="a taint that keeps pods away"),
+        pytest.param(node("11", taint="NoExecute"), True, id="a taint that ends pods"),
+        pytest.param(node("11", taint="PreferNoSchedule"), False, id="a soft taint"),
         pytest.param(node("11", ready="False"), False, id="it is not ready: its pods report that"),
         pytest.param(node("11", ready="Unknown"), True, id="its kubelet stopped reporting"),
         pytest.param(node("9", cordoned=True), False, id="an older state"),

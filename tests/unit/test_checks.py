@@ -42,7 +42,7 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
         f"{kind} {name_of(kind, 'lab')} already exists and does not belong to this MedplumAgent.\n"
         "Cause: An object of that name in namespace clinic has no owner reference to this MedplumAgent.\n"
         "Impact: No agent serves; devices cannot deliver messages. The operator leaves the foreign object alone.\n"
-        "Fix: Look at the object with the command. If nobody needs it, delete it. Otherwise create the MedplumAgent under another name.\n"
+        "Fix: Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name.\n"
         f"Command: kubectl -n clinic get {kind.lower()} {name_of(kind, 'lab')} -o yaml"
     ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]

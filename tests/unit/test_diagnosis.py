@@ -9,7 +9,7 @@ import pytest
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Severity
-from medplum_agent_operator.core.policy.diagnosis import trouble, unready_ports
+from medplum_agent_operator.core.policy.diagnosis import hopeless, never_serves, trouble, unready_ports
 from tests.support.builders import NOW, Raw, agent, container_status, observed, pod
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CHANNELS = [{"name": "adt", "port": 2575}, {"name": "lab", "port": 2576}, {"name": "rad", "port": 104}]
 BACK_OFF = "Back-off pulling image"
+
+ADDED = "Container {}, which a policy added to pod lab-1,"
 
 
 def seen(*pods: Raw, creation_failure: str = "") -> Observed:
@@ -77,8 +79,13 @@ ROWS = [
         id="credentials that are refused: the first exit is enough",
     ),
     pytest.param(pod(containers=[crashing(64)]), Reason.CRASH_LOOP, "keeps exiting with code 64.\nCause: It left no message.", id="exit 64 without a message: not the start script"),
-    pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, "Container mesh-init", id="an init container that a webhook added"),
     pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.", id="exit 1 without a message: the likely causes"),
+    pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, f"{ADDED.format('mesh-init')} keeps exiting with code 1.\nFix: Correct", id="an init container that a webhook added"),
+    pytest.param(pod(containers=[crashing(1, name="istio-proxy")]), Reason.CRASH_LOOP, f"{ADDED.format('istio-proxy')} keeps exiting with code 1.\nFix: Correct", id="a sidecar: nothing is guessed about it"),
+    pytest.param(pod(containers=[crashing(1, "no istiod", name="ready-gone")]), Reason.CRASH_LOOP, f"{ADDED.format('ready-gone')} keeps exiting with code 1.\nCause: Its last message: no istiod", id="a sidecar whose name resembles ours"),
+    pytest.param(pod(containers=[{**waiting("ErrImagePull", "proxy:1: not found"), "name": "istio-proxy"}]), Reason.IMAGE_PULL_FAILED, f"{ADDED.format('istio-proxy')} cannot pull its image.\nCause: The kubelet reports: proxy:1: not found.\nFix: Correct", id="a sidecar's image"),
+    pytest.param(pod(containers=[{**waiting("CreateContainerConfigError", "no configmap"), "name": "istio-proxy"}]), Reason.CONTAINER_CONFIG_ERROR, f"{ADDED.format('istio-proxy')} cannot be created.\nCause: The kubelet reports: no configmap.\nFix: Correct", id="a sidecar's configuration"),
+    pytest.param(pod(containers=[crashing(1, name="istio-proxy"), waiting("ErrImagePull", "not found.")]), Reason.IMAGE_PULL_FAILED, "Pod lab-1 cannot pull its image.", id="ours comes first"),
     pytest.param(pod(containers=[crashing(0)]), Reason.CRASH_LOOP, "Exit code 0 proves nothing", id="exit 0 proves nothing"),
     pytest.param(pod(containers=[crashing(126)]), Reason.CRASH_LOOP, "execute permission", id="exit 126: not executable"),
     pytest.param(pod(containers=[crashing(127)]), Reason.CRASH_LOOP, "The program is not in the image.\nFix: Correct spec.image.command", id="exit 127: no such program"),
@@ -180,3 +187,25 @@ def test_open_ports_are_no_finding() -> None:
     raw = pod(containers=[container_status(name, ready=True) for name in ("agent", "ready-lab", "ready-rad")])
     now = seen(raw)
     assert unready_ports(now, now.agent.spec) is None
+
+
+@pytest.mark.parametrize("where", ["containers", "init_containers"])
+@pytest.mark.parametrize(
+    "status",
+    [crashing(1), waiting("ImagePullBackOff", "not found"), waiting("CreateContainerConfigError", "no configmap")],
+    ids=["it exits", "it has no image", "it has no configuration"],
+)
+def test_a_container_that_a_policy_added_does_not_end_a_change(where: str, status: Raw) -> None:
+    """Its own control plane may come back, and a rollback would get the same container: the deadline decides."""
+    fields: dict[str, Any] = {where: [{**status, "name": "istio-proxy"}]}
+    assert not hopeless(seen(pod(**fields)))
+    assert hopeless(seen(pod(containers=[status])))
+
+
+def test_whoever_s_container_is_stuck_the_pod_does_not_serve() -> None:
+    """So a fix need not wait for a maintenance window, also if a policy's container is the reason."""
+    stuck = {**waiting("CreateContainerConfigError", "no configmap"), "name": "istio-proxy"}
+    assert never_serves(seen(pod(containers=[stuck])))
+    assert never_serves(seen(pod(containers=[waiting("CreateContainerConfigError", "no secret")])))
+    assert not never_serves(seen(pod(ready_since=NOW, containers=[stuck])))
+    assert not never_serves(seen(pod(terminating=True, containers=[stuck])))

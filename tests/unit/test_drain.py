@@ -17,11 +17,11 @@ from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy.drain import (
     live_moved_off_mark,
     moved_off_mark,
-    on_cordoned_node,
+    on_departing_node,
     pod_to_move,
     protected,
 )
-from tests.support.builders import NOW, REPOSITORY, agent, observed, pod, spec_of
+from tests.support.builders import CONFIG, NOW, REPOSITORY, agent, observed, pod, spec_of
 from tests.support.simulated_cluster import SimulatedCluster, changing, installed
 
 HERE = [{"metadata": {"name": "node-1"}, "spec": {"unschedulable": True}}]
@@ -91,7 +91,7 @@ def test_a_cordoned_node_moves_its_agent_once_by_a_handoff() -> None:
     [before] = cluster.pods
     plan = cluster.cordon("node-1").reconcile()
     assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
-    assert "off cordoned node node-1" in plan.message.summary
+    assert "off node node-1" in plan.message.summary
     assert ["Deployment"] == [action.kind for action in plan.actions]
     cluster.tick()
     cluster.tick()
@@ -117,6 +117,97 @@ def test_the_note_stays_through_what_follows() -> None:
     assert note == moved_off(cluster)
     assert "5.1.15" == cluster.applied_version
     assert () == cluster.plan().actions
+
+
+ANNOUNCED = [
+    "karpenter.sh/disrupted",
+    "karpenter.sh/disruption",
+    "ToBeDeletedByClusterAutoscaler",
+    "aws-node-termination-handler/spot-itn",
+    "aws-node-termination-handler/scheduled-maintenance",
+    "cloud.google.com/impending-node-termination",
+    "node.cloudprovider.kubernetes.io/shutdown",
+    "node.kubernetes.io/unschedulable",
+    "medik8s.io/drain",
+    "clinic.example.org/patching",
+]
+PATCHING = replace(CONFIG, eviction_taints=("clinic.example.org/*",))
+
+
+@pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute"])
+@pytest.mark.parametrize("key", ANNOUNCED)
+def test_a_taint_that_announces_evictions_moves_the_agent_once(key: str, effect: str) -> None:
+    """Autoscalers and interruption handlers taint a node and evict its pods, without a cordon."""
+    cluster = installed("5.1.15")
+    cluster.config = PATCHING
+    plan = cluster.taint("node-1", key, effect=effect, value="1700000000").reconcile()
+    assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
+    cluster.settle()
+    assert (["node-2"], 2) == (where(cluster), cluster.writes.count("Deployment"))
+    assert ("node-1", 0.0) == (cluster.status.history[0].moved_off, cluster.status.history[0].gap_seconds)
+    assert () == cluster.plan().actions
+
+
+@pytest.mark.parametrize(
+    ("key", "effect", "spec"),
+    [
+        pytest.param("ToBeDeletedByClusterAutoscaler", "PreferNoSchedule", {}, id="a soft one"),
+        pytest.param("DeletionCandidateOfClusterAutoscaler", "PreferNoSchedule", {}, id="a candidate may stay"),
+        pytest.param("node.kubernetes.io/not-ready", "NoExecute", {}, id="a state of the node"),
+        pytest.param("node.kubernetes.io/disk-pressure", "NoSchedule", {}, id="another one"),
+        pytest.param("node.cilium.io/agent-not-ready", "NoSchedule", {}, id="a daemon that starts again"),
+        pytest.param("clinic.example.org/dedicated", "NoSchedule", {}, id="an unknown one: nobody may drain"),
+        pytest.param("karpenter.sh/disrupted", "NoSchedule", {"podTemplate": {"tolerations": [{"key": "karpenter.sh/disrupted", "operator": "Exists"}]}}, id="a tolerated one: it could come back at once"),
+        pytest.param("aws-node-termination-handler/spot-itn", "NoSchedule", {"podTemplate": {"tolerations": [{"key": "aws-node-termination-handler/spot-itn", "value": "id"}]}}, id="a tolerated one, with its value"),
+        pytest.param("karpenter.sh/disrupted", "NoSchedule", {"handoff": {"onNodeDrain": "Evict"}}, id="evictions are wanted"),
+    ],
+)  # fmt: skip
+def test_other_taints_move_nobody(key: str, effect: str, spec: dict[str, Any]) -> None:
+    """Nothing is written."""
+    cluster = installed("5.1.15", **spec).taint("node-1", key, effect=effect, value="id")
+    assert () == cluster.plan().actions
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("clinic.example.org/dedicated", True),
+        ("node.kubernetes.io/memory-pressure", False),
+        ("ebs.csi.aws.com/agent-not-ready", False),
+        ("node.cluster.x-k8s.io/uninitialized", False),
+    ],
+)
+def test_an_unknown_taint_is_told_with_what_moves_the_agent(key: str, *, told: bool) -> None:
+    """The cluster shows no refused eviction, so the plan says what a drain would meet; a passing state is not told."""
+    cluster = installed("5.1.15").taint("node-1", key).settle()
+    assert told is (
+        f"Node node-1 has taint {key}:NoSchedule, which the agent does not tolerate." in cluster.plan().text
+    )
+    assert told is ("--eviction-taints" in cluster.plan().text)
+    assert (Phase.RUNNING, ["node-1"]) == (cluster.status.phase, where(cluster))
+    writes = len(cluster.writes)
+    assert writes == len(cluster.settle().writes)
+    assert "has taint" not in cluster.untaint().plan().text
+
+
+def test_an_unknown_taint_of_an_agent_that_evictions_stop_is_not_told() -> None:
+    """There a drain does not wait."""
+    for cluster in (installed("4.2.3"), installed("5.1.15", handoff={"onNodeDrain": "Evict"})):
+        assert "has taint" not in cluster.taint("node-1", "clinic.example.org/dedicated").plan().text
+
+
+@pytest.mark.parametrize("key", ["ToBeDeletedByClusterAutoscaler", "cloud.google.com/impending-node-termination"])
+def test_whoever_tolerates_an_announcement_is_not_kept_from_eviction(key: str) -> None:
+    """It would not be moved, so nothing may wait for that."""
+    assert not protected(
+        spec_of("5.1.15", podTemplate={"tolerations": [{"key": key, "operator": "Exists"}]}), nodes_watched=True
+    )
+
+
+def test_a_paused_agent_names_the_taint() -> None:
+    """Instead of a cordon."""
+    cluster = installed("5.1.15").edit(paused=True).settle().taint("node-1", "karpenter.sh/disrupted").settle()
+    assert "Node node-1 has taint karpenter.sh/disrupted, and a drain of it waits" in (cluster.status.plan or "")
 
 
 def test_each_further_cordon_moves_it_again() -> None:
@@ -217,10 +308,10 @@ def test_an_agent_before_4_2_4_is_never_moved() -> None:
 def test_a_node_that_is_not_known_moves_nobody() -> None:
     """Nodes are not watched, or the watch has not seen this one yet."""
     raw = pod(ready_since=NOW, node="node-1")
-    assert None is on_cordoned_node(observed(agent(), pods=[raw]))
+    assert None is on_departing_node(observed(agent(), pods=[raw]), spec_of())
     seen = observed(agent(), pods=[raw], nodes=HERE)
-    assert "node-1" == getattr(on_cordoned_node(seen), "node", None)
-    assert None is pod_to_move(seen, seen.agent.spec, nodes_watched=True), "there is no Deployment"
+    assert "node-1" == getattr(on_departing_node(seen, spec_of()), "node", None)
+    assert None is pod_to_move(seen, seen.agent.spec, config=CONFIG), "there is no Deployment"
 
 
 def test_without_watching_nodes_an_eviction_goes_through() -> None:
@@ -246,24 +337,24 @@ def test_only_when_nothing_is_under_way_is_a_pod_moved() -> None:
     cluster.reconcile()
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
-    assert on_cordoned_node(seen) is not None
-    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert on_departing_node(seen, spec_of()) is not None
+    assert pod_to_move(seen, spec_of("5.1.15"), config=CONFIG) is None
     cluster = installed("5.1.15").restart_pods()
     cluster.tick()
     cluster.tick()
     seen = cluster.cordon("node-1").observe()
     assert (True, True) == (seen.activation.settled, seen.deployment is not None and seen.deployment.replacing)
-    assert pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(seen, spec_of("5.1.15"), config=CONFIG) is None
 
 
 def test_a_pod_of_another_template_is_not_moved() -> None:
     """Nor one that is not there."""
     cluster = installed("5.1.15").cordon("node-1")
     seen = cluster.observe()
-    assert seen.pods[0] == pod_to_move(seen, spec_of("5.1.15"), nodes_watched=True)
+    assert seen.pods[0] == pod_to_move(seen, spec_of("5.1.15"), config=CONFIG)
     other = replace(seen.pods[0], template_hash="another")
-    assert pod_to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), nodes_watched=True) is None
-    assert pod_to_move(replace(seen, pods=()), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(replace(seen, pods=(other,)), spec_of("5.1.15"), config=CONFIG) is None
+    assert pod_to_move(replace(seen, pods=()), spec_of("5.1.15"), config=CONFIG) is None
 
 
 def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
@@ -272,9 +363,9 @@ def test_a_pod_that_the_template_says_was_moved_is_not_moved_again() -> None:
     [pod] = cluster.observe().pods
     annotations = cluster.deployment["spec"]["template"]["metadata"]["annotations"]
     annotations[MOVED_OFF] = moved_off_mark(pod)
-    assert pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True) is None
+    assert pod_to_move(cluster.observe(), spec_of("5.1.15"), config=CONFIG) is None
     annotations[MOVED_OFF] = "node-2 (pod another)"
-    assert pod == pod_to_move(cluster.observe(), spec_of("5.1.15"), nodes_watched=True)
+    assert pod == pod_to_move(cluster.observe(), spec_of("5.1.15"), config=CONFIG)
 
 
 def test_without_a_deployment_nothing_was_ever_moved() -> None:

@@ -305,6 +305,18 @@ def job_pod(**state: Any) -> dict[str, Any]:
     return raw
 
 
+def beside(own: dict[str, Any], *, native: bool = False, **state: Any) -> dict[str, Any]:
+    """The Job's pod, to which a policy has added a container in a state. `native`: an init container that runs on."""
+    raw = job_pod(**own)
+    key = "initContainerStatuses" if native else "containerStatuses"
+    raw["status"][key] = [container_status("istio-proxy", state=state), *raw["status"][key]]
+    return raw
+
+
+PULLING = {"waiting": {"reason": "ErrImagePull", "message": f"{NEW}: not found"}}
+INITIALIZING = {"waiting": {"reason": "PodInitializing"}}
+
+
 @pytest.mark.parametrize(
     ("conditions", "pods", "there"),
     [
@@ -321,6 +333,16 @@ def job_pod(**state: Any) -> dict[str, Any]:
         pytest.param([], [job_pod(waiting={"reason": "ErrImagePull"})], False, id="it cannot be pulled"),
         pytest.param([], [job_pod(waiting={"reason": "ImagePullBackOff"})], False, id="it cannot be pulled, again"),
         pytest.param(["Failed"], [], False, id="the Job ran out of time"),
+        pytest.param([], [beside(PULLING, running={})], False, id="only a container that a policy added runs"),
+        pytest.param([], [beside(PULLING, terminated={"exitCode": 0})], False, id="only that one has ended"),
+        pytest.param(
+            [], [beside(PULLING, waiting={"reason": "CrashLoopBackOff"})], False, id="only that one was pulled"
+        ),
+        pytest.param([], [beside(INITIALIZING, native=True, running={})], False, id="only a native sidecar runs"),
+        pytest.param([], [beside({"terminated": {"exitCode": 0}}, running={})], True, id="that one never ends"),
+        pytest.param(
+            [], [beside({"terminated": {"exitCode": 0}}, native=True, running={})], True, id="a native one never ends"
+        ),
         pytest.param([], [pod(containers=[container_status("agent")])], False, id="somebody else's pod"),
         pytest.param([], [], False, id="no pod yet"),
     ],
@@ -333,6 +355,46 @@ def test_when_all_counts_as_there(conditions: list[str], pods: list[dict[str, An
     }
     job = FetchJob.read(raw, pods)
     assert (there, NOW) == (job.image_and_secret_present, job.created)
+
+
+NEVER = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off: proxy:1: not found"}}
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason", "words", "ends_it"),
+    [
+        pytest.param(beside(PULLING, waiting=NEVER["waiting"]), Reason.IMAGE_PULL_FAILED, "Node node-1 cannot pull the image.", False, id="both cannot be pulled: ours is told of"),
+        pytest.param(beside({"waiting": {"reason": "ContainerCreating"}}, waiting=NEVER["waiting"]), None, "", False, id="ours is on its way: the other does not matter"),
+        pytest.param(beside(NEVER, running={}), Reason.IMAGE_PULL_FAILED, "Node node-1 cannot pull the image.", True, id="ours never comes"),
+        pytest.param(
+            beside(INITIALIZING, native=True, waiting=NEVER["waiting"]),
+            Reason.IMAGE_PULL_FAILED,
+            "Container istio-proxy, which a policy added to pod lab-fetch-1, cannot pull its image.",
+            False,
+            id="ours waits for an init container: that is told of, and may be corrected",
+        ),
+    ],
+)  # fmt: skip
+def test_troubles_of_containers_that_a_policy_added(
+    raw: dict[str, Any], reason: Reason | None, words: str, *, ends_it: bool
+) -> None:
+    """They are named as what they are, and never end a change before its deadline."""
+    job = FetchJob.read({"metadata": {"name": "lab-fetch", "uid": "j-1"}}, [raw])
+    fetch = Fetch({"metadata": {"name": "lab-fetch", "namespace": "clinic"}}, "node-1", NEW, job)
+    found = trouble(fetch)
+    assert (reason, ends_it) == (found and found.reason, hopeless(fetch))
+    assert words in ("" if found is None else found.message.summary)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_sidecar_does_not_stop_an_agent_whose_image_is_missing(*, native: bool) -> None:
+    """A policy adds a container to every pod: the old agent serves on, and the change begins when the image is there."""
+    cluster = forced(handoff=HOLD)
+    cluster.sidecar = "native" if native else "regular"
+    assert ["5.1.15"] == cluster.settle().running
+    assert Reason.IMAGE_PULL_FAILED in {finding.reason for finding in cluster.told}
+    cluster.never_pulled.clear()
+    assert ["4.2.3"] == cluster.settle().running
 
 
 def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> None:
@@ -362,7 +424,8 @@ def test_the_job_s_pod_is_nobody_s_agent_and_may_run_anywhere_an_agent_may() -> 
     assert {"drop": ["ALL"]} == container["securityContext"]["capabilities"]
     [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
     assert ["node-1"] == term["matchFields"][0]["values"]
-    assert {"clinic", "node.kubernetes.io/unschedulable"} == {one["key"] for one in spec["tolerations"]}
+    everywhere = {"operator": "Exists", "effect": "NoSchedule"}
+    assert [{"key": "clinic", "operator": "Exists"}, everywhere] == spec["tolerations"]
     assert [True] == [owner["controller"] for owner in job["metadata"]["ownerReferences"]]
 
 

@@ -28,6 +28,7 @@ def test_no_setting_is_required() -> None:
 
 
 GOOD = [
+    pytest.param("eviction-taints", "Patching, example.org/*", ("Patching", "example.org/*"), id="two keys of taints"),
     pytest.param("namespaces", "clinic-a", ("clinic-a",), id="one namespace"),
     pytest.param(
         "namespaces", "clinic-a, clinic-b,", ("clinic-a", "clinic-b"), id="several, with spaces and a comma too many"
@@ -91,6 +92,9 @@ def test_an_empty_environment_variable_is_ignored(monkeypatch: pytest.MonkeyPatc
 
 
 BAD = [
+    pytest.param("eviction-taints", "a b", "'a b' is not the key of a taint", id="a space in a taint"),
+    pytest.param("eviction-taints", "*", "use keys such as example.org/patching or example.org/*", id="every taint"),
+    pytest.param("eviction-taints", "Example.org/x", "is not the key of a taint", id="a capital in a taint's domain"),
     pytest.param("namespaces", "Clinic", "'Clinic' is not a namespace's name", id="a capital in a namespace"),
     pytest.param("namespaces", "a_b", "use names such as clinic-a,clinic-b", id="an underscore in a namespace"),
     pytest.param("namespaces", "x" * 64, "is not a namespace's name", id="a namespace that is too long"),
@@ -128,3 +132,40 @@ def test_two_invalid_settings_are_reported_together() -> None:
     with pytest.raises(StartupError) as fault:
         Settings.load(["--workers", "0", "--health-port", "-1"])
     assert 2 == len(str(fault.value).splitlines())
+
+
+def test_help_shows_flags_as_people_write_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """No Python types, no default that is none, and --version is one of them."""
+    with pytest.raises(SystemExit) as end:
+        Settings.load(["--help"])
+    said = capsys.readouterr().out
+    assert 0 == end.value.code
+    assert [] == [
+        word
+        for word in ("tuple", " str", " int", " float", "(default: None)", "(default: ()", "\n    Every")
+        if word in said
+    ]
+    for shown in (
+        "--namespaces NAMESPACES",
+        "--workers WORKERS",
+        "--log-format {json,console}",
+        "--version",
+        "(default: 8080)",
+    ):
+        assert shown in said
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--workers", "2", "--version"]])
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Beside other flags too, and whatever the environment says."""
+    monkeypatch.setenv(f"{ENV_PREFIX}WORKRES", "3")
+    with pytest.raises(SystemExit) as end:
+        Settings.load(arguments)
+    assert (0, True) == (end.value.code, capsys.readouterr().out.startswith("medplum-agent-operator "))
+
+
+def test_a_misspelt_variable_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would silently leave a setting at its default."""
+    monkeypatch.setenv(f"{ENV_PREFIX}WORKRES", "3")
+    with pytest.raises(StartupError, match=f"Unknown setting {ENV_PREFIX}WORKRES"):
+        Settings.load([])

@@ -11,6 +11,7 @@ import pytest
 from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
+from medplum_agent_operator.core.objects.children import CHILDREN, kind_of, name_of
 from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
 from medplum_agent_operator.core.observed.model import Config
 from medplum_agent_operator.core.plan import make_plan
@@ -46,16 +47,28 @@ def seen(
     enabled: bool = True,
     status: Mapping[str, Any] | None = None,
     children: Mapping[str, Any] | None = None,
+    converged: bool = False,
 ) -> Observed:
-    """An agent that serves, and what its gates tell."""
+    """An agent that serves, and what its gates tell. `converged`: with every object as the operator renders it."""
     spec = INSTALLED.agent.spec.model_copy(update={"gate": GateSpec(enabled=enabled)})
     own = replace(INSTALLED.agent, spec=spec, status=parse_status(status or {}))
-    return replace(
+    found = replace(
         INSTALLED,
         agent=own,
         children={**INSTALLED.children, **(SERVES if children is None else children)},
         traffic=traffic,
     )
+    return with_what_it_applies(found) if converged else found
+
+
+def with_what_it_applies(found: Observed) -> Observed:
+    """The same after the writes of a pass."""
+    children = dict(found.children)
+    for action in make_plan(found, config=CONFIG, now=NOW).actions:
+        part = next(each for each in CHILDREN if (action.kind, action.name) == (kind_of(each), name_of(each, "lab")))
+        about = {**action.body["metadata"], "resourceVersion": "1"}
+        children[part] = {**children.get(part, {}), **action.body, "metadata": about}
+    return replace(found, children=children)
 
 
 def told(traffic: Traffic | None, **more: Any) -> MedplumAgentStatus:
@@ -230,6 +243,49 @@ def test_figures_are_taken_once() -> None:
     """What gates tell later is of other things too."""
     known = entry(gate={"connectionsMoved": 1, "messagesHeld": 0, "messagesRepeated": 0})
     assert (GateFigures(connections_moved=1), 0.4) == history(TAKEN_OVER, known)
+
+
+SILENT = one(silent_since=EARLIER)
+
+
+@pytest.mark.parametrize("before", [one(), SILENT, Traffic()], ids=["all is well", "a silent agent", "no gate answers"])
+def test_a_restarted_operator_writes_nothing_before_and_after_it_asked_the_gates(before: Traffic) -> None:
+    """It knows nothing newer than status, which keeps what gates told the last operator, in the same order."""
+
+    def written(status: MedplumAgentStatus) -> dict[str, Any]:
+        return status.model_dump(by_alias=True, exclude_none=True, mode="json")
+
+    converged = written(told(before, status=written(told(before)), converged=True))
+    for traffic in (None, before):
+        waits = plan(traffic, status=converged, converged=True).defer_reporting
+        assert waits or converged == written(told(traffic, status=converged, converged=True)), traffic
+        assert not waits or traffic is None
+
+
+def test_only_silence_that_was_told_is_waited_for() -> None:
+    """Nothing else of a plan depends on the gates, so a new plan is told at once."""
+    for status in ({}, {"conditions": [FORWARDS]}):
+        assert not plan(None, status=status, converged=True).defer_reporting
+    silent = {**FORWARDS, "status": "False", "reason": "AgentSilent"}
+    assert not plan(None, status={"conditions": [silent]}, converged=True, children={}).defer_reporting
+    assert not plan(None, status={"conditions": [silent]}, converged=True, enabled=False).defer_reporting
+    assert not plan(None, status={"conditions": [silent]}).defer_reporting, "there is something to write"
+
+
+def test_conditions_stay_in_their_order() -> None:
+    """Whichever of them a pass says something about; foreign ones too."""
+    foreign = {**FORWARDS, "type": "Foreign"}
+    first = told(one(), status={"conditions": [foreign]})
+    order = [each.type for each in first.conditions]
+    assert ("Foreign", "Forwarding") == (order[0], order[-1])
+    for traffic in (None, Traffic(), SILENT):
+        status = {"conditions": [each.model_dump(by_alias=True, mode="json") for each in first.conditions]}
+        assert order == [each.type for each in told(traffic, status=status).conditions]
+
+
+def test_what_is_said_where_all_is_well() -> None:
+    """A whole sentence."""
+    assert "No channel waits for an agent that does not answer." in {each.message for each in told(one()).conditions}
 
 
 def test_a_transition_is_dated() -> None:

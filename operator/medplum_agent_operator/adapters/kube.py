@@ -16,8 +16,16 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
+from medplum_agent_operator.adapters.rights import needed_right
 from medplum_agent_operator.api.annotations import MANAGED_BY
-from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError, StartupError, UntrustedError
+from medplum_agent_operator.errors import (
+    ClusterError,
+    ConflictError,
+    RefusedError,
+    StartupError,
+    UntrustedError,
+    sentence,
+)
 from medplum_agent_operator.kinds import KINDS
 
 FIELD_MANAGER: Final = MANAGED_BY
@@ -55,9 +63,9 @@ async def load_configuration() -> Configuration:
         else:
             _check_files(os.environ.get("KUBECONFIG", ""))
             await load_kube_config(client_configuration=configuration)
-    except (ConfigException, OSError) as fault:
+    except Exception as fault:  # the client library checks no file's form: a kubeconfig that is none may raise anything
         raise StartupError(
-            f"No cluster found: {fault} Set KUBECONFIG, or run the operator in a pod with a service account."
+            f"No cluster found: {sentence(fault)} Set KUBECONFIG, or run the operator in a pod with a service account."
         ) from fault
     return configuration
 
@@ -173,7 +181,7 @@ class Kube:
         ) as fault:  # the last two come from reading the service account's token
             raise ClusterError(f"{method} {path}: {fault or type(fault).__name__}.") from fault
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
-            raise _fault(f"{method} {path}", response.status, content)
+            raise _fault(method, path, response.status, content, applies=content_type == _APPLY)
         return _object(f"{method} {path}", response.status, content)
 
 
@@ -190,15 +198,21 @@ def _object(request: str, status: int, content: bytes) -> dict[str, Any]:
     return found
 
 
-def _fault(request: str, status: int, content: bytes) -> ClusterError:
+def _fault(method: str, path: str, status: int, content: bytes, *, applies: bool) -> ClusterError:
     try:
         answer = json.loads(content)
     except ValueError:
         answer = None
     if not isinstance(answer, dict):  # from a proxy in between
         answer = {}
-    reason, message = answer.get("reason", ""), answer.get("message") or content[:300].decode(errors="replace")
-    text = f"{request} was answered with {status} {reason}: {message}"
+    # What is no Status is shown as it came.
+    reason, message = (
+        answer.get("reason", ""),
+        answer.get("message", "") if answer else content[:300].decode(errors="replace"),
+    )
+    text = sentence(" ".join(filter(None, (f"{method} {path} was answered with {status}", reason))) + f": {message}")
+    if status == 403 and (right := needed_right(method, path, message, applies=applies)):  # noqa: PLR2004 - HTTP's own number
+        text = f"{text} {right}"
     match status:
         case 409:
             return ConflictError(text, status=status, reason=reason)

@@ -98,9 +98,9 @@ class HandoffSpec(ApiModel):
     )
     on_node_drain: OnNodeDrain = Field(
         default=OnNodeDrain.HANDOFF,
-        description="What happens when the agent's node is cordoned, which is how a node drain begins. Handoff (default): the operator hands the agent to "
+        description="What happens when a node drain of the agent's node begins: it is cordoned, or an autoscaler taints it. Handoff (default): the operator hands the agent to "
         "another node, and the agent's PodDisruptionBudget blocks evictions until then. Evict: the budget allows the eviction, so the agent stops and "
-        "then starts on another node. Before 4.2.4, with hostNetwork or hostPort, and with a toleration of cordoned nodes, it is always Evict.",
+        "then starts on another node. Before 4.2.4, with hostNetwork or hostPort, and with a toleration of such nodes, it is always Evict.",
     )
 
 

@@ -204,3 +204,24 @@ class PodTemplateSpec(ApiModel):
         description="User and groups of the agent. They must be those that its image is built for. The rest of the pod's security is fixed and meets Pod "
         "Security 'restricted'.",
     )
+
+
+class ChildrenSpec(ApiModel):
+    """What all objects that the operator creates for the agent have in common, as admission policies and quotas demand."""
+
+    labels: ExtraLabels = Field(
+        default={},
+        description="Labels of every object that the operator creates for this agent, and of the pods of gates and fetch Jobs, in addition to the "
+        "operator's own. Those of the agent's pod are spec.podTemplate.labels.",
+    )
+    annotations: ExtraAnnotations = Field(
+        default={},
+        description="Annotations of the same objects and pods, in addition to the operator's own. Those of the agent's pod are "
+        "spec.podTemplate.annotations.",
+    )
+    idle_resources: ResourceAmounts | None = Field(
+        default=None,
+        description="CPU and memory of each container that only sleeps or ends at once: one for each channel after the first, and that of the fetch Job. If "
+        "absent: requests of 10m CPU and 16Mi memory, and limits of 250m CPU and 32Mi memory. With two or more channels a change here replaces the agent's "
+        "pod.",
+    )

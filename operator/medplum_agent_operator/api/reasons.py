@@ -39,7 +39,7 @@ class Reason(StrEnum):
     RECREATING = "Recreating"
     """The old agent stops first; the new one starts when it has ended."""
     MOVING_OFF_NODE = "MovingOffNode"
-    """The agent's node was cordoned, as in a node drain; a handoff moves the agent to another node."""
+    """The agent's node was cordoned, or has a taint that announces a node drain; a handoff moves the agent to another node."""
     FETCHING_IMAGE = "FetchingImage"
     """The node pulls the new image before the old agent is stopped."""
     RESTARTING = "Restarting"

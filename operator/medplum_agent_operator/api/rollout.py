@@ -61,7 +61,7 @@ class Rollout(ApiModel):
     )
     moved_off: str | None = Field(
         default=None,
-        description="The cordoned node that the agent moves off; absent for other rollouts.",
+        description="The node that the agent moves off, before a node drain; absent for other rollouts.",
     )
     rolled_back_from: str | None = Field(
         default=None,
@@ -135,7 +135,7 @@ class HistoryEntry(ApiModel):
     )
     moved_off: str | None = Field(
         default=None,
-        description="The cordoned node that the agent was moved off; absent for other rollouts.",
+        description="The node that the agent was moved off, before a node drain; absent for other rollouts.",
     )
     rolled_back_from: str | None = Field(
         default=None,

@@ -1,6 +1,6 @@
 """Where the agent's pod runs: the scheduling part of `spec.podTemplate`, in Kubernetes' own words and shapes.
 
-Read by `pod`. An absent list or map must be None, so that a dump contains only what the user wrote.
+An absent list or map must be None, so that a dump contains only what the user wrote. CEL rules are too costly in nested lists.
 """
 
 from enum import StrEnum
@@ -11,7 +11,6 @@ from pydantic import BeforeValidator, Field
 from medplum_agent_operator.api.base import ApiModel
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
-# In nested lists a CEL rule would cost more than the API server allows, so only the length is limited.
 SelectedValue = Annotated[str, Field(max_length=63)]
 SelectedLabels = Annotated[dict[str, SelectedValue], Field(max_length=32)]
 Namespaces = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=64)]
@@ -133,10 +132,12 @@ class PodAffinityTerm(ApiModel):
         description="Selects namespaces of those pods by their labels, in addition to those in namespaces.",
     )
     match_label_keys: Annotated[tuple[LabelKey, ...], Field(max_length=16)] | None = Field(
-        default=None, description="Keys of labels whose values must be the same on those pods as on the agent's pod."
+        default=None,
+        description="Labels whose values must be the same on those pods. Needs Kubernetes 1.31; 1.30 drops it silently.",
     )
     mismatch_label_keys: Annotated[tuple[LabelKey, ...], Field(max_length=16)] | None = Field(
-        default=None, description="Keys of labels whose values must differ between those pods and the agent's pod."
+        default=None,
+        description="Labels whose values must differ on those pods. Needs Kubernetes 1.31; 1.30 drops it silently.",
     )
 
 

@@ -20,7 +20,7 @@ from medplum_agent_operator.api.changes import (
 from medplum_agent_operator.api.channels import Channel, Protocol, ServiceSpec, ServiceType, TrafficPolicy
 from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.image import ImageSpec, LocalReference, PullPolicy
-from medplum_agent_operator.api.pod import Name, PodTemplateSpec
+from medplum_agent_operator.api.pod import ChildrenSpec, Name, PodTemplateSpec
 
 __all__ = [
     "VERSION_PATTERN",
@@ -223,6 +223,17 @@ class MedplumAgentSpec(ApiModel):
         default=PodTemplateSpec(),
         description="Where and how the agent's pod runs. A change here replaces the pod: without downtime if a version change would have none.",
     )
+    # Without a default: then the records of agents that do not set it stay as they are.
+    children: ChildrenSpec | None = Field(
+        default=None,
+        description="Labels, annotations and resources of the objects that the operator creates for this agent, where a policy or a LimitRange demands some. "
+        "A change of labels or annotations rolls the gates.",
+    )
+
+    @property
+    def for_children(self) -> ChildrenSpec:
+        """What every child gets in addition to the operator's own."""
+        return self.children or ChildrenSpec()
 
     @property
     def gated(self) -> bool:

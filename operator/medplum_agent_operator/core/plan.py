@@ -20,9 +20,10 @@ from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.notices import notices
 from medplum_agent_operator.core.report.statement import Statement
+from medplum_agent_operator.core.report.traffic import traffic_unconfirmed
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_cordoned
+from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_departing
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
 
@@ -59,7 +60,7 @@ def _reconcile(this: Pass) -> Plan:
     if not wanted.begins:
         if (step := rollback.roll_back(this, wanted.spec)) is not None:
             return _compose(this, step)
-        wanted = move_if_cordoned(this, wanted)
+        wanted = move_if_departing(this, wanted)
     if not wanted.begins:
         return _reconcile_without_rollout(this, wanted)
     for gate in _BEFORE_A_ROLLOUT:
@@ -224,7 +225,13 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
         notices=(*plan.notices, *shown),
         findings=(*plan.findings, *found.findings),
         requeue_at=plan.requeue_at if found.requeue_at is None else _earlier(plan.requeue_at, found.requeue_at),
+        defer_reporting=plan.defer_reporting or (not plan.actions and _waits_for_gates(observed)),
     )
+
+
+def _waits_for_gates(observed: Observed) -> bool:
+    """Whether to report nothing until the gates were asked: within seconds of a start, and only if no rollout waits for status."""
+    return observed.rollout_in_status and traffic_unconfirmed(observed)
 
 
 def _earlier(one: datetime | None, other: datetime) -> datetime:

@@ -16,8 +16,8 @@ from typing import Final
 
 from aiohttp import web
 from lightkube import AsyncClient
-from lightkube.core.exceptions import ConfigError
 
+from medplum_agent_operator.errors import sentence
 from medplum_agent_operator.gate.agent_probe import AgentProbe
 from medplum_agent_operator.gate.effects import Rules
 from medplum_agent_operator.gate.endpoints import Endpoints
@@ -219,8 +219,9 @@ async def _run(flags: argparse.Namespace) -> int:
 
     try:
         await connect().close()
-    except ConfigError as fault:
-        log.error("Cannot find a cluster: %s Run the gate in a pod with a ServiceAccount, or set KUBECONFIG.", fault)
+    except Exception as fault:  # noqa: BLE001 - the client library checks no file's form: a kubeconfig that is none may raise anything
+        words = sentence(fault) or type(fault).__name__
+        log.error("Cannot find a cluster: %s Run the gate in a pod with a ServiceAccount, or set KUBECONFIG.", words)
         return 1
     try:
         await Gate(flags).run(connect, stop)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from medplum_agent_operator.gate.effects import Rules
 
@@ -52,6 +53,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="medplum-agent-gate",
         description="A relay in front of a Medplum Agent. Devices keep their connections while the agent behind the gate changes.",
+    )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"%(prog)s {version('medplum-agent-operator')}",
+        help="show the version and exit",
     )
     parser.add_argument("--namespace", required=True, help="namespace of the agent's Service")
     parser.add_argument(

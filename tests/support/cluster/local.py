@@ -21,7 +21,7 @@ from tests.support.cluster.marks import CLUSTER, require_mark
 from tests.support.cluster.node import cgroups, wire
 from tests.support.cluster.ports import reserve_ports
 from tests.support.cluster.progress import say
-from tests.support.cluster.toolchain import cache_folder, ensure_tools
+from tests.support.cluster.toolchain import cache_faults, cache_folder, ensure_tools
 from tests.support.cluster.toolchain.programs import CONTROL_PLANE
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def local_cluster(*, stages: Path = STAGES, flags: Mapping[str, Mapping[str, str
         tools = ensure_tools(CONTROL_PLANE)
         stack.enter_context(interruptible())
         folder = stack.enter_context(cluster_folder())
-        ports = reserve_ports(PORTS, locks=cache_folder() / "ports", until=stack)
+        with cache_faults():
+            ports = reserve_ports(PORTS, locks=cache_folder() / "ports", until=stack)
         plane = ControlPlane(f"e2e-{secrets.token_hex(4)}", folder, tools, ports, stages, flags or {})
         try:
             yield _start(plane)

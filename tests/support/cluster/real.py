@@ -24,7 +24,7 @@ from tests.support.cluster.node.addresses import reserve_addresses
 from tests.support.cluster.node.machine import REGISTRY_PORT, Machine
 from tests.support.cluster.node.namespaces import link_program
 from tests.support.cluster.node.needs import missing
-from tests.support.cluster.toolchain import cache_folder, ensure_tools
+from tests.support.cluster.toolchain import cache_faults, cache_folder, ensure_tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,7 +55,8 @@ def cluster_with_nodes(nodes: int = 2, *, images: Sequence[Path] = (), layer_sec
         tools = ensure_tools()
         stack.enter_context(interruptible())
         folder = stack.enter_context(cluster_folder())
-        addresses = reserve_addresses(locks=cache_folder() / "networks", until=stack)
+        with cache_faults():
+            addresses = reserve_addresses(locks=cache_folder() / "networks", until=stack)
         run = _Run(folder, addresses, tools, nodes)
         try:
             yield run.start(images, layer_seconds)

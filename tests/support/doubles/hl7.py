@@ -8,22 +8,32 @@ and to listen 400 ms after its start. Nothing here looks deeper than the first s
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 CONTENT_TYPE: Final = "x-application/hl7-v2+er7"
 _SEGMENT_END: Final = re.compile("[\r\n]+")
+_TEXTS: Final = {"AA": "OK", "CA": "Commit Accept"}
 
 
 def is_hl7(text: str) -> bool:
-    """Whether the agent takes it for a message: it begins with `MSH|`, and that is all that is asked."""
-    return text.startswith("MSH|")
+    """Whether the agent takes it for a message: it begins with `MSH`, and that is all that is asked."""
+    return text.startswith("MSH")
+
+
+def separator(text: str) -> str:
+    """The message's own field separator, MSH-1: the character behind `MSH`."""
+    return text[3:4] if is_hl7(text) and text[3:4] else "|"
 
 
 def fields(text: str, segment: str) -> list[str]:
     """The fields of the first segment of that name, so that `[9]` is MSH-10 and `[2]` is MSA-2; empty if the segment is missing."""
+    mark = separator(text)
     for line in _SEGMENT_END.split(text):
-        if line.startswith(f"{segment}|"):
-            return line.split("|")
+        if line.startswith(f"{segment}{mark}"):
+            return line.split(mark)
     return []
 
 
@@ -36,21 +46,30 @@ def field(text: str, segment: str, index: int) -> str:
 def control_id(text: str) -> str:
     """MSH-10. Only the first line is looked at, since messages may be long."""
     end = min((at for at in (text.find("\r"), text.find("\n")) if at >= 0), default=len(text))
-    found = text[:end].split("|", 10)
+    found = text[:end].split(separator(text), 10)
     return found[9] if len(found) > 9 else ""
 
 
-def acknowledgement(text: str, code: str, *, stamp: str, number: str) -> str:
-    r"""An ACK as the agent builds it: sender and receiver change places, and there is no CR behind the last segment.
+def acknowledgement(text: str, code: str, *, at: datetime) -> str:
+    r"""An ACK as upstream builds it, agent and bots alike: there is no CR behind the last segment.
 
-    >>> acknowledgement("MSH|^~\\&|ADT|H1|LAB|H2|1||ADT^A01|M1|P|2.5", "CA", stamp="20260101120000", number="7")
-    'MSH|^~\\&|LAB|H2|ADT|H1|20260101120000||ACK^A01|7|P|2.5\rMSA|CA|M1|OK'
+    Sender and receiver change places. MSH-10 is the time in milliseconds since the epoch, so two ACKs of one millisecond
+    have the same one. MSH-11 is always `P`.
+
+    >>> from datetime import UTC, datetime
+    >>> at = datetime(2026, 1, 1, 12, 0, 0, 7000, tzinfo=UTC)
+    >>> acknowledgement("MSH|^~\\&|ADT|H1|LAB|H2|1||ADT^A01|M1|T|2.5", "CA", at=at)
+    'MSH|^~\\&|LAB|H2|ADT|H1|20260101120000.7||ACK^A01|1767268800007|P|2.5\rMSA|CA|M1|Commit Accept'
     """
     asked = fields(text, "MSH")
+    mark, part = separator(text), text[4:5] or "^"
+    version = asked[11] if len(asked) > 11 else "2.5.1"
     asked += [""] * (12 - len(asked))
-    trigger = asked[8].split("^")[1:2]
-    kind = "^".join(["ACK", *trigger])
-    header = "|".join(
-        ["MSH", asked[1], asked[4], asked[5], asked[2], asked[3], stamp, "", kind, number, asked[10] or "P", asked[11]]
-    )
-    return f"{header}\rMSA|{code}|{asked[9]}|OK"
+    _, trigger, structure, *_ = [*asked[8].split(part), "", ""]
+    kind = part.join(["ACK", *([trigger] if trigger else []), *(["ACK"] if trigger and structure else [])])
+    milliseconds = at.microsecond // 1000
+    stamp = f"{at:%Y%m%d%H%M%S}" + (f".{milliseconds}" if milliseconds else "")
+    number = str(int(at.timestamp()) * 1000 + milliseconds)
+    sender, receiver = (asked[2], asked[3]), (asked[4], asked[5])
+    header = mark.join(["MSH", text[4:8], *receiver, *sender, stamp, "", kind, number, "P", version])
+    return f"{header}\r{mark.join(['MSA', code, asked[9], _TEXTS[code]])}"

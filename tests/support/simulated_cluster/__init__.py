@@ -5,7 +5,7 @@ Each `tick` is one small step of:
 - server-side apply of a few kinds: fields that the operator no longer applies are removed, lists are replaced, a few defaults are added;
 - the Deployment controller: RollingUpdate with surge 1 and unavailable 0, Recreate, and the traps of the real `Progressing` condition;
 - ReplicaSets;
-- a scheduler on two nodes: required pod anti-affinity, host ports, cordons;
+- a scheduler on two nodes: required pod anti-affinity, host ports, cordons, taints;
 - a kubelet: a started agent is ready a second later, or never.
 
 The operator is the real core: `make_plan`, then `project`. `tests/behaviour/test_model.py` compares the model with the real controllers.

@@ -139,6 +139,18 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self
 
+    def taint(self, node: str, key: str, *, effect: str = "NoSchedule", value: str = "") -> SimulatedCluster:
+        """`kubectl taint`, or an autoscaler that is about to remove the node."""
+        self.taints.setdefault(node, []).append({"key": key, "value": value, "effect": effect})
+        self.count += 1
+        return self
+
+    def untaint(self) -> SimulatedCluster:
+        """Take every taint off."""
+        self.taints.clear()
+        self.count += 1
+        return self
+
     def lose_node(self, node: str) -> SimulatedCluster:
         """The kubelet of a node stops reporting. Its pods may still run."""
         self.lost.setdefault(node, self.now)
@@ -202,7 +214,7 @@ class SimulatedCluster(Workloads):
         return [
             {
                 "metadata": {"name": name},
-                "spec": {"unschedulable": name in self.cordoned},
+                "spec": {"unschedulable": name in self.cordoned, "taints": self.taints.get(name, [])},
                 "status": {"conditions": [self._ready_condition(name)]},
             }
             for name in NODES
@@ -403,7 +415,7 @@ class SimulatedCluster(Workloads):
     def _start_job(self, body: Mapping[str, Any]) -> Raw:
         name = body["metadata"]["name"]
         assert name not in self.fetching, "a Job's template cannot be changed"
-        self.fetching[name] = SimulatedFetch(copied(dict(body)), self.now)
+        self.fetching[name] = SimulatedFetch(copied(dict(body)), self.now, sidecar=self.sidecar)
         self.writes.append("Job")
         self.count += 1
         return self.fetching[name].raws()[0]

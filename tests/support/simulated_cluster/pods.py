@@ -97,12 +97,14 @@ class SimulatedFetch:
         created: when it was applied.
         state: "" before the first step, "pulling" while its image cannot be pulled, "reading" while its Secret is missing, "done" at the end.
         done_at: when it was done.
+        sidecar: whether a policy added a container that never ends to its pod: "regular" or "native"; empty for none.
     """
 
     body: Raw
     created: datetime
     state: str = ""
     done_at: datetime | None = None
+    sidecar: str = ""
 
     @property
     def image(self) -> str:
@@ -123,7 +125,8 @@ class SimulatedFetch:
         """The Job and its pod as the API server returns them."""
         name = self.body["metadata"]["name"]
         metadata = {**self.body["metadata"], "uid": f"job-{name}", "creationTimestamp": stamp(self.created)}
-        complete = [{"type": "Complete", "status": "True"}] if self.state == "done" else []
+        is_complete = self.state == "done" and self.sidecar != "regular"
+        complete = [{"type": "Complete", "status": "True"}] if is_complete else []
         job = {**self.body, "metadata": metadata, "status": {"conditions": complete}}
         if not self.state:
             return [job]
@@ -132,6 +135,8 @@ class SimulatedFetch:
             "reading": {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "lab" not found'}},
             "done": {"terminated": {"exitCode": 0}},
         }
+        own = {"name": AGENT_CONTAINER, "state": states[self.state]}
+        added = {"name": "istio-proxy", "state": {"running": {}}}
         pod = {
             "kind": "Pod",
             "metadata": {
@@ -141,7 +146,10 @@ class SimulatedFetch:
                 "ownerReferences": [{"kind": "Job", "name": name, "uid": metadata["uid"], "controller": True}],
             },
             "spec": self.body["spec"]["template"]["spec"],
-            "status": {"containerStatuses": [{"name": AGENT_CONTAINER, "state": states[self.state]}]},
+            "status": {
+                "containerStatuses": [added, own] if self.sidecar == "regular" else [own],
+                "initContainerStatuses": [added] if self.sidecar == "native" else [],
+            },
         }
         return [job, pod]
 

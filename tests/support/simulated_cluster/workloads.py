@@ -27,6 +27,10 @@ NODES: Final = ("node-1", "node-2")
 """The scheduler puts all pods on the first node that accepts them."""
 
 
+HARD: Final = {"NoSchedule", "NoExecute"}
+"""Effects of taints that keep new pods away."""
+
+
 class Workloads:
     """ReplicaSets and pods, and their controllers.
 
@@ -37,9 +41,11 @@ class Workloads:
         troubles: versions whose containers never run, with reason and message of the kubelet.
         scheduler_keeps_apart: whether the scheduler honours the pod anti-affinity.
         cordoned: nodes that take no new pods.
+        taints: taints of nodes that no pod tolerates; a hard one keeps new pods away.
         lost: nodes whose kubelet stopped reporting, and since when; the state of their pods is unknown.
         never_pulled: versions whose images cannot be pulled by a Job.
         without_secret: versions whose Job does not find its Secret.
+        sidecar: the container that a policy adds to the pods of Jobs, "regular" or "native"; empty for none.
         fetching: Jobs that fetch an image, with the state of their pods; oldest first.
     """
 
@@ -51,9 +57,11 @@ class Workloads:
         self.troubles: dict[str, tuple[str, str]] = {}
         self.scheduler_keeps_apart = True
         self.cordoned: set[str] = set()
+        self.taints: dict[str, list[Raw]] = {}
         self.lost: dict[str, datetime] = {}
         self.never_pulled: set[str] = set()
         self.without_secret: set[str] = set()
+        self.sidecar = ""
         self.fetching: dict[str, SimulatedFetch] = {}
         self._min_ready_seconds = 0
         self._progress: tuple[str, datetime, str] | None = None
@@ -216,7 +224,8 @@ class Workloads:
             ports = host_ports(pod.template)
             if others and (apart or any(ports & host_ports(other.template) for other in others)):
                 continue
-            free = [node for node in NODES if node not in self.cordoned and node not in self.lost]
+            closed = {node for node, taints in self.taints.items() if any(one["effect"] in HARD for one in taints)}
+            free = [node for node in NODES if node not in {*self.cordoned, *self.lost, *closed}]
             if free:
                 pod.node = free[0]
                 self.count += 1

@@ -55,11 +55,18 @@ _DEFAULT_RESOURCES: Final[Mapping[str, Any]] = {
     "requests": {"cpu": "250m", "memory": "512Mi"},
     "limits": {"memory": "2Gi"},
 }
-IDLE_RESOURCES: Final[Mapping[str, Any]] = {
+_IDLE_RESOURCES: Final[Mapping[str, Any]] = {
     # For containers that only sleep. The CPU limit is there because a ResourceQuota may require one for each container.
     "requests": {"cpu": "10m", "memory": "16Mi"},
     "limits": {"cpu": "250m", "memory": "32Mi"},
 }
+
+
+def idle_resources(spec: MedplumAgentSpec) -> Mapping[str, Any]:
+    """The resources of a container that only sleeps or ends at once."""
+    custom = spec.for_children.idle_resources
+    found = None if custom is None else custom.model_dump(by_alias=True, exclude_defaults=True, mode="json")
+    return found or _IDLE_RESOURCES
 
 
 def selector(agent: MedplumAgent) -> dict[str, str]:
@@ -223,7 +230,7 @@ def _render_probe_container(channel: Channel, spec: MedplumAgentSpec, *, image: 
         **_image_fields(spec, image),
         "command": ["sh", "-c", _SLEEP],
         "readinessProbe": _tcp_probe(channel),
-        "resources": IDLE_RESOURCES,
+        "resources": idle_resources(spec),
         "securityContext": RESTRICTED_CONTAINER,
         **_pre_stop(spec),
     }

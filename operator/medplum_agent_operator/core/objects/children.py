@@ -57,9 +57,12 @@ def owner_reference(agent: MedplumAgent) -> dict[str, Any]:
     }
 
 
-def _object(agent: MedplumAgent, api_version: str, role: str, **content: Any) -> dict[str, Any]:
+def _object(
+    agent: MedplumAgent, spec: MedplumAgentSpec, api_version: str, role: str, /, **content: Any
+) -> dict[str, Any]:
     """A child object. Garbage collection deletes it after its owner, the MedplumAgent, without a finalizer."""
     labels = {
+        **spec.for_children.labels,
         **selector(agent),
         names.INSTANCE_LABEL: agent.name,
         names.COMPONENT_LABEL: "gate" if role.startswith("Gate") else "agent",
@@ -69,7 +72,7 @@ def _object(agent: MedplumAgent, api_version: str, role: str, **content: Any) ->
         "name": name_of(role, agent.name),
         "namespace": agent.namespace,
         "labels": labels | content.pop("labels", {}),
-        "annotations": content.pop("annotations", {}),
+        "annotations": dict(spec.for_children.annotations) | content.pop("annotations", {}),
         "ownerReferences": [owner_reference(agent)],
     }
     return {"apiVersion": api_version, "kind": kind_of(role), "metadata": metadata, **content}
@@ -93,9 +96,9 @@ def render_supporting(
         through_gate: whether the Service selects the gate's pods instead of the agent's pod.
     """
     bodies = (
-        _object(agent, "v1", "ServiceAccount", automountServiceAccountToken=False),
+        _object(agent, spec, "v1", "ServiceAccount", automountServiceAccountToken=False),
         _render_service(agent, spec, through_gate=through_gate),
-        _render_budget(agent, protected=protected),
+        _render_budget(agent, spec, protected=protected),
     )
     return {body["kind"]: _with_applied_hash(body) for body in bodies}
 
@@ -132,7 +135,7 @@ def render_gate(
         ),
     }
     return {
-        role: _with_applied_hash(_object(agent, version, role, **content))
+        role: _with_applied_hash(_object(agent, spec, version, role, **content))
         for role, (version, content) in bodies.items()
     }
 
@@ -159,11 +162,11 @@ def _render_service(agent: MedplumAgent, spec: MedplumAgentSpec, *, through_gate
     if service.load_balancer_source_ranges:
         body["loadBalancerSourceRanges"] = list(service.load_balancer_source_ranges)
     return _object(
-        agent, "v1", "Service", labels=dict(service.labels), annotations=dict(service.annotations), spec=body
+        agent, spec, "v1", "Service", labels=dict(service.labels), annotations=dict(service.annotations), spec=body
     )
 
 
-def _render_budget(agent: MedplumAgent, *, protected: bool) -> dict[str, Any]:
+def _render_budget(agent: MedplumAgent, spec: MedplumAgentSpec, *, protected: bool) -> dict[str, Any]:
     """The agent's PodDisruptionBudget: it refuses an eviction if the agent can be handed to another node first."""
     limit = {"minAvailable": 1} if protected else {"maxUnavailable": 1}
     text = (
@@ -175,6 +178,7 @@ def _render_budget(agent: MedplumAgent, *, protected: bool) -> dict[str, Any]:
     )
     return _object(
         agent,
+        spec,
         "policy/v1",
         "PodDisruptionBudget",
         annotations={names.NODE_DRAIN: text},
@@ -202,17 +206,17 @@ def render_deployment(
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy of its next rollout.
 
-    `minReadySeconds` is omitted if it is zero, because the API server drops a zero and the object would always differ.
-
     Args:
         agent: the MedplumAgent.
-        spec, template: the spec and the pod template in force.
+        spec: the spec in force.
+        template: the pod template in force.
         strategy: the rollout's strategy.
         record: the rollout's record.
         last_good: the value of the `last-good` annotation; None to omit it.
     """
-    body = _object(
+    deployment = _object(
         agent,
+        spec,
         "apps/v1",
         "Deployment",
         labels={names.VERSION_LABEL: spec.version},
@@ -221,13 +225,18 @@ def render_deployment(
             "replicas": 1,
             "selector": {"matchLabels": selector(agent)},
             "strategy": dict(mechanics_of(strategy).deployment_strategy),
+            # The API server drops a zero, and the object would always differ.
             **({"minReadySeconds": spec.handoff.min_ready_seconds} if spec.handoff.min_ready_seconds else {}),
             "progressDeadlineSeconds": spec.handoff.progress_deadline_seconds,
             "revisionHistoryLimit": OLD_REPLICA_SETS,
             "template": template.template,
         },
     )
-    body = _with_applied_hash(body)
-    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
-    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}
+    body = _with_applied_hash(deployment)
+    body["metadata"]["annotations"] |= _records(record, template, last_good)
     return body
+
+
+def _records(record: RolloutRecord, template: AppliedTemplate, last_good: str | None) -> dict[str, str]:
+    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
+    return {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}

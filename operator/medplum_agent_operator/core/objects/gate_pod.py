@@ -141,12 +141,13 @@ def render_gate_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str) 
         "metadata": {
             # The managed-by label lets the watch on pods include them: the operator asks each gate for its report.
             "labels": {
+                **spec.for_children.labels,
                 **labels,
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "gate",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
             },
-            "annotations": {"kubectl.kubernetes.io/default-container": GATE_CONTAINER},
+            "annotations": {**spec.for_children.annotations, "kubectl.kubernetes.io/default-container": GATE_CONTAINER},
         },
         "spec": {
             **_placement_of_agent(spec),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
 
-from medplum_agent_operator.core.observed.pods import Container, Pod
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container, Pod
 
 _WAITS_ONCE_CREATABLE: Final = {"CrashLoopBackOff", "CreateContainerError", "RunContainerError"}
 """Waiting reasons that prove that image and Secret are there: the kubelet pulls, reads Secrets, creates the container.
@@ -21,7 +21,7 @@ class FetchJob:
     Attributes:
         created: when it was created, to the second; None if that is missing.
         image_and_secret_present: whether the node has the image and the kubelet found the Secret. The container may still
-            have failed.
+            have failed. Containers that an admission policy added to the pod prove nothing.
         ended: whether the Job is complete or has failed.
         pod: its pod; None if it has no pod yet or no longer.
     """
@@ -56,6 +56,8 @@ def _container_was_created(pod: Mapping[str, Any]) -> bool:
     for raw in (pod.get("status") or {}).get("containerStatuses") or ():
         state = raw.get("state") or {}
         container = Container.read(raw)
+        if container.name != AGENT_CONTAINER:
+            continue
         if "running" in state or container.exit_code is not None or container.waiting in _WAITS_ONCE_CREATABLE:
             return True
     return False

@@ -1,6 +1,6 @@
 """A pod of an agent: the parts that decisions need. Built by `model`; read by every wing."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Self
@@ -135,9 +135,17 @@ class Pod:
         return self.ready and self.ports_closed_since is None and not self.finished
 
     def all_containers(self) -> Iterator[Container]:
-        """Every container, in the order of their start. Init containers are not ours: an admission webhook added them."""
+        """Every container, in the order of their start."""
         yield from self.init_containers
         yield from self.containers
+
+    def own_containers(self, names: Collection[str]) -> tuple[Container, ...]:
+        """The containers that the operator rendered. `names`: theirs. Init containers are never among them."""
+        return tuple(container for container in self.containers if container.name in names)
+
+    def added_containers(self, names: Collection[str]) -> tuple[Container, ...]:
+        """The containers that an admission policy added, init containers first. `names`: those of the operator's own."""
+        return (*self.init_containers, *(each for each in self.containers if each.name not in names))
 
 
 def _agent_ended_at(status: Mapping[str, Any]) -> datetime | None:

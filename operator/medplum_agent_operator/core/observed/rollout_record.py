@@ -88,7 +88,7 @@ class RolloutRecord(BaseModel):
         previous_outcome: how the rollout before this one ended.
         approval: the approval annotation that allowed it; None if no approval was needed.
         approved_by: the field manager that set the approval annotation.
-        moved_off: the cordoned node that the agent is moved off; None if this is not a move.
+        moved_off: the node that the agent is moved off; None if this is not a move.
         rolled_back_from: the target version of the rollout that failed; None if this is not a rollback.
         failed: the latest failed rollout, which is latched; None if no rollout is latched.
         refresh: the value of the annotation `agents.medplum.com/refresh` that the operator has acted on.

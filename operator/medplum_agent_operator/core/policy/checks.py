@@ -106,9 +106,13 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
         return None
     impact = f"{Availability.of(observed).now} The operator makes no changes and repairs no drift."
     fix, command = "Set spec.paused to false; pending changes then start.", ""
-    stuck = drain.on_cordoned_node(observed)
-    if stuck is not None and _protected(observed):
-        impact += f" Node {stuck.node} is cordoned, and a drain of it waits while the agent is paused."
+    spec = observed.applied_spec or agent.spec
+    stuck = drain.on_departing_node(observed, spec)
+    node = None if stuck is None else observed.node_of(stuck)
+    if node is not None and _protected(observed):
+        impact += (
+            f" Node {node.name} {drain.why_departing(node, spec)}, and a drain of it waits while the agent is paused."
+        )
         fix += " To move the agent off the node now, run the command."
         command = f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}"
     message = Message("Paused by spec.paused.", impact=impact, fix=fix, command=command)

@@ -1,9 +1,15 @@
 """Read the state of one container: whether it can still start, and the kubelet's words about it.
 
 Called by `diagnosis` for the agent's pod and by `prepull` for the Job that pulls an image. Pure.
+
+Admission policies add containers to pods (a mesh's proxy, a log shipper). These get a message of their own and decide nothing:
+the spec neither names their images nor explains their exits.
 """
 
+from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, REFUSED_CREDENTIALS, Container
+from medplum_agent_operator.core.policy.phrases import reported
 
 _PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
@@ -90,3 +96,25 @@ def kubelet_words(container: Container) -> str:
     if container.message.startswith("Back-off "):
         return "the kubelet keeps trying"
     return container.message.strip().rstrip(".") or container.waiting
+
+
+def added_trouble(container: Container, *, pod: str, command: str) -> Finding | None:
+    """Why a container that an admission policy added does not run; None if nothing is known to be wrong."""
+    if pull_fails(container):
+        reason, what, cause = Reason.IMAGE_PULL_FAILED, "cannot pull its image", pull_error(container)
+    elif cannot_be_created(container):
+        reason, what, cause = Reason.CONTAINER_CONFIG_ERROR, "cannot be created", kubelet_words(container)
+    elif container.exit_code is not None and not container.ready and keeps_exiting(container):
+        reason, what, cause = Reason.CRASH_LOOP, f"keeps exiting with code {container.exit_code}", ""
+    else:
+        return None
+    last_words = f"Its last message: {container.termination_message}" if container.termination_message else ""
+    return warning(
+        reason,
+        Message(
+            f"Container {container.name}, which a policy added to pod {pod}, {what}.",
+            cause=reported("The kubelet", cause) if cause else last_words,
+            fix="Correct the admission policy or webhook that adds the container, or exempt the pod from it.",
+            command=command,
+        ),
+    )

@@ -15,6 +15,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, READY_PREFIX, Container, Pod
 from medplum_agent_operator.core.policy import messages
 from medplum_agent_operator.core.policy.containers import (
+    added_trouble,
     cannot_be_created,
     keeps_exiting,
     kubelet_words,
@@ -91,14 +92,30 @@ def hopeless(observed: Observed) -> bool:
     """Whether waiting cannot help the current template's pod; `trouble` says why.
 
     A missing or refused image counts once the kubelet backs off after its first try. An agent that exits counts at its third exit. An
-    unschedulable pod does not count: nodes and room may come.
+    unschedulable pod does not count: nodes and room may come. Nor does a container that an admission policy added: a rollback would
+    get the same one.
     """
-    return any(
-        never_starts(container) or (container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1)
-        for pod in observed.current_pods
-        if not pod.ready and not pod.terminating
-        for container in pod.all_containers()
-    )
+    own = _rendered(observed.applied_spec or observed.agent.spec)
+    return any(_is_stuck(container) for pod in _starting(observed) for container in pod.own_containers(own))
+
+
+def never_serves(observed: Observed) -> bool:
+    """Whether no pod of the current template gets ready as things are, including for a container that another party added."""
+    return any(_is_stuck(container) for pod in _starting(observed) for container in pod.all_containers())
+
+
+def _starting(observed: Observed) -> list[Pod]:
+    return [pod for pod in observed.current_pods if not pod.ready and not pod.terminating]
+
+
+def _is_stuck(container: Container) -> bool:
+    exits = container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1
+    return never_starts(container) or exits
+
+
+def _rendered(spec: MedplumAgentSpec) -> set[str]:
+    """The names of the containers that the operator renders."""
+    return {AGENT_CONTAINER, *(f"{READY_PREFIX}{channel.name}" for channel in spec.channels)}
 
 
 def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
@@ -121,7 +138,7 @@ def unready_ports(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
 
 
 def _channels(pod: Pod, spec: MedplumAgentSpec) -> Iterator[tuple[Channel, bool]]:
-    states = {container.name: container.ready for container in pod.all_containers()}
+    states = {container.name: container.ready for container in pod.containers}
     for index, channel in enumerate(spec.channels):
         yield channel, states.get(AGENT_CONTAINER if index == 0 else f"{READY_PREFIX}{channel.name}", False)
 
@@ -137,8 +154,13 @@ def _faults(agent: MedplumAgent, pod: Pod, spec: MedplumAgentSpec) -> Iterator[F
                 command=_describe(agent, pod),
             ),
         )
-    for container in pod.all_containers():
+    own = _rendered(spec)
+    for container in pod.own_containers(own):
         yield from _container_faults(agent, pod, container, spec)
+    for container in pod.added_containers(own):
+        found = added_trouble(container, pod=pod.name, command=_describe(agent, pod))
+        if found is not None:
+            yield found
 
 
 def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAgentSpec) -> Iterator[Finding]:

@@ -69,7 +69,7 @@ def _is_down(observed: Observed, *, now: datetime) -> bool:
         return True
     live = observed.deployment
     since = [pod.ports_closed_since for pod in observed.current_pods if pod.ports_closed_since is not None]
-    return live is not None and diagnosis.hopeless(observed) and bool(since) and now >= max(since) + live.deadline
+    return live is not None and diagnosis.never_serves(observed) and bool(since) and now >= max(since) + live.deadline
 
 
 def requested_now(agent: MedplumAgent, spec: MedplumAgentSpec, record: RolloutRecord | None) -> bool:

@@ -44,7 +44,7 @@ def should_roll_back(observed: Observed, spec: MedplumAgentSpec, *, now: datetim
 
     Not rolled back are:
     - a first installation: there is no previous state;
-    - a move off a cordoned node: it stops no agent and resumes when a node accepts the pod;
+    - a move off a node before a drain: it stops no agent and resumes when a node accepts the pod;
     - a rollback: it would lead to itself;
     - a version that serves, or whose pods a user has restarted since: it may have been active while the operator did not look,
       and returning from it would be a downgrade (docs/adr/0028).

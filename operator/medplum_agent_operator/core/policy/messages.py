@@ -13,6 +13,7 @@ from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import FORCE_DOWNGRADE, NOW, RETRY
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.nodes import Taint
 from medplum_agent_operator.core.observed.rollout_record import Failure
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
 from medplum_agent_operator.core.policy.approval import Approval
@@ -184,7 +185,7 @@ def invalid_spec(fault: str, *, serving: bool) -> Message:
         cause=f"{fault.rstrip('.')}.",
         impact="The running agent keeps serving." if serving else "No agent serves; devices cannot deliver messages.",
         fix="Correct the field. If the API server accepted it, the installed CRD belongs to another operator release: apply "
-        "crds/medplumagents.yaml of this operator's release.",
+        "crds/medplumagents.yaml in the operator's sources, of this operator's release.",
     )
 
 
@@ -206,4 +207,15 @@ def node_lost(agent: MedplumAgent, *, node: str, since: datetime, pod: str, hand
         fix="If the node returns, the agent serves again automatically. Only if you know that the machine is off, run the command; "
         "remove the taint when the node is back.",
         command=f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute",
+    )
+
+
+def unknown_taint(agent: MedplumAgent, node: str, taint: Taint) -> Message:
+    """A taint on the agent's node that a tool may have set before it drains the node."""
+    return Message(
+        f"Node {node} has taint {taint.key}:{taint.effect}, which the agent does not tolerate.",
+        impact="The agent keeps serving. If the node is being drained, the drain waits: the PodDisruptionBudget blocks the eviction.",
+        fix="If so, move the agent with the command, and name the taint in the operator's setting --eviction-taints for the next time. "
+        "If the agent may stay, add a toleration to spec.podTemplate.",
+        command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",
     )

@@ -14,7 +14,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import IDLE_RESOURCES
+from medplum_agent_operator.core.objects.agent_pod import idle_resources
 from medplum_agent_operator.core.objects.agent_start import credentials
 from medplum_agent_operator.core.objects.children import owner_reference
 from medplum_agent_operator.core.objects.restricted import RESTRICTED_CONTAINER, RESTRICTED_POD
@@ -22,9 +22,8 @@ from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.jobs import FetchJob
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, Container, Pod
 from medplum_agent_operator.core.policy import containers
-from medplum_agent_operator.core.policy.drain import CORDON_TAINT
 from medplum_agent_operator.core.policy.phrases import reported
 
 TTL_SECONDS: Final = 120
@@ -61,7 +60,7 @@ def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> F
 
     A fetch begins only for an agent that serves: without one, waiting gains nothing. Once begun, it is awaited even while the
     agent is briefly down: a crash or a restart must not let the agent stop for an image that cannot be pulled. The Job runs on
-    a cordoned node too, although the new pod starts elsewhere: it still shows whether the image can be pulled.
+    a cordoned or tainted node too, although the new pod starts elsewhere: it still shows whether the image can be pulled.
     """
     if not spec.handoff.pre_pull or observed.deployment is None:
         return None
@@ -81,6 +80,7 @@ def needed_fetch(observed: Observed, spec: MedplumAgentSpec, *, image: str) -> F
 def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node: str) -> dict[str, Any]:
     """Render the Job. Its name changes with the spec, its content and the retry annotation, so each of these leads to another try."""
     labels = {
+        **spec.for_children.labels,
         names.NAME_LABEL: "medplum-agent-fetch",
         names.FETCH_LABEL: agent.name,
         names.MANAGED_BY_LABEL: names.MANAGED_BY,
@@ -90,7 +90,10 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
         "ttlSecondsAfterFinished": TTL_SECONDS,
         "activeDeadlineSeconds": max(LONGEST_SECONDS, 2 * spec.handoff.progress_deadline_seconds),
         "template": {
-            "metadata": {"labels": labels, "annotations": dict(spec.pod_template.annotations)},
+            "metadata": {
+                "labels": labels,
+                "annotations": {**spec.for_children.annotations, **spec.pod_template.annotations},
+            },
             "spec": _render_pod(agent, spec, image=image, node=node),
         },
     }
@@ -102,6 +105,7 @@ def render_job(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node:
             "name": agent.name[: _NAME_LENGTH - len(tail)].rstrip("-") + tail,
             "namespace": agent.namespace,
             "labels": labels,
+            **({"annotations": dict(spec.for_children.annotations)} if spec.for_children.annotations else {}),
             "ownerReferences": [owner_reference(agent)],
         },
         "spec": body,
@@ -122,7 +126,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
         "terminationGracePeriodSeconds": 0,
         "securityContext": {**RESTRICTED_POD, **security},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [here]}}},
-        "tolerations": [*tolerations, {"key": CORDON_TAINT, "operator": "Exists", "effect": "NoSchedule"}],
+        "tolerations": [*tolerations, {"operator": "Exists", "effect": "NoSchedule"}],
         "containers": [
             {
                 "name": AGENT_CONTAINER,
@@ -130,7 +134,7 @@ def _render_pod(agent: MedplumAgent, spec: MedplumAgentSpec, *, image: str, node
                 "imagePullPolicy": str(spec.image.pull_policy),
                 "command": ["true"],
                 "env": credentials(spec),
-                "resources": IDLE_RESOURCES,
+                "resources": idle_resources(spec),
                 "securityContext": RESTRICTED_CONTAINER,
             }
         ],
@@ -158,10 +162,8 @@ def trouble(fetch: Fetch) -> Finding | None:
                 command=command,
             ),
         )
-    for container in () if job.pod is None else job.pod.containers:
-        found = _container_trouble(container, fetch.node, command)
-        if found is not None:
-            return found
+    if job.pod is not None and (found := _pod_trouble(job.pod, fetch.node, command)) is not None:
+        return found
     if job.ended:
         return warning(
             Reason.IMAGE_PULL_FAILED,
@@ -172,6 +174,13 @@ def trouble(fetch: Fetch) -> Finding | None:
             ),
         )
     return None
+
+
+def _pod_trouble(pod: Pod, node: str, command: str) -> Finding | None:
+    """What is wrong with the container that pulls the image, or with an init container that it waits for."""
+    own = [_container_trouble(container, node, command) for container in pod.own_containers({AGENT_CONTAINER})]
+    first = [containers.added_trouble(container, pod=pod.name, command=command) for container in pod.init_containers]
+    return next((found for found in (*own, *first) if found is not None), None)
 
 
 def _container_trouble(container: Container, node: str, command: str) -> Finding | None:
@@ -201,7 +210,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
 def hopeless(fetch: Fetch) -> bool:
     """Whether waiting cannot help: the registry does not have the image, denies access to it, or the Secret is missing."""
     pod = None if fetch.job is None else fetch.job.pod
-    return pod is not None and any(map(containers.never_starts, pod.containers))
+    return pod is not None and any(map(containers.never_starts, pod.own_containers({AGENT_CONTAINER})))
 
 
 def unknown_trouble(fetch: Fetch) -> Finding:

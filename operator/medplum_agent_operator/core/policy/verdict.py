@@ -101,7 +101,7 @@ def _no_image(observed: Observed) -> Message:
         "There is no image to run: neither spec.image.repository nor the operator's default is set.",
         impact=Availability.of(observed).now,
         fix="Set spec.image.repository, or the environment variable MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY of the operator's Deployment. "
-        "Medplum publishes no image; docs/how-to/build-an-agent-image.md shows how to build one.",
+        "Medplum publishes no image; docs/how-to/build-an-agent-image.md in the operator's sources shows how to build one.",
     )
 
 

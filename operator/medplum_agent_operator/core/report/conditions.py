@@ -45,23 +45,24 @@ def conditions(
     generation: int,
     now: datetime,
 ) -> list[Condition]:
-    """Update conditions as metav1.Condition demands: the transition time changes only with the status."""
+    """Update conditions as metav1.Condition demands: the transition time changes only with the status.
+
+    Each stays at its place, and a new one comes last: a pass that has nothing to say about one must not write status.
+    """
     before = {condition.type: condition for condition in previous}
-    result = [condition for condition in previous if condition.type not in values]
+    result = dict(before)
     for kind, (status, reason, message) in values.items():
         known = before.get(str(kind))
         # Whole seconds, as metav1.Time has them.
         since = (
             known.last_transition_time if known is not None and known.status is status else now.replace(microsecond=0)
         )
-        result.append(
-            Condition(
-                type=str(kind),
-                status=status,
-                reason=reason,
-                message=message[:LONGEST_MESSAGE],
-                last_transition_time=since,
-                observed_generation=generation,
-            )
+        result[str(kind)] = Condition(
+            type=str(kind),
+            status=status,
+            reason=reason,
+            message=message[:LONGEST_MESSAGE],
+            last_transition_time=since,
+            observed_generation=generation,
         )
-    return result
+    return list(result.values())

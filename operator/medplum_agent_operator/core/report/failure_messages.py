@@ -89,14 +89,14 @@ def no_other_node(*, node: str, trouble: Message) -> Message:
         cause=trouble.cause,
         impact=f"None; the agent keeps serving on {node}.",
         fix="Add a node, make room or correct the scheduling in spec.podTemplate. "
-        "Or uncordon the node. Or set spec.handoff.onNodeDrain to Evict, so that the drain stops the agent.",
+        "Or uncordon the node, or take its taint off. Or set spec.handoff.onNodeDrain to Evict, so that the drain stops the agent.",
     )
 
 
 def move_failed(
     record: RolloutRecord, *, node: str, trouble: Message, available: Availability, deadline_seconds: int | None
 ) -> Message:
-    """A move off a cordoned node that failed. `deadline_seconds`: the deadline that it missed; None if it failed before."""
+    """A move off a node that failed. `deadline_seconds`: the deadline that it missed; None if it failed before."""
     within = f" within {seconds(deadline_seconds)}" if deadline_seconds else ""
     return replace(
         trouble,

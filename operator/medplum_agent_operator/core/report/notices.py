@@ -11,7 +11,7 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Config, Observed
-from medplum_agent_operator.core.policy import gate_messages, windows
+from medplum_agent_operator.core.policy import drain, gate_messages, messages, windows
 from medplum_agent_operator.core.report import traffic
 
 
@@ -44,15 +44,17 @@ def notices(observed: Observed, config: Config, *, now: datetime) -> Notices:
     """Collect the notices."""
     faults = windows.read(observed.agent.spec.maintenance_windows).faults
     invalid = tuple(warning(Reason.WINDOW_INVALID, fault) for fault in faults)
+    tainted = drain.unknown_taint(observed, observed.applied_spec or observed.agent.spec, config)
+    on_node = () if tainted is None else (messages.unknown_taint(observed.agent, *tainted),)
     if not observed.agent.spec.gated:
-        return Notices(invalid)
+        return Notices(invalid, on_node)
     deployment = observed.children.get("GateDeployment")
     due = gate_pod.absence_tolerated_until(deployment, now=now)
     waits = due is not None and config.gate_image is not None and now < due
     about_gate = tuple(_about_gate(observed, not_serving=due is not None and not waits))
     unreachable = traffic.gates_unreachable(observed)
     quiet = (gate_messages.gates_unreachable(observed.agent),) if unreachable else ()
-    return Notices((*invalid, *about_gate), quiet, due if waits else None)
+    return Notices((*invalid, *about_gate), (*quiet, *on_node), due if waits else None)
 
 
 def _about_gate(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def _what(record: RolloutRecord) -> str:
     if record.from_version is None:
         return f"Installing {to}."
     if record.moved_off:
-        return f"Moving the agent, {to}, off cordoned node {record.moved_off} {how}."
+        return f"Moving the agent, {to}, off node {record.moved_off} {how}."
     return f"{_change(record)} {how}{_because_of_failure(record)}."
 
 

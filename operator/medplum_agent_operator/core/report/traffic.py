@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import ChannelStatus, ConditionStatus, GateFigures, HistoryEntry, Outcome
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.gate_reports import Takeover
@@ -37,7 +37,7 @@ def forwarding(observed: Observed) -> ConditionValue | None:
     if since := silent_channels(observed):
         summary = gate_messages.agent_silent(observed.agent, since).summary
         return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), summary
-    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel too_early for an agent that does not answer."
+    return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
 
 
 def _why_unknown(observed: Observed) -> tuple[Reason, str] | None:
@@ -54,6 +54,15 @@ def gates_unreachable(observed: Observed) -> bool:
     """Whether gates serve and none of them answers the operator."""
     serve = bool(observed.pods_with_open_ports) and gate_pod.available(observed.children.get("GateDeployment"))
     return serve and observed.traffic is not None and not observed.traffic.gates
+
+
+def traffic_unconfirmed(observed: Observed) -> bool:
+    """Whether no gate was asked since the operator's start, and what status reports of the gates may still hold."""
+    if not observed.agent.spec.gated or observed.traffic is not None or _why_unknown(observed) is not None:
+        return False
+    asked = (Reason.AGENT_SILENT, Reason.GATES_UNREACHABLE)
+    known = observed.agent.status.conditions
+    return any(c.type == ConditionType.FORWARDING and c.reason in asked for c in known)
 
 
 def silent_channels(observed: Observed) -> Mapping[str, datetime]:

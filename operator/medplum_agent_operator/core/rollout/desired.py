@@ -20,7 +20,7 @@ class Desired:
         template: the pod template in force.
         choice: the strategy by which the pod would be replaced.
         begins: whether a rollout begins.
-        moved: the pod that the rollout moves off a cordoned node; None if the rollout is no move.
+        moved: the pod that the rollout moves off its node; None if the rollout is no move.
     """
 
     spec: MedplumAgentSpec = field(repr=False)
@@ -39,11 +39,11 @@ def desired(this: Pass) -> Desired:
     return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
 
 
-def move_if_cordoned(this: Pass, wanted: Desired) -> Desired:
-    """Turn the desired state into a move off the agent's node, if that is cordoned and the agent can hand over."""
+def move_if_departing(this: Pass, wanted: Desired) -> Desired:
+    """Turn the desired state into a move off the agent's node, if that is about to be drained and the agent can hand over."""
     if wanted.choice.mechanics.stops_first:
         return wanted
-    pod = drain.pod_to_move(this.observed, wanted.spec, nodes_watched=this.config.nodes_watched)
+    pod = drain.pod_to_move(this.observed, wanted.spec, config=this.config)
     if pod is None:
         return wanted
     return replace(

@@ -66,12 +66,18 @@ def render_backup(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
             "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, backup])[:10]}",
             "namespace": agent.namespace,
             "labels": {
+                **agent.spec.for_children.labels,
                 **selector(agent),
                 names.INSTANCE_LABEL: agent.name,
                 names.COMPONENT_LABEL: "agent",
                 names.MANAGED_BY_LABEL: names.MANAGED_BY,
                 names.VERSION_LABEL: state.spec.version,
             },
+            **(
+                {"annotations": dict(agent.spec.for_children.annotations)}
+                if agent.spec.for_children.annotations
+                else {}
+            ),
             "ownerReferences": [owner_reference(agent)],
         },
         # The generation of the spec that asks for the downgrade: a later backup has a higher one.

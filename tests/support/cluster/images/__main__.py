@@ -14,6 +14,7 @@ from tests.support.cluster.images.catalogue import RECIPES
 from tests.support.cluster.images.errors import ImageError
 from tests.support.cluster.images.oci import Layout
 from tests.support.cluster.progress import say
+from tests.support.cluster.toolchain import ToolchainError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ def main() -> int:
             sys.stdout.write(f"{built.archive} {' '.join(built.references)}\n")
             if options.sizes:
                 sys.stdout.writelines(sizes(built))
-    except ImageError as error:
+    except (ImageError, ToolchainError) as error:
         say(str(error))
         return 1
     except KeyboardInterrupt:

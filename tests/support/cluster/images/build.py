@@ -23,7 +23,7 @@ from tests.support.cluster.images.packages import IMAGE_PROGRAMS, what_is_missin
 from tests.support.cluster.locks import exclusive
 from tests.support.cluster.marks import NODES, require_mark
 from tests.support.cluster.progress import say
-from tests.support.cluster.toolchain.build import cache_folder
+from tests.support.cluster.toolchain.build import cache_faults, cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,6 +56,7 @@ def image(name: str) -> Image:
     return build(name, RECIPES[name])
 
 
+@cache_faults()
 def build(name: str, recipe: Recipe) -> Image:
     """Return the image of any recipe, and build it if it is missing."""
     require_mark(NODES)

@@ -101,7 +101,7 @@ OPERATOR: Final = FromDockerfile(
     inputs=[
         ROOT / each
         for each in (
-            *("Dockerfile", "requirements.txt", "requirements-dev.txt", "pyproject.toml", "README.md", "LICENSE"),
+            *("Dockerfile", "requirements.txt", "requirements-dev.txt", "pyproject.toml", "LICENSE"),
             "operator",
         )
     ],

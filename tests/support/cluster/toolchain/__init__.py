@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.cluster.toolchain.build import Tools, cache_folder, ensure_tools
+from tests.support.cluster.toolchain.build import Tools, cache_faults, cache_folder, ensure_tools
 from tests.support.cluster.toolchain.errors import ToolchainError
 
-__all__ = ["ToolchainError", "Tools", "cache_folder", "ensure_tools"]
+__all__ = ["ToolchainError", "Tools", "cache_faults", "cache_folder", "ensure_tools"]

@@ -6,9 +6,11 @@ KUBEBUILDER_ASSETS (the folder that setup-envtest fills) are taken as they are i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +22,12 @@ from tests.support.cluster.toolchain.golang import choose_go, go_environment, in
 from tests.support.cluster.toolchain.programs import HERE, PROGRAMS, Program, cache_key, link_flags
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from tests.support.cluster.toolchain.golang import Go
 
 LOG_LINES = 30
+_UNUSABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.ENOENT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,22 @@ def cache_folder() -> Path:
     return Path(base) / "medplum-agent-operator"
 
 
+@contextmanager
+def cache_faults() -> Iterator[None]:
+    """Turn a cache folder that cannot be used (read-only, full, another user's) into a ToolchainError that says so."""
+    try:
+        yield
+    except OSError as error:
+        folder = cache_folder()
+        at = Path(os.fsdecode(error.filename)) if error.filename is not None else folder
+        if error.errno not in _UNUSABLE or not (at.is_relative_to(folder) or folder.is_relative_to(at)):
+            raise
+        raise ToolchainError(
+            f"The cache folder {folder} cannot be used: {error.strerror} ({at}). Set XDG_CACHE_HOME to a folder that can be written."
+        ) from error
+
+
+@cache_faults()
 def ensure_tools(names: Collection[str] | None = None) -> Tools:
     """Return the named programs, all of them by default, after building those that are missing."""
     wanted = [program for program in PROGRAMS if names is None or program.name in names]

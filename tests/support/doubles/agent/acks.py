@@ -6,6 +6,7 @@ answer later. Enhanced `aa`: AA at once, the server's answer is swallowed.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,11 +15,13 @@ from tests.support.doubles.agent.framers import FrameFinder, ReadEndFramer, fram
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from tests.support.doubles.agent.framers import Framer
     from tests.support.doubles.agent.version import AckMode, AgentTraits
 
 _APPLICATION_CODES: Final = frozenset({"AA", "AE", "AR"})
+_LINE_END: Final = re.compile("[\r\n]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Dialect:
     ack_mode: AckMode
     encoding: str
     finds_frames: bool
-    turns_crlf_into_cr: bool
+    rebuilds_messages: bool
 
     @classmethod
     def of(cls, traits: AgentTraits, parameters: Mapping[str, str]) -> Dialect:
@@ -37,13 +40,17 @@ class Dialect:
             ack_mode=traits.ack_mode(parameters.get("enhanced")),
             encoding=parameters.get("encoding", "utf-8"),
             finds_frames=traits.finds_frames,
-            turns_crlf_into_cr=traits.turns_crlf_into_cr,
+            rebuilds_messages=traits.rebuilds_messages,
         )
 
     @property
     def keeps_in_memory(self) -> bool:
         """Whether a message is acknowledged while only this process has it."""
         return self.ack_mode != "original"
+
+    def written(self, text: str) -> str:
+        """Return a message as this version passes it on, in either direction."""
+        return _LINE_END.sub("\r", text) if self.rebuilds_messages else text
 
     def framer(self) -> Framer:
         """Make the framer of one connection."""
@@ -62,28 +69,26 @@ class Arrival:
 class Hl7Conversation:
     """One connection of a device."""
 
-    def __init__(self, dialect: Dialect, stamp: Callable[[], tuple[str, str]]) -> None:
+    def __init__(self, dialect: Dialect, now: Callable[[], datetime]) -> None:
         self._dialect = dialect
         self._framer = dialect.framer()
-        self._stamp = stamp
+        self._now = now
 
     def feed(self, read: bytes) -> list[Arrival]:
         """Take one read; Garbage means silence."""
         return [self._arrive(text) for text in self._framer.feed(read)]
 
     def _arrive(self, text: str) -> Arrival:
-        if self._dialect.turns_crlf_into_cr:
-            text = text.replace("\r\n", "\r")
+        text = self._dialect.written(text)
         code = {"original": None, "enhanced": "CA", "enhanced-aa": "AA"}[self._dialect.ack_mode]
         ack = None
         if code is not None:
-            stamp, number = self._stamp()
-            ack = frame(hl7.acknowledgement(text, code, stamp=stamp, number=number), self._dialect.encoding)
+            ack = frame(hl7.acknowledgement(text, code, at=self._now()), self._dialect.encoding)
         return Arrival(text, hl7.control_id(text), ack)
 
 
 def answer_for_device(dialect: Dialect, response: Mapping[str, Any]) -> bytes | None:
-    """Return what the device gets for an answer of the server: the body unchanged, with any MSA, or nothing.
+    """Return what the device gets for an answer of the server: the body, with any MSA, or nothing.
 
     Errors (status 400 and above) and what is not HL7 give silence: a failing bot looks like a lost message.
     """
@@ -92,4 +97,4 @@ def answer_for_device(dialect: Dialect, response: Mapping[str, Any]) -> bytes | 
         return None
     if dialect.ack_mode == "enhanced-aa" and hl7.field(body, "MSA", 1).upper() in _APPLICATION_CODES:
         return None
-    return frame(body, dialect.encoding)
+    return frame(dialect.written(body), dialect.encoding)

@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Scheme = Literal["mllp", "tcp", "dicom"]
+Scheme = Literal["mllp", "tcp", "dicom", "other"]
 
 
 class AgentConfigError(ValueError):
-    """The server's configuration cannot be used; nothing is bound."""
+    """The server's configuration cannot be used: at its start the agent ends with exit code 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,10 @@ class ChannelAddress:
 
 
 def channel_addresses(agent: Mapping[str, Any], endpoints: Sequence[Mapping[str, Any]]) -> tuple[ChannelAddress, ...]:
-    """Read them; `endpoints` in the order of the Agent's channels. An agent or Endpoint that is off has none."""
+    """Read them; `endpoints` in the order of the Agent's channels. An agent or Endpoint that is off has none.
+
+    A channel of an unknown scheme is left out by the caller; two channels of one port, or a channel without one, are an error.
+    """
     if agent.get("status") != "active":
         return ()
     found = [
@@ -45,10 +48,10 @@ def channel_addresses(agent: Mapping[str, Any], endpoints: Sequence[Mapping[str,
 def _address(name: str, url: str) -> ChannelAddress:
     parts = urlsplit(url)
     match parts.scheme:
-        case "mllp" | "tcp" | "dicom" as scheme:
-            pass
+        case "mllp" | "tcp" | "dicom" as known:
+            scheme: Scheme = known
         case _:
-            raise AgentConfigError(f"Unsupported endpoint type: {url}")
+            scheme = "other"
     if not parts.port:
         raise AgentConfigError(f"Invalid agent config: no port in {url}")
     return ChannelAddress(name, url, scheme, parts.port, dict(parse_qsl(parts.query)))

@@ -13,6 +13,7 @@ from tests.support.doubles.hl7 import is_hl7
 VT: Final = b"\x0b"
 END: Final = b"\x1c\r"
 READ_BYTES: Final = 65_536
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 class Garbage(ValueError):  # noqa: N818 - it names what was read
@@ -29,6 +30,17 @@ class Framer(Protocol):
 def frame(text: str, encoding: str = "utf-8") -> bytes:
     """Wrap a message for the wire."""
     return VT + text.encode(encoding, "replace") + END
+
+
+def _message(content: bytes | bytearray, encoding: str) -> str:
+    """Decode as upstream's iconv-lite does: a byte order mark is taken off. Garbage if that is no message."""
+    try:
+        text = content.decode(encoding, "replace").removeprefix(_BYTE_ORDER_MARK)
+    except LookupError as error:
+        raise Garbage(f"Encoding not recognized: {encoding!r}") from error
+    if not is_hl7(text):
+        raise Garbage("Invalid HL7 message")
+    return text
 
 
 class ReadEndFramer:
@@ -48,10 +60,8 @@ class ReadEndFramer:
         self._buffer += read
         if not read.endswith(END):
             return []
-        # Blindly: the first byte is taken for 0B.
-        text = self._buffer[1 : -len(END)].decode(self._encoding, "replace")
-        if not is_hl7(text):
-            raise Garbage("not an HL7 message; the connection is poisoned")
+        # Blindly: the first byte is taken for 0B. What is no message stays in the buffer, so the connection is poisoned.
+        text = _message(self._buffer[1 : -len(END)], self._encoding)
         self._buffer.clear()
         return [text]
 
@@ -81,13 +91,14 @@ class FrameFinder:
             end = self._buffer.find(END, max(start + 1, self._searched))
             if end < 0:
                 break
-            text = self._buffer[start + 1 : end].decode(self._encoding, "replace")
+            content = self._buffer[start + 1 : end]
             at = end + len(END)
             self._searched = 0
-            if not is_hl7(text):
+            try:
+                messages.append(_message(content, self._encoding))
+            except Garbage:
                 self._buffer.clear()
-                raise Garbage("not an HL7 message; everything of this read is dropped")
-            messages.append(text)
+                raise
         del self._buffer[:at]
         # An end may be split between 1C and 0D: look at the last byte again. Large messages are not searched from the start.
         self._searched = max(len(self._buffer) - 1, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -24,11 +25,19 @@ if TYPE_CHECKING:
 
 _MISSED_HEARTBEATS = 1
 _SLOWEST_RECONNECT_SECONDS = 10
+_STEADY_SECONDS = 5
+"""A socket that was open for so long has done with the pauses before it."""
+_PAUSES_SECONDS = (0.2, 0.2)
+_SERVER_FAULT = 500
 _TRANSIENT = (aiohttp.ClientError, OSError, asyncio.TimeoutError)
 
 
 class LoginError(Exception):
     """The server gave no token."""
+
+
+class UnreadableError(Exception):
+    """The Agent or one of its Endpoints cannot be read."""
 
 
 class ServerLink:
@@ -44,14 +53,18 @@ class ServerLink:
         self._is_live = False
         self._unanswered_heartbeats = 0
         self._token = ""
-        self._token_ends = 0.0
+        self._renewal = 0.0
+        self._pause = switches.reconnect_ms / 1000 if switches.reconnect_ms >= 0 else random.uniform(1, 5)  # noqa: S311
+        """Upstream draws it once for each process."""
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._http = aiohttp.ClientSession(
-            headers={"User-Agent": f"medplum-agent/{traits.reported}"}, timeout=aiohttp.ClientTimeout(total=30)
-        )
+        # Upstream's WebSocket says nothing of its version either: heartbeats do.
+        self._http = aiohttp.ClientSession(skip_auto_headers=("User-Agent",), timeout=aiohttp.ClientTimeout(total=30))
 
     async def log_in(self) -> None:
-        """Request a token; raise LoginError if the server gives none."""
+        """Request a token, and who it is for; raise LoginError if the server gives none.
+
+        A token that is to be renewed at once is renewed for ever: the agent hangs, alive and without a word.
+        """
         form = {
             "grant_type": "client_credentials",
             "client_id": self._settings.client_id,
@@ -65,21 +78,33 @@ class ServerLink:
         if not isinstance(answer, dict) or "access_token" not in answer:
             raise LoginError(f"status {response.status}")
         self._token = str(answer["access_token"])
-        self._token_ends = time.monotonic() + float(answer.get("expires_in", 3600))
+        seconds = float(answer.get("expires_in", 3600)) - self._switches.token_grace_ms / 1000
+        self._renewal = time.monotonic() + seconds
+        if seconds <= 0:
+            await asyncio.Event().wait()
+        try:
+            await self._get("auth/me")
+        except (*_TRANSIENT, ValueError) as error:
+            raise LoginError(str(error)) from error
 
     async def read(self, reference: str) -> dict[str, Any]:
-        """Read a FHIR resource, such as `Agent/<id>`; retry forever while the server is unreachable."""
-        while True:
+        """Read a FHIR resource, such as `Agent/<id>`; raise UnreadableError, after two more tries if the server failed."""
+        for pause in (*_PAUSES_SECONDS, None):
             try:
-                headers = {"Authorization": f"Bearer {self._token}"}
-                async with self._http.get(
-                    f"{self._settings.base_url}/fhir/R4/{reference}", headers=headers
-                ) as response:
-                    response.raise_for_status()
-                    resource: dict[str, Any] = await response.json(content_type=None)
-                    return resource
-            except (*_TRANSIENT, ValueError):
-                await asyncio.sleep(self._switches.retry_ms / 1000)
+                return await self._get(f"fhir/R4/{reference}")
+            except (*_TRANSIENT, ValueError) as error:
+                refused = isinstance(error, aiohttp.ClientResponseError) and error.status < _SERVER_FAULT
+                if refused or pause is None:
+                    raise UnreadableError(f"{reference}: {error}") from error
+                await asyncio.sleep(pause)
+        raise AssertionError("the last try returns or raises")
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with self._http.get(f"{self._settings.base_url}/{path}", headers=headers) as response:
+            response.raise_for_status()
+            found: dict[str, Any] = await response.json(content_type=None)
+            return found
 
     async def wait_until_opened(self) -> None:
         """Return when the WebSocket was open for the first time. Upstream does not wait for the answer to its request."""
@@ -90,11 +115,13 @@ class ServerLink:
         self._queue.append((time.monotonic() + memory_seconds, message))
         self._work.set()
 
-    async def run(self, journal: Log, on_command: Callable[[dict[str, Any]], None]) -> None:
+    async def run(
+        self, journal: Log, on_command: Callable[[dict[str, Any]], None], on_heartbeat: Callable[[], None]
+    ) -> None:
         """Keep the WebSocket open for ever, and send what is queued."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._send_queue(journal))
-            tasks.create_task(self._beat(journal))
+            tasks.create_task(self._beat(journal, on_heartbeat))
             await self._keep_open(journal, on_command)
 
     async def close(self) -> None:
@@ -103,8 +130,9 @@ class ServerLink:
 
     async def _keep_open(self, journal: Log, on_command: Callable[[dict[str, Any]], None]) -> None:
         url = f"{self._settings.base_url}/ws/agent"
-        pause = self._switches.reconnect_ms / 1000
+        pause = self._pause
         while True:
+            opened = time.monotonic()
             journal.info(f"Connecting to WebSocket: {url.replace('http', 'ws', 1)}")
             try:
                 async with self._http.ws_connect(url, max_msg_size=0) as socket:
@@ -112,12 +140,14 @@ class ServerLink:
                     request = {"accessToken": self._token, "agentId": self._settings.agent_id}
                     await socket.send_json({"type": "agent:connect:request", **request})
                     self._opened.set()
-                    pause = self._switches.reconnect_ms / 1000
+                    opened = time.monotonic()
                     await self._listen(socket, journal, on_command)
                 journal.info("WebSocket closed")
             except _TRANSIENT:
                 journal.error("WebSocket closed due to an error")
             finally:
+                if self._socket is not None and time.monotonic() - opened >= _STEADY_SECONDS:
+                    pause = self._pause
                 self._is_live = False
                 self._socket = None
             await asyncio.sleep(pause)
@@ -157,9 +187,10 @@ class ServerLink:
         except LoginError as error:
             journal.error(f"Failed to refresh the token: {error}")
 
-    async def _beat(self, journal: Log) -> None:
+    async def _beat(self, journal: Log, on_heartbeat: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(self._switches.heartbeat_ms / 1000)
+            on_heartbeat()
             if not self._is_live or self._socket is None:
                 continue
             if self._unanswered_heartbeats > _MISSED_HEARTBEATS:
@@ -191,7 +222,7 @@ class ServerLink:
                 if (wait := due - time.monotonic()) > 0:
                     await asyncio.sleep(wait)
                     continue
-                if time.monotonic() >= self._token_ends and not await self._renew_token(journal):
+                if time.monotonic() >= self._renewal and not await self._renew_token(journal):
                     return
                 if self._queue and self._queue[0][1] is message and self._is_live:
                     self._queue.popleft()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import socket
 import uuid
 from abc import ABC, abstractmethod
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from tests.support.doubles.agent.version import AgentTraits
 
 _BACKLOG: Final = 511
-_numbers = itertools.count(1)
 
 
 def open_port(port: int) -> socket.socket:
@@ -161,7 +159,7 @@ class Hl7Channel(Channel):
 
     def connection(self) -> asyncio.BaseProtocol:
         """A conversation, and its protocol."""
-        conversation = Hl7Conversation(self._dialect, _stamp)
+        conversation = Hl7Conversation(self._dialect, _now)
 
         def take(remote: str, read: bytes, transport: asyncio.Transport) -> None:
             try:
@@ -249,5 +247,5 @@ class DicomChannel(Channel):
         return None
 
 
-def _stamp() -> tuple[str, str]:
-    return f"{datetime.now(UTC):%Y%m%d%H%M%S}", str(next(_numbers))
+def _now() -> datetime:
+    return datetime.now(UTC)

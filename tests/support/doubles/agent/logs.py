@@ -5,8 +5,10 @@ The channels' log holds whole messages at INFO, as upstream's does: that is what
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
@@ -31,6 +33,7 @@ class Log:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{_FILE_NAMES[name]}-{datetime.now(UTC):%Y-%m-%d}.log"
             self._file = path.open("a", encoding="utf-8", buffering=1)
+            _audit(folder, name, path)
 
     def debug(self, message: str) -> None:
         """Write a line of level DEBUG."""
@@ -57,6 +60,14 @@ class Log:
         sys.stdout.flush()
         if self._file is not None:
             self._file.write(line)
+
+
+def _audit(folder: Path, name: str, path: Path) -> None:
+    """Write the hidden book of daily files that upstream's logger keeps beside each log."""
+    book = folder / f".{hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()}-audit.json"
+    entry = {"date": int(time.time() * 1000), "name": str(path), "hash": hashlib.sha256(str(path).encode()).hexdigest()}
+    keep = {"days": False, "amount": 10}
+    book.write_text(json.dumps({"keep": keep, "auditLog": str(book), "files": [entry], "hashType": "sha256"}), "utf-8")
 
 
 class Logs:

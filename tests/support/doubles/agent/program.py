@@ -11,10 +11,10 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from tests.support.doubles.agent.addresses import AgentConfigError, ChannelAddress, channel_addresses
-from tests.support.doubles.agent.link import LoginError, ServerLink
+from tests.support.doubles.agent.link import LoginError, ServerLink, UnreadableError
 from tests.support.doubles.agent.listeners import ByteStreamChannel, Channel, DicomChannel, Hl7Channel
 from tests.support.doubles.agent.logs import Logs
-from tests.support.doubles.agent.pushes import deliver
+from tests.support.doubles.agent.pushes import Pushes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,7 @@ class Agent:
         self._switches = switches
         self._leave = leave
         self._link = ServerLink(settings, traits, switches)
+        self._pushes = Pushes(traits, idle_seconds=switches.heartbeat_ms / 1000)
         self._channels: dict[str, Channel] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_active = False
@@ -49,6 +50,9 @@ class Agent:
         finally:
             for channel in self._channels.values():
                 channel.close()
+            self._pushes.close()
+            for task in self._tasks:
+                task.cancel()
             await self._link.close()
 
     async def _run(self) -> None:
@@ -60,7 +64,7 @@ class Agent:
             self._leave(1)
         self._logs.main.info("Medplum service starting...")
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._link.run(self._logs.main, self._on_command))
+            tasks.create_task(self._link.run(self._logs.main, self._on_command, self._pushes.close_idle))
             await self._link.wait_until_opened()
             if self._switches.exit_after_ms >= 0:
                 asyncio.get_running_loop().call_later(
@@ -68,7 +72,12 @@ class Agent:
                 )
             if self._traits.reports_success_unbound:
                 self._logs.main.info("Medplum service started successfully")
-            await self._reload()
+            try:
+                await self._reload()
+            except (UnreadableError, AgentConfigError) as error:
+                # Nor JSON: an error that nobody catches.
+                _say(f"Error: {error}")
+                self._leave(1)
             if not self._traits.reports_success_unbound:
                 self._logs.main.info("Medplum service started successfully")
 
@@ -106,25 +115,26 @@ class Agent:
             channel.answer(command)
 
     async def _push(self, command: dict[str, Any]) -> None:
-        self._link.send(await deliver(command))
+        self._link.send(await self._pushes.deliver(command))
 
     async def _reload_for_server(self, command: dict[str, Any]) -> None:
-        await self._reload()
-        self._link.send({"type": "agent:reloadconfig:response", "statusCode": 200, "callback": command.get("callback")})
+        callback = command.get("callback")
+        try:
+            await self._reload()
+        except (UnreadableError, AgentConfigError) as error:
+            self._link.send({"type": "agent:error", "body": str(error), "callback": callback})
+        else:
+            self._link.send({"type": "agent:reloadconfig:response", "statusCode": 200, "callback": callback})
 
     async def _reload(self) -> None:
-        """Read Agent and Endpoints, one by one, and bind what they say."""
+        """Read Agent and Endpoints, one by one, and bind what they say; if they cannot be used, everything stays as it is."""
         async with self._reloading:
             agent = await self._link.read(f"Agent/{self._settings.agent_id}")
             endpoints = [
                 await self._link.read(channel["endpoint"]["reference"]) for channel in agent.get("channel", ())
             ]
+            wanted = channel_addresses(agent, endpoints)
             self._is_active = agent.get("status") == "active"
-            try:
-                wanted = channel_addresses(agent, endpoints)
-            except AgentConfigError as error:
-                self._logs.main.error(str(error))
-                return
             for name, channel in list(self._channels.items()):
                 if channel.address not in wanted:
                     self._channels.pop(name).close()
@@ -166,7 +176,7 @@ class Agent:
                 except ValueError as error:
                     logs.main.error(str(error))
                     return None
-            case "tcp":
+            case "tcp" | "other":
                 logs.main.error(f"Unsupported endpoint type: {address.url}")
                 return None
 

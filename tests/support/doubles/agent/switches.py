@@ -39,10 +39,13 @@ class Switches:
     agent: about 4 messages lost with each kill at 190 a second, which is what 20 ms hold."""
     retry_ms: int = 10_000
     """Between two tries to log in."""
-    reconnect_ms: int = 1_000
-    """Before the WebSocket is opened again; grows by 1.3 with each failure, up to 10 s."""
+    reconnect_ms: int = -1
+    """Before the WebSocket is opened again; grows by 1.3 with each failure, up to 10 s. -1: 1,000 to 5,000, by chance, once for
+    each process, as upstream's."""
     heartbeat_ms: int = 10_000
-    """Between two heartbeats."""
+    """Between two heartbeats; a connection to a device that was idle for as long is closed."""
+    token_grace_ms: int = 300_000
+    """So long before its end a token is renewed. One that lives no longer makes the agent hang at its start."""
 
     @classmethod
     def parse(cls, text: str, read_file: Callable[[str], str], traits: AgentTraits) -> Self:

@@ -81,8 +81,8 @@ class AgentTraits:
         return self.numbers >= (5, 0, 0)
 
     @property
-    def turns_crlf_into_cr(self) -> bool:
-        """Up to 5.0.x."""
+    def rebuilds_messages(self) -> bool:
+        """Up to 5.0.x a message is put together again from its segments: any run of CR and LF becomes one CR."""
         return self.numbers < (5, 1, 0)
 
     @property
@@ -94,6 +94,11 @@ class AgentTraits:
     def stays_a_zombie(self) -> bool:
         """Before 5.1.18 a refused connect request or one failed refresh of the token silences the agent for good."""
         return self.numbers < (5, 1, 18)
+
+    @property
+    def keeps_push_connections(self) -> bool:
+        """Devices' connections outlive a push, and an answer counts by its MSA-2. Before, any answer counts, and ends it."""
+        return self.numbers >= (5, 0, 0)
 
     def ack_mode(self, enhanced: str | None) -> AckMode:
         """What `?enhanced=` of an Endpoint's address means to this version. What it does not know is original mode."""

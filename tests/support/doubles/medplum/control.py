@@ -92,7 +92,7 @@ class Control:
         since, limit = int(request.query.get("since", 0)), int(request.query.get("limit", _LIMIT))
         rows = book.messages[since : since + limit]
         answer: dict[str, Any] = {
-            "columns": ["controlId", "receivedAt", "connection", "version", "agent", "channel", "remote"],
+            "columns": ["controlId", "receivedAt", "connection", "agent", "channel", "remote"],
             "messages": rows,
             "next": since + len(rows),
             "total": len(book.messages),

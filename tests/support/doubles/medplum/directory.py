@@ -27,6 +27,7 @@ class Behaviour:
     tokenSeconds: int = 3600  # noqa: N815
     refuseTokens: bool = False  # noqa: N815
     refuseConnects: bool = False  # noqa: N815
+    readStatus: int = 200  # noqa: N815
     heartbeatMs: int = 10_000  # noqa: N815
     maxMessageBytes: int = 1_048_576  # noqa: N815
     keepBodies: bool = False  # noqa: N815

@@ -17,7 +17,6 @@ class Message(NamedTuple):
     control_id: str
     received_at: float
     connection: int
-    version: str
     agent: str
     channel: str
     remote: str
@@ -25,13 +24,13 @@ class Message(NamedTuple):
 
 @dataclass(slots=True)
 class Connection:
-    """One WebSocket of an agent, from its accepted connect request on."""
+    """One WebSocket of an agent, from its accepted connect request on. No version before the first heartbeat is answered."""
 
     number: int
     agent: str
-    version: str
     peer: str
     connected_at: float
+    version: str = "unknown"
     disconnected_at: float | None = None
     close_code: int | None = None
     messages: int = 0
@@ -66,9 +65,9 @@ class Book:
         self.bodies.append(body if self.keeps_bodies else "")
         self.connections[message.connection].messages += 1
 
-    def connect(self, *, agent: str, version: str, peer: str, at: float) -> Connection:
+    def connect(self, *, agent: str, peer: str, at: float) -> Connection:
         """Note a connection; its number is its place in the book."""
-        connection = Connection(len(self.connections), agent, version, peer, at)
+        connection = Connection(len(self.connections), agent, peer, at)
         self.connections.append(connection)
         return connection
 
@@ -93,7 +92,7 @@ class Book:
             "distinct": len(ids),
             "repeated": sum(count - 1 for count in ids.values()),
             "byAgent": Counter(message.agent for message in self.messages),
-            "byVersion": Counter(message.version for message in self.messages),
+            "byVersion": Counter(self.connections[message.connection].version for message in self.messages),
             "byConnection": {each.number: each.messages for each in self.connections},
             "connections": len(self.connections),
             "open": sum(each.disconnected_at is None for each in self.connections),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aiohttp import web
@@ -154,11 +155,17 @@ class MedplumServer:
     async def _agent(self, request: web.Request) -> web.Response:
         self._check(request)
         agent = self.directory.agents.get(request.match_info["id"])
-        return _resource(agent.resource if agent is not None else None)
+        return self._read(agent.resource if agent is not None else None)
 
     async def _endpoint(self, request: web.Request) -> web.Response:
         self._check(request)
-        return _resource(self.directory.endpoint(request.match_info["id"]))
+        return self._read(self.directory.endpoint(request.match_info["id"]))
+
+    def _read(self, resource: dict[str, Any] | None) -> web.Response:
+        """The answer to a read of an Agent or Endpoint."""
+        if self.behaviour.readStatus != HTTPStatus.OK:
+            return web.json_response({"resourceType": "OperationOutcome"}, status=self.behaviour.readStatus)
+        return _resource(resource)
 
     async def _status(self, request: web.Request) -> web.Response:
         self._check(request)

@@ -7,7 +7,6 @@ still owes when it is cut is lost.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import time
 import uuid
@@ -22,8 +21,6 @@ from tests.support.doubles.medplum.records import Message, Push
 if TYPE_CHECKING:
     from tests.support.doubles.medplum.directory import AgentRecord, Behaviour, Directory
     from tests.support.doubles.medplum.records import Book, Connection
-
-_numbers = itertools.count(1)
 
 
 def instant() -> str:
@@ -80,12 +77,11 @@ class Sockets:
         await socket.prepare(request)
         one = AgentSocket(socket, request.transport, self)
         self._all.add(one)
-        said_version = request.headers.get("User-Agent", "").partition("medplum-agent/")[2]
         heartbeat = asyncio.create_task(self._beat(one))
         try:
             async for frame in socket:
                 if frame.type is WSMsgType.TEXT and not self.is_deaf:
-                    await self._take(one, json.loads(frame.data), said_version, request.remote or "")
+                    await self._take(one, json.loads(frame.data), request.remote or "")
         finally:
             heartbeat.cancel()
             self._all.discard(one)
@@ -134,10 +130,10 @@ class Sockets:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take(self, one: AgentSocket, message: dict[str, Any], said_version: str, peer: str) -> None:
+    async def _take(self, one: AgentSocket, message: dict[str, Any], peer: str) -> None:
         match message.get("type"):
             case "agent:connect:request":
-                await self._connect(one, message, said_version, peer)
+                await self._connect(one, message, peer)
             case "agent:heartbeat:request":
                 await one.send({"type": "agent:heartbeat:response", "version": "stand-in"})
             case "agent:heartbeat:response" if one.agent is not None and one.connection is not None:
@@ -151,13 +147,13 @@ class Sockets:
             case other:
                 await one.send({"type": "agent:error", "body": f"Cannot take {other} now"})
 
-    async def _connect(self, one: AgentSocket, message: dict[str, Any], said_version: str, peer: str) -> None:
+    async def _connect(self, one: AgentSocket, message: dict[str, Any], peer: str) -> None:
         agent = self._directory.agents.get(str(message.get("agentId")))
         if self._behaviour.refuseConnects or agent is None or message.get("accessToken") not in self._directory.tokens:
             await one.send({"type": "agent:error", "body": "Unauthorized"})
             return
         one.agent = agent
-        one.connection = self._book.connect(agent=agent.id, version=said_version, peer=peer, at=time.time())
+        one.connection = self._book.connect(agent=agent.id, peer=peer, at=time.time())
         self._live.setdefault(agent.id, set()).add(one)
         agent.note("connected", at=instant())
         await one.send({"type": "agent:connect:response"})
@@ -167,7 +163,7 @@ class Sockets:
         remote, channel = str(message.get("remote")), str(message.get("channel"))
         control_id = hl7.control_id(body) if hl7.is_hl7(body) else ""
         self._book.write(
-            Message(control_id, time.time(), connection.number, connection.version, connection.agent, channel, remote),
+            Message(control_id, time.time(), connection.number, connection.agent, channel, remote),
             body,
         )
         answer = {
@@ -225,4 +221,4 @@ def _ack(body: str) -> str:
     """What a bot answers: an AA for HL7, the text itself for anything else."""
     if not hl7.is_hl7(body):
         return body
-    return hl7.acknowledgement(body, "AA", stamp=f"{datetime.now(UTC):%Y%m%d%H%M%S}", number=str(next(_numbers))) + "\r"
+    return hl7.acknowledgement(body, "AA", at=datetime.now(UTC)) + "\r"
