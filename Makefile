@@ -81,8 +81,9 @@ bench-gate-handoff: $(STAMP) ## Measure rollouts behind a gate as devices see th
 bench-rollback: $(STAMP) ## Measure recovery after a failed rollout, on real nodes (as root)
 	@$(BIN)/python -m tests.tools.handoffs.going_back
 
-bench-gate: $(STAMP) ## Measure the cost of the gate: latency, throughput, CPU, memory
+bench-gate: $(STAMP) ## Measure the cost of the gate, and what devices notice while one address misbehaves
 	@$(BIN)/python -m tests.tools.gate_bench
+	@$(BIN)/python -m tests.tools.gate_bench.crowd
 
 MINUTES ?= 10
 chaos: $(STAMP) ## Random faults under traffic on real nodes (as root); MINUTES=10, SEED=N to repeat a run

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from medplum_agent_operator.gate.agent_connection import AgentConnection
 from medplum_agent_operator.gate.agent_probe import AgentProbe
 from medplum_agent_operator.gate.effects import Ending, Kind, Rules
-from medplum_agent_operator.gate.limits import Connections, make_tiers
+from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
+from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.takeovers import Takeovers
 
 if TYPE_CHECKING:
@@ -62,15 +63,27 @@ class Gate:
 
 @asynccontextmanager
 async def gate(
-    *agents: int, limit: int = 1000, limit_per_address: int = 1000, medium: int = 4, large: int = 1, **rules: float
+    *agents: int,
+    limit: int = 1000,
+    limit_per_address: int = 1000,
+    shared_bytes: int = 24 * 2**20,
+    beside: Gate | None = None,
+    **rules: float,
 ) -> AsyncIterator[Gate]:
-    """Run a gate in front of the agents on these ports."""
+    """Run a gate in front of the agents on these ports. `beside`: another channel of the same gate."""
     route, counted = Route(), Counted()
+    loop = asyncio.get_running_loop()
+    shared = Shared.make(
+        connections=Connections(limit=limit, limit_per_address=limit_per_address),
+        shared_bytes=shared_bytes,
+        clock=loop.time,
+        call_later=loop.call_later,
+    )
     relay = Hl7Relay(
+        name="adt" if beside is None else "oru",
         route=route,
         rules=Rules(**rules),  # type: ignore[arg-type]
-        connections=Connections(limit=limit, limit_per_address=limit_per_address),
-        tiers=make_tiers(medium=medium, large=large),
+        shared=shared if beside is None else beside.relay.shared,
         counters=counted,
     )
     port = await relay.start("127.0.0.1", 0)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.gate.limits import Slots
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
 
 if TYPE_CHECKING:
@@ -173,21 +172,3 @@ def test_after_unsubscribing_there_are_no_calls(route: Route) -> None:
     unsubscribe()
     route.update_pods(ready(RED))
     assert [] == other.agents
-
-
-def test_a_slot_goes_to_the_first_waiter_that_still_wants_it() -> None:
-    """A waiter that has given up is skipped; a slot without a waiter is free."""
-    slots = Slots(1)
-    asked: list[str] = []
-
-    def wants(name: str, *, still: bool) -> bool:
-        asked.append(name)
-        return still
-
-    assert slots.acquire(lambda: wants("a", still=True))
-    assert not slots.acquire(lambda: wants("b", still=False))
-    assert not slots.acquire(lambda: wants("c", still=True))
-    slots.release()
-    assert ["b", "c"] == asked
-    slots.release()
-    assert slots.acquire(lambda: wants("d", still=True))

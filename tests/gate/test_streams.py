@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
-from medplum_agent_operator.gate import stream_side
+from medplum_agent_operator.gate import pace, stream_side
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.routes import Pod, Pods, Route
+from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.stream_side import Side
 from medplum_agent_operator.gate.streams import StreamRelay
 from tests.gate.conftest import Counted
@@ -82,8 +83,10 @@ class Gate:
 async def gate(*agents: int, hold_seconds: float = 20, limit: int = 100) -> AsyncIterator[Gate]:
     """Run a gate in front of the agents on these ports."""
     counted = Counted()
+    loop = asyncio.get_running_loop()
     connections = Connections(limit=limit, limit_per_address=limit)
-    relay = StreamRelay(route=Route(), hold_seconds=hold_seconds, connections=connections, counters=counted)
+    shared = Shared.make(connections=connections, shared_bytes=2**20, clock=loop.time, call_later=loop.call_later)
+    relay = StreamRelay(name="dicom", route=Route(), hold_seconds=hold_seconds, shared=shared, counters=counted)
     running = Gate(relay, await relay.start("127.0.0.1", 0), counted)
     running.ready(*agents)
     try:
@@ -107,7 +110,7 @@ async def test_bytes_pass_both_ways_in_any_amount() -> None:
         await until(lambda: agent.ends)
         assert ["FIN"] == agent.ends
         await until(lambda: not running.relay.open)
-        assert 0 == len(running.relay.connections)
+        assert 0 == len(running.relay.shared.connections)
 
 
 async def test_new_connections_go_to_the_new_agent_and_old_ones_stay() -> None:
@@ -250,7 +253,7 @@ async def test_bytes_of_a_device_that_closes_without_reading_arrive() -> None:
         await asyncio.sleep(0.05)
         agent.writers[0].write(b"another one")
         await until(lambda: link.other is not None and link.other.transport is None)
-        assert 0 == len(running.relay.connections)
+        assert 0 == len(running.relay.shared.connections)
         agent.writers[0].transport.resume_reading()  # type: ignore[attr-defined]
         await until(lambda: agent.ends)
         assert (sent, ["FIN"]) == (b"".join(agent.got), agent.ends)
@@ -318,8 +321,34 @@ async def test_devices_that_reset_while_no_agent_is_ready_leave_nothing_behind()
     async with gate(hold_seconds=0.2, limit=100) as running:
         for _ in range(5):
             async with device(running.port) as client:
-                await until(lambda: len(running.relay.connections))
+                await until(lambda: len(running.relay.shared.connections))
                 linger = struct.pack("ii", 1, 0)
                 client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        await until(lambda: not running.relay.open and not len(running.relay.connections))
+        await until(lambda: not running.relay.open and not len(running.relay.shared.connections))
         assert 5 == running.counted.endings[Ending.NO_AGENT]
+
+
+async def test_a_full_gate_has_a_place_for_another_address() -> None:
+    """Connections of one address that send nothing take all places: one gives way to a device of another address."""
+    async with echo() as agent, gate(agent.port, limit=3) as running, AsyncExitStack() as stack:
+        for _ in range(3):
+            await stack.enter_async_context(device(running.port, address="127.0.0.2"))
+        await until(lambda: len(running.relay.shared.connections) == 3)
+        async with device(running.port) as other:
+            other.writer.write(b"hello")
+            other.writer.write_eof()
+            assert b"hello" in await other.reader.read()
+        assert (0, 1) == (running.counted.refusals, running.counted.endings[Ending.DISPLACED])
+
+
+async def test_bytes_one_by_one_pass_completely(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is read less often meanwhile, and nothing is lost."""
+    monkeypatch.setattr(pace, "UNITS_AT_ONCE", 5)
+    async with echo() as agent, gate(agent.port) as running, device(running.port) as client:
+        sent = bytes(range(200))
+        for one in sent:
+            client.writer.write(bytes([one]))
+            await asyncio.sleep(0)
+        client.writer.write_eof()
+        await client.reader.read()
+        assert sent == b"".join(agent.got)

@@ -63,7 +63,7 @@ async def test_messages_of_a_device_that_closes_without_reading_its_answers_arri
         assert NAMES == old.got
         await until(lambda: not running.relay.devices)
         assert 0 == running.counted.counts[Kind.UNDELIVERED]
-        assert 0 == len(running.relay.connections)
+        assert 0 == len(running.relay.shared.connections)
 
 
 async def test_a_stopping_gate_passes_on_what_it_has_not_read() -> None:
@@ -162,21 +162,41 @@ async def test_what_lost_devices_had_sent_stays_in_the_kernel_until_its_turn() -
         await until(lambda: not running.relay.devices)
 
 
-async def test_a_large_message_of_a_lost_device_waits_for_its_slot() -> None:
-    """The slot is busy when the device resets its connection."""
+async def test_a_large_message_of_a_lost_device_waits_for_its_bytes() -> None:
+    """Another device has the bytes when the device resets its connection."""
     frames = [message("A", text="x" * 2_000), message("B", text="y" * 60_000), message("C")]
-    async with agent("") as old, gate(old.port, medium=1) as running, device(running.port) as other:
-        other.send(message("BIG", text="z" * 100_000))
-        await until(lambda: old.got)
+    # The large messages of two devices go beyond the shares, one at a time.
+    async with agent("") as old, gate(old.port, shared_bytes=2**15) as running, device(running.port) as other:
+        other.send(message("BIG", text="z" * 100_000)[:-2])
+        await until(lambda: running.relay.shared.budget.used_by("adt") > 80_000)
         async with device(running.port) as sender:
             sender.send(*frames)
-            await until(lambda: len(old.got) == 2)
+            await until(lambda: old.got == ["A"])
             reset(sender)
         old.code = "AA"
-        for writer, name in zip(list(old.writers), ["BIG", "A"], strict=True):
-            writer.write(answer(name))
-        await until(lambda: ["BIG", "A", "B", "C"] == old.got)
-        assert frames == old.frames[1:]
+        old.writers[0].write(answer("A"))
+        await until(lambda: running.relay.shared.budget.waiting_in("adt") == 1)
+        assert ["A"] == old.got
+        other.send(message("BIG", text="z" * 100_000)[-2:])
+        await until(lambda: ["A", "BIG", "B", "C"] == old.got)
+        assert frames == [frame for frame in old.frames if b"BIG" not in frame]
+
+
+async def test_messages_of_a_lost_device_arrive_behind_many_frames_without_a_message() -> None:
+    """The gate drops such frames in turns, and reads the rest of the lost device between them."""
+    frames = [message("A"), message("B"), message("C")]
+    async with agent("") as old, gate(old.port) as running:
+        async with device(running.port) as sender:
+            sender.send(message("FIRST"))
+            await until(lambda: old.got)
+            sender.send(*[b"\x0b\x1c\r" * 20_000, *frames])
+            await until(lambda: conversations(running)[0].buffered_bytes > 0)
+            reset(sender)
+        old.code = "AA"
+        old.writers[0].write(answer("FIRST"))
+        await until(lambda: ["FIRST", "A", "B", "C"] == old.got, 30)
+        await until(lambda: not running.relay.devices)
+        assert 20_000 == running.counted.counts[Kind.EMPTY]
 
 
 def conversations(running: Gate) -> list[Conversation]:

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from medplum_agent_operator.http_server import serve_http
+
 Probe = Callable[[], list[str]]
 """Returns a sentence per fault; none if all is well."""
 
@@ -35,11 +37,5 @@ async def serve(probes: Mapping[str, Probe], *, host: str | None, port: int) -> 
     Raises:
         OSError: when the address cannot be bound.
     """
-    runner = web.AppRunner(make_app(probes), access_log=None, shutdown_timeout=0.5)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        yield int(runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+    async with serve_http(make_app(probes), host=host, port=port) as listening:
+        yield listening

@@ -16,18 +16,19 @@ from typing import Final
 
 from aiohttp import web
 from lightkube import AsyncClient
-from prometheus_client import generate_latest
 
 from medplum_agent_operator.errors import sentence
 from medplum_agent_operator.gate.agent_probe import AgentProbe
 from medplum_agent_operator.gate.effects import Rules
 from medplum_agent_operator.gate.endpoints import Endpoints
 from medplum_agent_operator.gate.flags import Channel, parse
-from medplum_agent_operator.gate.limits import Connections, make_tiers
+from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.metrics import Metrics
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pods, Route
+from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.streams import StreamRelay
+from medplum_agent_operator.http_server import serve_http
 from medplum_agent_operator.telemetry import log, set_up_logging
 
 STALE_SECONDS: Final = 300.0
@@ -36,6 +37,8 @@ CLOSE_SECONDS: Final = 3.0
 """After the grace period: how long the other side may take to answer our FIN."""
 
 _M_MMAP_THRESHOLD: Final = -3
+SPARE_BYTES: Final = 8 * 1024 * 1024
+"""What messages may use besides the length of the longest one."""
 RESERVED_DESCRIPTORS: Final = 100
 """File descriptors for listening, for HTTP, and for the API server."""
 
@@ -55,7 +58,7 @@ class RouteLogger:
 
 
 class Gate:
-    """All channels of one agent. The gate owns its process: it changes the process's memory and descriptor limits."""
+    """All channels of one agent. It is made in a running event loop, and owns its process: it changes the process's memory and descriptor limits."""
 
     def __init__(self, flags: argparse.Namespace) -> None:
         _return_large_blocks()
@@ -66,7 +69,13 @@ class Gate:
             limit=_connection_limit(flags.max_connections),
             limit_per_address=flags.max_connections_per_address,
         )
-        tiers = make_tiers(medium=flags.medium_messages, large=flags.large_messages)
+        loop = asyncio.get_running_loop()
+        shared = Shared.make(
+            connections=connections,
+            shared_bytes=flags.max_message_bytes + SPARE_BYTES if flags.shared_bytes is None else flags.shared_bytes,
+            clock=loop.time,
+            call_later=loop.call_later,
+        )
         rules = Rules(
             frame_bytes=flags.max_message_bytes,
             hold_seconds=flags.hold_seconds,
@@ -80,12 +89,13 @@ class Gate:
             route = self._routes[channel.name]
             relay: Hl7Relay | StreamRelay
             if channel.hl7:
-                relay = Hl7Relay(route=route, rules=rules, connections=connections, tiers=tiers, counters=counters)
+                relay = Hl7Relay(name=channel.name, route=route, rules=rules, shared=shared, counters=counters)
             else:
                 relay = StreamRelay(
-                    route=route, hold_seconds=rules.hold_seconds, connections=connections, counters=counters
+                    name=channel.name, route=route, hold_seconds=rules.hold_seconds, shared=shared, counters=counters
                 )
             counters.count_devices(relay.connected)
+            counters.count_memory(shared.budget)
             route.subscribe(counters.report)
             route.subscribe(RouteLogger(channel.name))
             self._relays[channel] = relay
@@ -112,21 +122,19 @@ class Gate:
             route.subscribe(endpoints)
         probes = [AgentProbe(self._routes[c.name], stays_connected=c.hl7) for c in self._relays]
         tasks = [asyncio.create_task(endpoints.follow()), *(asyncio.create_task(probe.run()) for probe in probes)]
-        runner = web.AppRunner(self._http_app(endpoints), access_log=None, shutdown_timeout=0.5)
         try:
             listening = [(c.name, await relay.start(flags.host, c.port)) for c, relay in self._relays.items()]
-            await runner.setup()
-            await web.TCPSite(runner, flags.host, flags.http_port).start()
-            listening.append(("http", runner.addresses[0][1]))
-            log.info("listening: %s", ", ".join(f"{name} on port {port}" for name, port in listening))
-            await stop.wait()
-            log.info("stopping: no new connections; finishing the messages in progress")
-            await self._stop(flags.grace_seconds)
+            async with serve_http(self._http_app(endpoints), host=flags.host, port=flags.http_port) as http_port:
+                listening.append(("http", http_port))
+                log.info("listening: %s", ", ".join(f"{name} on port {port}" for name, port in listening))
+                await stop.wait()
+                log.info("stopping: no new connections; finishing the messages in progress")
+                await self._stop(flags.grace_seconds)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await asyncio.gather(runner.cleanup(), *(probe.wait_closed() for probe in probes))
+            await asyncio.gather(*(probe.wait_closed() for probe in probes))
 
     async def _stop(self, grace_seconds: float) -> None:
         """Let every connection finish; close the remaining ones after the grace period."""
@@ -157,7 +165,7 @@ class Gate:
             return web.Response(text="ok")
 
         async def metrics(_: web.Request) -> web.Response:
-            return web.Response(body=generate_latest(self.metrics.registry), content_type="text/plain", charset="utf-8")
+            return web.Response(body=self.metrics.text(), content_type="text/plain", charset="utf-8")
 
         async def status(_: web.Request) -> web.Response:
             return web.json_response(self.metrics.status())

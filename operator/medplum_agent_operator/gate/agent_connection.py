@@ -107,6 +107,11 @@ class AgentConnection(Reader):
         if self._writer is not None:
             self._writer.write(frame)
 
+    @property
+    def flushed(self) -> bool:
+        """Whether every frame is completely written."""
+        return self._writer is None or self._writer.flushed
+
     def set_reading(self, reading: bool) -> None:  # noqa: FBT001 - on or off
         """Read the agent's bytes, or leave them in the kernel."""
         if self._transport is not None and reading != self._reading and not self._transport.is_closing():

@@ -6,14 +6,15 @@ to another agent happens between two messages. Agents before 5.0.0 merge message
 Events and time are in this module; the steps that follow from them are in `delivery`.
 """
 
-from medplum_agent_operator.gate.delivery import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Delivery
+from medplum_agent_operator.gate.delivery import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
 from medplum_agent_operator.gate.effects import MAX_SENDS, Agent, CloseLink, Effect, Ending, Kind
 from medplum_agent_operator.gate.framing import Frame, Junk, TooLong
 from medplum_agent_operator.gate.hl7 import Wanted
 from medplum_agent_operator.gate.limits import SMALL_BYTES
+from medplum_agent_operator.gate.yielding import Yielding
 
 
-class Conversation(Delivery):
+class Conversation(Yielding):
     """The events of one device's connection."""
 
     # What the caller reads.
@@ -31,7 +32,9 @@ class Conversation(Delivery):
     @property
     def reads_device(self) -> bool:
         """Whether to read from the device: not while a current message has enough bytes buffered behind it."""
-        return not self.drops_bytes and (self._message is None or self.buffered_bytes < SMALL_BYTES)
+        if self.drops_bytes or self.more_later:
+            return False
+        return self._message is None or self.buffered_bytes < SMALL_BYTES
 
     @property
     def drops_bytes(self) -> bool:
@@ -46,7 +49,7 @@ class Conversation(Delivery):
 
     @property
     def charged_bytes(self) -> int:
-        """How many of them need a slot. Behind a current message, the bytes of one read are free."""
+        """How many of them need bytes of the budget. Behind a current message, the bytes of one read are free."""
         return self.buffered_bytes - (0 if self._message is None else SMALL_BYTES)
 
     @property
@@ -100,7 +103,7 @@ class Conversation(Delivery):
         self._advance(now)
 
     def reading_paused(self) -> None:
-        """The caller waits for a slot and does not read: this time does not count against the device."""
+        """The caller waits for bytes of the budget and does not read: this time does not count against the device."""
         self._device.pause()
 
     def reading_resumed(self, now: float) -> None:
@@ -176,7 +179,7 @@ class Conversation(Delivery):
             if link.agent == self._agent:
                 # A process that exits closes its connections one by one, and its port perhaps last. Whether it is alive shows a moment later.
                 self._retry_at = now + self._retry_seconds
-            if not self._rules.send_again or len(message.sent_to) >= MAX_SENDS:
+            if not (self._rules.send_again and message.frame) or len(message.sent_to) >= MAX_SENDS:
                 self._give_up(message, Ending.UNANSWERED)
         self._advance(now)
 

@@ -23,6 +23,8 @@ from medplum_agent_operator.gate.hl7 import Answer, Wanted, answer_of, control_i
 from medplum_agent_operator.gate.inbox import Inbox
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 0.05, 1.0
+DROPS_PER_TURN = 32
+"""How many items the gate drops at once, before other connections get a turn."""
 
 
 class Delivery:
@@ -52,6 +54,10 @@ class Delivery:
         self._misses_answer = False
         """Whether an agent ended without an application acknowledgement that the device may wait for."""
         self._ended = False
+        self.more_later = False
+        """Whether a turn has ended before the inbox was searched: call `take_turn` soon."""
+        self.dropped = 0
+        """How many items have been dropped so far."""
         self._late_ends = EndCounter()
         self._late_frames = 0
 
@@ -67,7 +73,7 @@ class Delivery:
             self._close_expired_links(now)
         if self._returns_now:
             self._end(Ending.UNANSWERED)
-        if not self._ended and self._message is None and self._device.closed_at is not None:
+        if not self._ended and self._message is None and self._device.closed_at is not None and not self.more_later:
             self._finish(self._device.closed_at, now)
 
     @property
@@ -78,12 +84,18 @@ class Delivery:
         return self._message is None or not self._message.sent_to
 
     def _take_message(self, now: float) -> None:
-        """Take the next message from the inbox. Drop what would harm an agent."""
+        """Take the next message from the inbox. Drop what would harm an agent, some of it in a later turn."""
+        until = self.dropped + DROPS_PER_TURN
+        self.more_later = False
         while not self._ended:
+            if self.dropped >= until:
+                self.more_later = True
+                return
             match self._device.next(now):
                 case None:
                     return
                 case Junk(size):
+                    self.dropped += 1
                     self._count(Kind.JUNK, size)
                 case TooLong():
                     self._end(Ending.TOO_LONG)
@@ -91,6 +103,7 @@ class Delivery:
                     self._message = Message(frame, control_ids(frame), wanted_answer(frame), waiting_since=now)
                     return
                 case Frame(frame):
+                    self.dropped += 1
                     self._count(Kind.BATCH if is_batch(frame) else Kind.EMPTY)
 
     def _send(self, message: Message, now: float) -> bool:

@@ -1,4 +1,4 @@
-"""Carries out what a conversation asks for: writes, connections to agents, slots, reading, and the alarm.
+"""Carries out what a conversation asks for: writes, connections to agents, bytes of the budget, reading, and the alarm.
 
 Base of `device_connection`, which reports the device's events. It decides nothing about messages.
 """
@@ -6,45 +6,38 @@ Base of `device_connection`, which reports the device's events. It decides nothi
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, cast
 
 from medplum_agent_operator.gate.agent_connection import AgentConnection
 from medplum_agent_operator.gate.alarm import Alarm
+from medplum_agent_operator.gate.byte_claim import ByteClaim
 from medplum_agent_operator.gate.effects import (
     CloseDevice,
     CloseLink,
     Count,
     Effect,
     Ending,
-    Kind,
     OpenLink,
     SendToAgent,
     SendToDevice,
 )
 from medplum_agent_operator.gate.hl7 import describe
-from medplum_agent_operator.gate.limits import SMALL_BYTES, SlotClaim, Tier
+from medplum_agent_operator.gate.limits import SMALL_BYTES
 from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, send_fin
 from medplum_agent_operator.gate.unread import Unread, unread_bytes
 from medplum_agent_operator.telemetry import log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from medplum_agent_operator.gate.conversation import Conversation
     from medplum_agent_operator.gate.routes import Life
-
-_TOLD: Final = {
-    Kind.BATCH: (logging.WARNING, "dropped a batch or a file of messages (BHS, FHS), as no agent takes one: %d"),
-    Kind.DROPPED: (logging.INFO, "messages that went to no agent before the connection was closed: %d"),
-    Kind.UNDELIVERED: (logging.WARNING, "lost messages of a disconnected device, which went to no agent: %d"),
-}
-"""What the log says of a device, with the level."""
 
 
 class EffectRunner(Reader):
     """A device's conversation, its transport, and its connections to agents."""
 
-    def __init__(self, channel: ChannelServer, loop: asyncio.AbstractEventLoop, tiers: Sequence[Tier]) -> None:
-        """`tiers`: in ascending order."""
+    def __init__(self, channel: ChannelServer, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(channel.buffer)
         self.channel = channel
         self.loop = loop
@@ -52,17 +45,35 @@ class EffectRunner(Reader):
         self.address = ""
         self.conversation: Conversation | None = None
         self.transport: asyncio.Transport | None = None
-        self.claim = SlotClaim(tiers, self)
+        self.claim = ByteClaim(channel.shared.budget, self)
         self._alarm = Alarm(loop, self._tick)
-        self._unsubscribe: Callable[[], None] = _nothing
+        self._unsubscribe: Callable[[], None] = lambda: None
         self._device_finished = False
         self._linger: asyncio.TimerHandle | None = None
         self._unread: Unread | None = None
         """After the device's connection was lost: what it had sent before."""
-        self._told_of_batch = False
         self._reading = True
         self._blocked = False
         self._closing = False
+        self._paced = False
+
+    @property
+    def channel_name(self) -> str:
+        """The channel that it belongs to."""
+        return self.channel.name
+
+    @property
+    @abstractmethod
+    def receiving(self) -> bool:
+        """Whether it waits for its device: for the rest of a message that it reads, or for the device to read an answer."""
+
+    @abstractmethod
+    def forget_sent(self) -> None:
+        """Drop the copy of a message that an agent has completely, and adjust the claim."""
+
+    @abstractmethod
+    def too_slow(self) -> None:
+        """The device sends, or reads, too slowly while others wait: close the connection."""
 
     @abstractmethod
     def _forget(self) -> None:
@@ -97,34 +108,34 @@ class EffectRunner(Reader):
     # Called by the claim.
 
     @property
-    def wants_slots(self) -> bool:
-        """Whether the connection can still use a slot."""
+    def wants_bytes(self) -> bool:
+        """Whether the connection can still use bytes."""
         return self.conversation is not None and not self.conversation.ended
 
-    def slot_awaited(self) -> None:
-        """A slot is not free."""
+    def bytes_awaited(self) -> None:
+        """The bytes are not free."""
         if self.conversation is not None:
             self.conversation.reading_paused()
 
-    def slot_not_needed(self) -> None:
-        """The connection waits for no slot any more."""
+    def bytes_not_needed(self) -> None:
+        """The connection waits for no bytes any more."""
         if self.conversation is not None:
             self.conversation.reading_resumed(self.loop.time())
             self._set_alarm()
 
-    def slot_granted(self) -> None:
-        """The awaited slot is here; a large message may need one of the next tier too."""
-        self.slot_not_needed()
+    def bytes_granted(self) -> None:
+        """The awaited bytes are here."""
+        self.bytes_not_needed()
         self.claim.adjust(self._claimed_bytes)
         self._update_reading()
         if self._unread is not None:
-            # Not at once: a lost device may release the slot again, and so on with every other one that waits for it.
+            # Not at once: a lost device may release the bytes again, and so on with every other one that waits for them.
             self.loop.call_soon(self._settle)
 
     # Carries out the effects.
 
     def _settle(self) -> None:
-        """Carry out all effects, then update slots, reading and the alarm."""
+        """Carry out all effects, then update the claim, reading and the alarm."""
         conversation = self.conversation
         if conversation is None:
             return
@@ -145,7 +156,7 @@ class EffectRunner(Reader):
             if not conversation.may_close or transport is None or unread_bytes(transport):
                 return False
             conversation.nothing_unread(now)
-        elif not conversation.drops_bytes and (self.claim.waiting_for is not None or not conversation.reads_device):
+        elif not conversation.drops_bytes and (self.claim.waits or self._paced or not conversation.reads_device):
             return False
         elif data := self._unread.read():
             conversation.device_sent(data, now)
@@ -165,29 +176,21 @@ class EffectRunner(Reader):
                     self.transport.write(data)
             case Count(kind, amount, agent):
                 self.channel.counters.note(kind, amount, cast("Life | None", agent))
-                self._tell(kind, amount)
             case OpenLink(number, agent):
-                self.links[number] = AgentConnection(
-                    number, cast("Life", agent), self, channel=self.channel, loop=self.loop
-                )
+                life = cast("Life", agent)
+                self.links[number] = AgentConnection(number, life, self, channel=self.channel, loop=self.loop)
             case CloseLink(number):
                 if (link := self.links.pop(number, None)) is not None:
                     link.finish()
             case CloseDevice(why):
                 self._close(why)
 
-    def _tell(self, kind: Kind, amount: float) -> None:
-        """Log what somebody has to know of this device. A conversation counts losses at its end only, and batches at any time."""
-        if kind in _TOLD and not (kind is Kind.BATCH and self._told_of_batch):
-            self._told_of_batch |= kind is Kind.BATCH
-            log.log(*_TOLD[kind], amount, extra={"device": self.address})
-
     def _close(self, why: Ending) -> None:
         self._closing = True
         self._unsubscribe()
         if why is not Ending.DONE:
             self.channel.counters.connection_closed(why)
-            log.info("closed a device's connection: %s", why, extra={"device": self.address, "reason": why.name})
+            self.channel.shared.device_log.note(self.address, f"closed a device's connection: {why}", reason=why.name)
         transport = self.transport
         if transport is None:
             return
@@ -201,7 +204,7 @@ class EffectRunner(Reader):
 
     @property
     def _claimed_bytes(self) -> int:
-        """How many bytes need slots: those of the conversation, or the answers that the device does not read, less `SMALL_BYTES`."""
+        """How many bytes need some of the budget: those of the conversation, or the answers that the device does not read, less `SMALL_BYTES`."""
         conversation = self.conversation
         unread = 0 if self.transport is None else self.transport.get_write_buffer_size() - SMALL_BYTES
         charged = 0 if conversation is None or conversation.ended else conversation.charged_bytes
@@ -211,11 +214,12 @@ class EffectRunner(Reader):
         conversation, transport = self.conversation, self.transport
         if conversation is None or self._closing:
             return
-        waits = self.claim.waiting_for is not None
-        reading = conversation.reads_device and not waits
-        if transport is not None and reading != self._reading:
+        waits = self.claim.waits
+        reading = conversation.reads_device and not waits and not self._paced
+        if reading != self._reading:
             self._reading = reading
-            (transport.resume_reading if reading else transport.pause_reading)()
+            if transport is not None:
+                (transport.resume_reading if reading else transport.pause_reading)()
         for link in self.links.values():
             link.set_reading(not self._blocked and not waits)
 
@@ -244,7 +248,3 @@ class EffectRunner(Reader):
         self._unsubscribe()
         self.claim.release()
         self._forget()
-
-
-def _nothing() -> None:
-    """Stand in for `_unsubscribe` before the subscription."""

@@ -23,6 +23,8 @@ class Ending(StrEnum):
     UNANSWERED = "an agent ended without answering a message, and the gate must not resend it"
     MOVE_LATE = "the previous agent did not answer in time after the move"
     STOPPED = "the gate is stopping"
+    UNREAD = "the device did not read its answers"
+    DISPLACED = "another device needed its place"
 
 
 class Kind(StrEnum):

@@ -114,13 +114,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="device connections from one address (default: %(default)d)",
     )
     parser.add_argument(
-        "--medium-messages", type=int, default=4, help="messages over 16 KiB in memory at once (default: %(default)d)"
-    )
-    parser.add_argument(
-        "--large-messages",
+        "--shared-bytes",
         type=int,
-        default=1,
-        help="of these, messages over 256 KiB in memory at once (default: %(default)d)",
+        help=(
+            "memory for messages over 16 KiB, of which an address may use half and a channel three quarters; one message at a time may go "
+            "beyond it (default: --max-message-bytes and 8 MiB)"
+        ),
     )
     parser.add_argument(
         "--no-send-again",

@@ -53,6 +53,11 @@ class FrameWriter:
         self._closing = True
         self._write_more()
 
+    @property
+    def flushed(self) -> bool:
+        """Whether the transport has everything."""
+        return not self._frames
+
     def pause(self) -> None:
         """The transport's buffer is full."""
         self._paused = True

@@ -39,7 +39,7 @@ class Inbox:
         """Add bytes that were read."""
         self._last_data_at = now
         self._frames.feed(data)
-        # A small frame costs no more than an idle connection. A larger one needs a slot, so single bytes do not count.
+        # A small frame costs no more than an idle connection. A larger one needs bytes of the budget, so single bytes do not count.
         size = len(self)
         if self._progress_at is not None and (size < SMALL_BYTES or size >= self._progress_bytes + SMALL_BYTES):
             self._get_on(now)

@@ -1,161 +1,167 @@
-"""The gate's limits: how many connections it accepts, in total and per address, and how many large messages it buffers at once.
+"""The gate's limits on connections: how many it accepts, in total and per address, and which one gives way to another.
 
-`device_connection` and `sockets` ask here. These limits bound the memory. Each device connection may use four times
-`SMALL_BYTES`: a message, a read, and two for answers that the device does not read. Each slot may use twice its size, once for
-the message and once for its answer: `MEDIUM_BYTES`, or the longest message.
+`sockets` asks here for each new connection. The places are few and any device may take them. So at a limit the connection
+that needs its place least gives way: one that only waits for what may never come, one that never sent a message, and at the
+total limit one of the address, or of the channel, that has most. `budget` limits the bytes.
 """
 
-from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import IntEnum
 from typing import Final, Protocol
 
 SMALL_BYTES: Final = 16_384
-"""What a connection may buffer without a slot."""
-MEDIUM_BYTES: Final = 262_144
-"""What a connection may buffer with a slot of the first tier (documents). Above this it needs a slot of the second tier too."""
+"""What a connection may buffer without bytes of the budget.
+
+Each connection may use four times this: a message, a read, and two for answers that the device does not read.
+"""
+TINY_BYTES: Final = 128
+"""A read of fewer bytes costs more than it is worth: it is charged to the device's address (`pace`)."""
+SILENT_SECONDS: Final = 60.0
+"""For how long a connection that never sent a message has its place to itself, also where its own address is at the limit."""
+
+TOTAL_REFUSAL: Final = "as many devices are connected as the limit allows (spec.gate.maxConnections)"
+ADDRESS_REFUSAL: Final = (
+    "as many connections come from this address as the limit allows (spec.gate.maxConnectionsPerAddress)"
+)
+
+
+class Standing(IntEnum):
+    """How much a connection needs its place. The lowest gives way first."""
+
+    DONE = 0
+    """The device sends nothing more, and no message of it is left to send: it waits for an answer, or for the end."""
+    SILENT = 1
+    """It never sent a message."""
+    SPOKE = 2
+    """It sent a message. The one whose last message is oldest gives way first."""
+
+
+class Occupant(Protocol):
+    """A device's connection."""
+
+    address: str
+
+    @property
+    def channel_name(self) -> str:
+        """The channel that it belongs to."""
+
+    def give_way(self) -> None:
+        """Close at once: another connection gets the place."""
+
+
+class _Crowd:
+    """Connections by standing, in the order in which they got it."""
+
+    def __init__(self) -> None:
+        self._members: tuple[OrderedDict[Occupant, float], ...] = tuple(OrderedDict() for _ in Standing)
+        self.size = 0
+
+    def add(self, one: Occupant, standing: Standing, now: float) -> None:
+        self._members[standing][one] = now
+        self.size += 1
+
+    def discard(self, one: Occupant, standing: Standing) -> None:
+        del self._members[standing][one]
+        self.size -= 1
+
+    def in_order(self) -> Iterator[Occupant]:
+        """Yield the connections, the one that needs its place least first."""
+        return (one for members in self._members for one in members)
+
+    def waste(self, now: float) -> Occupant | None:
+        """Return a connection that wastes its place: it is done, or was silent for `SILENT_SECONDS`."""
+        done = next(iter(self._members[Standing.DONE]), None)
+        if done is not None:
+            return done
+        silent = next(iter(self._members[Standing.SILENT].items()), None)
+        return silent[0] if silent is not None and now >= silent[1] + SILENT_SECONDS else None
 
 
 class Connections:
-    """Counts the devices' connections."""
+    """Gives the places for devices' connections."""
 
     def __init__(self, *, limit: int, limit_per_address: int) -> None:
         self._limit = limit
         self._limit_per_address = limit_per_address
-        self._by_address: Counter[str] = Counter()
-        self._total = 0
+        self._all = _Crowd()
+        self._addresses: dict[str, _Crowd] = {}
+        self._channels: dict[str, _Crowd] = {}
+        self._standings: dict[Occupant, Standing] = {}
 
     def __len__(self) -> int:
-        """Return the number of connections."""
-        return self._total
+        """Return the number of connections that have a place."""
+        return self._all.size
 
-    def refusal(self, address: str) -> str | None:
-        """Return why another connection from this address is refused, with the setting to change; None if it is accepted."""
-        if self._total >= self._limit:
-            return f"{self._total} devices are connected, which is the limit (spec.gate.maxConnections)"
-        if self._by_address[address] >= self._limit_per_address:
-            return (
-                f"{self._by_address[address]} connections come from this address, which is the limit "
-                "(spec.gate.maxConnectionsPerAddress)"
-            )
+    def refusal(self, address: str, channel_name: str, now: float) -> str | None:
+        """Return why another connection would be refused, with the setting to change; None if it would get a place."""
+        return self._decide(address, channel_name, now)[0]
+
+    def admit(self, one: Occupant, now: float) -> str | None:
+        """Give a new connection a place and return None; else return why it is refused.
+
+        `now`: seconds of a monotonic clock, here and below.
+        """
+        refusal, leaver = self._decide(one.address, one.channel_name, now)
+        if refusal is not None:
+            return refusal
+        if leaver is not None:
+            self.remove(leaver)
+            leaver.give_way()
+        self._standings[one] = Standing.SILENT
+        for crowd in self._crowds(one):
+            crowd.add(one, Standing.SILENT, now)
         return None
 
-    def add(self, address: str) -> None:
-        """Count a new connection."""
-        self._total += 1
-        self._by_address[address] += 1
+    def stands(self, one: Occupant, standing: Standing, now: float) -> None:
+        """Note how much a connection needs its place. One that has no place any more gets none."""
+        before = self._standings.get(one)
+        if before is None:
+            return
+        self._standings[one] = standing
+        for crowd in self._crowds(one):
+            crowd.discard(one, before)
+            crowd.add(one, standing, now)
 
-    def remove(self, address: str) -> None:
-        """Count a connection as closed."""
-        self._total -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+    def remove(self, one: Occupant) -> None:
+        """Take the place of a connection, if it has one."""
+        standing = self._standings.pop(one, None)
+        if standing is None:
+            return
+        for crowd in self._crowds(one):
+            crowd.discard(one, standing)
+        for crowds, name in ((self._addresses, one.address), (self._channels, one.channel_name)):
+            if not crowds[name].size:
+                del crowds[name]
 
+    def _crowds(self, one: Occupant) -> tuple[_Crowd, _Crowd, _Crowd]:
+        return (
+            self._all,
+            self._addresses.setdefault(one.address, _Crowd()),
+            self._channels.setdefault(one.channel_name, _Crowd()),
+        )
 
-class Slots:
-    """Slots for messages that are larger than a connection may buffer without one. First come, first served.
+    def _decide(self, name: str, channel_name: str, now: float) -> tuple[str | None, Occupant | None]:
+        """Return why a connection of an address is refused, and who gives way to it."""
+        address = self._addresses.get(name) or _Crowd()
+        if address.size >= self._limit_per_address:
+            leaver = address.waste(now)
+            return (ADDRESS_REFUSAL if leaver is None else None), leaver
+        if self._all.size >= self._limit:
+            leaver = self._leaver(address, channel_name, now)
+            return (TOTAL_REFUSAL if leaver is None else None), leaver
+        return None, None
 
-    A connection occupies its slot until the message has its answer. A slow agent therefore delays every message that needs a
-    slot of the same tier.
-    """
-
-    def __init__(self, number: int) -> None:
-        self._free = number
-        self._waiting: deque[Callable[[], bool]] = deque()
-
-    def acquire(self, granted: Callable[[], bool]) -> bool:
-        """Acquire a free slot and return True; else return False and call `granted` later, which returns whether it still wants the slot."""
-        if self._free:
-            self._free -= 1
-            return True
-        self._waiting.append(granted)
-        return False
-
-    def release(self) -> None:
-        """Release a slot. The first waiter that still wants it gets it."""
-        while self._waiting:
-            if self._waiting.popleft()():
-                return
-        self._free += 1
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """The slots for one size of message. A connection acquires tiers in ascending order, so no deadlock is possible.
-
-    Attributes:
-        above_bytes: a connection that buffers more than this needs a slot.
-        slots: the slots of this tier.
-    """
-
-    above_bytes: int
-    slots: Slots
+    def _leaver(self, address: _Crowd, channel_name: str, now: float) -> Occupant | None:
+        """Return who gives way at the total limit: one of the fullest address, one that wastes its place, one of the fullest channel."""
+        fullest = max(self._addresses.values(), key=_size)
+        if fullest.size > address.size + 1:
+            return next(fullest.in_order())
+        if (wasting := address.waste(now) or self._all.waste(now)) is not None:
+            return wasting
+        channel, fullest = self._channels.get(channel_name) or _Crowd(), max(self._channels.values(), key=_size)
+        return next(fullest.in_order()) if fullest.size > channel.size + 1 else None
 
 
-def make_tiers(*, medium: int, large: int) -> tuple[Tier, ...]:
-    """Make `medium` slots for messages above `SMALL_BYTES`, and `large` slots for messages above `MEDIUM_BYTES`."""
-    return Tier(SMALL_BYTES, Slots(medium)), Tier(MEDIUM_BYTES, Slots(large))
-
-
-class SlotUser(Protocol):
-    """The connection that a claim belongs to."""
-
-    @property
-    def wants_slots(self) -> bool:
-        """Whether the connection can still use a slot."""
-
-    def slot_awaited(self) -> None:
-        """A slot is not free: the connection must not read more."""
-
-    def slot_not_needed(self) -> None:
-        """The claim waits no longer, because the connection buffers less now."""
-
-    def slot_granted(self) -> None:
-        """The slot that the claim waited for is free now and belongs to the connection."""
-
-
-class SlotClaim:
-    """The slots that one connection occupies, and the one that it waits for."""
-
-    __slots__ = ("_occupied", "_tiers", "_user", "waiting_for")
-
-    def __init__(self, tiers: Sequence[Tier], user: SlotUser) -> None:
-        """`tiers`: in ascending order."""
-        self._tiers = tiers
-        self._user = user
-        self._occupied: list[Slots] = []
-        self.waiting_for: Slots | None = None
-        """The slots of the tier that it waits for; None if it does not wait."""
-
-    def adjust(self, buffered_bytes: int) -> None:
-        """Occupy one slot of each tier that `buffered_bytes` needs, in ascending order, and release the others."""
-        tiers = self._tiers
-        wanted = sum(buffered_bytes > tier.above_bytes for tier in tiers)
-        while len(self._occupied) > wanted:
-            self._occupied.pop().release()
-        if self.waiting_for is not None and len(self._occupied) >= wanted:
-            self.waiting_for = None
-            self._user.slot_not_needed()
-        while len(self._occupied) < wanted and self.waiting_for is None:
-            slots = tiers[len(self._occupied)].slots
-            if slots.acquire(partial(self.grant, slots)):
-                self._occupied.append(slots)
-            else:
-                self.waiting_for = slots
-                self._user.slot_awaited()
-
-    def grant(self, slots: Slots) -> bool:
-        """Occupy a slot that another connection has released. Returns False if this connection does not wait for it any more."""
-        if self.waiting_for is not slots or not self._user.wants_slots:
-            return False
-        self.waiting_for = None
-        self._occupied.append(slots)
-        self._user.slot_granted()
-        return True
-
-    def release(self) -> None:
-        """Release all slots: the connection is closed."""
-        while self._occupied:
-            self._occupied.pop().release()
+def _size(crowd: _Crowd) -> int:
+    return crowd.size

@@ -3,14 +3,16 @@
 Made by `__main__`; the relays count here. Names follow https://prometheus.io/docs/practices/naming/.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from medplum_agent_operator.gate.budget import Budget
 from medplum_agent_operator.gate.effects import Ending, Kind
 from medplum_agent_operator.gate.reports import ChannelReport
 from medplum_agent_operator.gate.routes import Life
@@ -18,6 +20,8 @@ from medplum_agent_operator.gate.takeovers import Takeovers
 
 PREFIX: Final = "medplum_agent_gate_"
 """Prefix of every metric name."""
+PAGE_SECONDS: Final = 1.0
+"""How old the page for Prometheus may be."""
 _ANSWER_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _HELD_SECONDS: Final = (0.1, 0.25, 0.5, 1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30)
 _COUNTERS: Final = {
@@ -67,6 +71,7 @@ class Metrics:
         self.takeovers = Takeovers()
         self._answer_seconds = answer_seconds
         self._reports: list[ChannelReport] = []
+        self._page: tuple[float, bytes] | None = None
         self._counters = {kind: self._counter(name, text) for kind, (name, text) in _COUNTERS.items()}
         self._answered = self._histogram(
             "answer", "Time from writing a message to an agent to its first answer, in seconds.", _ANSWER_SECONDS
@@ -74,19 +79,15 @@ class Metrics:
         self._held = self._histogram(
             "held", "How long the gate held messages that had to wait for an agent, in seconds.", _HELD_SECONDS
         )
-        self._longest_held = Gauge(
-            f"{PREFIX}longest_held_seconds",
-            "Longest time that the gate has held a message since it started, in seconds.",
-            ["channel"],
-            registry=self.registry,
+        self._longest_held = self._gauge(
+            "longest_held_seconds", "Longest time that the gate has held a message since it started, in seconds."
         )
-        self._last_answer = Gauge(
-            f"{PREFIX}last_answer_timestamp_seconds",
-            "When a message last got its first answer, as a Unix timestamp in seconds.",
-            ["channel"],
-            registry=self.registry,
+        self._last_answer = self._gauge(
+            "last_answer_timestamp_seconds", "When a message last got its first answer, as a Unix timestamp in seconds."
         )
-        self._devices = Gauge(f"{PREFIX}devices", "Open device connections.", ["channel"], registry=self.registry)
+        self._devices = self._gauge("devices", "Open device connections.")
+        self._message_bytes = self._gauge("message_bytes", "Memory that messages above 16 KiB use, in bytes.")
+        self._waiting = self._gauge("connections_waiting", "Device connections that wait for memory.")
         self._addresses = _Addresses()
         self.registry.register(self._addresses)
         self._refusals = self._counter(
@@ -107,6 +108,8 @@ class Metrics:
             name=name,
             report=report,
             devices=self._devices.labels(name),
+            message_bytes=self._message_bytes.labels(name),
+            waiting=self._waiting.labels(name),
             addresses=self._addresses,
             counted={kind: counter.labels(name) for kind, counter in self._counters.items()},
             answered=self._answered.labels(name),
@@ -122,8 +125,18 @@ class Metrics:
         """Return the JSON object for `/status`, which the operator reads."""
         return {"channels": [report.as_json() for report in self._reports], "takeovers": self.takeovers.as_json()}
 
+    def text(self) -> bytes:
+        """Return the page for Prometheus. It is made once a second at most: each costs time in which no message passes."""
+        now = time.monotonic()
+        if self._page is None or now >= self._page[0] + PAGE_SECONDS:
+            self._page = (now, generate_latest(self.registry))
+        return self._page[1]
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"{PREFIX}{name}", text, ["channel"], registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{PREFIX}{name}", text, ["channel"], registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"{PREFIX}{name}_seconds", text, ["channel"], buckets=buckets, registry=self.registry)
@@ -155,6 +168,8 @@ class ChannelMetrics:
     name: str
     report: ChannelReport
     devices: Gauge
+    message_bytes: Gauge
+    waiting: Gauge
     addresses: _Addresses
     counted: Mapping[Kind, Counter]
     answered: Histogram
@@ -171,6 +186,11 @@ class ChannelMetrics:
         self.devices.set_function(lambda: sum(connected().values()))
         self.addresses.channels[self.name] = connected
         self.report.count_devices(connected)
+
+    def count_memory(self, budget: Budget) -> None:
+        """`budget`: asked at each scrape."""
+        self.message_bytes.set_function(lambda: budget.used_by(self.name))
+        self.waiting.set_function(lambda: budget.waiting_in(self.name))
 
     def note(self, kind: Kind, number: float, agent: Life | None = None) -> None:
         """Count an event. `agent`: the one that a message was written to, where the kind concerns one."""

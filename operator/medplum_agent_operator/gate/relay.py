@@ -5,30 +5,25 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
 
 from medplum_agent_operator.gate.device_connection import DeviceConnection
 from medplum_agent_operator.gate.effects import Rules
-from medplum_agent_operator.gate.limits import Connections, Tier
 from medplum_agent_operator.gate.routes import Route
+from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.sockets import ChannelServer, Counters, Reader
 
 
 class Hl7Relay(ChannelServer):
     """A channel of messages. Each device has a conversation with the route's current agent."""
 
-    def __init__(
-        self, *, route: Route, rules: Rules, connections: Connections, tiers: Sequence[Tier], counters: Counters
-    ) -> None:
-        """`tiers`: in ascending order; all channels share them."""
-        super().__init__(route=route, connections=connections, counters=counters)
+    def __init__(self, *, name: str, route: Route, rules: Rules, shared: Shared, counters: Counters) -> None:
+        super().__init__(name=name, route=route, shared=shared, counters=counters)
         self.rules = rules
-        self.tiers = tiers
         self.devices: set[DeviceConnection] = set()
 
     def make_protocol(self, loop: asyncio.AbstractEventLoop) -> Reader:
         """Make the protocol object for a new device connection."""
-        return DeviceConnection(self, loop, rules=self.rules, tiers=self.tiers, devices=self.devices)
+        return DeviceConnection(self, loop, rules=self.rules, devices=self.devices)
 
     def finish(self) -> None:
         """Finish the messages in progress, then close each connection."""

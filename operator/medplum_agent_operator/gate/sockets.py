@@ -4,14 +4,16 @@ Used by both relays (`relay`, `streams`) and by the connections to devices and a
 """
 
 import asyncio
+import logging
 import socket
 from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
 from medplum_agent_operator.gate.effects import Ending, Kind
-from medplum_agent_operator.gate.limits import SMALL_BYTES, Connections
+from medplum_agent_operator.gate.limits import SMALL_BYTES, Occupant
 from medplum_agent_operator.gate.routes import Life, Route
-from medplum_agent_operator.telemetry import log
+from medplum_agent_operator.gate.shared import Shared
+from medplum_agent_operator.listening import Listener, listen
 
 LINGER_SECONDS: Final = 10.0
 """How long to wait for the other side's FIN after ours. Then the connection is dropped."""
@@ -19,6 +21,11 @@ KEEPALIVE_IDLE_SECONDS: Final = 60
 KEEPALIVE_INTERVAL_SECONDS: Final = 15
 KEEPALIVE_PROBES: Final = 4
 """After so many keep-alive probes without an answer, TCP drops the connection."""
+
+CONNECTION_UNITS: Final = 2
+"""What a new connection costs its address (`pace`)."""
+STOPPING: Final = "the gate is stopping"
+TOO_MANY_AT_ONCE: Final = "the address made more than a thousand connections in a second"
 
 
 def configure(transport: asyncio.Transport) -> None:
@@ -81,16 +88,17 @@ class Counters(Protocol):
 class ChannelServer(ABC):
     """A port that devices connect to, and all open connections that belong to it."""
 
-    def __init__(self, *, route: Route, connections: Connections, counters: Counters) -> None:
+    def __init__(self, *, name: str, route: Route, shared: Shared, counters: Counters) -> None:
+        self.name = name
         self.route = route
-        self.connections = connections
+        self.shared = shared
         self.counters = counters
         self.open: set[Reader] = set()
         """The connections to devices and to agents."""
         self.buffer = memoryview(bytearray(SMALL_BYTES))
         self._stopping = False
         self._all_closed = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._server: Listener | None = None
 
     async def start(self, host: str | None, port: int) -> int:
         """Listen on an address, or on all if `host` is None. Returns the port; `port` 0 takes a free one.
@@ -99,25 +107,41 @@ class ChannelServer(ABC):
             OSError: if the gate cannot listen on the port.
         """
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self.make_protocol(loop), host, port, backlog=1024)
-        return int(self._server.sockets[0].getsockname()[1])
+        self._server = await listen(lambda: self.make_protocol(loop), host, port, admits=self._admits)
+        return self._server.port
 
     @abstractmethod
     def make_protocol(self, loop: asyncio.AbstractEventLoop) -> Reader:
         """Make the protocol object for a new device connection."""
 
-    def admit(self, transport: asyncio.Transport) -> str | None:
-        """Accept a new device connection and return its address. If it is over a limit, log that and return None."""
+    def admit(self, one: Occupant, transport: asyncio.Transport) -> bool:
+        """Accept a new device connection, and set its address. If it is over a limit, log that and return False."""
         peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if peer else "?"
-        refusal = "the gate is stopping" if self._stopping else self.connections.refusal(address)
-        if refusal is not None:
-            log.warning("refused a device's connection: %s", refusal, extra={"device": address})
-            self.counters.connection_refused()
-            return None
+        one.address = str(peer[0]) if peer else "?"
+        refusal = self.shared.connections.admit(one, asyncio.get_running_loop().time())
+        if refusal is not None or self._stopping:
+            self._note_refusal(one.address, refusal or STOPPING)
+            return False
         configure(transport)
-        self.connections.add(address)
-        return address
+        return True
+
+    def _admits(self, address: str) -> bool:
+        """Whether a new connection may be accepted. This is all that a refused one costs."""
+        shared = self.shared
+        refusal: str | None
+        if self._stopping:
+            refusal = STOPPING
+        elif shared.pace.charge(address, CONNECTION_UNITS):
+            refusal = TOO_MANY_AT_ONCE
+        else:
+            refusal = shared.connections.refusal(address, self.name, asyncio.get_running_loop().time())
+        if refusal is not None:
+            self._note_refusal(address, refusal)
+        return refusal is None
+
+    def _note_refusal(self, address: str, why: str) -> None:
+        self.shared.device_log.note(address, f"refused a device's connection: {why}", level=logging.WARNING)
+        self.counters.connection_refused()
 
     async def stop(self) -> None:
         """Refuse new devices, begin to close every connection, and wait until all are closed.

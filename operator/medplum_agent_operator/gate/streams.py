@@ -12,12 +12,12 @@ from typing import cast
 
 from medplum_agent_operator.gate.agent_connection import CONNECT_SECONDS
 from medplum_agent_operator.gate.effects import Ending
-from medplum_agent_operator.gate.limits import Connections
+from medplum_agent_operator.gate.limits import TINY_BYTES, Standing
 from medplum_agent_operator.gate.routes import Life, Route
+from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.sockets import ChannelServer, Counters, Reader
 from medplum_agent_operator.gate.stream_side import Side
 from medplum_agent_operator.gate.unread import Unread
-from medplum_agent_operator.telemetry import log
 
 RETRY_SECONDS = 0.25
 REST_SECONDS = 60.0
@@ -27,9 +27,9 @@ REST_SECONDS = 60.0
 class StreamRelay(ChannelServer):
     """A channel whose bytes pass unchanged."""
 
-    def __init__(self, *, route: Route, hold_seconds: float, connections: Connections, counters: Counters) -> None:
+    def __init__(self, *, name: str, route: Route, hold_seconds: float, shared: Shared, counters: Counters) -> None:
         """`hold_seconds`: how long a new connection waits for a ready agent."""
-        super().__init__(route=route, connections=connections, counters=counters)
+        super().__init__(name=name, route=route, shared=shared, counters=counters)
         self.hold_seconds = hold_seconds
 
     def make_protocol(self, loop: asyncio.AbstractEventLoop) -> Reader:
@@ -66,26 +66,60 @@ class DeviceSide(Side):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A device has connected."""
-        address = self.relay.admit(cast("asyncio.Transport", transport))
-        if address is None:
+        if not self.relay.admit(self, cast("asyncio.Transport", transport)):
             transport.close()
             return
         super().connection_made(transport)
-        self.address = address
         cast("asyncio.Transport", transport).pause_reading()
         self._task = self.loop.create_task(self._find_agent())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The device's connection is closed."""
-        if self.address:
-            self.relay.connections.remove(self.address)
-            self.address = ""
+        self.relay.shared.connections.remove(self)
         if self._task is not None:
             self._task.cancel()
         agent = None if self.other is None or self.other.finished else self.other.transport
         if self.transport is not None and not self._received_fin and agent is not None:
             self._unread = Unread(self.transport)
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """The device sent bytes."""
+        self._stands(Standing.SPOKE)
+        super().data_received(data)
+        pace, transport = self.relay.shared.pace, self.transport
+        if len(data) < TINY_BYTES and transport is not None and pace.charge(self.address, 1, channel=self.relay.name):
+            transport.pause_reading()
+            pace.wait(self.address, self._turn)
+
+    def eof_received(self) -> bool:
+        """The device sent FIN. It may wait for bytes of its agent, which may never close."""
+        self._stands(Standing.DONE)
+        return super().eof_received()
+
+    @property
+    def channel_name(self) -> str:
+        """The channel that it belongs to."""
+        return self.relay.name
+
+    def give_way(self) -> None:
+        """Close at once: another connection gets the place."""
+        self._note_end(Ending.DISPLACED)
+        transport = self.transport
+        if transport is not None:
+            (transport.abort if transport.get_write_buffer_size() else transport.close)()
+
+    def _turn(self) -> None:
+        """Read on after a pause, unless the agent does not read."""
+        if self.transport is not None and (self.other is None or not self.other.blocked):
+            self.transport.resume_reading()
+
+    def _stands(self, standing: Standing) -> None:
+        self.relay.shared.connections.stands(self, standing, self.loop.time())
+
+    def _note_end(self, why: Ending) -> None:
+        self.relay.counters.connection_closed(why)
+        self.relay.shared.device_log.note(self.address, f"closed a device's connection: {why}", reason=why.name)
 
     def end_other(self, other: Side, *, broken: bool) -> None:  # noqa: ARG002 - an agent sees FIN in any case
         """Write to the agent what the device had sent, then FIN."""
@@ -131,8 +165,7 @@ class DeviceSide(Side):
                     except TimeoutError:
                         continue
         except TimeoutError:
-            self.relay.counters.connection_closed(Ending.NO_AGENT)
-            log.info("closed a device's connection: %s", Ending.NO_AGENT, extra={"device": self.address})
+            self._note_end(Ending.NO_AGENT)
             self.reset()
         finally:
             unsubscribe()

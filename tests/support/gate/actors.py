@@ -117,9 +117,9 @@ class Device:
 
 
 @asynccontextmanager
-async def device(port: int) -> AsyncIterator[Device]:
-    """Connect a device to a port."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**25)
+async def device(port: int, *, address: str = "127.0.0.1") -> AsyncIterator[Device]:
+    """Connect a device to a port, from an address of loopback."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**25, local_addr=(address, 0))
     try:
         yield Device(reader, writer)
     finally:

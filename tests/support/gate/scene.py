@@ -146,12 +146,20 @@ class Scene:
     # Effects, carried out and checked.
 
     def settle(self) -> Scene:
+        """Carry out all effects, and take the turns that are left."""
+        self.carry_out()
+        while self.conversation.more_later and self.still_open:
+            self.conversation.take_turn(self.now)
+            self.carry_out()
+        return self
+
+    def carry_out(self) -> None:
         """Carry out all effects."""
         while True:
             for effect in self.conversation.effects():
                 self._carry_out(effect)
             if not self.conversation.may_close:
-                return self
+                return
             self.conversation.nothing_unread(self.now)
 
     def _carry_out(self, effect: object) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from medplum_agent_operator.gate.__main__ import Gate
 from medplum_agent_operator.gate.flags import parse
 from medplum_agent_operator.gate.routes import Pod, Pods
 from medplum_agent_operator.telemetry import set_up_logging
+
+if TYPE_CHECKING:
+    from lightkube import AsyncClient
 
 
 class Answering(asyncio.Protocol):
@@ -25,12 +29,15 @@ class Answering(asyncio.Protocol):
         """Start with an empty buffer."""
         self.transport = transport
         self.last = b""
+        self.mute = False
+        """Whether a message with the control id `MUTE` came: nothing is answered any more."""
 
     def data_received(self, data: bytes) -> None:
         """Answer the frames that end in these bytes, also one whose last two bytes arrive in two reads."""
+        self.mute = self.mute or b"|MUTE|" in data
         ends = (self.last + data).count(b"\x1c\r")
         self.last = data[-1:] if data.endswith(b"\x1c") else b""
-        if ends:
+        if ends and not self.mute:
             self.transport.write(self.ANSWER * ends)  # type: ignore[attr-defined]
 
 
@@ -54,6 +61,24 @@ async def gate(agent_port: int) -> None:
     await stop.wait()
 
 
+async def whole_gate(agent_port: int) -> None:
+    """Run a gate with two channels and its HTTP port, as the program does. There is no API server."""
+    channels = ("--channel", "adt:HL7:0", "--channel", "oru:HL7:0")
+    running = Gate(parse(["--namespace", "x", "--service", "x", *channels, "--host", "127.0.0.1", "--http-port", "0"]))
+    running.update_pods({name: Pods(frozenset({Pod("agent", "127.0.0.1", agent_port)})) for name in ("adt", "oru")})
+
+    def nowhere() -> AsyncClient:
+        raise OSError("there is no API server")
+
+    await running.run(nowhere, asyncio.Event())
+
+
 if __name__ == "__main__":
-    set_up_logging(as_json=True, level="warning")
-    asyncio.run(agent() if sys.argv[1] == "agent" else gate(int(sys.argv[2])))
+    set_up_logging(as_json=True, level="info" if sys.argv[1] == "whole-gate" else "warning")
+    match sys.argv[1]:
+        case "agent":
+            asyncio.run(agent())
+        case "gate":
+            asyncio.run(gate(int(sys.argv[2])))
+        case _:
+            asyncio.run(whole_gate(int(sys.argv[2])))
