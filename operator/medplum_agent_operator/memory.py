@@ -14,10 +14,10 @@ from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.drift import fingerprint, writers
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.scope import Key
+from medplum_agent_operator.core.plan import Plan, without_actions
 from medplum_agent_operator.core.policy import write_messages
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.rollout.actions import Apply
-from medplum_agent_operator.core.rollout.steps import Plan
 from medplum_agent_operator.errors import ClusterError, ConflictError
 from medplum_agent_operator.kinds import JOB
 
@@ -126,7 +126,8 @@ class Repairs:
         dues = [_due(done, action) for action in plan.actions]
         for action, due in zip(plan.actions, dues, strict=True):
             if action.disruptive and due is not None and due > now:
-                return plan.stopped_by(warning(Reason.FIELD_CONTESTED, done[_field(action)].message), requeue_at=due)
+                found = warning(Reason.FIELD_CONTESTED, done[_field(action)].message)
+                return without_actions(plan.stopped_by(found), requeue_at=due)
         now_due = tuple(a for a, due in zip(plan.actions, dues, strict=True) if due is None or due <= now)
         later = [due for due in (*dues, plan.requeue_at) if due is not None and due > now]
         findings = plan.findings if len(now_due) == len(plan.actions) else _without_repairs(plan.findings)

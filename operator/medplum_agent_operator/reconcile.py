@@ -24,12 +24,11 @@ from medplum_agent_operator.core.observed.identity import Claim, Identity, other
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.reading import first_fault, is_garbage_collected, read_agent
 from medplum_agent_operator.core.observed.scope import Config, Key
-from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.plan import Plan, make_plan, without_actions
 from medplum_agent_operator.core.policy import identity_messages, messages
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
-from medplum_agent_operator.core.rollout.steps import Plan
 from medplum_agent_operator.core.status import project, says_available, unreadable
 from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
 from medplum_agent_operator.memory import Failures, Repairs, repeated
@@ -239,7 +238,7 @@ class Reconciler:
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
         """Drop the actions that are left, for this reason, and try again in a minute."""
         now = self._clock()
-        plan = decision.plan.stopped_by(found, requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE)
+        plan = without_actions(decision.plan.stopped_by(found), requeue_at=now + REQUEUE_AFTER_REFUSED_WRITE)
         if decision.observed is None:
             return replace(decision, plan=plan)
         return replace(decision, plan=plan, after=project(decision.observed, plan, now=now))

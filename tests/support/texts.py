@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from medplum_agent_operator.core.observed.findings import Finding, Message
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 GATED: Final[Mapping[str, Any]] = {"gate": {"enabled": True}}
 WINDOW: Final = [{"schedule": "0 2 * * SUN", "duration": "2h", "timeZone": "Europe/Berlin"}]

@@ -16,7 +16,7 @@ from tests.support.simulated_cluster.situations import QUICK
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
     from tests.support.simulated_cluster.pods import SimulatedPod
 
 _GENERATED: Final = re.compile(rf"{NAME}-(?:backup|fetch)-[0-9a-f]{{10}}")

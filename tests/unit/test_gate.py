@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 IMAGE = "registry.example.org/operator:1"
 CONFIG = Config(image_repository=REPOSITORY, gate_image=IMAGE)

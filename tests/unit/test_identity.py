@@ -43,7 +43,7 @@ from tests.support.several import ELSEWHERE, SeveralAgents, named
 from tests.support.simulated_cluster import SimulatedCluster, installed
 
 if TYPE_CHECKING:
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 AGENT_ID = SERVER["agentId"]
 HERE = Identity("https://api.medplum.com", AGENT_ID)

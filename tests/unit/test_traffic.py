@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from medplum_agent_operator.core.observed.model import Observed
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 CONFIG = Config(image_repository=REPOSITORY, gate_image="registry.example.org/operator:1")
 EARLIER = NOW - timedelta(hours=1)

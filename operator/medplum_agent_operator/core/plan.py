@@ -5,26 +5,43 @@ settings and time always give the same plan. Once a plan is applied, the next ob
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects.agent_pod import image_of
-from medplum_agent_operator.core.observed.findings import Message, warning
+from medplum_agent_operator.core.observed.findings import warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.scope import Config
-from medplum_agent_operator.core.policy import downtime, gate_messages, prepull
+from medplum_agent_operator.core.policy import downtime, gate_messages, messages, prepull
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
 from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.notices import notices
+from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.report.traffic import traffic_unconfirmed
 from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
+from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_departing
-from medplum_agent_operator.core.rollout.steps import Pass, Plan, Step
+from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(Statement):
+    """What a pass does and says.
+
+    Attributes:
+        actions: the writes, in this order; at most one is disruptive.
+        requeue_at: when to reconcile again without an event; None if events suffice.
+        defer_reporting: whether to report nothing yet, because the report would change within a second.
+    """
+
+    actions: tuple[Apply, ...] = ()
+    requeue_at: datetime | None = None
+    defer_reporting: bool = False
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
@@ -93,7 +110,7 @@ _BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None],
 def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
     """Reconcile the applied spec while the user's waits; requeue at the end of the refusal."""
     plan = _reconcile(replace(this, verdict=refused))
-    return plan if refused.until is None else replace(plan, requeue_at=_earlier(plan.requeue_at, refused.until))
+    return replace(plan, requeue_at=min(filter(None, (plan.requeue_at, refused.until)), default=None))
 
 
 def _begin(this: Pass, wanted: Desired) -> Step:
@@ -191,14 +208,7 @@ def _blocked(blocker: Blocker) -> Plan:
 
 def _undecidable(observed: Observed, refused: Refused) -> Plan:
     """Write nothing: the user's spec is refused and the applied one is unknown."""
-    unknown = warning(
-        Reason.LAST_SPEC_UNKNOWN,
-        Message(
-            "The previously applied spec is not recorded in the cluster, so no drift is repaired.",
-            impact="None for devices; manual edits of the operator's objects stay.",
-            fix="None of its own; the operator records the spec again when the problem above is solved.",
-        ),
-    )
+    unknown = warning(Reason.LAST_SPEC_UNKNOWN, messages.last_spec_unknown())
     found = refused.refusal
     return Plan(
         phase=refused.phase,
@@ -225,7 +235,7 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
         plan,
         notices=(*plan.notices, *shown),
         findings=(*plan.findings, *found.findings),
-        requeue_at=plan.requeue_at if found.requeue_at is None else _earlier(plan.requeue_at, found.requeue_at),
+        requeue_at=min(filter(None, (plan.requeue_at, found.requeue_at)), default=None),
         defer_reporting=plan.defer_reporting or (not plan.actions and _waits_for_gates(observed)),
     )
 
@@ -235,5 +245,6 @@ def _waits_for_gates(observed: Observed) -> bool:
     return observed.rollout_in_status and traffic_unconfirmed(observed)
 
 
-def _earlier(one: datetime | None, other: datetime) -> datetime:
-    return other if one is None else min(one, other)
+def without_actions(plan: Plan, *, requeue_at: datetime) -> Plan:
+    """The plan of a pass that ends before its next write."""
+    return replace(plan, actions=(), defer_reporting=False, requeue_at=requeue_at)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from medplum_agent_operator.core.observed.findings import Finding
     from medplum_agent_operator.core.observed.scope import Config
-    from medplum_agent_operator.core.rollout.steps import Plan
+    from medplum_agent_operator.core.plan import Plan
 
 
 class OperatorDiedError(Exception):

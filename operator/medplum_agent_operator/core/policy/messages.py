@@ -165,6 +165,15 @@ def backup_refused(name: str, fault: str, available: Availability) -> Message:
     )
 
 
+def last_spec_unknown() -> Message:
+    """The user's spec is refused, and the applied one is unknown."""
+    return Message(
+        "The previously applied spec is not recorded in the cluster, so no drift is repaired.",
+        impact="None for devices; manual edits of the operator's objects stay.",
+        fix="None of its own; the operator records the spec again when the problem above is solved.",
+    )
+
+
 def write_refused(kind: str, name: str, fault: str, available: Availability) -> Message:
     """A write that the API server refuses. `fault`: the server's words."""
     around = ""

@@ -3,7 +3,8 @@
 Made by `plan`. A `Plan` is a statement with the actions that make it true.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase, Strategy
@@ -42,3 +43,8 @@ class Statement:
     def text(self) -> str:
         """The whole text for people: `status.plan`."""
         return "\n\n".join(map(str, (self.message, *self.notices)))
+
+    def stopped_by(self, found: Finding) -> Self:
+        """The statement when this finding prevents what is left to do, until a person acts."""
+        stopped = replace(self, phase=Phase.FAILED, reason=found.reason, message=found.message)
+        return replace(stopped, notices=(), findings=(found,), begins=None)

@@ -1,20 +1,17 @@
-"""The values of one pass: its inputs, its next step, and the plan that `plan` makes of them.
+"""The inputs of one pass, and its next step: values that `plan` turns into a `Plan`.
 
 Made by `plan`, `rollback` and `upkeep`. Pure.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core.observed.findings import Finding
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy.verdict import Allowed, Refused, Verdict
 from medplum_agent_operator.core.report.progress import Progress
-from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.rollout.actions import Apply
 
 
@@ -64,33 +61,3 @@ class Step:
     record: RolloutRecord
     actions: tuple[Apply, ...] = ()
     begins: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan(Statement):
-    """What a pass does and says.
-
-    Attributes:
-        actions: the writes, in this order; at most one is disruptive.
-        requeue_at: when to reconcile again without an event; None if events suffice.
-        defer_reporting: whether to report nothing yet, because the report would change within a second.
-    """
-
-    actions: tuple[Apply, ...] = ()
-    requeue_at: datetime | None = None
-    defer_reporting: bool = False
-
-    def stopped_by(self, found: Finding, *, requeue_at: datetime) -> "Plan":
-        """The same plan without its actions: this finding prevents them until a person acts, or until the requeue."""
-        return replace(
-            self,
-            phase=Phase.FAILED,
-            reason=found.reason,
-            message=found.message,
-            notices=(),
-            findings=(found,),
-            actions=(),
-            begins=None,
-            defer_reporting=False,
-            requeue_at=requeue_at,
-        )
