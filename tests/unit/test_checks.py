@@ -278,7 +278,10 @@ def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
     plan = make_plan(observed(agent(gate={"enabled": True}), children={"GateDeployment": raw}), config=CONFIG, now=NOW)
     assert (Reason.NAME_TAKEN, ()) == (plan.reason, plan.actions)
     assert "It belongs to MedplumAgent lab-gate." in plan.text
-    assert "Fix: Create this MedplumAgent under another name. Do not delete the object" in plan.text
+    assert (
+        "Fix: Do not delete the object: the other agent needs it. Create this MedplumAgent under another name."
+        in plan.text
+    )
 
 
 def test_a_lost_default_image_repository_does_not_stop_a_rollback() -> None:

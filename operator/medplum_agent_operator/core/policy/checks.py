@@ -125,13 +125,22 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     agent = observed.agent
     shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
     cause = f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent."
+    installed = _is_looked_after(observed)
     fix = "Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name."
+    if installed:
+        fix = (
+            "Look at the object with the command. If it is not needed, delete it: the operator then creates its own. "
+            "Devices that connect through the object cannot deliver messages meanwhile. If another program needs it, delete this "
+            "MedplumAgent in a maintenance window and create it under another name; no agent serves in between."
+        )
     others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
     if others:
         owners = listed([f"MedplumAgent {name}" for name in others])
         cause = f"It belongs to {owners}. The objects of a MedplumAgent have its name, or its name with -agent, -gate or -moves-by-handoff."
-        fix = "Create this MedplumAgent under another name. Do not delete the object: the other agent needs it."
-    only = f" {_ONLY_LOOKED_AFTER}" if _is_looked_after(observed) else ""
+        fix = "Do not delete the object: the other agent needs it. Create this MedplumAgent under another name."
+        if installed:
+            fix += " Delete it first, in a maintenance window: no agent serves in between."
+    only = f" {_ONLY_LOOKED_AFTER}" if installed else ""
     message = Message(
         f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
         cause=cause,

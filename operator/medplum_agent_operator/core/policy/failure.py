@@ -4,6 +4,7 @@ Called by `verdict`, `downtime`, `progress`, `history`, `records` and `rollback`
 that can still succeed has until its deadline; one that waiting cannot help fails at once (docs/adr/0017, docs/adr/0027).
 """
 
+import re
 from datetime import datetime
 from typing import Final
 
@@ -81,10 +82,16 @@ def record_failure(agent: MedplumAgent, spec: MedplumAgentSpec, found: Finding) 
         spec=_spec_fingerprint(spec),
         reason=found.reason,
         message=message,
-        fix=found.message.fix,
+        fix=_lasting(found.message.fix),
         retry=_stored_annotation(agent, RETRY),
         approval=_stored_annotation(agent, FORCE_DOWNGRADE),
     )
+
+
+def _lasting(fix: str) -> str:
+    """The sentences of a fix that are true also after the failure: not those about its command or about what resumes automatically."""
+    sentences = re.split(r"(?<=\.) ", fix)
+    return " ".join(each for each in sentences if "the command" not in each and "automatically" not in each)
 
 
 def latched(observed: Observed) -> Failure | None:

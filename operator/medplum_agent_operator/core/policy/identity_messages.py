@@ -66,6 +66,6 @@ def rollback_blocked_by_identity(holder: Claim, failed: Failure | None, availabl
         f"The change failed and cannot be rolled back: MedplumAgent {name} now has the previous identity.",
         cause=f"{why}The previous spec used another server, which would send each message for a device to both agents.",
         impact=available.now,
-        fix=f"{(failed.fix if failed else '') or 'Fix the cause of the failure.'} The change then resumes automatically. Or delete {name}: the rollback "
-        "starts when its pods are gone.",
+        fix=f"{(failed.fix if failed else '') or 'Fix the cause of the failure.'} The change then resumes automatically. Or, only if {name} is not needed, "
+        "delete it: its devices then have no agent, and the rollback starts when its pods are gone.",
     )

@@ -199,7 +199,9 @@ def being_deleted(
         f"This MedplumAgent was deleted, and finalizer {shown} keeps it.",
         cause="Kubernetes removes the object, and then its agent, when the program that set the finalizer has removed it.",
         impact=f"{available.now} {still}",
-        fix="Find out why that program does not remove its finalizer. A deletion cannot be undone.",
+        fix="A deletion cannot be undone: when the finalizer is removed, the agent stops and no agent serves its devices. If the "
+        "deletion was a mistake, save the MedplumAgent's YAML now, and create it again afterwards. Find out why the program does not "
+        "remove its finalizer.",
         command=f"kubectl -n {agent.namespace} get {SINGULAR} {agent.name} -o jsonpath='{{.metadata.finalizers}}'",
     )
 

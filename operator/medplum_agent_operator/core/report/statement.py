@@ -41,8 +41,11 @@ class Statement:
 
     @property
     def text(self) -> str:
-        """The whole text for people: `status.plan`."""
-        return "\n\n".join(map(str, (self.message, *self.notices)))
+        """The whole text for people: `status.plan`. Notices replace "no impact, no fix needed" of an agent that serves."""
+        message = self.message
+        if self.reason is Reason.SERVING and self.notices:
+            message = replace(message, impact="", fix="")
+        return "\n\n".join(map(str, (message, *self.notices)))
 
     def stopped_by(self, found: Finding) -> Self:
         """The statement when this finding prevents what is left to do, until a person acts."""
