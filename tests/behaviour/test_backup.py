@@ -24,6 +24,7 @@ from tests.support.world import FORCE, QUICK, agent_manifest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from medplum_agent_operator.api.spec import MedplumAgentSpec
     from tests.support.world import World
 
 SHOWN = "front-desk-backup-0123456789"
@@ -98,6 +99,11 @@ def change_by(world: World, tool: str, before: dict[str, Any]) -> None:
     world.kubectl("apply", *options, "-f", "-", input=json.dumps(wanted))
 
 
+def meaning(agent: dict[str, Any]) -> MedplumAgentSpec:
+    """The spec of an agent. A backup has the defaults of channels, which the API server leaves out of lists."""
+    return MedplumAgent.parse(agent).spec
+
+
 def as_asked_for(world: World) -> dict[str, Any]:
     """The live pod template without the annotations that identify the change that made it."""
     template: dict[str, Any] = world.deployment()["spec"]["template"]
@@ -108,7 +114,7 @@ def as_asked_for(world: World) -> dict[str, Any]:
 
 @pytest.mark.parametrize("tool", ["apply", "server-side apply", "patch"])
 def test_the_command_in_the_guide_restores_the_spec(world: World, tmp_path: Path, tool: str) -> None:
-    """Exactly, for every tool that had changed it. Nothing else of the agent changes, and it needs no approval."""
+    """The same, for every tool that had changed it. Nothing else of the agent changes, and it needs no approval."""
     before = install_labelled(world)
     template = as_asked_for(world)
     change_by(world, tool, before)
@@ -122,7 +128,7 @@ def test_the_command_in_the_guide_restores_the_spec(world: World, tmp_path: Path
 
     world.wait_for_phase("Running", "5.1.15")
     after = world.agent()
-    assert before["spec"] == after["spec"]
+    assert meaning(before) == meaning(after)
     for part in ("labels", "annotations", "uid"):
         assert changed["metadata"][part] == after["metadata"][part]
     assert template == as_asked_for(world)
@@ -182,7 +188,7 @@ def test_a_backup_recreates_a_deleted_agent(world: World, tmp_path: Path, how: l
     world.wait(lambda: world.pods() == [], "the agent's end")
     world.kubectl(*how, "-f", str(tmp_path / "front-desk.json"))
     world.wait_for_phase("Running", "5.1.15")
-    assert before["spec"] == world.agent()["spec"]
+    assert meaning(before) == meaning(world.agent())
 
 
 def test_restoring_an_unchanged_agent_changes_nothing(empty_world: World) -> None:

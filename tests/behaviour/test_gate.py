@@ -114,7 +114,7 @@ def test_a_gate_without_a_ready_pod_is_bypassed(gated: World) -> None:
     gated.wait(lambda: selected_by_the_service(gated) == TO_GATE, "the Service leads to the gate again")
     gated.wait(lambda: forwarding(gated) == ("Unknown", "GatesUnreachable"), "simulated gates cannot be asked")
     assert [] == gated.events("GateNotServing"), "a moment without is no warning"
-    assert "NetworkPolicy" in gated.condition("Forwarding")["message"]
+    assert "NetworkPolicies" in gated.status()["plan"]
 
 
 def test_a_disabled_gate_is_removed_after_the_service_bypasses_it(gated: World) -> None:

@@ -35,7 +35,9 @@ class Requests(Counting):
 
     async def before(self, call: Call) -> Answer | None:
         """Count a request."""
-        self.asked += not call.watches and not (call.lists and AGENT_LABEL not in call.query.get("labelSelector", ""))
+        self.asked += not call.watches and not (
+            call.lists and f"{AGENT_LABEL}=" not in call.query.get("labelSelector", "")
+        )
         return await super().before(call)
 
 

@@ -84,6 +84,7 @@ def _object(raw: dict[str, Any]) -> dict[str, Any]:
     annotations = dict(metadata.get("annotations") or {})
     if ROLLOUT in annotations:
         annotations[ROLLOUT] = json.loads(annotations[ROLLOUT])
+        annotations[ROLLOUT].pop("revision", None)  # how often the Deployment controller counted depends on its speed
     owners = [f"{owner['kind']} {owner['name']}" for owner in metadata.get("ownerReferences") or ()]
     tree = {key: value for key, value in raw.items() if key in {"spec", "roleRef", "subjects", "data"}}
     found: dict[str, Any] = _stable({**tree, "metadata": {**metadata, "annotations": annotations}})
