@@ -40,7 +40,7 @@ cluster-tools: $(STAMP)
 demo: $(STAMP) ## Show the operator at work: on a real node with HL7 traffic (as root), else on simulated pods
 	@$(BIN)/python -m tests.tools.demo
 
-check: lint ## Lint, types and every quick test that needs no cluster: about two minutes
+check: lint ## Lint, types and every quick test that needs no cluster: about three minutes
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not cluster and not nodes and not slow"
 
 test: $(STAMP) cluster-tools ## Run every test; those on real nodes (root and packages) run last
