@@ -104,16 +104,21 @@ class Repairs:
         self._done: dict[Key, dict[_Field, _Repair]] = {}
 
     def done(self, key: Key, action: Apply, *, now: datetime) -> None:
-        """Remember a write."""
+        """Remember a write. Where the operator itself wants something else than before, the counts of the object start again."""
         if action.immutable or action.kind == JOB or action.difference in _RECORDS:
             return
-        done = self._done.setdefault(key, {})
         field, content, count = _field(action), _content(action), 1
+        done = {
+            other: repair
+            for other, repair in self._done.get(key, {}).items()
+            if other[:2] != field[:2] or repair.content == content
+        }
         before = done.get(field)
-        if before is not None and before.content == content and now - before.last < FORGOTTEN_AFTER:
+        if before is not None and now - before.last < FORGOTTEN_AFTER:
             count = before.count + 1
         reported = before is not None and before.reported and count > 1
         done[field] = _Repair(content, count, now, _message(action), reported=reported)
+        self._done[key] = done
 
     def pausing(self, key: Key, plan: Plan, *, now: datetime) -> Plan:
         """The plan without the repairs whose pause has not ended, and with a notice about each contested field."""

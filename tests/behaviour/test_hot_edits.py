@@ -72,6 +72,7 @@ async def test_the_operator_keeps_up_with_fifty_edits_a_second(clinics: Clinics,
         spent = asked.asked - before
         assert spent <= (EDITS * ONE_PASS if what == "the spec" else 0)
         await clinic.until(lambda seen: seen.at_rest("5.1.14"), "rest")
+        assert "again and again" not in clinic.log, "a user who edits fights with nobody"
         assert {"agent 5.1.14"} == set(clinic.witness.pods_ever.values())
         before = asked.asked
         await asyncio.sleep(10)

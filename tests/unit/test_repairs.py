@@ -139,3 +139,17 @@ async def test_a_fight_is_forgotten(after: str) -> None:
     meddle(stage, "Service", "NodePort")
     await stage.one_pass()
     assert "ClusterIP" == stage.simulated.objects["Service"]["spec"]["type"]
+
+
+async def test_a_user_who_edits_to_and_fro_fights_with_nobody() -> None:
+    """Each edit of the spec is applied at once, however often the same value comes back."""
+    stage = Stage(installed())
+    for number in range(4 * WRITES_AT_ONCE):
+        wanted = ("Evict", "Handoff")[number % 2]
+        stage.simulated.edit(handoff={"onNodeDrain": wanted})
+        stage.watch()
+        await stage.one_pass()
+        budget = stage.simulated.objects["PodDisruptionBudget"]["spec"]
+        assert (0, 1)[wanted == "Handoff"] == budget.get("minAvailable", 0), number
+        stage.simulated.now += timedelta(seconds=1)
+    assert "FieldContested" not in stage.reasons
