@@ -41,11 +41,13 @@ def highest_revision(deployment: LiveDeployment | None, *, writes: int = 0) -> i
 def revision_of_a_template_that_cannot_be_active(deployment: LiveDeployment, recorded: int) -> int | None:
     """The revision to record while pods of an earlier template prove that the live template has never been active.
 
-    In a recreate the live template gets its revision only once the earlier pods have ended; until then the recorded one counts.
+    While the controller has not reported the live generation, nothing new is known: it writes the revision before it reports that. In a recreate
+    the live template gets its revision only once the earlier pods have ended; until then the recorded one counts.
     """
     highest = highest_revision(deployment)
-    seen = highest == revision(deployment)
-    return (highest if seen and not deployment.mechanics.stops_first else max(highest, recorded)) or None
+    if highest != revision(deployment):
+        return recorded or None
+    return (max(highest, recorded) if deployment.mechanics.stops_first else highest) or None
 
 
 def asked_for_new_pods(deployment: LiveDeployment) -> bool:
