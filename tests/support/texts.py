@@ -166,6 +166,7 @@ def waits() -> Iterator[Text]:
     never = [{"schedule": "0 2 30 2 *", "duration": "1h"}, {**WINDOW[0], "timeZone": "Europe/Berlim"}]
     yield _now("Windows that never open", installed("4.2.3", maintenanceWindows=never).edit(version="5.1.15"))
     yield _now("spec.paused", installed().edit(paused=True))
+    yield _now("spec.paused, and a recreate waits", installed("4.2.3").edit(version="5.1.15", paused=True))
     yield _now("spec.paused on a cordoned node", installed().cordon("node-1").edit(paused=True))
     cluster = installed()
     cluster.deployment["spec"]["paused"] = True
@@ -202,15 +203,7 @@ def refusals() -> Iterator[Text]:
     yield _direct(
         "A write that always conflicts", Reason.REQUEST_FAILING, write_messages.conflict_without_end(_CONFLICT, _SERVED)
     )
-    for title, field, at_once in (
-        ("A field that an autoscaler changes too", "spec.replicas", True),
-        ("A field that a second operator changes too", "spec.maxUnavailable", False),
-    ):
-        yield _direct(
-            title,
-            Reason.FIELD_CONTESTED,
-            write_messages.field_contested("Deployment", NAME, field, "kube-controller-manager", at_once=at_once),
-        )
+    yield from _contested()
     yield _direct(
         "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
     )
@@ -224,6 +217,20 @@ def refusals() -> Iterator[Text]:
         Reason.WRITE_REFUSED,
         messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN, _SERVED),
     )
+
+
+def _contested() -> Iterator[Text]:
+    image = "spec.template.spec.containers[name=agent].image"
+    for title, kind, field, writer, at_once in (
+        ("A number of replicas that an autoscaler raises", "Deployment", "spec.replicas", "keda", True),
+        ("A field of the pod template that GitOps changes too", "Deployment", image, "argocd-controller", False),
+        ("A field of the Service that GitOps changes too", "Service", "spec.type", "argocd-controller", False),
+        ("A budget that another program deletes", "PodDisruptionBudget", "missing", "", False),
+    ):
+        message = write_messages.field_contested(
+            kind, NAME, field, writer, at_once=at_once, replaces_pod=field == image
+        )
+        yield _direct(title, Reason.FIELD_CONTESTED, message)
 
 
 def troubles() -> Iterator[Text]:
@@ -271,9 +278,9 @@ def troubles() -> Iterator[Text]:
     yield _now("A handoff was rolled back", changing("5.1.14", "5.1.15").wait_for_deadline())
     yield _of("A recreate is rolled back", _rolling_back(changing("4.2.3", "5.1.15")))
     yield _now("A recreate whose image does not exist", _unpulled())
-    cluster = _unpulled()
+    cluster = _unpulled(handoff=HOLD)
     cluster.tick(61)
-    yield _now("The same after its deadline", cluster)
+    yield _now("The same on Hold", cluster)
     yield _now("The same, latched", _unpulled().wait_for_deadline())
     cluster = installed("5.1.15")
     cluster.never_ready.add("5.1.15")
@@ -299,8 +306,8 @@ def _rolling_back(cluster: SimulatedCluster) -> Plan:
     raise AssertionError(cluster.status.plan)
 
 
-def _unpulled() -> SimulatedCluster:
-    cluster = installed("4.2.3")
+def _unpulled(**spec: Any) -> SimulatedCluster:
+    cluster = installed("4.2.3", **spec)
     cluster.never_pulled.add("5.1.15")
     cluster.edit(version="5.1.15").reconcile()
     cluster.tick()
