@@ -18,11 +18,11 @@ from tests.support.simulated_cluster.apply import copied
 from tests.support.simulated_cluster.situations import changing
 
 PAUSED = """\
-Paused by spec.paused.
+The operator is paused for this agent, because spec.paused is true.
 Impact: {serving} keeps serving. The operator makes no changes and repairs no drift.
 Fix: Set spec.paused to false; pending changes then start."""
 PAUSED_ON_A_CORDONED_NODE = """\
-Paused by spec.paused.
+The operator is paused for this agent, because spec.paused is true.
 Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift. Node node-1 is cordoned, and a drain of it waits while \
 the agent is paused.
 Fix: Set spec.paused to false; pending changes then start. To move the agent off the node now, run the command.

@@ -19,6 +19,9 @@ from medplum_agent_operator.core.policy.strategy import choose
 _ONLY_LOOKED_AFTER: Final = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
 
 
+_PAUSED: Final = "The operator is paused for this agent, because spec.paused is true."
+
+
 def leftovers(observed: Observed, parts: Sequence[str], *, looked_after: bool) -> Message:
     """Objects of a deleted namesake that the garbage collector has not removed yet. `looked_after`: whether our own Deployment exists."""
     agent = observed.agent
@@ -28,7 +31,7 @@ def leftovers(observed: Observed, parts: Sequence[str], *, looked_after: bool) -
     return Message(
         f"Waiting for garbage collection of the {listed([kind_of(part) for part in parts])} of a deleted MedplumAgent {agent.name}.",
         impact=impact,
-        fix=f"None needed; {what} automatically when the garbage collector has removed it. If that takes longer than some minutes, run the command and "
+        fix=f"None needed; {what} automatically when the garbage collector has removed what is left. If that takes longer than some minutes, run the command and "
         "look at metadata.finalizers: the program that set a finalizer has to remove it.",
         command=_get(agent, parts[0]),
     )
@@ -104,9 +107,9 @@ def paused(observed: Observed, *, drained: str) -> Message:
         f'kubectl -n {agent.namespace} patch {SINGULAR} {agent.name} --type=merge -p \'{{"spec":{{"paused":false}}}}\''
     )
     if not drained:
-        return Message("Paused by spec.paused.", impact=impact, fix=fix.format("run the command"), command=command)
+        return Message(_PAUSED, impact=impact, fix=fix.format("run the command"), command=command)
     return Message(
-        "Paused by spec.paused.",
+        _PAUSED,
         impact=f"{impact} {drained}, and a drain of it waits while the agent is paused.",
         fix=f"{fix.format('set spec.paused to false')} To move the agent off the node during the pause, run the command: a new pod starts on another node before the old one stops; no outage "
         "is expected.",
@@ -133,9 +136,9 @@ def _pending(observed: Observed) -> str:
     if applied is None:
         return " Edits of the spec that wait are then applied."
     if spec.model_copy(update={"paused": applied.paused}) == applied:
-        return " No edit of the spec waits for that."
+        return " No edit of the spec is waiting."
     choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
     if not choice.mechanics.stops_first:
-        return " The edit of the spec that waits is then applied; no outage is expected."
+        return " The waiting edit of the spec is then applied; no outage is expected."
     old = listed(available.serving) or "the old agent"
-    return f" The edit of the spec that waits is then applied. If it replaces the pod, {available.stop_first(old, spec.version)}"
+    return f" The waiting edit of the spec is then applied. If it replaces the pod, {available.stop_first(old, spec.version)}"

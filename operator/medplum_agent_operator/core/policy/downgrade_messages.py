@@ -63,7 +63,11 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}".'
         if AgentVersion.parse(under_way) < target:
             stay += f" If you do neither, the change to {target} starts automatically once {under_way} is active, because it is then an upgrade."
-    when = "in the next maintenance window" if _waits_for_window(agent, now) else "at once"
+    when = "at once"
+    if _waits_for_window(agent, now):
+        when = "in the next maintenance window"
+    elif now.stops_first and available.serving and agent.spec.handoff.pre_pull:
+        when = "as soon as the node has the image"
     return Message(
         f"Downgrade from {baseline} to {target} is refused until a cluster admin approves it.",
         cause=approval.correction,
@@ -88,7 +92,7 @@ def _risks(agent: MedplumAgent, baseline: str, target: AgentVersion, now: Situat
     else:
         yield f"No outage expected: {target} starts before {baseline} stops."
     if now.under_way is None or baseline in now.available.serving:
-        shown = f" In Medplum, Agent/{agent.spec.server.agent_id}/$stats shows how many wait."
+        shown = f" In Medplum, GET Agent/{agent.spec.server.agent_id}/$stats shows how many wait."
         yield (
             f"Messages that {baseline} has acknowledged and not forwarded yet can be lost with its pod (enhanced mode, durable queue)."
             f"{'' if AgentVersion.parse(baseline) < _STATISTICS else shown}"

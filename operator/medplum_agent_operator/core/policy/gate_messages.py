@@ -15,7 +15,10 @@ from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import annotate, listed, reported
 
-_WITHOUT_A_GATE: Final = "Until a gate serves, each change of the agent closes devices' connections, and no gate holds messages while no agent serves."
+_WITHOUT_A_GATE: Final = (
+    "Until the gate, the relay in front of the agent, serves, each change of the agent closes devices' connections, and no message is held while no "
+    "agent serves."
+)
 
 
 def pending_update(agent: MedplumAgent, pod: str, gate: str) -> str:
@@ -119,7 +122,7 @@ def agent_silent(agent: MedplumAgent, runs: MedplumAgentSpec, since: Mapping[str
         "The agent accepts messages but does not answer them.",
         cause=f"No answer on channel {channels}. The agent may have lost its connection to Medplum, the channel may be disabled there, or a bot may "
         "fail on every message.",
-        impact="Devices on these channels get no acknowledgements and will send again; other channels are served. The pod is ready, so Kubernetes does "
+        impact="Devices on these channels get no acknowledgements and will send again; other channels are not affected. The pod is ready, so Kubernetes does "
         "not restart it.",
         fix=f"Read the agent's log ({logs}) and its page in Medplum. If the log shows no activity, restart the agent with the command. {effect}",
         command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",

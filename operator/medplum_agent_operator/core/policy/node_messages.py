@@ -23,7 +23,7 @@ def node_lost(
             "after the node was lost. To see where it runs, run the command.",
             command=f"kubectl -n {agent.namespace} get pods -o wide",
         )
-    outage = available.outage("the node returns or the command confirms that it is off")
+    outage = available.outage("the node returns, or another node runs the agent")
     return Message(
         summary,
         cause=f"Two agents must not run at once where one is older than {ZERO_DOWNTIME}, so Kubernetes starts no other agent before this one has ended.",

@@ -170,7 +170,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Message(
                 f"Job {job.name}, which pulls the image, is suspended, so Kubernetes creates no pod for it.",
                 cause="A queue or an admission policy of the cluster suspends Jobs until it admits them.",
-                fix="Admit the Job there, or exempt Jobs of this operator. The command shows the Job's queue and Events. Or set spec.handoff.prePull "
+                fix="Admit the Job in that queue, or exempt Jobs of this operator. The command shows the Job's labels and Events. Or set spec.handoff.prePull "
                 "to false: the old agent then stops at once, and no agent serves if the new image cannot be pulled.",
                 command=command,
             ),

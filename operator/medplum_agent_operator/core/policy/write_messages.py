@@ -87,7 +87,9 @@ def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bo
     if kind == "Deployment" and field in {"spec.replicas", "missing"}:
         return f"No pod of the Deployment serves devices until the operator has repaired it and a pod is ready. {pause}"
     if replaces_pod:
-        return f"Each change, by either program, replaces the agent's pod and closes devices' connections. {pause} Until then the other value is in force."
+        return f"Each change, by either program, replaces the agent's pod and closes devices' connections; with strategy Recreate, no agent serves in between. {pause} Until then the other value is in force."
     if kind == "Service":
         return f"The agent keeps running, but devices may not reach it until the operator has repaired the Service. {pause}"
+    if kind == "PodDisruptionBudget":
+        return f"The agent keeps running, and devices are served. Until the operator has repaired the budget, a node drain may stop the agent. {pause}"
     return f"The agent keeps running, and devices are served. {pause} Until then the other value is in force."

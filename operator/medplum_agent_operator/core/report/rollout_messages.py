@@ -155,7 +155,7 @@ def fetching(record: RolloutRecord, *, image: str, node: str, available: Availab
         rollout=f"{change} stops the old agent first, because {record.why}.{approved_by}",
         cause=f"The new agent needs image {image} on node {node}.",
         impact=f"{available.now} Once the node has the image and can read the agent's Secret, {available.stop_first(old, record.to)}",
-        fix=f"{NOTHING_NEEDED} To stop it before the old agent stops, {back}.",
+        fix=f"{NOTHING_NEEDED} To cancel the change while {old} still serves, {back}.",
     )
 
 
