@@ -158,7 +158,6 @@ def failed(
     else:
         what = f"The change from {before} to {to}" if before else f"The installation of {to}"
     how = f"did not complete within {seconds(deadline_seconds)}" if deadline_seconds else "failed"
-    unaffected = available.serving and not record.mechanics.stops_first
     if before is None or record.rolled_back_from:
         back = "edit the spec"
     elif before == to:
@@ -171,9 +170,15 @@ def failed(
         trouble,
         summary=f"{what} {how}.",
         cause=" ".join(part for part in (_flat(trouble), not_rolled_back) if part),
-        impact=f"{available.now}{_UNAFFECTED if unaffected else ''}",
+        impact=_after_failure(record, available),
         fix=f"{trouble.fix or 'Fix the cause.'} The rollout then resumes automatically; or {back}.",
     )
+
+
+def _after_failure(record: RolloutRecord, available: Availability) -> str:
+    """Who serves now, and whether the ways out interrupt it."""
+    unaffected = available.serving and not record.mechanics.stops_first
+    return f"{available.now}{_UNAFFECTED if unaffected else ''}"
 
 
 def restart_failed(
