@@ -150,5 +150,5 @@ def invalid_spec(fault: str, *, serving: bool) -> Message:
         if serving
         else "No agent serves; devices cannot deliver messages.",
         fix="Correct the field that the cause names; the operator then applies the spec automatically. If the API server accepted the field, the installed "
-        "CRD is of another operator release: apply crds/medplumagents.yaml from the sources of this release.",
+        "CRD is of another operator release: apply crds/medplumagents.yaml in the operator's sources, of this release.",
     )
