@@ -95,10 +95,18 @@ def rollouts() -> Iterator[Text]:
     yield _now("Another target before the first became active", changing("5.1.14", "5.1.15").edit(version="5.1.16"))
     yield _now("The agent's node was cordoned", installed().cordon("node-1"))
     yield _now("The agent's node has a taint that may announce a drain", installed().taint("node-1", "example.org/new"))
-    yield _now("The Deployment was deleted", installed().delete("Deployment"))
+    cluster = installed().delete("Deployment")
+    yield _now("The Deployment was deleted", cluster)
+    cluster.reconcile()
+    yield _now("The same, in the next pass", cluster)
+    orphaned = installed()
+    yield _now("The Deployment was deleted, and its pod still serves", orphaned, deployment=None)
     cluster = installed()
     cluster.restart_pods().tick()
     yield _now("kubectl rollout restart", cluster)
+    cluster = installed("4.2.3")
+    cluster.restart_pods().tick()
+    yield _now("kubectl rollout restart, before 4.2.4", cluster)
     yield _now("Pulling the image before the old agent stops", installed("4.2.3").edit(version="5.1.15"))
     cluster = installed("5.1.14").edit(version="5.1.15").settle()
     completed = [each for each in cluster.told if each.reason is Reason.ROLLOUT_COMPLETED]
@@ -337,6 +345,17 @@ def gates() -> Iterator[Text]:
     other = gate_messages.pending_update(cluster.observe().agent, "spec.containers[name=agent].env", "")
     yield Text("A newer operator release", "status.waitingForNextChange", other)
     nothing = Traffic(gates=0)
+    old = installed("4.2.3", **GATED).edit(version="5.1.15")
+    yield _now(
+        "A recreate behind gates that serve",
+        old,
+        children={**old.observe().children, "GateDeployment": _gate_deployment()},
+    )
+    refused = _gate_deployment(0)
+    refused["status"]["conditions"] = [
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods=2"}
+    ]
+    yield _now("Gates that the cluster refuses", cluster, children={**serves, "GateDeployment": refused})
     yield _now("Gates that the operator cannot reach", cluster, children=serves, traffic=nothing)
 
 

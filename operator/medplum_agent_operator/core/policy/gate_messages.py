@@ -16,8 +16,8 @@ from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import annotate, listed, reported
 
 _WITHOUT_A_GATE: Final = (
-    "Until the gate, the relay in front of the agent, serves, each change of the agent closes devices' connections, and no message is held while no "
-    "agent serves."
+    "Until a gate (the relay in front of the agent) serves, each change of the agent closes devices' connections. No message is held while no agent "
+    "serves."
 )
 
 

@@ -134,9 +134,8 @@ def recreated_deployment(message: Message, record: RolloutRecord, available: Ava
     """A rollout that creates a deleted Deployment again."""
     what = f"The Deployment was deleted; the operator creates it again with {record.to}."
     if available.serving:
-        return replace(
-            message, summary=what, impact=f"{available.now} Its pod may be ending; devices reconnect to the new one."
-        )
+        deleted = f"If Kubernetes deletes its pod with the Deployment, {available.outage('the new one is ready')}."
+        return replace(message, summary=what, impact=f"{available.now} {deleted}")
     return replace(
         message,
         summary=f"The Deployment was deleted; installing {record.to} again. No agent serves until it is ready.",
