@@ -92,7 +92,7 @@ def backup_refused(name: str, fault: str, available: Availability) -> Message:
         cause=fault,
         impact=f"{available.now} The operator stopped no agent, and the approval is not used up.",
         fix=f"{_CORRECT} The operator retries every minute. Once the backup is written, the downgrade starts, with the effects that were shown for its "
-        "approval. To prevent that, set spec.version back.",
+        "approval. To prevent that, set spec.version back to the version that serves.",
     )
 
 

@@ -20,7 +20,8 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec, available: Availabi
     failed = record.failed if record.change is Change.ROLLBACK else None
     fix = NOTHING_NEEDED
     if failed is not None:
-        fix = f"None needed for the rollback. Before you retry the change: {failed.fix}".rstrip(": ")
+        first = failed.fix or "Fix the cause."
+        fix = f"None needed for the rollback. Before you retry the change, {first[0].lower()}{first[1:]}"
     return Message(
         _what(record, available),
         rollout=_how(record, available),
