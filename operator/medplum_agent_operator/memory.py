@@ -185,7 +185,12 @@ def _message(action: Apply) -> Message:
     owners = [] if action.live is None else writers(action.body, action.live, action.difference)
     others = [name for name in owners if name != MANAGED_BY] or owners
     return write_messages.field_contested(
-        action.kind, action.name, action.difference, ", ".join(others), at_once=_too_many_agents(action)
+        action.kind,
+        action.name,
+        action.difference,
+        ", ".join(others),
+        at_once=_too_many_agents(action),
+        replaces_pod=action.disruptive,
     )
 
 

@@ -26,7 +26,7 @@ RETRY = "agents.medplum.com/retry"
         (
             simulate(Behaviour.CRASH_LOOP_SILENT),
             "CrashLoop",
-            "exiting with code 1. Causes that leave no message: Medplum refuses the Agent or an Endpoint",
+            "exiting with code 1. Causes without a message: Medplum refuses access to Agent or Endpoints",
         ),
         (
             simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3),
@@ -52,7 +52,7 @@ def test_failed_upgrade_is_explained_and_the_old_agent_serves(
     world.patch({"version": "5.1.15", "podTemplate": {"annotations": pod}})
     status = world.wait_for_phase("Failed")
     assert words in status["plan"]
-    assert "5.1.14 keeps serving" in status["plan"]
+    assert "5.1.14 keeps serving devices" in status["plan"]
     assert "it is not retried automatically" in status["plan"]
     assert 'set spec.version back to "5.1.14"' in status["plan"]
     stalled = world.condition("Stalled")
@@ -185,7 +185,7 @@ def test_failed_recreate_is_rolled_back(world: World, before: str, after: str) -
         world.approve("4.2.3 CHG-5")
     status = world.wait_for_phase("Failed", before)
     assert f"The change from {before} to {after} failed and was rolled back" in status["plan"]
-    assert f"{before} keeps serving" in status["plan"]
+    assert f"{before} keeps serving devices" in status["plan"]
     assert "True" == world.condition("Available")["status"]
     assert ["Completed", "Failed", "Completed"] == outcomes(world)
     assert ["Recreate", "Recreate"] == [entry["strategy"] for entry in status["history"][:2]]

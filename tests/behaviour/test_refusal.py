@@ -47,7 +47,7 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
         "devices cannot deliver messages until 4.2.3 has opened its ports",
         "Every later upgrade from 4.2.3 has such an outage too",
         "durable queue",
-        "off-peak hour or a maintenance window",
+        "Run the command in an off-peak hour, or set spec.maintenanceWindows first",
         "Copy the Agent and its Endpoints in Medplum",
         "messages arrive",
         f"kubectl annotate medplumagent front-desk -n {world.namespace} {COMMAND}",

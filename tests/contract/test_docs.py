@@ -30,7 +30,7 @@ from medplum_agent_operator.core.objects.children import APPLIED_HASH
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.approval import judge
 from medplum_agent_operator.core.policy.availability import Availability
-from medplum_agent_operator.core.policy.messages import Situation, refusal
+from medplum_agent_operator.core.policy.downgrade_messages import Situation, refusal
 from medplum_agent_operator.gate.effects import Ending
 from medplum_agent_operator.gate.metrics import PREFIX, Metrics
 from medplum_agent_operator.settings import ENV_PREFIX, Settings

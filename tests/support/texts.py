@@ -95,10 +95,18 @@ def rollouts() -> Iterator[Text]:
     yield _now("Another target before the first became active", changing("5.1.14", "5.1.15").edit(version="5.1.16"))
     yield _now("The agent's node was cordoned", installed().cordon("node-1"))
     yield _now("The agent's node has a taint that may announce a drain", installed().taint("node-1", "example.org/new"))
-    yield _now("The Deployment was deleted", installed().delete("Deployment"))
+    cluster = installed().delete("Deployment")
+    yield _now("The Deployment was deleted", cluster)
+    cluster.reconcile()
+    yield _now("The same, in the next pass", cluster)
+    orphaned = installed()
+    yield _now("The Deployment was deleted, and its pod still serves", orphaned, deployment=None)
     cluster = installed()
     cluster.restart_pods().tick()
     yield _now("kubectl rollout restart", cluster)
+    cluster = installed("4.2.3")
+    cluster.restart_pods().tick()
+    yield _now("kubectl rollout restart, before 4.2.4", cluster)
     yield _now("Pulling the image before the old agent stops", installed("4.2.3").edit(version="5.1.15"))
     cluster = installed("5.1.14").edit(version="5.1.15").settle()
     completed = [each for each in cluster.told if each.reason is Reason.ROLLOUT_COMPLETED]
@@ -166,6 +174,7 @@ def waits() -> Iterator[Text]:
     never = [{"schedule": "0 2 30 2 *", "duration": "1h"}, {**WINDOW[0], "timeZone": "Europe/Berlim"}]
     yield _now("Windows that never open", installed("4.2.3", maintenanceWindows=never).edit(version="5.1.15"))
     yield _now("spec.paused", installed().edit(paused=True))
+    yield _now("spec.paused, and a recreate waits", installed("4.2.3").edit(version="5.1.15", paused=True))
     yield _now("spec.paused on a cordoned node", installed().cordon("node-1").edit(paused=True))
     cluster = installed()
     cluster.deployment["spec"]["paused"] = True
@@ -202,15 +211,7 @@ def refusals() -> Iterator[Text]:
     yield _direct(
         "A write that always conflicts", Reason.REQUEST_FAILING, write_messages.conflict_without_end(_CONFLICT, _SERVED)
     )
-    for title, field, at_once in (
-        ("A field that an autoscaler changes too", "spec.replicas", True),
-        ("A field that a second operator changes too", "spec.maxUnavailable", False),
-    ):
-        yield _direct(
-            title,
-            Reason.FIELD_CONTESTED,
-            write_messages.field_contested("Deployment", NAME, field, "kube-controller-manager", at_once=at_once),
-        )
+    yield from _contested()
     yield _direct(
         "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
     )
@@ -224,6 +225,20 @@ def refusals() -> Iterator[Text]:
         Reason.WRITE_REFUSED,
         messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN, _SERVED),
     )
+
+
+def _contested() -> Iterator[Text]:
+    image = "spec.template.spec.containers[name=agent].image"
+    for title, kind, field, writer, at_once in (
+        ("A number of replicas that an autoscaler raises", "Deployment", "spec.replicas", "keda", True),
+        ("A field of the pod template that GitOps changes too", "Deployment", image, "argocd-controller", False),
+        ("A field of the Service that GitOps changes too", "Service", "spec.type", "argocd-controller", False),
+        ("A budget that another program deletes", "PodDisruptionBudget", "missing", "", False),
+    ):
+        message = write_messages.field_contested(
+            kind, NAME, field, writer, at_once=at_once, replaces_pod=field == image
+        )
+        yield _direct(title, Reason.FIELD_CONTESTED, message)
 
 
 def troubles() -> Iterator[Text]:
@@ -271,9 +286,9 @@ def troubles() -> Iterator[Text]:
     yield _now("A handoff was rolled back", changing("5.1.14", "5.1.15").wait_for_deadline())
     yield _of("A recreate is rolled back", _rolling_back(changing("4.2.3", "5.1.15")))
     yield _now("A recreate whose image does not exist", _unpulled())
-    cluster = _unpulled()
+    cluster = _unpulled(handoff=HOLD)
     cluster.tick(61)
-    yield _now("The same after its deadline", cluster)
+    yield _now("The same on Hold", cluster)
     yield _now("The same, latched", _unpulled().wait_for_deadline())
     cluster = installed("5.1.15")
     cluster.never_ready.add("5.1.15")
@@ -299,8 +314,8 @@ def _rolling_back(cluster: SimulatedCluster) -> Plan:
     raise AssertionError(cluster.status.plan)
 
 
-def _unpulled() -> SimulatedCluster:
-    cluster = installed("4.2.3")
+def _unpulled(**spec: Any) -> SimulatedCluster:
+    cluster = installed("4.2.3", **spec)
     cluster.never_pulled.add("5.1.15")
     cluster.edit(version="5.1.15").reconcile()
     cluster.tick()
@@ -330,6 +345,17 @@ def gates() -> Iterator[Text]:
     other = gate_messages.pending_update(cluster.observe().agent, "spec.containers[name=agent].env", "")
     yield Text("A newer operator release", "status.waitingForNextChange", other)
     nothing = Traffic(gates=0)
+    old = installed("4.2.3", **GATED).edit(version="5.1.15")
+    yield _now(
+        "A recreate behind gates that serve",
+        old,
+        children={**old.observe().children, "GateDeployment": _gate_deployment()},
+    )
+    refused = _gate_deployment(0)
+    refused["status"]["conditions"] = [
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: pods=2"}
+    ]
+    yield _now("Gates that the cluster refuses", cluster, children={**serves, "GateDeployment": refused})
     yield _now("Gates that the operator cannot reach", cluster, children=serves, traffic=nothing)
 
 

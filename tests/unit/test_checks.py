@@ -18,14 +18,17 @@ from tests.support.simulated_cluster.apply import copied
 from tests.support.simulated_cluster.situations import changing
 
 PAUSED = """\
-Paused by spec.paused.
-Impact: {serving} keeps serving. The operator makes no changes and repairs no drift.
-Fix: Set spec.paused to false; pending changes then start."""
+The operator is paused for this agent, because spec.paused is true.
+Impact: {serving} keeps serving devices. The operator makes no changes and repairs no drift.
+Fix: None needed while the pause is intended. To end it, run the command; the operator then repairs drift. {pending}
+Command: kubectl -n clinic patch medplumagent lab --type=merge -p '{{"spec":{{"paused":false}}}}'"""
 PAUSED_ON_A_CORDONED_NODE = """\
-Paused by spec.paused.
-Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift. Node node-1 is cordoned, and a drain of it waits while \
+The operator is paused for this agent, because spec.paused is true.
+Impact: 5.1.15 keeps serving devices. The operator makes no changes and repairs no drift. Node node-1 is cordoned, and a drain of it waits while \
 the agent is paused.
-Fix: Set spec.paused to false; pending changes then start. To move the agent off the node now, run the command.
+Fix: None needed while the pause is intended. To end it, set spec.paused to false; the operator then repairs drift. No edit of the spec is \
+waiting. To move the agent off the node during the pause, run the command: a new pod starts on another node before the old one stops; no \
+outage is expected.
 Command: kubectl -n clinic rollout restart deployment/lab"""
 KINDS = ["Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"]
 
@@ -46,7 +49,9 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
         f"{kind} {name_of(kind, 'lab')} already exists and does not belong to this MedplumAgent.\n"
         "Cause: An object of that name in namespace clinic has no owner reference to this MedplumAgent.\n"
         "Impact: No agent serves; devices cannot deliver messages. The operator leaves the foreign object alone.\n"
-        "Fix: Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name.\n"
+        "Fix: Look at the object with the command. If it is not needed, delete it "
+        f"(kubectl -n clinic delete {kind.lower()} {name_of(kind, 'lab')}); the installation then starts automatically. "
+        "If another program needs it: create this MedplumAgent under another name, and delete this one.\n"
         f"Command: kubectl -n clinic get {kind.lower()} {name_of(kind, 'lab')} -o yaml"
     ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
@@ -104,9 +109,10 @@ def test_leftovers_are_named_together() -> None:
         "Waiting for garbage collection of the Service and ServiceAccount of a deleted MedplumAgent lab."
     ) == message.summary
     assert (
-        "None needed; the installation starts automatically. If an object stays, look for a finalizer on it."
-        == message.fix
-    )
+        "None needed; the installation starts automatically when the garbage collector has removed what is left. If that takes longer than some minutes, "
+        "run the command and look at metadata.finalizers: the program that set a finalizer has to remove it."
+    ) == message.fix
+    assert "kubectl -n clinic get service lab -o yaml" == message.command
 
 
 def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
@@ -116,8 +122,10 @@ def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
     assert (Phase.INSTALLING, Reason.AWAITING_GARBAGE_COLLECTION, ()) == (plan.phase, plan.reason, plan.actions)
     assert (
         "Waiting for pods lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
-        "Impact: This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.\n"
-        "Fix: None needed; the installation starts automatically. If the pod does not terminate, run the command.\n"
+        "Impact: This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended; then none serves until the new one is "
+        "ready.\n"
+        "Fix: None needed if the pod is Terminating; the installation starts automatically when it has ended. If it is not Terminating, run the command. "
+        "If it stays Terminating, repair its node; do not delete it by force, because two agents could then run at once.\n"
         "Command: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15"
     ) == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
@@ -143,7 +151,10 @@ def test_paused_means_hands_off() -> None:
     cluster.deployment["metadata"]["resourceVersion"] = "999"
     plan = cluster.plan()
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
-    assert PAUSED.format(serving="5.1.14") == plan.text
+    assert (
+        PAUSED.format(serving="5.1.14", pending="The waiting edit of the spec is then applied; no outage is expected.")
+        == plan.text
+    )
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
     assert cluster.edit(paused=False).plan().actions
 
@@ -152,7 +163,7 @@ def test_a_pause_says_that_a_drain_waits() -> None:
     """On a cordoned node, with the command that moves the agent. Once the node is uncordoned, the message is the usual one."""
     cluster = installed("5.1.15").cordon("node-1").edit(paused=True)
     assert PAUSED_ON_A_CORDONED_NODE == cluster.plan().text
-    assert PAUSED.format(serving="5.1.15") == cluster.uncordon().plan().text
+    assert PAUSED.format(serving="5.1.15", pending="No edit of the spec is waiting.") == cluster.uncordon().plan().text
 
 
 def test_pausing_alone_changes_nothing_when_it_ends() -> None:
@@ -172,8 +183,9 @@ def test_nothing_begins_while_the_deployment_is_paused() -> None:
     assert (Phase.PAUSED, Reason.PAUSED, ()) == (plan.phase, plan.reason, plan.actions)
     assert plan.text == (
         "Deployment lab is paused (kubectl rollout pause), so no change of the agent can roll out.\n"
-        "Impact: 5.1.15 keeps serving. The operator makes no changes and repairs no drift.\n"
-        "Fix: Resume the Deployment with the command; pending changes then start.\n"
+        "Impact: 5.1.15 keeps serving devices. The operator makes no changes and repairs no drift.\n"
+        "Fix: Resume the Deployment with the command; the operator then repairs drift. The waiting edit of the spec is then applied. If it replaces the "
+        "pod, 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages until 4.2.3 has opened its ports.\n"
         "Command: kubectl -n clinic rollout resume deployment/lab"
     )
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
@@ -279,7 +291,7 @@ def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
     assert (Reason.NAME_TAKEN, ()) == (plan.reason, plan.actions)
     assert "It belongs to MedplumAgent lab-gate." in plan.text
     assert (
-        "Fix: Do not delete the object: the other agent needs it. Create this MedplumAgent under another name."
+        "Fix: Do not delete the object: the other MedplumAgent needs it. Create this MedplumAgent under another name, and delete this one."
         in plan.text
     )
 

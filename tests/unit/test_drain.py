@@ -236,7 +236,7 @@ def test_without_another_node_nothing_is_stopped() -> None:
     cluster = installed("5.1.15").cordon("node-1", "node-2").settle()
     for words in (
         "Blocked: No other node accepts the agent; a drain of node node-1 waits.",
-        "Impact: None; the agent keeps serving on node-1.",
+        "Impact: None; the agent keeps serving devices on node-1.",
     ):
         assert words in (cluster.status.plan or "")
     assert ("True", "Serving") == cluster.condition("Available")

@@ -35,7 +35,7 @@ def test_an_old_pod_that_does_not_end_is_reported(before: str, after: str) -> No
     cluster.settle()
     assert Reason.POD_NOT_ENDING in told(cluster)
     assert "should have ended by 2026-09-01T12:" in (cluster.status.plan or "")
-    assert "Do not delete the pod by force" in (cluster.status.plan or "")
+    assert "Do not delete it by force" in (cluster.status.plan or "")
     written = len(cluster.writes)
     cluster.tick(300)
     assert written == len(cluster.settle().writes)

@@ -31,6 +31,7 @@ from medplum_agent_operator.core.observed.identity import (
 )
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.plan import make_plan
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.identity_messages import identity_taken
 from medplum_agent_operator.core.policy.verdict import Refused, decide
 from medplum_agent_operator.core.rollout.actions import newly_claimed
@@ -200,9 +201,9 @@ def test_a_second_agent_of_an_identity_is_not_made() -> None:
         f"asks for agent {AGENT_ID} on https://api.medplum.com/.",
         "The identity in spec.server belongs to MedplumAgent ward/front-desk.",
         "This MedplumAgent is not installed and serves no devices.",
-        "The installation starts automatically when ward/front-desk has been deleted and its pods are gone",
-        "create another Agent on the Medplum server and a new MedplumAgent with its id",
-        "If you do not need this one, delete it.",
+        "If ward/front-desk is not needed, delete it: its devices have no agent then, and the installation starts automatically when its pods are gone.",
+        "create another Agent in Medplum and a new MedplumAgent with its id",
+        "If you do not need this MedplumAgent, delete it.",
     ):
         assert words in plan.text
 
@@ -287,11 +288,12 @@ def test_the_message_names_both_servers_of_an_edit() -> None:
     message = identity_taken(
         parsed(server={**SERVER, "baseUrl": ELSEWHERE}),
         Claim("ward", "x", "1", FIRST),
-        installed=True,
+        available=Availability(("5.1.15",)),
         before=spec_of(),
     )
     assert "The identity in spec.server belongs to MedplumAgent ward/x." == message.summary
     assert f"asks for agent {AGENT_ID} on {ELSEWHERE}." in message.cause
+    assert "5.1.15 keeps serving devices." in message.impact
     assert "keeps running with https://api.medplum.com/." in message.impact
 
 

@@ -9,11 +9,11 @@ import pytest
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
-from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.policy import downgrade_messages
 from medplum_agent_operator.core.policy.approval import judge
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.report import failure_messages, rollout_messages
-from tests.support.builders import NOW, parsed, spec_of, v
+from tests.support.builders import NOW, SERVER, parsed, spec_of, v
 
 SERVED: Final = Availability(("5.1.14",), earlier_serves=True)
 
@@ -27,26 +27,27 @@ def refusal(
     hold_seconds: int = 0,
 ) -> Message:
     """The refusal of a downgrade from 5.1.15."""
-    now = messages.Situation(
+    now = downgrade_messages.Situation(
         Availability(tuple(sorted(set(serving))), hold_seconds), under_way, stops_first=not v(target).hands_over
     )
     approval = judge(annotation, target=v(target), spent=())
-    return messages.refusal(parsed(target), baseline="5.1.15", target=v(target), approval=approval, now=now)
+    return downgrade_messages.refusal(parsed(target), baseline="5.1.15", target=v(target), approval=approval, now=now)
 
 
 BELOW = [
     pytest.param("Downgrade from 5.1.15 to 4.2.3 is refused", id="what was asked, from and to"),
     pytest.param("until a cluster admin approves it.", id="why it is refused"),
-    pytest.param("5.1.15 keeps serving.", id="the version that serves"),
+    pytest.param("5.1.15 keeps serving devices.", id="the version that serves"),
     pytest.param("Impact: None so far;", id="nothing was changed"),
     pytest.param("Other edits of the spec wait too.", id="other edits wait"),
     pytest.param("agents older than 4.2.4 cannot run beside another", id="the threshold"),
     pytest.param("both would compete for identity, PID file and ports.", id="what two agents would do"),
     pytest.param("1. 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages until 4.2.3 has opened its ports.", id="the gap, and its end"),
-    pytest.param("2. Messages that still wait in the durable queue of 5.1.15 are lost with its pod.", id="the durable queue"),
+    pytest.param("2. Messages that 5.1.15 has acknowledged and not forwarded yet can be lost with its pod", id="what can be lost"),
+    pytest.param(f"GET Agent/{SERVER['agentId']}/$stats shows how many wait.", id="how to see it"),
     pytest.param("3. Every later upgrade from 4.2.3 has such an outage too", id="the way back costs downtime too"),
     pytest.param("Consider a newer version that fixes your problem, or a change of configuration in Medplum.", id="before: alternatives"),
-    pytest.param("Choose an off-peak hour or a maintenance window.", id="before: when"),
+    pytest.param("Run the command in an off-peak hour, or set spec.maintenanceWindows first: the downgrade then waits for a window.", id="before: when"),
     pytest.param("Copy the Agent and its Endpoints in Medplum", id="before: backup"),
     pytest.param("the operator backs up only the MedplumAgent and its pod template.", id="before: the operator's own backup"),
     pytest.param("Afterwards, check on every channel that messages arrive.", id="after: check"),
@@ -70,7 +71,8 @@ def test_the_refusal_from_4_2_4_on_promises_no_downtime_and_threatens_none() -> 
     text = str(refusal("5.1.14"))
     assert "No outage expected: 5.1.14 starts before 5.1.15 stops." in text
     assert "The server, the channels or the bots may need 5.1.15." in text
-    assert "Messages that still wait in the durable queue of 5.1.15 are lost with its pod." in text
+    assert "Messages that 5.1.15 has acknowledged and not forwarded yet can be lost with its pod" in text
+    assert "the downgrade then starts at once." in text
     for words in ("stops before", "such an outage", "devices cannot deliver"):
         assert words not in text
     assert 'agents.medplum.com/force-downgrade="5.1.14"' in text
@@ -78,7 +80,7 @@ def test_the_refusal_from_4_2_4_on_promises_no_downtime_and_threatens_none() -> 
 
 def test_the_command_that_is_shown_would_approve() -> None:
     """Copied as it stands, the value approves exactly this downgrade."""
-    value = messages.annotate_command(parsed("4.2.3"), v("4.2.3")).partition('="')[2].rstrip('"')
+    value = downgrade_messages.annotate_command(parsed("4.2.3"), v("4.2.3")).partition('="')[2].rstrip('"')
     assert judge(value, target=v("4.2.3"), spent=()).granted
 
 
@@ -92,8 +94,8 @@ def test_without_a_serving_agent_the_refusal_does_not_say_that_one_serves() -> N
 def test_the_refusal_names_the_rollout_that_continues() -> None:
     """The serving version may not be the last active one, and a rollout that is under way is not stopped."""
     for expected, found in (
-        ("The rollout of 4.2.3 continues. 4.2.3 keeps serving.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
-        ("The rollout of 5.1.16 continues. 5.1.15 and 5.1.16 keep serving.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
+        ("The rollout of 4.2.3 continues. 4.2.3 keeps serving devices.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
+        ("The rollout of 5.1.16 continues. 5.1.15 and 5.1.16 keep serving devices.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
         ("The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages.", refusal("5.0.3", serving=(), under_way="4.2.3")),
     ):  # fmt: skip
         assert f"{expected} This refusal delays neither." == found.impact
@@ -115,7 +117,7 @@ WAYS = [
     pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", BOTH, BESIDE, id="a lost Deployment"),
     pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Upgrading from 5.1.14 to 5.1.15 in a rolling handoff.", BOTH, f"{BESIDE} Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops; its devices reconnect.", id="a handoff"),
     pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Downgrading from 5.1.16 to 5.1.15 by recreate.", "Recreate, because both can.", "5.1.16 drains for 5 seconds. Then it stops before 5.1.15 starts;", id="a recreate"),
-    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving. The other agent drains for 5 seconds and stops;", id="an abort"),
+    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving devices. The other agent drains for 5 seconds and stops;", id="an abort"),
     pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Applying changed settings to 5.1.15 in a rolling handoff.", BOTH, BESIDE, id="other settings"),
 ]  # fmt: skip
 
@@ -228,7 +230,7 @@ def test_a_failure_says_what_serves_and_the_ways_out() -> None:
     assert (
         "The change from 5.1.14 to 5.1.15 did not complete within 300 seconds.\n"
         "Cause: No image. Not found.\n"
-        "Impact: 5.1.14 keeps serving.\n"
+        "Impact: 5.1.14 keeps serving devices. No step below interrupts that.\n"
         "Fix: Check the registry. The rollout then resumes automatically; "
         'or set spec.version back to "5.1.14", which needs no approval.\n'
         "Command: kubectl describe pod"

@@ -12,6 +12,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Outcome, Phase, Strategy
 from medplum_agent_operator.core.observed.drift import first_difference
+from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.rollout_record import Change
 from tests.support.builders import stamp
 from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
@@ -260,7 +261,7 @@ def test_a_rollout_fails_at_its_own_deadline() -> None:
     assert Phase.HANDING_OFF is cluster.plan().phase
     assert Phase.FAILED is cluster.wait_for_deadline().plan().phase
     assert Reason.PORT_NOT_READY is cluster.plan().reason
-    assert "5.1.14 keeps serving." in cluster.plan().message.impact
+    assert "5.1.14 keeps serving devices." in cluster.plan().message.impact
 
 
 def test_a_condition_that_tells_of_the_template_before_fails_nothing() -> None:
@@ -388,14 +389,17 @@ def test_without_a_record_of_the_applied_spec_nothing_is_touched() -> None:
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "junk"
     plan = cluster.plan()
     assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)
-    assert "The previously applied spec is not recorded in the cluster, so no drift is repaired." in plan.text
+    assert "The operator cannot read which spec it applied last, so it repairs nothing of this agent." in plan.text
 
 
 def test_a_deployment_that_somebody_deleted_is_created_again() -> None:
     """The message says so, and the version that ran before is installed again."""
     cluster = installed("5.1.15").delete("Deployment")
     plan = cluster.plan()
-    assert plan.text.startswith("The Deployment was deleted; the operator creates it again with 5.1.15.")
+    lost = "The Deployment was deleted; installing 5.1.15 again. No agent serves until it is ready."
+    assert plan.text.startswith(lost)
+    assert "Rollout:" not in plan.text, "nothing is handed over"
+    assert (Severity.WARNING, lost) in [(found.severity, found.message.summary) for found in plan.findings]
     assert plan.begins is not None
     assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
     assert ["5.1.15"] == cluster.settle().running

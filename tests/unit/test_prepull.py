@@ -187,7 +187,7 @@ def test_a_job_whose_pod_was_deleted_is_created_again() -> None:
     fetch = Fetch(body, "node-1", NEW, FetchJob("lab-fetch-1", ended=True))
     found = trouble(fetch)
     assert found is not None
-    assert "the operator creates another Job 120 seconds after the end of this one." in found.message.fix
+    assert "the operator automatically creates another Job 120 seconds after the end of this one." in found.message.fix
     assert not hopeless(fetch)
 
 

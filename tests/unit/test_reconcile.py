@@ -242,7 +242,7 @@ async def test_a_downgrade_waits_for_its_backup() -> None:
     for words in (
         "The approved downgrade does not start: its backup, ControllerRevision lab-backup-",
         "Cause: controllerrevisions is forbidden.",
-        "Impact: 5.1.15 keeps serving. The operator stopped no agent, and the approval is not used up.",
+        "Impact: 5.1.15 keeps serving devices. The operator stopped no agent, and the approval is not used up.",
         "Fix: Correct what the cause names: a quota, an admission policy, the operator's RBAC or the spec.",
     ):
         assert words in (status.plan or "")
@@ -421,7 +421,10 @@ async def test_an_object_that_does_not_fit_the_model_is_reported_and_left_alone(
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests
     assert (Phase.FAILED, "5.1.15") == (simulated.status.phase, simulated.status.active_version)
-    assert "Cause: server: Field required.\nImpact: The running agent keeps serving.\n" in (simulated.status.plan or "")
+    assert (
+        "Cause: server: Field required.\nImpact: The running agent keeps serving devices. No edit of the spec is applied.\n"
+        in (simulated.status.plan or "")
+    )
     assert ("True", str(Reason.INVALID_SPEC)) == simulated.condition("Stalled")
     await stage.one_pass()
     assert [STATUS, "create Event"] == stage.cluster.requests

@@ -103,7 +103,9 @@ async def test_another_program_that_deletes_an_object_is_answered_after_pauses()
         stage.simulated.now += timedelta(seconds=1)
     assert WRITES_AT_ONCE + 2 == created
     [event] = [event for event in stage.cluster.events if event["reason"] == "FieldContested"]
-    assert event["message"].startswith("Another program changes PodDisruptionBudget lab-moves-by-handoff (missing)")
+    assert event["message"].startswith(
+        "Another program deletes PodDisruptionBudget lab-moves-by-handoff again and again."
+    )
 
 
 async def test_a_pod_template_that_somebody_changes_is_not_replaced_at_once_for_ever() -> None:

@@ -63,7 +63,7 @@ def test_a_failed_handoff_never_stops_the_old_agent() -> None:
     assert ("True", "Serving") == cluster.condition("Available")
     for words in (
         "The change from 5.1.14 to 5.1.15 failed and was rolled back; it is not retried automatically.\nCause: Pod ",
-        "Impact: 5.1.14 keeps serving.",
+        "Impact: 5.1.14 keeps serving devices.",
         'agents.medplum.com/retry="',
         'set spec.version back to "5.1.14", which needs no approval',
     ):

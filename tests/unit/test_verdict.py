@@ -202,7 +202,7 @@ def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
     assert "The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages." in str(found.message)
     settled = refusal_of(verdict(refused()))
     assert settled is not None
-    assert "; 5.1.15 keeps serving. Other edits" in str(settled.message)
+    assert "; 5.1.15 keeps serving devices. Other edits" in str(settled.message)
     cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
     unknown = refusal_of(verdict(cluster))
     assert unknown is not None

@@ -215,7 +215,7 @@ def _undecidable(observed: Observed, refused: Refused) -> Plan:
         reason=found.reason,
         message=found.message,
         notices=() if observed.deployment is None else (unknown.message,),
-        findings=(found, unknown),
+        findings=(found,) if observed.deployment is None else (found, unknown),
         refusal=found,
     )
 

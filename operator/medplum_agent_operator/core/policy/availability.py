@@ -6,8 +6,10 @@ Made from an observation by `policy` and `report`. It must never decide anything
 from dataclasses import dataclass
 from typing import Self
 
+from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.phrases import seconds
 
 
@@ -39,11 +41,11 @@ class Availability:
         """The state now, as a sentence.
 
         >>> Availability(("5.1.15",)).now, Availability().now
-        ('5.1.15 keeps serving.', 'No agent serves; devices cannot deliver messages.')
+        ('5.1.15 keeps serving devices.', 'No agent serves; devices cannot deliver messages.')
         """
         if not self.serving:
             return f"No agent serves; {self.outage()}."
-        return f"{' and '.join(self.serving)} {'keeps' if len(self.serving) == 1 else 'keep'} serving."
+        return f"{' and '.join(self.serving)} {'keeps' if len(self.serving) == 1 else 'keep'} serving devices."
 
     def outage(self, until: str = "") -> str:
         """What happens to messages while no agent serves, as a clause.
@@ -65,3 +67,9 @@ class Availability:
         '4.2.3 stops before 5.1.15 starts; devices cannot deliver messages until 5.1.15 has opened its ports.'
         """
         return f"{old} stops before {new} starts; {self.outage(f'{new} has opened its ports')}."
+
+    def replacement(self, spec: MedplumAgentSpec) -> str:
+        """What another pod of the same version means for devices, as a sentence. `spec`: what the agent runs with."""
+        if AgentVersion.parse(spec.version).hands_over and not spec.uses_host_ports:
+            return "The new agent starts before the old one stops; no outage is expected."
+        return f"The old agent stops before the new one starts; {self.outage('the new one has opened its ports')}."

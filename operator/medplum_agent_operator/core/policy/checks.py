@@ -11,16 +11,13 @@ from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.status import Phase
-from medplum_agent_operator.core.objects.children import ALWAYS, kind_of, name_of
-from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
+from medplum_agent_operator.core.objects.children import ALWAYS
+from medplum_agent_operator.core.observed.findings import Finding, news, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, agent_that_owns, ownership
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import drain, identity_messages, messages
+from medplum_agent_operator.core.policy import blocker_messages, drain, identity_messages, messages
 from medplum_agent_operator.core.policy.availability import Availability
-from medplum_agent_operator.core.policy.phrases import listed
-
-_ONLY_LOOKED_AFTER: Final = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,47 +71,24 @@ def invalid_spec(observed: Observed) -> Blocker | None:
 
 def leftovers_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
     """Objects of a deleted MedplumAgent of the same name await garbage collection: writes to them would be lost."""
-    kinds = _owned(observed, Ownership.LEFTOVER)
-    if not kinds:
+    parts = _owned(observed, Ownership.LEFTOVER)
+    if not parts:
         return None
-    return Blocker(
-        Phase.INSTALLING,
-        news(
-            Reason.AWAITING_GARBAGE_COLLECTION,
-            Message(
-                f"Waiting for garbage collection of the {listed([kind_of(kind) for kind in kinds])} of a deleted MedplumAgent {observed.agent.name}.",
-                impact=_ONLY_LOOKED_AFTER
-                if _is_looked_after(observed)
-                else "This MedplumAgent is not installed yet and serves no devices.",
-                fix="None needed; the installation starts automatically. If an object stays, look for a finalizer on it.",
-            ),
-        ),
-        spares_the_agent=_is_looked_after(observed),
-    )
+    looked_after = _is_looked_after(observed)
+    message = blocker_messages.leftovers(observed, parts, looked_after=looked_after)
+    return Blocker(Phase.INSTALLING, news(Reason.AWAITING_GARBAGE_COLLECTION, message), looked_after)
 
 
 def newer_pods_of_a_deleted_namesake(observed: Observed) -> Blocker | None:
     """Newer pods of a deleted namesake still run: an older agent beside them would be a downgrade, after them it is an installation."""
     if observed.deployment is not None or observed.baseline is not None:
         return None
-    agent = observed.agent
-    target = AgentVersion.parse(agent.spec.version)
+    target = AgentVersion.parse(observed.agent.spec.version)
     newer = [pod for pod in observed.live_pods if pod.version is not None and pod.version > target]
     if not newer:
         return None
-    shown = listed([f"{pod.name} ({pod.version})" for pod in newer])
-    return Blocker(
-        Phase.INSTALLING,
-        news(
-            Reason.AWAITING_GARBAGE_COLLECTION,
-            Message(
-                f"Waiting for {'pod' if len(newer) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
-                impact="This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended.",
-                fix="None needed; the installation starts automatically. If the pod does not terminate, run the command.",
-                command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in newer)}",
-            ),
-        ),
-    )
+    message = blocker_messages.pods_of_namesake(observed.agent, target, newer)
+    return Blocker(Phase.INSTALLING, news(Reason.AWAITING_GARBAGE_COLLECTION, message))
 
 
 def names_taken_by_others(observed: Observed) -> Blocker | None:
@@ -122,33 +96,10 @@ def names_taken_by_others(observed: Observed) -> Blocker | None:
     parts = _owned(observed, Ownership.FOREIGN)
     if not parts:
         return None
-    agent = observed.agent
-    shown = listed([f"{kind_of(part)} {name_of(part, agent.name)}" for part in parts])
-    cause = f"An object of that name in namespace {agent.namespace} has no owner reference to this MedplumAgent."
     installed = _is_looked_after(observed)
-    fix = "Look at the object with the command. If it is not needed, delete it. Otherwise create the MedplumAgent under another name."
-    if installed:
-        fix = (
-            "Look at the object with the command. If it is not needed, delete it: the operator then creates its own. "
-            "Devices that connect through the object cannot deliver messages meanwhile. If another program needs it, delete this "
-            "MedplumAgent in a maintenance window and create it under another name; no agent serves in between."
-        )
-    others = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
-    if others:
-        owners = listed([f"MedplumAgent {name}" for name in others])
-        cause = f"It belongs to {owners}. The objects of a MedplumAgent have its name, or its name with -agent, -gate or -moves-by-handoff."
-        fix = "Do not delete the object: the other agent needs it. Create this MedplumAgent under another name."
-        if installed:
-            fix += " Delete it first, in a maintenance window: no agent serves in between."
-    only = f" {_ONLY_LOOKED_AFTER}" if installed else ""
-    message = Message(
-        f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
-        cause=cause,
-        impact=f"{Availability.of(observed).now}{only} The operator leaves the foreign object alone.",
-        fix=fix,
-        command=f"kubectl -n {agent.namespace} get {kind_of(parts[0]).lower()} {name_of(parts[0], agent.name)} -o yaml",
-    )
-    return Blocker(Phase.FAILED, warning(Reason.NAME_TAKEN, message), _is_looked_after(observed))
+    owners = sorted({name for part in parts if (name := agent_that_owns(observed.live_object(part)))})
+    message = blocker_messages.name_taken(observed, parts, owners, installed=installed)
+    return Blocker(Phase.FAILED, warning(Reason.NAME_TAKEN, message), installed)
 
 
 def paused_by_the_user(observed: Observed) -> Blocker | None:
@@ -156,19 +107,12 @@ def paused_by_the_user(observed: Observed) -> Blocker | None:
     agent = observed.agent
     if not agent.spec.paused:
         return None
-    impact = f"{Availability.of(observed).now} The operator makes no changes and repairs no drift."
-    fix, command = "Set spec.paused to false; pending changes then start.", ""
-    spec = observed.applied_spec or agent.spec
+    spec, drained = observed.applied_spec or agent.spec, ""
     stuck = drain.on_departing_node(observed, spec)
     node = None if stuck is None else observed.node_of(stuck)
     if node is not None and _protected(observed):
-        impact += (
-            f" Node {node.name} {drain.why_departing(node, spec)}, and a drain of it waits while the agent is paused."
-        )
-        fix += " To move the agent off the node now, run the command."
-        command = f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}"
-    message = Message("Paused by spec.paused.", impact=impact, fix=fix, command=command)
-    return Blocker(Phase.PAUSED, news(Reason.PAUSED, message))
+        drained = f"Node {node.name} {drain.why_departing(node, spec)}"
+    return Blocker(Phase.PAUSED, news(Reason.PAUSED, blocker_messages.paused(observed, drained=drained)))
 
 
 def deployment_paused(observed: Observed) -> Blocker | None:
@@ -178,14 +122,7 @@ def deployment_paused(observed: Observed) -> Blocker | None:
     """
     if observed.deployment is None or not observed.deployment.paused:
         return None
-    agent = observed.agent
-    message = Message(
-        f"Deployment {agent.name} is paused (kubectl rollout pause), so no change of the agent can roll out.",
-        impact=f"{Availability.of(observed).now} The operator makes no changes and repairs no drift.",
-        fix="Resume the Deployment with the command; pending changes then start.",
-        command=f"kubectl -n {agent.namespace} rollout resume deployment/{agent.name}",
-    )
-    return Blocker(Phase.PAUSED, warning(Reason.PAUSED, message))
+    return Blocker(Phase.PAUSED, warning(Reason.PAUSED, blocker_messages.deployment_paused(observed)))
 
 
 def _protected(observed: Observed) -> bool:
@@ -199,7 +136,7 @@ def identity_held_by_another(observed: Observed) -> Blocker | None:
     holder = observed.holder
     if holder is None or observed.deployment is not None:
         return None
-    message = identity_messages.identity_taken(observed.agent, holder, installed=False, before=None)
+    message = identity_messages.identity_taken(observed.agent, holder, available=None, before=None)
     return Blocker(Phase.FAILED, warning(Reason.IDENTITY_TAKEN, message))
 
 

@@ -6,6 +6,9 @@ Admission policies add containers to pods (a mesh's proxy, a log shipper). These
 the spec neither names their images nor explains their exits.
 """
 
+from collections.abc import Mapping
+from typing import Final
+
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, REFUSED_CREDENTIALS, Container
@@ -36,6 +39,26 @@ _NO_SUCH_IMAGE = (
 
 Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes, and containerd's remotes/docker.
 """
+_LIKELY: Final[Mapping[int, tuple[str, str]]] = {
+    0: (
+        "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
+        "Check spec.server.baseUrl and the credentials in the Secret.",
+    ),
+    1: (
+        "Causes without a message: Medplum refuses access to Agent or Endpoints, the log folder is not writable, or a TCP or ASTM device resets its connection.",
+        "Read the log with the command. In Medplum, check that the Agent and its Endpoints exist and that its ClientApplication may read them.",
+    ),
+    126: ("The program cannot be executed.", "Give spec.image.command's program the execute permission for everyone."),
+    127: ("The program is not in the image.", "Correct spec.image.command or the image."),
+    137: ("It was killed, usually because it exceeded its memory limit.", "Raise spec.podTemplate.resources.limits."),
+}
+"""Likely cause and fix for an exit code of an agent that leaves no message."""
+_NO_MESSAGE: Final = ("It left no message.", "Read the container's log with the command.")
+
+
+def likely_cause(exit_code: int) -> tuple[str, str]:
+    """Likely cause and fix for an agent that exits without a message."""
+    return _LIKELY.get(exit_code, _NO_MESSAGE)
 
 
 def cannot_be_created(container: Container) -> bool:

@@ -4,7 +4,7 @@ Called by `progress`, `failure` and `downtime`. It must never judge by a single 
 logs may contain patient data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
@@ -13,12 +13,14 @@ from medplum_agent_operator.api.spec import Channel, MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER, READY_PREFIX, Container, Pod
-from medplum_agent_operator.core.policy import messages
+from medplum_agent_operator.core.policy import node_messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.containers import (
     added_trouble,
     cannot_be_created,
     keeps_exiting,
     kubelet_words,
+    likely_cause,
     never_starts,
     pull_error,
     pull_fails,
@@ -28,21 +30,6 @@ from medplum_agent_operator.core.policy.phrases import reported
 
 _MOST_EXITS: Final = 3
 """After this many exits without ever being ready, waiting for the agent cannot help."""
-_LIKELY: Final[Mapping[int, tuple[str, str]]] = {
-    0: (
-        "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
-        "Check spec.server.baseUrl and the credentials in the Secret.",
-    ),
-    1: (
-        "Causes that leave no message: Medplum refuses the Agent or an Endpoint, the log folder is not writable, or a device resets a byte stream.",
-        "Read the log with the command. Check in Medplum that the Agent and its Endpoints exist and that its ClientApplication may read them.",
-    ),
-    126: ("The program cannot be executed.", "Give spec.image.command's program the execute permission for everyone."),
-    127: ("The program is not in the image.", "Correct spec.image.command or the image."),
-    137: ("It was killed, usually because it exceeded its memory limit.", "Raise spec.podTemplate.resources.limits."),
-}
-"""Likely cause and fix for an exit code of an agent that leaves no message."""
-_NO_MESSAGE: Final = ("It left no message.", "Read the container's log.")
 
 
 def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
@@ -54,7 +41,7 @@ def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
             Message(
                 "The cluster refuses to create the agent's pod.",
                 cause=reported("Kubernetes", deployment.creation_failure),
-                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The command shows more.",
+                fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The command lists the refusals.",
                 command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
             ),
         )
@@ -102,12 +89,13 @@ def lost_node(observed: Observed) -> Finding | None:
         node = observed.node_of(pod)
         if node is None or node.lost_since is None:
             continue
-        message = messages.node_lost(
+        message = node_messages.node_lost(
             observed.agent,
             node=node.name,
             since=node.lost_since,
             pod=pod.name,
             hands_over=all(one.version is not None and one.version.hands_over for one in observed.live_pods),
+            available=Availability.of(observed),
         )
         return warning(Reason.NODE_LOST, message)
     return None
@@ -207,7 +195,7 @@ def _container_faults(agent: MedplumAgent, pod: Pod, container: Container, spec:
             Message(
                 f"Container {container.name} of pod {pod.name} cannot be created.",
                 cause=reported("The kubelet", kubelet_words(container)),
-                fix=f"Secret {secret} must exist with the keys {keys.client_id_key} and {keys.client_secret_key}. The command shows the pod's events.",
+                fix=f"Create what is missing. Secret {secret} must have the keys {keys.client_id_key} and {keys.client_secret_key}. The command shows the pod's events.",
                 command=_describe(agent, pod),
             ),
         )
@@ -223,12 +211,12 @@ def _ended(agent: MedplumAgent, pod: Pod, container: Container, spec: MedplumAge
             Message(
                 f"Pod {pod.name} refuses to write agent.properties.",
                 cause=container.termination_message,
-                fix=f"Correct the value in Secret {secret}.",
+                fix=f"Correct the value in Secret {secret}. The command lists its keys, without their values.",
                 command=f"kubectl -n {agent.namespace} describe secret {secret}",
             ),
         )
     code = container.exit_code or 0
-    cause, fix = _LIKELY.get(code, _NO_MESSAGE)
+    cause, fix = likely_cause(code)
     if container.termination_message:
         cause, fix = f"Its last message: {container.termination_message}", "Correct what the message names."
     return warning(

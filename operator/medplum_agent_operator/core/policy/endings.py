@@ -9,6 +9,8 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.pods import Pod
+from medplum_agent_operator.core.policy.availability import Availability
 
 ENDS_LATE: Final = timedelta(seconds=60)
 """How long after its grace period a pod may take to end before that is reported."""
@@ -26,13 +28,21 @@ def not_ending(observed: Observed, *, now: datetime) -> Finding | None:
             Message(
                 f"Pod {pod.name} should have ended by {pod.ends_by:%Y-%m-%dT%H:%M:%SZ} and is still there{where}.",
                 cause="The kubelet or the container runtime of its node has not stopped its containers, or has not reported that.",
-                impact="Its agent may still run, so a change that must wait for its end waits.",
-                fix="Look at the pod's Events and at the kubelet and the container runtime of its node. Do not delete the pod by force "
-                "before its containers have ended: two agents could run at once.",
+                impact=f"{_serving(observed, pod)} A rollout that must wait for the end of this pod makes no progress.",
+                fix="Read the pod's Events with the command. Repair the kubelet or the container runtime of its node; the pod then "
+                "ends automatically. Do not delete it by force before its containers have ended: two agents could run at once.",
                 command=f"kubectl -n {observed.agent.namespace} describe pod {pod.name}",
             ),
         )
     return None
+
+
+def _serving(observed: Observed, pod: Pod) -> str:
+    """Who serves devices, as a sentence: a pod that does not end may still do it."""
+    available = Availability.of(observed)
+    if available.serving or not pod.ports_open:
+        return f"{available.now} The agent in this pod may still run."
+    return "As far as Kubernetes reports, the agent in this pod still serves devices. When it has ended, none serves until the next one is ready."
 
 
 def end_overdue_at(observed: Observed, *, now: datetime) -> datetime | None:

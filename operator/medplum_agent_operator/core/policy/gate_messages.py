@@ -5,12 +5,20 @@ Called by `plan` and by the modules of `report`. This module must never decide a
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.annotations import GATE_LABEL, REFRESH
+from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.objects.gate_pod import HTTP_PORT
 from medplum_agent_operator.core.observed.findings import Message
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import annotate, listed, reported
+
+_WITHOUT_A_GATE: Final = (
+    "Until a gate (the relay in front of the agent) serves, each change of the agent closes devices' connections. No message is held while no agent "
+    "serves."
+)
 
 
 def pending_update(agent: MedplumAgent, pod: str, gate: str) -> str:
@@ -27,11 +35,18 @@ def pending_update(agent: MedplumAgent, pod: str, gate: str) -> str:
     return str(
         Message(
             f"This operator release renders {' and '.join(parts)} differently.",
-            impact="None; the running pods are kept, and the update comes with the agent's next rollout.",
-            fix="None needed. To update now, run the command.",
+            impact="None; the running pods stay as they are, and the difference is applied with the agent's next rollout.",
+            fix=f"None needed. To apply it now, run the command.{_effect_of_refresh(agent, pod, gate)}",
             command=annotate(agent, REFRESH, "$(date +%FT%T)"),
         )
     )
+
+
+def _effect_of_refresh(agent: MedplumAgent, pod: str, gate: str) -> str:
+    """What an update now means for devices."""
+    held = agent.spec.gate.hold_seconds if agent.spec.gated else 0
+    agent_pod = f" {Availability(hold_seconds=held).replacement(agent.spec)}" if pod else ""
+    return agent_pod + (" The gates are replaced one at a time; their devices reconnect." if gate else "")
 
 
 def _gate_pods(agent: MedplumAgent) -> str:
@@ -50,21 +65,23 @@ def gate_not_serving(agent: MedplumAgent, *, exists: bool, refused: str = "") ->
         return Message(
             "The cluster refuses to create the gate's pods, so devices connect to the agent directly.",
             cause=reported("Kubernetes", refused),
-            impact="The next change of the agent closes devices' connections.",
-            fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The operator then switches to the gate automatically.",
+            impact=_WITHOUT_A_GATE,
+            fix="Correct what the cause names: a quota, the Pod Security level or an admission policy. The operator then switches to the gate "
+            "automatically. The command lists the refusals.",
             command=f"kubectl -n {agent.namespace} get events --field-selector reason=FailedCreate",
         )
     if exists:
         return Message(
             "No gate accepts connections, so devices connect to the agent directly.",
-            impact="Until a gate serves, each change of the agent closes devices' connections.",
+            impact=_WITHOUT_A_GATE,
             fix="Find out with the command why no gate pod is ready; the operator switches to the gate automatically once one is.",
             command=_gate_pods(agent),
         )
     return Message(
         "The gate does not exist yet, so devices connect to the agent directly.",
-        impact="Until a gate serves, each change of the agent closes devices' connections.",
-        fix="None needed in the first minute. If the command then lists no pod, set --gate-image in the operator's Deployment.",
+        impact=_WITHOUT_A_GATE,
+        fix="None needed in the first minute. If the command still lists no pod then, the operator does not know the gate's image: add the argument "
+        "--gate-image, with the operator's own image, to the operator's Deployment.",
         command=_gate_pods(agent),
     )
 
@@ -74,8 +91,8 @@ def gate_not_updated(agent: MedplumAgent, why: str) -> Message:
     return Message(
         "The gates cannot be updated to the spec.",
         cause=reported("The gate's Deployment", why),
-        impact="The existing gates keep serving. Devices on a new channel cannot connect, and new settings of the gate are not in effect.",
-        fix="Find out with the command why the new gate pods are not ready; the update then resumes automatically.",
+        impact="The existing gates keep serving devices. Devices on a new channel cannot connect, and new settings of the gate are not in effect.",
+        fix="Find out with the command why the new gate pods are not ready, and fix that; the update then resumes automatically.",
         command=_gate_pods(agent),
     )
 
@@ -90,15 +107,23 @@ def gates_unreachable(agent: MedplumAgent) -> Message:
     )
 
 
-def agent_silent(agent: MedplumAgent, since: Mapping[str, datetime]) -> Message:
-    """An agent that accepts messages and answers none. `since`: by channel, when its oldest unanswered message arrived."""
+def agent_silent(agent: MedplumAgent, runs: MedplumAgentSpec, since: Mapping[str, datetime]) -> Message:
+    """An agent that accepts messages and answers none.
+
+    Args:
+        agent: the agent.
+        runs: the spec that it runs with.
+        since: by channel, when its oldest unanswered message arrived.
+    """
+    effect = Availability(hold_seconds=runs.gate.hold_seconds).replacement(runs)
     channels = listed([f"{name} (since {at:%Y-%m-%dT%H:%M:%SZ})" for name, at in sorted(since.items())])
     logs = f"kubectl -n {agent.namespace} logs deployment/{agent.name} -c agent"
     return Message(
         "The agent accepts messages but does not answer them.",
         cause=f"No answer on channel {channels}. The agent may have lost its connection to Medplum, the channel may be disabled there, or a bot may "
         "fail on every message.",
-        impact="Devices on these channels get no acknowledgements and will send again.",
-        fix=f"Read the agent's log ({logs}) and its page in Medplum. If the log shows no activity, restart the agent with the command.",
+        impact="Devices on these channels get no acknowledgements and will send again; other channels are not affected. The pod is ready, so Kubernetes does "
+        "not restart it.",
+        fix=f"Read the agent's log ({logs}) and its page in Medplum. If the log shows no activity, restart the agent with the command. {effect}",
         command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",
     )

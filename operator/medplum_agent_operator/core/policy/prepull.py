@@ -170,8 +170,9 @@ def trouble(fetch: Fetch) -> Finding | None:
             Message(
                 f"Job {job.name}, which pulls the image, is suspended, so Kubernetes creates no pod for it.",
                 cause="A queue or an admission policy of the cluster suspends Jobs until it admits them.",
-                fix="Admit the Job there, or exempt Jobs of this operator. Or set spec.handoff.prePull to false.",
-                command=f"{kubectl} get job {job.name} -o jsonpath='{{.spec.suspend}}'",
+                fix="Admit the Job in that queue, or exempt Jobs of this operator. The command shows the Job's labels and Events. Or set spec.handoff.prePull "
+                "to false: the old agent then stops at once, and no agent serves if the new image cannot be pulled.",
+                command=command,
             ),
         )
     if job.ended:
@@ -180,7 +181,7 @@ def trouble(fetch: Fetch) -> Finding | None:
             Message(
                 f"Job {job.name} ended without the image, as when its pod is evicted or deleted.",
                 cause=reported("The Job controller", job.failure) if job.failure else "",
-                fix=f"None needed; the operator creates another Job {TTL_SECONDS} seconds after the end of this one.",
+                fix=f"None needed; the operator automatically creates another Job {TTL_SECONDS} seconds after the end of this one.",
                 command=command,
             ),
         )
@@ -201,7 +202,7 @@ def _container_trouble(container: Container, node: str, command: str) -> Finding
             Message(
                 f"Node {node} cannot pull the image.",
                 cause=reported("The kubelet", containers.pull_error(container)),
-                fix="Check the image's name, spec.image.pullSecrets and the registry.",
+                fix="Check the image's name, spec.image.pullSecrets and the registry; push the image if it is missing.",
                 command=command,
             ),
         )

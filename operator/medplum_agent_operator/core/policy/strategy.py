@@ -11,6 +11,7 @@ from medplum_agent_operator.core.observed.mechanics import RECREATE, ROLLING_HAN
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
+from medplum_agent_operator.core.policy.phrases import listed
 
 
 def classify(observed: Observed, target: AgentVersion) -> Change:
@@ -77,4 +78,7 @@ def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Cho
             return Choice(RECREATE, f"{version} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     if host_ports or (deployment is not None and deployment.uses_host_ports):
         return Choice(RECREATE, "two agents cannot bind the same ports of a node (hostNetwork or hostPort)")
-    return Choice(ROLLING_HANDOFF, f"both versions are {ZERO_DOWNTIME} or newer and can run side by side")
+    names = sorted({target.text, *(version.text for version, _ in sides if version is not None)})
+    if len(names) == 1:
+        return Choice(ROLLING_HANDOFF, f"{target} is {ZERO_DOWNTIME} or newer, so two pods of it can run side by side")
+    return Choice(ROLLING_HANDOFF, f"{listed(names)} are {ZERO_DOWNTIME} or newer and can run side by side")

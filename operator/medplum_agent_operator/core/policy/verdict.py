@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import identity_messages, messages
+from medplum_agent_operator.core.policy import downgrade_messages, identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, Spent, judge
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
@@ -113,7 +113,8 @@ def _no_image(observed: Observed) -> Message:
     return Message(
         "There is no image to run: neither spec.image.repository nor the operator's default is set.",
         impact=Availability.of(observed).now,
-        fix="Set spec.image.repository, or the environment variable MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY of the operator's Deployment. "
+        fix="Set spec.image.repository, or the environment variable MEDPLUM_AGENT_OPERATOR_IMAGE_REPOSITORY of the operator's Deployment; the operator "
+        "then continues automatically. "
         "Medplum publishes no image; docs/how-to/build-an-agent-image.md in the operator's sources shows how to build one.",
     )
 
@@ -138,19 +139,21 @@ def _identity_taken(observed: Observed) -> Finding | None:
     if holder is None:
         return None
     message = identity_messages.identity_taken(
-        observed.agent, holder, installed=True, before=last_applied_spec(observed)
+        observed.agent, holder, available=Availability.of(observed), before=last_applied_spec(observed)
     )
     return warning(Reason.IDENTITY_TAKEN, message)
 
 
 def _not_approved(observed: Observed, baseline: AgentVersion, target: AgentVersion, approval: Approval) -> Finding:
     spec = observed.agent.spec
-    now = messages.Situation(
+    now = downgrade_messages.Situation(
         Availability.of(observed),
         under_way=_under_way(observed),
         stops_first=choose(observed, target, host_ports=spec.uses_host_ports).mechanics.stops_first,
     )
-    message = messages.refusal(observed.agent, baseline=baseline.text, target=target, approval=approval, now=now)
+    message = downgrade_messages.refusal(
+        observed.agent, baseline=baseline.text, target=target, approval=approval, now=now
+    )
     return warning(approval.reason, message)
 
 

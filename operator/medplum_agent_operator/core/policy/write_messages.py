@@ -3,8 +3,14 @@
 Called by the shell, which alone sees how requests end.
 """
 
+import re
+from typing import Final
+
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.policy.availability import Availability
+
+_OBJECT: Final = re.compile(r"/namespaces/(?P<namespace>[^/ ]+)/(?P<kind>[^/ ]+)/(?P<name>[^/ ?]+)")
+"""The path of an object in the words about a request."""
 
 
 def request_failing(fault: str, available: Availability) -> Message:
@@ -13,23 +19,38 @@ def request_failing(fault: str, available: Availability) -> Message:
         "A request to the API server fails again and again, so the spec is not applied.",
         cause=fault,
         impact=f"{available.now} The rest of the change waits.",
-        fix="Repair what the cause names: often an admission webhook whose backend is away, or a range without free addresses. "
-        "The operator retries at least once a minute.",
+        fix="Repair what the cause names: often an admission webhook whose backend is away, or a Service range without free addresses. "
+        "The operator retries at least once a minute. If the cause names a webhook, the command lists all webhooks.",
+        command="kubectl get validatingwebhookconfigurations,mutatingwebhookconfigurations",
     )
 
 
 def conflict_without_end(fault: str, available: Availability) -> Message:
     """A write that always meets an object that has changed since it was read. `fault`: the server's words."""
+    found = _OBJECT.search(fault)
+    command = (
+        f"kubectl -n {found['namespace']} get {found['kind']} {found['name']} -o yaml --show-managed-fields"
+        if found
+        else ""
+    )
+    how = (
+        "the command shows them under managedFields"
+        if command
+        else "kubectl get -o yaml --show-managed-fields shows them"
+    )
     return Message(
         "Each try to apply the spec finds an object that has changed meanwhile.",
         cause=fault,
         impact=f"{available.now} The rest of the change waits.",
-        fix="Find the other program that writes the object that the cause names (kubectl get --show-managed-fields). "
+        fix=f"Stop the other program that writes this object all the time. Find it among the object's writers: {how}, each with its latest write. "
         "The operator retries at least once a minute.",
+        command=command,
     )
 
 
-def field_contested(kind: str, name: str, field: str, writer: str, *, at_once: bool) -> Message:
+def field_contested(
+    kind: str, name: str, field: str, writer: str, *, at_once: bool, replaces_pod: bool = False
+) -> Message:
     """A field that another program changes each time after the operator has repaired it.
 
     Args:
@@ -38,15 +59,37 @@ def field_contested(kind: str, name: str, field: str, writer: str, *, at_once: b
         field: the field's path.
         writer: the field manager that owns the field; empty if none does.
         at_once: whether the operator repairs this field without a pause.
+        replaces_pod: whether each change of this field replaces the agent's pod.
     """
-    impact = (
-        "Each time a second agent begins; the operator removes it at once, because the server sends each message to both."
-        if at_once
-        else "The operator repairs it after growing pauses of up to 5 minutes; until then the other value is in force."
-    )
+    deleted = field == "missing"
+    what = f"deletes {kind} {name}" if deleted else f"changes {kind} {name} ({field})"
     return Message(
-        f"{writer or 'Another program'} changes {kind} {name} ({field}) again and again.",
-        impact=impact,
-        fix="Let one program alone set this field: correct the other one, such as a second operator with other settings, "
-        "an autoscaler or a GitOps tool.",
+        f"{writer or 'Another program'} {what} again and again.",
+        impact=_effect_of_contest(kind, field, at_once=at_once, replaces_pod=replaces_pod),
+        fix=_FIND_WHO_DELETES if deleted else _LET_ONE_SET_IT,
     )
+
+
+_FIND_WHO_DELETES: Final = (
+    "Find the program that deletes the object, such as a GitOps tool that prunes, and exempt the object from it."
+)
+_LET_ONE_SET_IT: Final = "Let one program alone set this field: correct the other one, such as a second operator with other settings, an autoscaler or a GitOps tool."
+
+
+def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bool) -> str:
+    """What the fight means for devices."""
+    if at_once:
+        return (
+            "The agent keeps serving devices. Each time a second agent starts, the operator stops it at once; until then, the server sends each "
+            "message to both, so devices may receive messages twice."
+        )
+    pause = "The operator repairs it after growing pauses of up to 5 minutes."
+    if kind == "Deployment" and field in {"spec.replicas", "missing"}:
+        return f"No pod of the Deployment serves devices until the operator has repaired it and a pod is ready. {pause}"
+    if replaces_pod:
+        return f"Each change, by either program, replaces the agent's pod and closes devices' connections; with strategy Recreate, no agent serves in between. {pause} Until then the other value is in force."
+    if kind == "Service":
+        return f"The agent keeps running, but devices may not reach it until the operator has repaired the Service. {pause}"
+    if kind == "PodDisruptionBudget":
+        return f"The agent keeps running, and devices are served. Until the operator has repaired the budget, a node drain may stop the agent. {pause}"
+    return f"The agent keeps running, and devices are served. {pause} Until then the other value is in force."

@@ -17,6 +17,7 @@ from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.phrases import capital, seconds
 
+_UNAFFECTED: Final = " No step below interrupts that."
 _RESUMES: Final = "Fix the cause and the rollout resumes automatically."
 
 
@@ -59,15 +60,31 @@ def _why_not_rolled_back(observed: Observed, spec: MedplumAgentSpec) -> str:
     return ""
 
 
-def blocked(progress: Message, trouble: Message, available: Availability) -> Message:
-    """A rollout that something blocks."""
+def blocked(progress: Message, trouble: Message, impact: str) -> Message:
+    """A rollout that something blocks. `impact`: what that means for devices, if the trouble does not say it."""
     return replace(
         trouble,
         summary=f"Blocked: {trouble.summary}",
         rollout=progress.summary,
-        impact=trouble.impact or available.now,
-        fix=f"{trouble.fix} The rollout resumes automatically." if trouble.fix else _RESUMES,
+        impact=trouble.impact or impact,
+        fix=_with_resumption(trouble.fix),
     )
+
+
+def _with_resumption(fix: str) -> str:
+    if not fix:
+        return _RESUMES
+    return fix if "automatically" in fix else f"{fix} The rollout then resumes automatically."
+
+
+def while_blocked(record: RolloutRecord, available: Availability) -> str:
+    """What a blocked rollout means for devices, now and when it resumes."""
+    if not available.serving:
+        return f"No agent serves; {available.outage(f'{record.to} has opened its ports')}."
+    if record.mechanics.stops_first:
+        then = f" Once it has stopped, {available.outage(f'{record.to} has opened its ports')}."
+        return f"{available.now}{then if available.earlier_serves else ''}"
+    return f"{available.now} No outage is expected when the rollout resumes."
 
 
 def not_fetched(record: RolloutRecord, *, image: str, node: str, trouble: Message, available: Availability) -> Message:
@@ -79,9 +96,15 @@ def not_fetched(record: RolloutRecord, *, image: str, node: str, trouble: Messag
         trouble,
         summary=f"Node {node} cannot get the image of {record.to}; the operator stopped no agent.",
         cause=f"The new agent needs image {image}. {_flat(trouble)}",
-        impact=available.now,
+        impact=f"{available.now} Once the image is there, {available.stop_first(record.from_version or 'the old agent', record.to)}",
         fix=f"{trouble.fix} The change then starts automatically; or {back}.",
     )
+
+
+_LAST_RESORT: Final = (
+    "Only as a last resort, set spec.handoff.onNodeDrain to Evict: the drain then stops the agent, and devices cannot deliver messages until "
+    "another node runs it."
+)
 
 
 def no_other_node(*, node: str, trouble: Message) -> Message:
@@ -90,9 +113,9 @@ def no_other_node(*, node: str, trouble: Message) -> Message:
         trouble,
         summary=f"No other node accepts the agent; a drain of node {node} waits.",
         cause=trouble.cause,
-        impact=f"None; the agent keeps serving on {node}.",
-        fix="Add a node, make room or correct the scheduling in spec.podTemplate. "
-        "Or uncordon the node, or take its taint off. Or set spec.handoff.onNodeDrain to Evict, so that the drain stops the agent.",
+        impact=f"None; the agent keeps serving devices on {node}.",
+        fix="Add a node, free capacity, or correct the scheduling in spec.podTemplate; the move then resumes automatically, without an outage. To give up "
+        f"the drain, uncordon the node or remove its taint. {_LAST_RESORT}",
     )
 
 
@@ -106,7 +129,7 @@ def move_failed(
         summary=f"The agent, {record.to}, could not be moved off node {node}{within}.",
         cause=_flat(trouble),
         impact=f"{available.now} A drain of the node waits.",
-        fix=f"{trouble.fix or 'Fix the cause.'} The move then resumes automatically. Or set spec.handoff.onNodeDrain to Evict: the drain then stops the agent.",
+        fix=f"{trouble.fix or 'Fix the cause.'} The move then resumes automatically. {_LAST_RESORT}",
     )
 
 
@@ -147,9 +170,15 @@ def failed(
         trouble,
         summary=f"{what} {how}.",
         cause=" ".join(part for part in (_flat(trouble), not_rolled_back) if part),
-        impact=available.now,
+        impact=_after_failure(record, available),
         fix=f"{trouble.fix or 'Fix the cause.'} The rollout then resumes automatically; or {back}.",
     )
+
+
+def _after_failure(record: RolloutRecord, available: Availability) -> str:
+    """Who serves now, and whether the ways out interrupt it."""
+    unaffected = available.serving and not record.mechanics.stops_first
+    return f"{available.now}{_UNAFFECTED if unaffected else ''}"
 
 
 def restart_failed(
@@ -161,8 +190,10 @@ def restart_failed(
         trouble,
         summary=f"The requested restart of {record.to} did not complete within {seconds(deadline_seconds)}.",
         cause=_flat(trouble),
-        impact=f"The previous pod of {record.to} keeps serving." if available.serving else available.now,
-        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it: {undo}.",
+        impact=f"The previous pod of {record.to} keeps serving devices.{_UNAFFECTED}"
+        if available.serving
+        else available.now,
+        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it: {undo}",
     )
 
 
@@ -172,13 +203,15 @@ def installed_but_not_ready(
     """An installed target version without a ready pod. `trouble`: why, if the cluster reports it."""
     summary = f"No agent serves: {spec.version} is installed, but none of its pods is ready."
     impact = f"{capital(available.outage('a pod is ready'))}."
+    logs = f"kubectl -n {agent.namespace} logs deployment/{agent.name} -c agent"
     if trouble is not None:
-        return replace(trouble, summary=summary, cause=_flat(trouble), impact=impact)
+        return replace(trouble, summary=summary, cause=_flat(trouble), impact=trouble.impact or impact)
     return Message(
         summary,
         cause="The cluster reports no reason.",
         impact=impact,
-        fix="Kubernetes restarts a container that exits. If no pod becomes ready, run the command and look at the pod's events.",
+        fix="None needed for the first minutes; Kubernetes restarts a container that exits. If no pod becomes ready, look at the pod's events with the "
+        f"command, then read the agent's log: {logs}",
         command=f"kubectl -n {agent.namespace} describe pods -l {AGENT_LABEL}={agent.name}",
     )
 

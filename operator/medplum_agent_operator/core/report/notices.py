@@ -12,7 +12,7 @@ from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.scope import Config
-from medplum_agent_operator.core.policy import drain, endings, gate_messages, messages, windows
+from medplum_agent_operator.core.policy import drain, endings, gate_messages, node_messages, windows
 from medplum_agent_operator.core.report import traffic
 
 
@@ -50,7 +50,7 @@ def notices(observed: Observed, config: Config, *, known: Collection[Finding], n
     if late is not None and late.reason not in {each.reason for each in known}:
         found = (*found, late)
     tainted = drain.unknown_taint(observed, observed.applied_spec or observed.agent.spec, config)
-    on_node = () if tainted is None else (messages.unknown_taint(observed.agent, *tainted),)
+    on_node = () if tainted is None else (node_messages.unknown_taint(observed.agent, *tainted),)
     if not observed.agent.spec.gated:
         return Notices(found, on_node, requeue_at=overdue_at)
     deployment = observed.children.get("GateDeployment")
@@ -72,4 +72,6 @@ def _about_gate(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
     if gate_pod.available(deployment) and (why := gate_pod.stall_reason(deployment)):
         yield warning(Reason.GATE_NOT_UPDATED, gate_messages.gate_not_updated(agent, why))
     if since := traffic.silent_channels(observed):
-        yield warning(Reason.AGENT_SILENT, gate_messages.agent_silent(agent, since))
+        yield warning(
+            Reason.AGENT_SILENT, gate_messages.agent_silent(agent, observed.applied_spec or agent.spec, since)
+        )

@@ -10,7 +10,7 @@ from typing import Final
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase
-from medplum_agent_operator.core.observed.findings import Finding, Message, news, warning
+from medplum_agent_operator.core.observed.findings import Finding, Message, Severity, news, warning
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.policy import diagnosis, endings, failure, prepull
@@ -52,16 +52,17 @@ def beginning(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec,
     available = replace(
         now_serving, earlier_serves=bool(now_serving.serving)
     )  # the live template becomes an earlier one
-    message = rollout_messages.under_way(record, spec, available)
+    message, severity = rollout_messages.under_way(record, spec, available), Severity.NORMAL
     if observed.deployment is None and record.from_version is not None:
         message = rollout_messages.recreated_deployment(message, record, available)
+        severity = Severity.NORMAL if available.serving else Severity.WARNING
     reason, phase = _kind(record)
     stopping = record.mechanics.stops_first and bool(observed.serving_pods)
     return Progress(
         phase,
         reason,
         message,
-        findings=_announcements(record, reason, message),
+        findings=_announcements(record, reason, message, severity),
         requeue_at=now + DEFERRAL if stopping else _after_deadline(record, spec),
         defer_reporting=stopping,
     )
@@ -84,7 +85,7 @@ def fetching(
     findings: tuple[Finding, ...] = (news(Reason.FETCHING_IMAGE, message),)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, available)
+        message = failure_messages.blocked(message, found.message, message.impact)
     return Progress(
         record.mechanics.phase,
         Reason.FETCHING_IMAGE,
@@ -128,7 +129,9 @@ def _kind(record: RolloutRecord) -> tuple[Reason, Phase]:
     return record.mechanics.reason, record.mechanics.phase
 
 
-def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> tuple[Finding, ...]:
+def _announcements(
+    record: RolloutRecord, reason: Reason, message: Message, severity: Severity = Severity.NORMAL
+) -> tuple[Finding, ...]:
     """The Events of a rollout that has begun: its approval, what it replaces, what it does."""
     findings = []
     if record.approval is not None:
@@ -140,7 +143,7 @@ def _announcements(record: RolloutRecord, reason: Reason, message: Message) -> t
             return (*findings, news(Reason.ROLLOUT_ABORTED, message))
         case Outcome.SUPERSEDED:
             findings.append(news(Reason.ROLLOUT_SUPERSEDED, rollout_messages.superseded(message)))
-    return (*findings, news(reason, message))
+    return (*findings, Finding(reason, severity, message))
 
 
 def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec, *, now: datetime) -> Progress:
@@ -151,7 +154,8 @@ def _under_way(observed: Observed, record: RolloutRecord, spec: MedplumAgentSpec
     found = _trouble(observed, record, spec, now=now)
     if found is not None:
         findings = (*findings, found)
-        message = failure_messages.blocked(message, found.message, Availability.of(observed))
+        impact = failure_messages.while_blocked(record, Availability.of(observed))
+        message = failure_messages.blocked(message, found.message, impact)
     deferred = _is_deferred(observed, record, now=now)
     requeue_at = record.started_at + DEFERRAL if deferred else _requeue_at(observed, record, spec, now=now)
     return Progress(

@@ -20,21 +20,29 @@ def under_way(record: RolloutRecord, spec: MedplumAgentSpec, available: Availabi
     failed = record.failed if record.change is Change.ROLLBACK else None
     fix = NOTHING_NEEDED
     if failed is not None:
-        fix = f"None needed for the rollback. Before you retry the change: {failed.fix}".rstrip(": ")
+        first = failed.fix or "Fix the cause."
+        fix = f"None needed for the rollback. Before you retry the change, {first[0].lower()}{first[1:]}"
     return Message(
-        _what(record),
-        rollout=_how(record),
+        _what(record, available),
+        rollout=_how(record, available),
         cause="" if failed is None else failed.message,
         impact=_impact(record, spec, available),
         fix=fix,
     )
 
 
-def _what(record: RolloutRecord) -> str:
+def _installs_again(record: RolloutRecord, available: Availability) -> bool:
+    """Whether a rollout brings back a lost agent while none serves: then nothing is handed over."""
+    return record.change is Change.INSTALL and not available.serving
+
+
+def _what(record: RolloutRecord, available: Availability) -> str:
     """What a rollout does, as a sentence."""
     to, how = record.to, record.mechanics.how
     if record.from_version is None:
         return f"Installing {to}."
+    if _installs_again(record, available):
+        return f"Installing {to} again; no agent serves until it is ready."
     if record.moved_off:
         return f"Moving the agent, {to}, off node {record.moved_off} {how}."
     return f"{_change(record)} {how}{_because_of_failure(record)}."
@@ -64,9 +72,9 @@ def _because_of_failure(record: RolloutRecord) -> str:
     return f": the change to {record.rolled_back_from} failed" if record.rolled_back_from else ""
 
 
-def _how(record: RolloutRecord) -> str:
+def _how(record: RolloutRecord, available: Availability) -> str:
     """The strategy and why it was chosen; the approval and the backup of a downgrade."""
-    if record.from_version is None:
+    if record.from_version is None or _installs_again(record, available):
         return ""
     parts = [f"{capital(record.mechanics.name)}, because {record.why}." if record.why else ""]
     if record.moved_off:
@@ -81,14 +89,16 @@ def _how(record: RolloutRecord) -> str:
 def _impact(record: RolloutRecord, spec: MedplumAgentSpec, available: Availability) -> str:
     settle, drain, to = seconds(spec.handoff.min_ready_seconds), seconds(spec.handoff.drain_seconds), record.to
     if record.from_version is None:
-        return f"No agent serves yet; the agent counts as active once every channel port has been open for {settle}."
+        return f"No agent serves yet; devices can connect once {to} has opened its ports. It counts as active once every channel port has been open for {settle}."
     if record.mechanics.stops_first:
         return _impact_of_recreate(record, spec, available)
     if not available.serving:
         return f"No agent serves; {available.outage(f'{to} has opened its ports')}."
     devices = "devices keep their connections to the gate" if available.hold_seconds else "its devices reconnect"
     if record.change in {Change.ABORT, Change.ROLLBACK}:
-        return f"No outage expected; {to} keeps serving. The other agent drains for {drain} and stops; {devices}."
+        return (
+            f"No outage expected; {to} keeps serving devices. The other agent drains for {drain} and stops; {devices}."
+        )
     where = " on another node" if record.moved_off else ""
     return (
         f"No outage expected; the new agent starts{where} beside the old one. Once every channel port has been open for {settle}, the old one gets no "
@@ -123,28 +133,31 @@ def superseded(message: Message) -> Message:
 
 def recreated_deployment(message: Message, record: RolloutRecord, available: Availability) -> Message:
     """A rollout that creates a deleted Deployment again."""
-    serving = (
-        available.now
-        if available.serving
-        else f"No agent serves; {available.outage(f'{record.to} has opened its ports')}."
-    )
+    what = f"The Deployment was deleted; the operator creates it again with {record.to}."
+    if available.serving:
+        deleted = f"If Kubernetes deletes its pod with the Deployment, {available.outage('the new one is ready')}."
+        return replace(message, summary=what, impact=f"{available.now} {deleted}")
     return replace(
-        message, summary=f"The Deployment was deleted; the operator creates it again with {record.to}.", impact=serving
+        message,
+        summary=f"The Deployment was deleted; installing {record.to} again. No agent serves until it is ready.",
+        rollout="",
+        impact=f"No agent serves; {available.outage(f'{record.to} has opened its ports')}.",
     )
 
 
 def fetching(record: RolloutRecord, *, image: str, node: str, available: Availability) -> Message:
     """A change that stops first and whose image is pulled before that."""
     change, old = f"The change from {record.from_version} to {record.to}", record.from_version or "the old agent"
+    back = f'set spec.version back to "{record.from_version}"'
     if record.from_version == record.to:
-        change = f"The change of {record.to}'s settings"
+        change, back = f"The change of {record.to}'s settings", "undo the change of the spec"
     approved_by = f' It is approved by "{record.approval}".' if record.approval else ""
     return Message(
         f"Pulling the image of {record.to} before the old agent stops.",
         rollout=f"{change} stops the old agent first, because {record.why}.{approved_by}",
         cause=f"The new agent needs image {image} on node {node}.",
-        impact=f"{available.now} Once the image and the Secret are on the node, {available.stop_first(old, record.to)}",
-        fix=NOTHING_NEEDED,
+        impact=f"{available.now} Once the node has the image and can read the agent's Secret, {available.stop_first(old, record.to)}",
+        fix=f"{NOTHING_NEEDED} To cancel the change while {old} still serves, {back}.",
     )
 
 

@@ -35,7 +35,7 @@ def forwarding(observed: Observed) -> ConditionValue | None:
         reason, message = unknown
         return ConditionStatus.UNKNOWN, str(reason), message
     if since := silent_channels(observed):
-        summary = gate_messages.agent_silent(observed.agent, since).summary
+        summary = gate_messages.agent_silent(observed.agent, observed.agent.spec, since).summary
         return ConditionStatus.FALSE, str(Reason.AGENT_SILENT), summary
     return ConditionStatus.TRUE, str(Reason.FORWARDING), "No channel waits for an agent that does not answer."
 
