@@ -368,7 +368,9 @@ async def test_a_device_that_gives_way_sees_a_reset(size: int) -> None:
 
 
 @asynccontextmanager
-async def closed_behind_bytes(monkeypatch: pytest.MonkeyPatch, seconds: float) -> AsyncIterator[tuple[Gate, socket.socket, int]]:
+async def closed_behind_bytes(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> AsyncIterator[tuple[Gate, socket.socket, int]]:
     """A device sent FIN and does not read. Its agent wrote until the gate has bytes left, and closed. Yields how many it wrote, too."""
     monkeypatch.setattr(stream_side, "LINGER_SECONDS", seconds)
     async with echo(closes=False) as agent, gate(agent.port) as running:
@@ -391,23 +393,27 @@ async def closed_behind_bytes(monkeypatch: pytest.MonkeyPatch, seconds: float) -
             yield running, client, written
 
 
+async def received(client: socket.socket, *, slow_bytes: int = 0) -> int:
+    """Read to the end, the first bytes slowly, and return how many bytes came."""
+    got = 0
+    while data := await asyncio.get_running_loop().sock_recv(client, 4_096):
+        got += len(data)
+        await asyncio.sleep(0.15 if got < slow_bytes else 0)
+    return got
+
+
 async def test_a_device_that_does_not_read_its_last_bytes_sees_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate does not wait forever for it, and must not make it take a part for the whole."""
     async with closed_behind_bytes(monkeypatch, 0.3) as (running, client, _):
         await until(lambda: not running.relay.open)
         with pytest.raises(ConnectionResetError):
-            while await asyncio.get_running_loop().sock_recv(client, 65_536):
-                pass
+            await received(client)
 
 
 async def test_a_device_that_reads_slowly_gets_its_last_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a gate, its agent's kernel would wait for it too. The time counts from its last read."""
     async with closed_behind_bytes(monkeypatch, 1) as (_, client, written):
-        got = 0
-        while data := await asyncio.get_running_loop().sock_recv(client, 4_096):
-            got += len(data)
-            await asyncio.sleep(0.15 if got < 80_000 else 0)
-        assert written == got
+        assert written == await received(client, slow_bytes=80_000)
 
 
 async def test_bytes_one_by_one_pass_completely(monkeypatch: pytest.MonkeyPatch) -> None:
