@@ -13,18 +13,16 @@ import pytest
 
 from medplum_agent_operator.gate import pace, stream_side
 from medplum_agent_operator.gate.effects import Ending
-from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.routes import Pod, Pods, Route
-from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.stream_side import Side
-from medplum_agent_operator.gate.streams import DeviceSide, StreamRelay
-from tests.gate.conftest import Counted
+from medplum_agent_operator.gate.streams import DeviceSide
+from tests.gate.conftest import byte_gate as gate
 from tests.support.doubles.stage import arrived, free_port, medplum, running_agent
 from tests.support.gate.actors import device, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.gate.conftest import ByteGate
     from tests.support.gate.actors import Device
 
 
@@ -66,38 +64,6 @@ async def echo(*, closes: bool = True) -> AsyncIterator[Echo]:
             if not writer.is_closing():
                 writer.transport.abort()
         await asyncio.sleep(0)
-
-
-@dataclass
-class Gate:
-    """A running gate with one channel of bytes."""
-
-    relay: StreamRelay
-    port: int
-    counted: Counted
-
-    def ready(self, *ports: int) -> None:
-        """Make the agents on these loopback ports ready, and no others."""
-        self.relay.route.update_pods(Pods(frozenset(Pod(f"agent-{port}", "127.0.0.1", port) for port in ports)))
-
-
-@asynccontextmanager
-async def gate(*agents: int, hold_seconds: float = 20, limit: int = 100) -> AsyncIterator[Gate]:
-    """Run a gate in front of the agents on these ports."""
-    counted = Counted()
-    loop = asyncio.get_running_loop()
-    connections = Connections(limit=limit, limit_per_address=limit)
-    shared = Shared.make(connections=connections, shared_bytes=2**20, clock=loop.time, call_later=loop.call_later)
-    relay = StreamRelay(name="dicom", route=Route(), hold_seconds=hold_seconds, shared=shared, counters=counted)
-    running = Gate(relay, await relay.start("127.0.0.1", 0), counted)
-    running.ready(*agents)
-    try:
-        yield running
-    finally:
-        for side in list(relay.open):
-            if isinstance(side, Side) and side.transport is not None:
-                side.transport.abort()
-        await relay.stop()
 
 
 async def test_bytes_pass_both_ways_in_any_amount() -> None:
@@ -370,7 +336,7 @@ async def test_a_device_that_gives_way_sees_a_reset(size: int) -> None:
 @asynccontextmanager
 async def closed_behind_bytes(
     monkeypatch: pytest.MonkeyPatch, seconds: float
-) -> AsyncIterator[tuple[Gate, socket.socket, int]]:
+) -> AsyncIterator[tuple[ByteGate, socket.socket, int]]:
     """A device sent FIN and does not read. Its agent wrote until the gate has bytes left, and closed. Yields how many it wrote, too."""
     monkeypatch.setattr(stream_side, "LINGER_SECONDS", seconds)
     async with echo(closes=False) as agent, gate(agent.port) as running:
