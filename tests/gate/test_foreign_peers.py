@@ -7,6 +7,7 @@ client twice: directly in front of the server, and through the gate.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ import pytest
 
 from medplum_agent_operator.gate.effects import Kind
 from tests.gate.conftest import gate
-from tests.support.gate.peers import PEERS, node_modules, said_by, serving, wheels
+from tests.support.gate.peers import PEERS, jars, node_modules, said_by, serving, wheels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +56,17 @@ ROWS: Final = [
 ]
 
 
+if os.environ.get("JAVA_PEERS"):  # set by `make gate-peers-java`
+    ROWS.append(("HapiPeer.java", "HapiPeer.java", [one for one in SITUATIONS if one != CLOSE]))
+
+
 def command(peer: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """Return the command that runs a peer in a role, and its environment."""
     program = [str(PEERS / peer), *arguments]
     if peer.endswith(".py"):
         return [sys.executable, *program], {"PYTHONPATH": str(wheels())}
+    if peer.endswith(".java"):
+        return ["java", "-cp", f"{jars()}/*", *program], {}
     return ["node", *program], {"NODE_PATH": str(node_modules())}
 
 

@@ -58,6 +58,14 @@ def wheels() -> Path:
     return _installed(["requirements.txt"], [*pip, "install", *options, "--requirement", "requirements.txt"])
 
 
+def jars() -> Path:
+    """Install the Java libraries by their versions, and return their folder. Only `make gate-peers-java` needs them."""
+    if not (shutil.which("java") and shutil.which("mvn")):
+        unavailable("HAPI needs a JDK from 17 on, and Maven")
+    goal = "org.apache.maven.plugins:maven-dependency-plugin:3.6.0:copy-dependencies"
+    return _installed(["pom.xml"], ["mvn", "--batch-mode", "--quiet", goal, "-DoutputDirectory=jars"]) / "jars"
+
+
 def _installed(locks: list[str], command: list[str]) -> Path:
     """Return the folder in the cache that a command fills, next to copies of these files. Their content is its name."""
     content = b"".join((PEERS / lock).read_bytes() for lock in locks)
