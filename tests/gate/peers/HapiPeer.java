@@ -5,6 +5,7 @@ import ca.uhn.hl7v2.llp.MinLowerLayerProtocol;
 import ca.uhn.hl7v2.model.Message;
 import ca.uhn.hl7v2.protocol.ReceivingApplication;
 import ca.uhn.hl7v2.protocol.Transportable;
+import ca.uhn.hl7v2.util.idgenerator.InMemoryIDGenerator;
 import ca.uhn.hl7v2.validation.impl.ValidationContextFactory;
 import java.net.ServerSocket;
 import java.nio.charset.StandardCharsets;
@@ -25,6 +26,7 @@ public class HapiPeer {
     MinLowerLayerProtocol protocol = new MinLowerLayerProtocol();
     protocol.setCharset(StandardCharsets.UTF_8);
     context.setLowerLayerProtocol(protocol);
+    context.getParserConfiguration().setIdGenerator(new InMemoryIDGenerator()); // by default a file in the working folder
     return context;
   }
 
