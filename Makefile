@@ -13,7 +13,7 @@ export UV_CACHE_DIR          := $(CACHE)/uv
 export UV_PYTHON_INSTALL_DIR := $(CACHE)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff bench-rollback chaos mutants clean
+.PHONY: help demo check test lint format crds lock cluster node-packages images bench bench-handoff bench-gate bench-gate-handoff bench-rollback gate-peers-java chaos mutants clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench-rollback: $(STAMP) ## Measure recovery after a failed rollout, on real nod
 bench-gate: $(STAMP) ## Measure the cost of the gate, and what devices notice while one address misbehaves
 	@$(BIN)/python -m tests.tools.gate_bench
 	@$(BIN)/python -m tests.tools.gate_bench.crowd
+
+gate-peers-java: $(STAMP) ## Run HAPI's client and server with and without the gate (needs a JDK and Maven)
+	@JAVA_PEERS=1 E2E_REQUIRE_NODES=1 $(BIN)/python -m pytest tests/gate/test_foreign_peers.py -k Hapi
 
 MINUTES ?= 10
 chaos: $(STAMP) ## Random faults under traffic on real nodes (as root); MINUTES=10, SEED=N to repeat a run

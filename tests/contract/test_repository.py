@@ -27,7 +27,13 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 RUNTIME = ROOT / "requirements.txt"
 DEVELOPMENT = ROOT / "requirements-dev.txt"
-LOCKS = [RUNTIME, DEVELOPMENT, ROOT / "tests" / "support" / "cluster" / "toolchain" / "requirements-go.txt"]
+LOCKS = [
+    RUNTIME,
+    DEVELOPMENT,
+    ROOT / "tests" / "support" / "cluster" / "toolchain" / "requirements-go.txt",
+    ROOT / "tests" / "gate" / "peers" / "requirements.txt",
+]
+NPM_LOCK = ROOT / "tests" / "gate" / "peers" / "package-lock.json"
 
 
 LOCK_FILES = {lock.relative_to(ROOT) for lock in LOCKS}
@@ -102,6 +108,14 @@ def test_no_address_in_a_lock(lock: Path) -> None:
     assert [] == [
         line for line in lines if re.search(r"https?:|file:|git\+| @ |--(extra-)?index-url|--find-links", line)
     ]
+
+
+def test_the_npm_lock_has_hashes_and_no_address() -> None:
+    """Where each package came from, which npm adds, is the machine's business."""
+    text = NPM_LOCK.read_text(encoding="utf-8")
+    packages = {name: one for name, one in json.loads(text)["packages"].items() if name}
+    assert [] == [name for name, one in packages.items() if not one.get("integrity", "").startswith("sha512-")]
+    assert [] == re.findall(r'"resolved"|https?:', text)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from medplum_agent_operator.gate.limits import Connections
 from medplum_agent_operator.gate.relay import Hl7Relay
 from medplum_agent_operator.gate.routes import Life, Pod, Pods, Route
 from medplum_agent_operator.gate.shared import Shared
+from medplum_agent_operator.gate.stream_side import Side
+from medplum_agent_operator.gate.streams import StreamRelay
 from medplum_agent_operator.gate.takeovers import Takeovers
 
 if TYPE_CHECKING:
@@ -106,3 +108,35 @@ async def gate(
         await relay.stop()
         await asyncio.wait({probing})
         await probe.wait_closed()
+
+
+@dataclass
+class ByteGate:
+    """A running gate with one channel of bytes."""
+
+    relay: StreamRelay
+    port: int
+    counted: Counted
+
+    def ready(self, *ports: int) -> None:
+        """Make the agents on these loopback ports ready, and no others."""
+        self.relay.route.update_pods(Pods(frozenset(Pod(f"agent-{port}", "127.0.0.1", port) for port in ports)))
+
+
+@asynccontextmanager
+async def byte_gate(*agents: int, hold_seconds: float = 20, limit: int = 100) -> AsyncIterator[ByteGate]:
+    """Run a gate in front of the agents on these ports."""
+    counted = Counted()
+    loop = asyncio.get_running_loop()
+    connections = Connections(limit=limit, limit_per_address=limit)
+    shared = Shared.make(connections=connections, shared_bytes=2**20, clock=loop.time, call_later=loop.call_later)
+    relay = StreamRelay(name="dicom", route=Route(), hold_seconds=hold_seconds, shared=shared, counters=counted)
+    running = ByteGate(relay, await relay.start("127.0.0.1", 0), counted)
+    running.ready(*agents)
+    try:
+        yield running
+    finally:
+        for side in list(relay.open):
+            if isinstance(side, Side) and side.transport is not None:
+                side.transport.abort()
+        await relay.stop()

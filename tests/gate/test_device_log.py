@@ -28,6 +28,17 @@ def test_a_flood_is_two_lines_a_minute(caplog: pytest.LogCaptureFixture) -> None
     assert 0 == len(timers)
 
 
+def test_a_line_has_the_number_and_the_summary_their_sum(caplog: pytest.LogCaptureFixture) -> None:
+    """One event may be the loss of many messages."""
+    caplog.set_level(logging.INFO)
+    timers = Timers()
+    lines = DeviceLog(timers.call_later)
+    for number in (40, 1, 7):
+        lines.note("10.0.0.9", "lost a message", number=number)
+    timers.passes(60)
+    assert ["40 x lost a message", "in the last minute also: 8 x lost a message"] == caplog.messages
+
+
 def test_no_minute_has_ten_lines_of_one_address(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever happens, in any minute."""
     caplog.set_level(logging.INFO)

@@ -242,12 +242,16 @@ async def test_refusals_are_few_lines(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("sent", "line"),
     [
-        (b"junk", "dropped bytes outside any message"),
+        (b"junk", "4 x dropped a byte outside any message"),
+        (
+            2 * b"\x0bBHS|^~\\&|\r\x1c\r",
+            "dropped a batch or a file of messages (BHS, FHS), as no agent takes one",
+        ),
         (b"\x0b\x1c\r", "dropped a frame without an HL7 header"),
         (A, "a message got no answer in time"),
         (A[:-2], "dropped a message that was not completed"),
     ],
-    ids=["junk", "no header", "unanswered", "cut"],
+    ids=["junk", "batch", "no header", "unanswered", "cut"],
 )
 async def test_what_is_dropped_is_logged_with_the_device(
     caplog: pytest.LogCaptureFixture, sent: bytes, line: str
@@ -258,6 +262,15 @@ async def test_what_is_dropped_is_logged_with_the_device(
         one.writer.write_eof()
         await until(lambda: line in caplog.messages)
     assert {BAD} == {record.device for record in caplog.records if line in record.message}  # type: ignore[attr-defined]
+
+
+async def test_the_line_about_lost_messages_has_their_number(caplog: pytest.LogCaptureFixture) -> None:
+    """The device sent three and closed, and no agent became ready."""
+    caplog.set_level(logging.INFO)
+    async with gate(hold_seconds=0.1) as running, crowd(running.port, 1, 3 * A) as [one]:
+        one.writer.write_eof()
+        line = "3 x lost a message: the device has disconnected, and no agent was ready in time"
+        await until(lambda: line in caplog.messages)
 
 
 async def test_a_device_that_does_not_read_is_logged(

@@ -7,30 +7,24 @@ the cache folder, with tests/gate/peers/package-lock.json. Without node and npm 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
 import os
-import shutil
-import subprocess
 import threading
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 from hl7apy.mllp import AbstractHandler, MLLPServer  # type: ignore[import-untyped]
 
 from tests.gate.conftest import gate
-from tests.node.conftest import REQUIRED
-from tests.support.cluster.toolchain import cache_folder
 from tests.support.gate.actors import device, until
+from tests.support.gate.peers import PEERS, node_modules
 from tests.support.gate.scene import message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
-HERE: Final = Path(__file__).parent / "peers"
 OLD, NEW = "hl7-before-5", "hl7-from-5"
 A, B, C = message("A"), message("B"), message("C")
 
@@ -38,25 +32,7 @@ A, B, C = message("A"), message("B"), message("C")
 @pytest.fixture(scope="session")
 def modules() -> Path:
     """Install upstream's libraries by the lock file and return their folder."""
-    if not (shutil.which("node") and shutil.which("npm")):
-        reason = "upstream's HL7 client and server need node and npm"
-        if os.environ.get(REQUIRED):
-            pytest.fail(reason, pytrace=False)
-        pytest.skip(reason)
-    lock = (HERE / "package-lock.json").read_bytes()
-    folder = cache_folder() / "peers" / hashlib.sha256(lock).hexdigest()[:16]
-    if not (folder / "done").exists():
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        partial.mkdir(parents=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, partial)
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=partial, check=True, capture_output=True, timeout=240)
-        (partial / "done").touch()
-        with contextlib.suppress(OSError):  # another process was faster
-            partial.rename(folder)
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder / "node_modules"
+    return node_modules()
 
 
 @dataclass
@@ -76,7 +52,7 @@ class Peer:
 
 async def _node(modules: Path, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *("node", str(HERE / "peer.cjs"), *arguments),
+        *("node", str(PEERS / "peer.cjs"), *arguments),
         env={**os.environ, "NODE_PATH": str(modules)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

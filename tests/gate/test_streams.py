@@ -13,26 +13,25 @@ import pytest
 
 from medplum_agent_operator.gate import pace, stream_side
 from medplum_agent_operator.gate.effects import Ending
-from medplum_agent_operator.gate.limits import Connections
-from medplum_agent_operator.gate.routes import Pod, Pods, Route
-from medplum_agent_operator.gate.shared import Shared
 from medplum_agent_operator.gate.stream_side import Side
-from medplum_agent_operator.gate.streams import StreamRelay
-from tests.gate.conftest import Counted
+from medplum_agent_operator.gate.streams import DeviceSide
+from tests.gate.conftest import byte_gate as gate
 from tests.support.doubles.stage import arrived, free_port, medplum, running_agent
 from tests.support.gate.actors import device, until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.gate.conftest import ByteGate
     from tests.support.gate.actors import Device
 
 
 @dataclass
 class Echo:
-    """An agent that sends back all bytes twice, and records how each connection ended."""
+    """An agent that sends back all bytes twice, and records how each connection ended. `closes`: when the device does."""
 
     port: int = 0
+    closes: bool = True
     got: list[bytes] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
@@ -47,13 +46,14 @@ class Echo:
             self.ends.append("FIN")
         except ConnectionError as fault:
             self.ends.append(type(fault).__name__)
-        writer.close()
+        if self.closes:
+            writer.close()
 
 
 @asynccontextmanager
-async def echo() -> AsyncIterator[Echo]:
+async def echo(*, closes: bool = True) -> AsyncIterator[Echo]:
     """Run one on a free port."""
-    agent = Echo()
+    agent = Echo(closes=closes)
     server = await asyncio.start_server(agent.serve, "127.0.0.1", 0)
     agent.port = server.sockets[0].getsockname()[1]
     try:
@@ -64,38 +64,6 @@ async def echo() -> AsyncIterator[Echo]:
             if not writer.is_closing():
                 writer.transport.abort()
         await asyncio.sleep(0)
-
-
-@dataclass
-class Gate:
-    """A running gate with one channel of bytes."""
-
-    relay: StreamRelay
-    port: int
-    counted: Counted
-
-    def ready(self, *ports: int) -> None:
-        """Make the agents on these loopback ports ready, and no others."""
-        self.relay.route.update_pods(Pods(frozenset(Pod(f"agent-{port}", "127.0.0.1", port) for port in ports)))
-
-
-@asynccontextmanager
-async def gate(*agents: int, hold_seconds: float = 20, limit: int = 100) -> AsyncIterator[Gate]:
-    """Run a gate in front of the agents on these ports."""
-    counted = Counted()
-    loop = asyncio.get_running_loop()
-    connections = Connections(limit=limit, limit_per_address=limit)
-    shared = Shared.make(connections=connections, shared_bytes=2**20, clock=loop.time, call_later=loop.call_later)
-    relay = StreamRelay(name="dicom", route=Route(), hold_seconds=hold_seconds, shared=shared, counters=counted)
-    running = Gate(relay, await relay.start("127.0.0.1", 0), counted)
-    running.ready(*agents)
-    try:
-        yield running
-    finally:
-        for side in list(relay.open):
-            if isinstance(side, Side) and side.transport is not None:
-                side.transport.abort()
-        await relay.stop()
 
 
 async def test_bytes_pass_both_ways_in_any_amount() -> None:
@@ -283,16 +251,16 @@ async def test_a_stopping_gate_waits_for_open_connections() -> None:
         await asyncio.wait_for(stopping, 5)
 
 
-async def test_a_connection_that_stays_open_is_closed_by_fin() -> None:
-    """If the gate exited with an open connection, the kernel would reset it, and a reset ends an agent."""
+async def test_a_connection_that_stays_open_is_closed_by_fin_towards_the_agent() -> None:
+    """If the gate exited with an open connection, the kernel would reset it, and a reset ends an agent. The device sees one: its stream is cut."""
     async with echo() as agent, gate(agent.port) as running, device(running.port) as client:
         client.writer.write(b"x")
         assert b"xx" == await client.reader.read(9)
         stopping = asyncio.create_task(running.relay.stop())
         running.relay.close_now()
-        assert b"" == await client.reader.read(9)
-        client.writer.close()
+        assert (b"", "ConnectionResetError") == await read_to_end(client)
         await asyncio.wait_for(stopping, 5)
+        await until(lambda: agent.ends)
         assert ["FIN"] == agent.ends
 
 
@@ -339,6 +307,79 @@ async def test_a_full_gate_has_a_place_for_another_address() -> None:
             other.writer.write_eof()
             assert b"hello" in await other.reader.read()
         assert (0, 1) == (running.counted.refusals, running.counted.endings[Ending.DISPLACED])
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+async def test_a_device_that_gives_way_sees_a_reset(size: int) -> None:
+    """Its stream is cut, also where it has not read what the gate has for it. Its agent sees FIN, because a reset ends an agent."""
+    async with (
+        echo() as agent,
+        gate(agent.port, limit=2) as running,
+        device(running.port, address="127.0.0.2") as first,
+        device(running.port, address="127.0.0.2") as second,
+    ):
+        first.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        first.writer.write(b"x")
+        await until(lambda: agent.got)
+        agent.writers[0].write(b"y" * size)
+        second.writer.write(b"z")
+        assert b"zz" == await second.reader.read(9)
+        async with device(running.port):
+            await until(lambda: running.counted.endings[Ending.DISPLACED])
+            first.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert (b"xx", "ConnectionResetError") == await read_to_end(first)
+            agent.writers[0].transport.abort()
+            await until(lambda: agent.ends)
+            assert ["FIN"] == agent.ends
+
+
+@asynccontextmanager
+async def closed_behind_bytes(
+    monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> AsyncIterator[tuple[ByteGate, socket.socket, int]]:
+    """A device sent FIN and does not read. Its agent wrote until the gate has bytes left, and closed. Yields how many it wrote, too."""
+    monkeypatch.setattr(stream_side, "LINGER_SECONDS", seconds)
+    async with echo(closes=False) as agent, gate(agent.port) as running:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+            client.connect(("127.0.0.1", running.port))
+            client.setblocking(False)  # noqa: FBT003 - its signature
+            client.shutdown(socket.SHUT_WR)
+            await until(lambda: agent.writers)
+            [side] = [each for each in running.relay.open if isinstance(each, DeviceSide)]
+            assert side.transport is not None
+            side.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+            written = 0
+            while not side.transport.get_write_buffer_size():
+                agent.writers[0].write(b"y" * 8_192)
+                written += 8_192
+                await asyncio.sleep(0.01)
+            agent.writers[0].close()
+            await until(lambda: side.other is not None and side.other.transport is None)
+            yield running, client, written
+
+
+async def received(client: socket.socket, *, slow_bytes: int = 0) -> int:
+    """Read to the end, the first bytes slowly, and return how many bytes came."""
+    got = 0
+    while data := await asyncio.get_running_loop().sock_recv(client, 4_096):
+        got += len(data)
+        await asyncio.sleep(0.15 if got < slow_bytes else 0)
+    return got
+
+
+async def test_a_device_that_does_not_read_its_last_bytes_sees_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate does not wait forever for it, and must not make it take a part for the whole."""
+    async with closed_behind_bytes(monkeypatch, 0.3) as (running, client, _):
+        await until(lambda: not running.relay.open)
+        with pytest.raises(ConnectionResetError):
+            await received(client)
+
+
+async def test_a_device_that_reads_slowly_gets_its_last_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a gate, its agent's kernel would wait for it too. The time counts from its last read."""
+    async with closed_behind_bytes(monkeypatch, 1) as (_, client, written):
+        assert written == await received(client, slow_bytes=80_000)
 
 
 async def test_bytes_one_by_one_pass_completely(monkeypatch: pytest.MonkeyPatch) -> None:

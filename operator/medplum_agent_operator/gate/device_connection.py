@@ -192,8 +192,8 @@ class DeviceConnection(EffectRunner):
         match effect:
             case SendToAgent():
                 self._spoke = self._sent = True
-            case Count(kind) if kind in WORTH_A_LINE:
-                self._note(WORTH_A_LINE[kind])
+            case Count(kind, number) if kind in WORTH_A_LINE:
+                self._note(WORTH_A_LINE[kind], number=int(number))
 
     def _charge(self, units: int) -> None:
         """Charge the device's address with work. If it has caused too much, or more is left to do, pause until the next turn."""
@@ -216,8 +216,8 @@ class DeviceConnection(EffectRunner):
         if self.transport is not None:
             (self.transport.abort if self.transport.get_write_buffer_size() else self.transport.close)()
 
-    def _note(self, text: str, *, reason: str = "") -> None:
-        self.channel.shared.device_log.note(self.address, text, reason=reason)
+    def _note(self, text: str, *, number: int = 1, reason: str = "") -> None:
+        self.channel.shared.device_log.note(self.address, text, number=number, reason=reason)
 
     def _forget(self) -> None:
         """Remove the connection from its channel."""

@@ -21,16 +21,16 @@ ADDRESSES: Final = 200
 OTHERS: Final = "other addresses"
 
 WORTH_A_LINE: Final = {
-    Kind.JUNK: "dropped bytes outside any message",
+    Kind.JUNK: "dropped a byte outside any message",
     Kind.EMPTY: "dropped a frame without an HL7 header",
     Kind.BATCH: "dropped a batch or a file of messages (BHS, FHS), as no agent takes one",
     Kind.CUT: "dropped a message that was not completed",
     Kind.UNANSWERED: "a message got no answer in time",
-    Kind.UNDELIVERED: "lost messages: the device has disconnected, and no agent was ready in time",
-    Kind.DROPPED: "messages went to no agent before the connection was closed",
+    Kind.UNDELIVERED: "lost a message: the device has disconnected, and no agent was ready in time",
+    Kind.DROPPED: "a message went to no agent before the connection was closed",
     Kind.MISSED: "an application acknowledgement did not arrive, because its link was closed",
 }
-"""What happens on a connection that stays open, and has to be found by the device's address."""
+"""What happens on a connection that stays open, and has to be found by the device's address. Each says one of what its `Count` counts."""
 
 
 @dataclass(slots=True)
@@ -48,19 +48,21 @@ class DeviceLog:
         self._call_later = call_later
         self._addresses: dict[str, _Lines] = {}
 
-    def note(self, address: str, text: str, *, reason: str = "", level: int = logging.INFO) -> None:
-        """Log what happened to a device, or count it. `text`: one of few, without numbers."""
+    def note(self, address: str, text: str, *, number: int = 1, reason: str = "", level: int = logging.INFO) -> None:
+        """Log what happened to a device, or count it. `text`: one of few, without numbers; `number`: how often it happened."""
         if not self._addresses:
             self._call_later(PERIOD_SECONDS, self._summarise)
         if address not in self._addresses and len(self._addresses) >= ADDRESSES:
             address = OTHERS
         lines = self._addresses.setdefault(address, _Lines())
         if text in lines.written or len(lines.written) >= LINES:
-            lines.counts[text] += 1
+            lines.counts[text] += number
             lines.level = max(lines.level, level)
             return
         lines.written.add(text)
-        log.log(level, "%s", text, extra={"device": address, **({"reason": reason} if reason else {})})
+        log.log(
+            level, "%s", _counted(number, text), extra={"device": address, **({"reason": reason} if reason else {})}
+        )
 
     def _summarise(self) -> None:
         addresses, self._addresses = self._addresses, {}
@@ -68,3 +70,7 @@ class DeviceLog:
             if lines.counts:
                 counts = "; ".join(f"{number} x {text}" for text, number in lines.counts.most_common())
                 log.log(lines.level, "in the last minute also: %s", counts, extra={"device": address})
+
+
+def _counted(number: int, text: str) -> str:
+    return text if number == 1 else f"{number} x {text}"

@@ -3,9 +3,12 @@
 Used by both relays (`relay`, `streams`) and by the connections to devices and agents.
 """
 
+import array
 import asyncio
+import fcntl
 import logging
 import socket
+import termios
 from abc import ABC, abstractmethod
 from typing import Final, Protocol
 
@@ -50,6 +53,13 @@ def send_fin(transport: asyncio.WriteTransport) -> bool:
         transport.abort()
         return False
     return True
+
+
+def undelivered_bytes(transport: asyncio.WriteTransport) -> int:
+    """Return how many bytes the other side's kernel has not acknowledged yet."""
+    unacknowledged = array.array("i", [0])
+    fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged)
+    return transport.get_write_buffer_size() + unacknowledged[0]
 
 
 class Reader(asyncio.BufferedProtocol, ABC):
@@ -161,7 +171,7 @@ class ChannelServer(ABC):
 
     @abstractmethod
     def close_now(self) -> None:
-        """Close all open connections by FIN: the grace period is over."""
+        """Close all open connections, those to agents by FIN: the grace period is over."""
 
     def forget(self, connection: Reader) -> None:
         """Remove a closed connection. It may have been the last one that `stop` waits for."""

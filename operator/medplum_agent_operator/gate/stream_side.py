@@ -8,7 +8,14 @@ import socket
 import struct
 from typing import cast
 
-from medplum_agent_operator.gate.sockets import LINGER_SECONDS, ChannelServer, Reader, configure, send_fin
+from medplum_agent_operator.gate.sockets import (
+    LINGER_SECONDS,
+    ChannelServer,
+    Reader,
+    configure,
+    send_fin,
+    undelivered_bytes,
+)
 
 
 class Side(Reader):
@@ -25,6 +32,7 @@ class Side(Reader):
         self._received_fin = False
         self._broken = False
         self._resets = False
+        """Whether this side ends by RST, as soon as everything is written."""
         self.blocked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -101,16 +109,46 @@ class Side(Reader):
         transport = self.transport
         if transport is None or transport.is_closing():
             return
+        self._resets = True
+        _reset_on_close(transport)
         if transport.get_write_buffer_size():
-            self._resets = True
             self.linger()
             transport.set_write_buffer_limits(high=0)  # `resume_writing` comes when all is written
             return
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        transport.abort()
+
+    def reset_now(self) -> None:
+        """Close by RST, and drop what is not written yet. A side that closes, with everything written, closes as it does."""
+        transport = self.transport
+        if transport is None or (transport.is_closing() and not transport.get_write_buffer_size()):
+            return
+        self._resets = True
+        _reset_on_close(transport)
         transport.abort()
 
     def linger(self) -> None:
-        """Read until this side closes, for at most `LINGER_SECONDS`."""
+        """Read until this side closes, for at most `LINGER_SECONDS` after it has read its last bytes, or stopped reading."""
         if self.transport is not None and self._linger is None:
             self.transport.resume_reading()
-            self._linger = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+            self._wait(self.transport)
+
+    def _wait(self, transport: asyncio.Transport) -> None:
+        left = undelivered_bytes(transport)
+
+        def look() -> None:
+            if 0 < undelivered_bytes(transport) < left:
+                self._wait(transport)
+            else:
+                self.drop()
+
+        self._linger = self.loop.call_later(LINGER_SECONDS, look)
+
+    def drop(self) -> None:
+        """Close without a wait: by FIN, because a reset ends an agent."""
+        if self.transport is not None:
+            self.transport.abort()
+
+
+def _reset_on_close(transport: asyncio.Transport) -> None:
+    """Let the connection end by RST however it is closed, by the end of the process too."""
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -40,9 +40,11 @@ class StreamRelay(ChannelServer):
         """Close nothing: only device and agent know when their connection is done."""
 
     def close_now(self) -> None:
-        """Close all open connections by FIN: if the process exited first, the kernel would reset them."""
+        """Close all open connections: agents see FIN, and devices a reset, because their streams are cut."""
         for side in list(self.open):
-            if isinstance(side, Side):
+            if isinstance(side, DeviceSide):
+                side.reset()
+            elif isinstance(side, Side):
                 side.finish()
                 side.linger()
 
@@ -79,7 +81,7 @@ class DeviceSide(Side):
         if self._task is not None:
             self._task.cancel()
         agent = None if self.other is None or self.other.finished else self.other.transport
-        if self.transport is not None and not self._received_fin and agent is not None:
+        if self.transport is not None and not (self._received_fin or self._resets) and agent is not None:
             self._unread = Unread(self.transport)
         super().connection_lost(exc)
 
@@ -103,11 +105,16 @@ class DeviceSide(Side):
         return self.relay.name
 
     def give_way(self) -> None:
-        """Close at once: another connection gets the place."""
+        """Close at once: another connection gets the place. The device sees a reset, because its stream is cut."""
         self._note_end(Ending.DISPLACED)
-        transport = self.transport
-        if transport is not None:
-            (transport.abort if transport.get_write_buffer_size() else transport.close)()
+        self.reset_now()
+
+    def drop(self) -> None:
+        """Close without a wait: by RST if the device has not got everything."""
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.reset_now()
+        else:
+            super().drop()
 
     def _turn(self) -> None:
         """Read on after a pause, unless the agent does not read."""
