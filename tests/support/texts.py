@@ -20,6 +20,7 @@ from medplum_agent_operator.core.policy import gate_messages, identity_messages,
 from medplum_agent_operator.core.policy.availability import Availability
 from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent
 from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.admission import AdmittingCluster
 from tests.support.simulated_cluster.situations import HOLD, changing
 
 if TYPE_CHECKING:
@@ -211,6 +212,15 @@ def refusals() -> Iterator[Text]:
             Reason.FIELD_CONTESTED,
             write_messages.field_contested("Deployment", NAME, field, "kube-controller-manager", at_once=at_once),
         )
+    for title, manager in (
+        ("A pod template with a field that a person has set", "kubectl-rollout"),
+        ("A pod template with a field of a GitOps tool", "kustomize-controller"),
+    ):
+        cluster = AdmittingCluster()
+        cluster.settle()
+        cluster.edit_as(manager, lambda spec: spec["template"]["spec"].update(nodeSelector={"disk": "ssd"}))
+        cluster.settle(operator=False)
+        yield _now(title, cluster)
     yield _direct(
         "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
     )

@@ -1,10 +1,15 @@
 """Messages about requests and fields that do not settle: failures that repeat, conflicts, other writers.
 
-Called by the shell, which alone sees how requests end.
+Called by the shell, which alone sees how requests end, and by `report.notices`.
 """
 
+from collections.abc import Sequence
+
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.core.observed.findings import Message
+from medplum_agent_operator.core.observed.foreign_fields import ForeignField, removal
 from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.phrases import listed
 
 
 def request_failing(fault: str, available: Availability) -> Message:
@@ -50,3 +55,26 @@ def field_contested(kind: str, name: str, field: str, writer: str, *, at_once: b
         fix="Let one program alone set this field: correct the other one, such as a second operator with other settings, "
         "an autoscaler or a GitOps tool.",
     )
+
+
+def foreign_fields(agent: MedplumAgent, fields: Sequence[ForeignField]) -> Message:
+    """Fields of the pod template that other field managers own and the operator does not render."""
+    first, managers = fields[0], sorted({one.manager for one in fields})
+    others = f" and {len(fields) - 1} more" if len(fields) > 1 else ""
+    programs = sorted({one.manager for one in fields if not one.by_hand})
+    fix = (
+        f"Remove the fields from what {listed(programs)} applies, then run the command, or leave them: the operator keeps them."
+        if programs
+        else "None needed: the operator removes them with the agent's next rollout. To remove them now, run the command."
+    )
+    return Message(
+        f"{first.manager} has set a field of the pod template that the spec does not have: {first}{others}.",
+        cause=f"Field managers: {'; '.join(f'{name}: {listed(_of(name, fields))}' for name in managers)}.",
+        impact="The agent's pods have these fields. The command replaces the agent's pod, as kubectl rollout restart does.",
+        fix=fix,
+        command=f"kubectl -n {agent.namespace} patch deployment {agent.name} -p '{removal(tuple(fields))}'",
+    )
+
+
+def _of(manager: str, fields: Sequence[ForeignField]) -> list[str]:
+    return [str(one) for one in fields if one.manager == manager]

@@ -162,7 +162,7 @@ def restart_failed(
         summary=f"The requested restart of {record.to} did not complete within {seconds(deadline_seconds)}.",
         cause=_flat(trouble),
         impact=f"The previous pod of {record.to} keeps serving." if available.serving else available.now,
-        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it: {undo}.",
+        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it, once: {undo}.",
     )
 
 
