@@ -1,8 +1,8 @@
 """Fields of a live object that other field managers own and the operator does not render, by `metadata.managedFields`.
 
-Server-side apply removes a field that the operator no longer applies only if nobody else owns it. Called by `writes`, which takes
+Server-side apply removes a field that the operator no longer applies only if no other field manager owns it. Called by `writes`, which takes
 ownership of such fields before a write that removes them; by `rollout.actions`, whose writes must not remove any; and by
-`report.notices`. Pure. A field that an admission policy adds during the operator's request belongs to nobody, so it is not found here.
+`report.notices`. Pure. A field that an admission policy adds during the request of the operator has no owner, so it is not found here.
 
 Source: https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 """
@@ -33,7 +33,7 @@ _POD_TEMPLATE: Final = ("f:spec", "f:template")
 _PARTS: Final = (("f:metadata", "f:labels"), ("f:metadata", "f:annotations"), ("f:spec",))
 """The parts of an object that the operator renders."""
 _BY_HAND: Final = ("kubectl", "before-first-apply")
-"""How the names of field managers begin that do not put a field back by themselves: kubectl, and who was there before the first apply."""
+"""How the names of field managers begin that do not put a field back automatically: kubectl, and who was there before the first apply."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class ForeignField:
 
     @property
     def by_hand(self) -> bool:
-        """Whether a person has set it, by kubectl: then nobody puts it back, and the next rollout may remove it."""
+        """Whether a person has set it, by kubectl: then no program puts it back, and the next rollout may remove it."""
         return self.manager.startswith(_BY_HAND)
 
     def __str__(self) -> str:
