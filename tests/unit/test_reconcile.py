@@ -158,7 +158,7 @@ async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() ->
 
 
 async def test_an_agent_that_is_deleted_before_its_status_is_written_is_not_a_fault() -> None:
-    """404: no Event, no second try."""
+    """404: no Event; the next pass is some seconds away."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults[STATUS] = [ClusterError("not found", status=404)]
     await stage.one_pass()
