@@ -35,10 +35,13 @@ class Publisher:
         *,
         before: MedplumAgentStatus,
         status: MedplumAgentStatus | None,
-    ) -> None:
+    ) -> bool:
         """Write the status, if there is a new one, then the findings that are new.
 
         The status is bound to the resource version of `raw`; `before` is the status that `raw` has.
+
+        Returns:
+            Whether the MedplumAgent was found; if not, nothing was written.
 
         Raises:
             ClusterError: when the status could not be written. Then no finding is published; the next pass does that.
@@ -46,7 +49,7 @@ class Publisher:
         if status is not None:
             answer = await self._write_status(key, raw, status)
             if answer is None:
-                return
+                return False
             self._seen.put(KIND, answer)
         for finding in findings:
             if is_told(finding, before, raw["metadata"].get("generation")):
@@ -55,6 +58,7 @@ class Publisher:
             about = {"agent": str(key), "reason": str(finding.reason), "details": str(finding.message)}
             level("%s", finding.message.summary, extra=about)
             await self._write_event(key, raw, finding, status or before)
+        return True
 
     async def _write_status(self, key: Key, raw: Object, status: MedplumAgentStatus) -> dict[str, Any] | None:
         wanted = status.model_dump(by_alias=True, exclude_none=True, mode="json")

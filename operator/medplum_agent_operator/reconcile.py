@@ -39,6 +39,8 @@ from medplum_agent_operator.telemetry import log
 from medplum_agent_operator.writes import write
 
 REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
+SECONDS_IF_NOT_FOUND: Final = 5.0
+"""When to try again after a 404 for an agent that the watch has not reported as deleted: it may be the API that is not served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class Reconciler:
                 key, seen, {(action.kind, action.name) for action in decision.plan.actions}
             )
             if live is None:
-                return None
+                return SECONDS_IF_NOT_FOUND
             decision = self._decide(live)
             claimed = newly_claimed(decision.plan.actions)
             if claimed is not None:
@@ -142,7 +144,7 @@ class Reconciler:
         async with lock:
             decisive = await self._observer.with_live_claims(key, live, identity)
             if decisive is None:
-                return None
+                return SECONDS_IF_NOT_FOUND
             if wanted(decisive.agent) != identity:
                 return await self._reclaim_identity(key, live, decisive, identity)
             return await self._carry_out(key, self._decide(decisive))
@@ -168,9 +170,11 @@ class Reconciler:
             return None
         decision = await self._apply(key, decision)
         if not decision.plan.defer_reporting and (decision.new_status or decision.plan.actions):
-            await self._publisher.publish(
+            found = await self._publisher.publish(
                 key, decision.raw, decision.plan.findings, before=decision.before, status=decision.new_status
             )
+            if not found:
+                return SECONDS_IF_NOT_FOUND
             self._repairs.reported(key, decision.plan.findings)
         requeue_at = decision.plan.requeue_at
         return None if requeue_at is None else (requeue_at - self._clock()).total_seconds()

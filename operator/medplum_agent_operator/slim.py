@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, assert_never
 
+from medplum_agent_operator.core.observed.foreign_fields import with_foreign_fields_only
 from medplum_agent_operator.core.observed.nodes import HARD_EFFECTS
-from medplum_agent_operator.kinds import KINDS, Cached
+from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, Cached
 
 _SHORT, _MOST_STRINGS = 64, 8192
 """The longest string that is interned, in characters; the most strings that are interned."""
@@ -49,6 +50,8 @@ def slim(kind: str, raw: Object) -> Object:
             return {**_without_managed_fields(raw), "spec": {}}
         case Cached.POD:
             return {**_without_managed_fields(raw), "spec": _slim_pod_spec(raw.get("spec") or {})}
+        case Cached.OBJECT if kind == DEPLOYMENT:
+            return with_foreign_fields_only(raw)
         case Cached.OBJECT:
             return _without_managed_fields(raw)
     assert_never(cached)

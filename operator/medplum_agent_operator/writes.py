@@ -1,7 +1,9 @@
 """Carries out one action of a pass. Called by `reconcile`; it decides nothing."""
 
+from contextlib import suppress
 from typing import Any
 
+from medplum_agent_operator.core.observed.foreign_fields import without_foreign_ownership
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.errors import ConflictError, RefusedError
@@ -19,6 +21,8 @@ async def write(cluster: Cluster, key: Key, action: Apply) -> Object:
     if action.immutable:
         return await _create_once(cluster, action)
     version = None if action.live is None else action.live["metadata"]["resourceVersion"]
+    if action.live is not None:
+        version = await _take_over(cluster, key, action, action.live)
     try:
         return await cluster.apply(action.body, resource_version=version)
     except RefusedError as fault:
@@ -33,6 +37,22 @@ async def write(cluster: Cluster, key: Key, action: Apply) -> Object:
         }
         answer = await cluster.merge_patch(action.kind, *key, freed)
         return await cluster.apply(action.body, resource_version=answer["metadata"]["resourceVersion"])
+
+
+async def _take_over(cluster: Cluster, key: Key, action: Apply, live: Object) -> str:
+    """Take the ownership of fields that the write is to remove, which changes no field. Returns the resource version to write to.
+
+    If the API server refuses that, the write leaves these fields, and status says so.
+    """
+    version: str = live["metadata"]["resourceVersion"]
+    fields = without_foreign_ownership(action.body, live)
+    if fields is None:
+        return version
+    patch = {"metadata": {"managedFields": fields, "resourceVersion": version}}
+    with suppress(RefusedError):
+        answer = await cluster.merge_patch(action.kind, key.namespace, action.name, patch)
+        version = answer["metadata"]["resourceVersion"]
+    return version
 
 
 async def _create_once(cluster: Cluster, action: Apply) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -188,3 +190,43 @@ def test_kopf_leaves_no_mark_on_any_object(world: World) -> None:
     world.install()
     everything = world.kubectl("get", "mpa,deployment,service,pdb,serviceaccount,pods", "-o", "yaml")
     assert "kopf" not in everything.lower()
+
+
+def test_what_kubectl_co_owns_goes_with_the_change_that_removes_it(world: World) -> None:
+    """Deployment and Service were applied by kubectl once, then a channel is removed: its container and ports go, in one rollout."""
+    world.install()
+    for kind in ("deployment", "service"):
+        whole = world.read(kind, "front-desk")
+        whole["metadata"] = {key: whole["metadata"][key] for key in ("name", "namespace", "labels", "annotations")}
+        whole.pop("status")
+        world.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(whole))
+    world.patch({"channels": [{"name": "adt", "port": 2575}]})
+    world.wait(lambda: len(world.pods()) == 1 and len(world.pods()[0]["spec"]["containers"]) == 1, "one container")
+    status = world.wait_for_phase("Running", "5.1.14")
+    pod = world.deployment()["spec"]["template"]["spec"]
+    assert [2575] == [port["containerPort"] for port in pod["containers"][0]["ports"]]
+    assert [2575] == [port["port"] for port in world.read("service", "front-desk")["spec"]["ports"]]
+    assert 2 == len(status["history"])
+    assert "2" == world.deployment()["metadata"]["annotations"]["deployment.kubernetes.io/revision"]
+    assert [] == world.events("ForeignFields"), "the defaults that kubectl owns too are no news"
+
+
+def test_what_an_undo_left_is_reported_and_goes_with_the_next_rollout(world: World) -> None:
+    """A node selector under the name of kubectl: no pod is replaced for it. The command of the message removes it too."""
+    world.install()
+    [before] = [pod["metadata"]["uid"] for pod in world.pods()]
+    select = '{"spec":{"template":{"spec":{"nodeSelector":{"kubernetes.io/os":"linux"}}}}}'
+    world.kubectl("patch", "deployment", "front-desk", "--field-manager=kubectl-rollout", "-p", select)
+    [event] = world.wait(lambda: world.events("ForeignFields"), "the Event")
+    assert event["message"].startswith("kubectl-rollout has set a field of the pod template")
+    world.wait(lambda: [p for p in world.pods() if p["metadata"]["uid"] != before] == world.pods(), "the patch's pod")
+    plan = world.wait_for_phase("Running", "5.1.14")["plan"]
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    assert "nodeSelector" not in world.deployment()["spec"]["template"]["spec"]
+    world.kubectl("patch", "deployment", "front-desk", "-p", select)
+    world.wait(lambda: "kubectl-patch has set" in world.status()["plan"], "the notice")
+    command = next(line for line in plan.splitlines() if "nodeSelector" in line and line.startswith("Command: "))
+    world.cluster.kubectl(*shlex.split(command.removeprefix("Command: kubectl ")))
+    world.wait(lambda: "has set a field" not in world.status()["plan"], "no notice")
+    assert "nodeSelector" not in world.deployment()["spec"]["template"]["spec"]

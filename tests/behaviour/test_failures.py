@@ -100,16 +100,6 @@ def test_unschedulable_pod_is_reported_with_the_schedulers_message(world: World)
     assert "nodes are available" in status["plan"]
 
 
-def test_forbidden_pod_is_reported_with_the_api_servers_message(world: World) -> None:
-    """A quota refuses a second pod: the reason and the API server's message."""
-    world.install(handoff=DEADLINE)
-    world.kubectl("create", "quota", "tight", "--hard=pods=1")
-    world.set_version("5.1.15")
-    status = world.wait_for_phase("Failed")
-    assert "PodCreationFailed" == world.condition("Stalled")["reason"]
-    assert "exceeded quota: tight" in status["plan"]
-
-
 def test_a_rollout_with_hold_resumes_when_its_cause_is_fixed(world: World) -> None:
     """After the quota is deleted, the rollout completes; history has one entry for it, now Completed."""
     world.install(handoff=HOLD)

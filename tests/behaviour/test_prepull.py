@@ -110,16 +110,3 @@ def test_a_quota_that_refuses_the_pod_stops_no_agent(world: World) -> None:
     assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]
     world.patch({"handoff": {**DEADLINE, "prePull": False}})
     world.wait_for_phase("Running", "4.2.3")
-
-
-def test_a_refused_job_stops_no_agent(world: World) -> None:
-    """A quota on Jobs: the plan has the API server's message, and the field that avoids the Job."""
-    world.install("5.1.15")
-    [old] = world.pods()
-    world.kubectl("create", "quota", "none", "--hard=count/jobs.batch=0")
-    go_down(world)
-    status = world.wait_for_phase("Failed")
-    assert "WriteRefused" == world.condition("Stalled")["reason"]
-    assert "exceeded quota: none" in status["plan"]
-    assert "Or set spec.handoff.prePull to false" in status["plan"]
-    assert [old["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in world.pods()]

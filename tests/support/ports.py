@@ -87,6 +87,8 @@ class FakeCluster:
         merged = _merge_patched(raw, {key: value for key, value in patch.items() if key != "metadata"})
         raw.clear()
         raw.update(merged)
+        if "managedFields" in patch["metadata"]:
+            raw["metadata"]["managedFields"] = patch["metadata"]["managedFields"]
         self.simulated._touch(raw)
         return copy.deepcopy(raw)
 

@@ -20,6 +20,7 @@ from medplum_agent_operator.core.policy import gate_messages, identity_messages,
 from medplum_agent_operator.core.policy.availability import Availability
 from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent
 from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster.admission import AdmittingCluster
 from tests.support.simulated_cluster.situations import HOLD, changing
 
 if TYPE_CHECKING:
@@ -212,6 +213,15 @@ def refusals() -> Iterator[Text]:
         "A write that always conflicts", Reason.REQUEST_FAILING, write_messages.conflict_without_end(_CONFLICT, _SERVED)
     )
     yield from _contested()
+    for title, manager in (
+        ("A pod template with a field that a person has set", "kubectl-rollout"),
+        ("A pod template with a field of a GitOps tool", "kustomize-controller"),
+    ):
+        cluster = AdmittingCluster()
+        cluster.settle()
+        cluster.edit_as(manager, lambda spec: spec["template"]["spec"].update(nodeSelector={"disk": "ssd"}))
+        cluster.settle(operator=False)
+        yield _now(title, cluster)
     yield _direct(
         "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
     )

@@ -15,6 +15,7 @@ from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import LONGEST_MESSAGE, ClusterError, ConflictError, RefusedError
+from medplum_agent_operator.reconcile import SECONDS_IF_NOT_FOUND
 from tests.support.builders import ABSENT, agent
 from tests.support.ports import KEY, Stage
 from tests.support.simulated_cluster import SimulatedCluster, installed
@@ -122,8 +123,28 @@ async def test_an_agent_that_is_deleted_before_the_live_read_is_left_alone() -> 
     """No child is created for it."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.gone = True
-    assert await stage.one_pass() is None
+    assert SECONDS_IF_NOT_FOUND == await stage.one_pass()
     assert [] == stage.writes
+
+
+async def test_an_agent_that_was_not_found_is_tried_again() -> None:
+    """A 404 while the API is not served is no deletion: the change begins without a new event."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    stage.cluster.gone = True
+    assert await stage.one_pass() is not None
+    stage.cluster.gone = False
+    await stage.one_pass()
+    assert "apply Deployment" in stage.writes
+
+
+async def test_a_status_that_was_not_found_is_written_later() -> None:
+    """The same for the status: a refusal that nobody could read is published by the next pass."""
+    stage = Stage(installed("5.1.15").edit(version="4.2.3"))
+    stage.cluster.faults["patch MedplumAgent/status"] = [ClusterError("it is not served", status=404)]
+    assert SECONDS_IF_NOT_FOUND == await stage.one_pass()
+    assert [] == stage.reasons
+    await stage.one_pass()
+    assert "DowngradeNotApproved" in stage.reasons
 
 
 async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() -> None:
@@ -137,7 +158,7 @@ async def test_an_agent_that_is_being_deleted_is_left_to_garbage_collection() ->
 
 
 async def test_an_agent_that_is_deleted_before_its_status_is_written_is_not_a_fault() -> None:
-    """404: no Event, no second try."""
+    """404: no Event; the next pass is some seconds away."""
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults[STATUS] = [ClusterError("not found", status=404)]
     await stage.one_pass()

@@ -56,6 +56,8 @@ class Reason(StrEnum):
     """An object of the operator was changed or deleted; the operator has restored it."""
     FIELD_CONTESTED = "FieldContested"
     """Another program changes a field again and again that the operator sets."""
+    FOREIGN_FIELDS = "ForeignFields"
+    """Another field manager has set fields of the agent's pod template that the operator does not render."""
     SPEC_APPLIED = "SpecApplied"
     """The operator applied a change of the spec that replaces no pod."""
     PAUSED = "Paused"

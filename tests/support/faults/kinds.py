@@ -191,6 +191,8 @@ KINDS: Final = (
     ),
     Kind("401", _says(401, "Unauthorized"), disturb=_cut, longest_pause=10.0),
     Kind("503", _says(503, "ServiceUnavailable")),
+    Kind("504", _says(504, "Timeout")),
+    Kind("404, as while an API is not served", _says(404, "NotFound")),
     Kind("429 with Retry-After", _says(429, "TooManyRequests", **{"Retry-After": "1"})),
     Kind("502 of a load balancer, no JSON", _plain_text),
     Kind("200 with a web page", _web_page),

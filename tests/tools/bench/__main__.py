@@ -56,6 +56,7 @@ def _options(arguments: list[str]) -> Options:
     parser.add_argument(
         "--seconds", type=float, default=defaults.seconds, help="seconds to watch the converged fleet (%(default)s)"
     )
+    parser.add_argument("--gates", action="store_true", help="a gate with two pods for each agent")
     parser.add_argument("--out", type=Path, default=defaults.out, help="folder for results.json (%(default)s)")
     given = parser.parse_args(arguments)
     if not 2 <= given.agents <= 1000:

@@ -32,14 +32,15 @@ LOOK_SECONDS: Final = 0.5
 class Fleet:
     """Agents `agent-000`, `agent-001` and so on in one namespace, whose pods become ready, and end, within 200 ms."""
 
-    def __init__(self, api: CustomObjectsApi, namespace: str, size: int) -> None:
+    def __init__(self, api: CustomObjectsApi, namespace: str, size: int, *, gates: bool = False) -> None:
         self._api = api
         self._namespace = namespace
+        self._gates = gates
         self.names: Sequence[str] = [f"agent-{number:03}" for number in range(size)]
 
     @classmethod
     @contextmanager
-    def connect(cls, cluster: Cluster, namespace: str, size: int) -> Iterator[Self]:
+    def connect(cls, cluster: Cluster, namespace: str, size: int, *, gates: bool = False) -> Iterator[Self]:
         """Open the client."""
         configuration = Configuration()
         config.load_kube_config(str(cluster.kubeconfig), client_configuration=configuration)
@@ -47,7 +48,7 @@ class Fleet:
         client = ApiClient(configuration)
         client.user_agent = BENCH_AGENT
         with client:
-            yield cls(CustomObjectsApi(client), namespace, size)
+            yield cls(CustomObjectsApi(client), namespace, size, gates=gates)
 
     def create(self, version: str) -> None:
         """Create every agent at once."""
@@ -90,7 +91,7 @@ class Fleet:
             list(threads.map(write, self.names))
 
     def _create(self, name: str, version: str) -> None:
-        body = render_agent(name, version)
+        body = render_agent(name, version, gate=self._gates)
         self._api.create_namespaced_custom_object(*self._place, body, field_manager=BENCH_AGENT)
 
     def _list(self) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ class Fleet:
         return items
 
 
-def render_agent(name: str, version: str) -> dict[str, Any]:
+def render_agent(name: str, version: str, *, gate: bool = False) -> dict[str, Any]:
     """Return the sample agent; every second one has minReadySeconds and drainSeconds of 1."""
     pause = int(name[-1]) % 2
     return {
@@ -116,7 +117,7 @@ def render_agent(name: str, version: str) -> dict[str, Any]:
                 "credentialsSecretRef": {"name": name},
             },
             "channels": [{"name": "adt", "port": 2575}, {"name": "dicom", "port": 4242, "protocol": "DICOM"}],
-            "gate": {"enabled": False},
+            "gate": {"enabled": gate},
             "handoff": {"minReadySeconds": pause, "drainSeconds": pause},
             "podTemplate": {"annotations": simulate(ready_after="200ms", terminate_after="200ms")},
         },

@@ -31,6 +31,8 @@ BEFORE_HANDOFF: Final = "4.2.3"
 """Older than 4.2.4: such an agent cannot run beside another agent."""
 
 QUIET_SECONDS: Final = 3.0
+GATE_SECONDS: Final = 12.0
+"""How much longer a phase is quiet behind gates: the operator asks them every ten seconds, and may write what they report."""
 PATIENCE_SECONDS: Final = 300.0
 RESYNC_SECONDS: Final = 5
 """The shortest interval that the operator accepts: the restart phase lasts until the first resync."""
@@ -44,6 +46,7 @@ class Phases:
     fleet: Fleet
     operator: OperatorProcess
     steps: Steps
+    gates: bool = False
 
     def install(self) -> Install:
         """Create every agent."""
@@ -119,7 +122,7 @@ class Phases:
         with self._step("restart"), self._watched() as seen:
             self.operator.stop()
             self.operator = start()
-            self._wait(RESYNC_SECONDS + QUIET_SECONDS)
+            self._wait(RESYNC_SECONDS + self._quiet_seconds)
         looks = sum(call.by_operator and call.what == "list medplumagents" for call in seen)
         if looks < 3:  # at start, by Kopf, by the resync
             raise TimeoutError(
@@ -137,12 +140,16 @@ class Phases:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             since = datetime.now(UTC)
-            self._wait(QUIET_SECONDS)
+            self._wait(self._quiet_seconds)
             late = [call for call in calls(self.cluster, since) if call.by_operator and call.writes]
             if not late:
                 return
             if time.monotonic() > deadline:
                 raise TimeoutError(f"all agents are settled, but the operator keeps writing: {count(late)}")
+
+    @property
+    def _quiet_seconds(self) -> float:
+        return QUIET_SECONDS + self.gates * GATE_SECONDS
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 from tests.support.cluster import local_cluster
 from tests.support.cluster.progress import Steps
 from tests.support.operator_process import OperatorProcess, install, running_operator
+from tests.support.world import GATE_IMAGE
 from tests.tools.bench import machine
 from tests.tools.bench.figures import Bar, Figures, Process, bars
 from tests.tools.bench.fleet import Fleet
-from tests.tools.bench.phases import RESYNC_SECONDS, Phases
+from tests.tools.bench.phases import GATE_SECONDS, RESYNC_SECONDS, Phases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ class Options:
         changes: how many of them are changed one by one.
         spacing: seconds between two of those changes.
         seconds: for how long a converged operator is watched.
+        gates: whether each agent has a gate, as by default.
         out: the folder for results and the operator's logs.
     """
 
@@ -38,6 +40,7 @@ class Options:
     changes: int = 30
     spacing: float = 3.0
     seconds: float = 60.0
+    gates: bool = False
     out: Path = OUT
 
 
@@ -50,6 +53,7 @@ class Results:
     changes: int
     spacing: float
     seconds: float
+    gates: bool
     machine: machine.Machine
     versions: dict[str, str]
     figures: Figures
@@ -65,14 +69,15 @@ def run(options: Options) -> Results:
         install(cluster)
         versions = machine.versions(cluster)
         namespace = stack.enter_context(cluster.namespace("bench"))
-        fleet = stack.enter_context(Fleet.connect(cluster, namespace, options.agents))
+        fleet = stack.enter_context(Fleet.connect(cluster, namespace, options.agents, gates=options.gates))
 
         def start(name: str, *arguments: str) -> OperatorProcess:
             log = options.out / name
             log.unlink(missing_ok=True)
-            return stack.enter_context(running_operator(cluster, log, *arguments))
+            gates = ("--gate-image", GATE_IMAGE) if options.gates else ()
+            return stack.enter_context(running_operator(cluster, log, *gates, *arguments))
 
-        phases = Phases(cluster, fleet, start("operator.log"), _steps(options))
+        phases = Phases(cluster, fleet, start("operator.log"), _steps(options), gates=options.gates)
         figures = _measure(
             phases, options, lambda: start("operator-restarted.log", "--resync-seconds", str(RESYNC_SECONDS))
         )
@@ -82,6 +87,7 @@ def run(options: Options) -> Results:
             changes=options.changes,
             spacing=options.spacing,
             seconds=options.seconds,
+            gates=options.gates,
             machine=here,
             versions=versions,
             figures=figures,
@@ -136,6 +142,6 @@ def _steps(options: Options) -> Steps:
             "forced downgrade and back": 10,
             "converged": options.seconds,
             "all at once": 8 + options.agents * 0.12,
-            "restart": 12,
+            "restart": 12 + options.gates * GATE_SECONDS,
         }
     )

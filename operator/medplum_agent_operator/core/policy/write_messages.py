@@ -1,13 +1,17 @@
 """Messages about requests and fields that do not settle: failures that repeat, conflicts, other writers.
 
-Called by the shell, which alone sees how requests end.
+Called by the shell, which alone sees how requests end, and by `report.notices`.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
+from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.core.observed.findings import Message
+from medplum_agent_operator.core.observed.foreign_fields import ForeignField, removal
 from medplum_agent_operator.core.policy.availability import Availability
+from medplum_agent_operator.core.policy.phrases import listed
 
 _OBJECT: Final = re.compile(r"/namespaces/(?P<namespace>[^/ ]+)/(?P<kind>[^/ ]+)/(?P<name>[^/ ?]+)")
 """The path of an object in the words about a request."""
@@ -93,3 +97,26 @@ def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bo
     if kind == "PodDisruptionBudget":
         return f"The agent keeps running, and devices are served. Until the operator has repaired the budget, a node drain may stop the agent. {pause}"
     return f"The agent keeps running, and devices are served. {pause} Until then the other value is in force."
+
+
+def foreign_fields(agent: MedplumAgent, fields: Sequence[ForeignField]) -> Message:
+    """Fields of the pod template that other field managers own and the operator does not render."""
+    first, managers = fields[0], sorted({one.manager for one in fields})
+    others = f" and {len(fields) - 1} more" if len(fields) > 1 else ""
+    programs = sorted({one.manager for one in fields if not one.by_hand})
+    fix = (
+        f"Remove the fields from what {listed(programs)} applies, then run the command, or leave them: the operator keeps them."
+        if programs
+        else "None needed: the operator removes them with the agent's next rollout. To remove them now, run the command."
+    )
+    return Message(
+        f"{first.manager} has set a field of the pod template that the spec does not have: {first}{others}.",
+        cause=f"Field managers: {'; '.join(f'{name}: {listed(_of(name, fields))}' for name in managers)}.",
+        impact="The agent's pods have these fields. The command replaces the agent's pod, as kubectl rollout restart does.",
+        fix=fix,
+        command=f"kubectl -n {agent.namespace} patch deployment {agent.name} -p '{removal(tuple(fields))}'",
+    )
+
+
+def _of(manager: str, fields: Sequence[ForeignField]) -> list[str]:
+    return [str(one) for one in fields if one.manager == manager]

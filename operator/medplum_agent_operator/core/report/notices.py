@@ -10,9 +10,10 @@ from datetime import datetime
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.observed.findings import Finding, Message, warning
+from medplum_agent_operator.core.observed.foreign_fields import of_pod_spec
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.scope import Config
-from medplum_agent_operator.core.policy import drain, endings, gate_messages, node_messages, windows
+from medplum_agent_operator.core.policy import drain, endings, gate_messages, node_messages, windows, write_messages
 from medplum_agent_operator.core.report import traffic
 
 
@@ -49,6 +50,7 @@ def notices(observed: Observed, config: Config, *, known: Collection[Finding], n
     late = endings.not_ending(observed, now=now)
     if late is not None and late.reason not in {each.reason for each in known}:
         found = (*found, late)
+    found = (*found, *_about_pod_template(observed))
     tainted = drain.unknown_taint(observed, observed.applied_spec or observed.agent.spec, config)
     on_node = () if tainted is None else (node_messages.unknown_taint(observed.agent, *tainted),)
     if not observed.agent.spec.gated:
@@ -61,6 +63,16 @@ def notices(observed: Observed, config: Config, *, known: Collection[Finding], n
     quiet = (gate_messages.gates_unreachable(observed.agent),) if unreachable else ()
     requeue_at = min((at for at in (due if waits else None, overdue_at) if at), default=None)
     return Notices((*found, *about_gate), (*quiet, *on_node), requeue_at)
+
+
+def _about_pod_template(observed: Observed) -> Iterator[Finding]:
+    """What other field managers have set in the pod template. An older release did not record what it rendered."""
+    live = observed.deployment
+    applied = None if live is None else live.applied_template
+    if live is not None and applied is not None and applied.revision:
+        fields = of_pod_spec(applied.template, live.raw)
+        if fields:
+            yield warning(Reason.FOREIGN_FIELDS, write_messages.foreign_fields(observed.agent, fields))
 
 
 def _about_gate(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:

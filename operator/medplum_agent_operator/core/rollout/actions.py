@@ -14,6 +14,7 @@ from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.objects.children import APPLIED_HASH, render_gate, render_supporting
 from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.drift import applied_fields, first_difference, first_drift
+from medplum_agent_operator.core.observed.foreign_fields import with_own_leftovers
 from medplum_agent_operator.core.observed.identity import Identity, applied
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
@@ -74,7 +75,8 @@ def as_stored(body: Mapping[str, Any], live: LiveDeployment | None) -> Mapping[s
     """The Deployment with the pod template in the form that the API server stores: this write replaces no pod (docs/adr/0029)."""
     if live is None:
         return body
-    return {**body, "spec": {**body["spec"], "template": live.as_stored(body["spec"]["template"])}}
+    template = with_own_leftovers(live.as_stored(body["spec"]["template"]), live.raw)
+    return {**body, "spec": {**body["spec"], "template": template}}
 
 
 def _hash(raw: Mapping[str, Any]) -> str | None:
