@@ -15,7 +15,7 @@ from tests.support.gate.scene import answer, control_id
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-SECONDS = 5.0
+SECONDS = 15.0
 
 
 @dataclass
