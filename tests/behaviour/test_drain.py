@@ -200,4 +200,5 @@ def test_a_taint_that_announces_evictions_is_a_handoff(world: World, nodes: list
     world.wait(lambda: nodes_of(world) == {other}, "the move")
     world.wait_for_phase("Running", "5.1.15")
     assert here == world.status()["history"][0]["movedOff"]
-    assert 2 == world.recorder.most_running["front-desk"]
+    # An eviction in the moment when both serve is allowed: the old ReplicaSet then starts another pod until it is scaled down.
+    assert 2 == world.recorder.most_running["front-desk"] or "TooManyRequests" not in refused

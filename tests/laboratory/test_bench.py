@@ -96,6 +96,7 @@ def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -
         "changes",
         "spacing",
         "seconds",
+        "gates",
         "machine",
         "versions",
         "figures",
