@@ -190,7 +190,7 @@ def _message(action: Apply) -> Message:
         action.difference,
         ", ".join(others),
         at_once=_too_many_agents(action),
-        replaces_pod=action.disruptive,
+        stops_first=action.body["spec"]["strategy"]["type"] == "Recreate" if action.disruptive else None,
     )
 
 

@@ -161,7 +161,7 @@ class Reconciler:
         holder = other_holder(decisive.claims if listed else (*decisive.claims, own), key)
         if holder is not None:
             failed = None if decision.plan.begins is None else decision.plan.begins.failed
-            message = identity_messages.rollback_blocked_by_identity(holder, failed, decision.available)
+            message = identity_messages.rollback_blocked_by_identity(key, holder, failed, decision.available)
             decision = self._stopped(decision, warning(Reason.IDENTITY_TAKEN, message))
         return await self._carry_out(key, decision)
 
@@ -232,11 +232,11 @@ class Reconciler:
         return decision
 
     def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
-        available = decision.available
-        if action.kind == revisions.KIND:
-            message = messages.backup_refused(action.name, str(fault), available)
+        available, begins, exists = decision.available, decision.plan.begins, action.live is not None
+        if action.kind == revisions.KIND and begins is not None:
+            message = messages.backup_refused(begins, str(fault), available)
         else:
-            message = messages.write_refused(action.kind, action.name, str(fault), available)
+            message = messages.write_refused(action.kind, action.name, str(fault), available, exists=exists)
         return self._stopped(decision, warning(Reason.WRITE_REFUSED, message))
 
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.reasons import Reason
+from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
 from medplum_agent_operator.core.observed.identity import Claim
-from medplum_agent_operator.core.observed.rollout_record import Failure
+from medplum_agent_operator.core.observed.rollout_record import Change, Failure, RolloutRecord
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy import gate_messages, identity_messages, messages, write_messages
 from medplum_agent_operator.core.policy.availability import Availability
-from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent
+from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent, stranger
 from tests.support.simulated_cluster import SimulatedCluster, installed
 from tests.support.simulated_cluster.admission import AdmittingCluster
 from tests.support.simulated_cluster.situations import HOLD, changing
@@ -144,8 +146,12 @@ def waiting_for_others() -> Iterator[Text]:
     cluster = installed()
     cluster.objects["Service"]["metadata"]["ownerReferences"] = []
     yield _now("A child of a running agent that is not its own any more", cluster)
-    other = {"kind": "MedplumAgent", "name": "lab-2", "uid": "agent-2", "controller": True}
-    cluster.objects["Service"]["metadata"]["ownerReferences"] = [other]
+    cluster = installed(**GATED)
+    owner = {"kind": "MedplumAgent", "name": f"{NAME}-agent", "uid": "agent-2", "controller": True}
+    cluster.objects["AgentService"] = {
+        **stranger("Service"),
+        "metadata": {"name": f"{NAME}-agent", "ownerReferences": [owner]},
+    }
     yield _now("A child's name that another MedplumAgent has", cluster)
 
 
@@ -199,7 +205,7 @@ def refusals() -> Iterator[Text]:
     yield _direct(
         "A rollback to an identity that is taken",
         Reason.IDENTITY_TAKEN,
-        identity_messages.rollback_blocked_by_identity(holder, _FAILED, Availability()),
+        identity_messages.rollback_blocked_by_identity(Key(NAMESPACE, NAME), holder, _FAILED, Availability()),
     )
     yield _direct(
         "An object that cannot be read",
@@ -222,18 +228,18 @@ def refusals() -> Iterator[Text]:
         cluster.edit_as(manager, lambda spec: spec["template"]["spec"].update(nodeSelector={"disk": "ssd"}))
         cluster.settle(operator=False)
         yield _now(title, cluster)
-    yield _direct(
-        "A write that is refused", Reason.WRITE_REFUSED, messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED)
-    )
+    for title, exists in (("A write that is refused", True), ("A Service that is refused at first", False)):
+        message = messages.write_refused("Service", NAME, _FORBIDDEN, _SERVED, exists=exists)
+        yield _direct(title, Reason.WRITE_REFUSED, message)
     yield _direct(
         "A Job that is refused",
         Reason.WRITE_REFUSED,
-        messages.write_refused("Job", f"{NAME}-fetch-1", _FORBIDDEN, _SERVED),
+        messages.write_refused("Job", f"{NAME}-fetch-1", _FORBIDDEN, _SERVED, exists=False),
     )
     yield _direct(
         "A backup that is refused",
         Reason.WRITE_REFUSED,
-        messages.backup_refused(f"{NAME}-backup-1", _FORBIDDEN, _SERVED),
+        messages.backup_refused(_DOWNGRADE, _FORBIDDEN, _SERVED),
     )
 
 
@@ -246,7 +252,7 @@ def _contested() -> Iterator[Text]:
         ("A budget that another program deletes", "PodDisruptionBudget", "missing", "", False),
     ):
         message = write_messages.field_contested(
-            kind, NAME, field, writer, at_once=at_once, replaces_pod=field == image
+            kind, NAME, field, writer, at_once=at_once, stops_first=False if field == image else None
         )
         yield _direct(title, Reason.FIELD_CONTESTED, message)
 
@@ -387,6 +393,15 @@ def _owner(uid: str) -> dict[str, Any]:
 
 
 _ELSEWHERE: Final = {**SERVER, "baseUrl": "https://other.example.org/"}
+_DOWNGRADE: Final = RolloutRecord(
+    change=Change.DOWNGRADE,
+    from_version="5.1.15",
+    to="4.2.3",
+    strategy=Strategy.RECREATE,
+    started_at=NOW,
+    approval="4.2.3 CHG-1042",
+    backup=f"{NAME}-backup-1",
+)
 _SERVED: Final = Availability(("5.1.15",))
 _FAILED: Final = Failure(
     version="5.1.15",

@@ -291,8 +291,8 @@ def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
     assert (Reason.NAME_TAKEN, ()) == (plan.reason, plan.actions)
     assert "It belongs to MedplumAgent lab-gate." in plan.text
     assert (
-        "Fix: Do not delete the object: the other MedplumAgent needs it. Create this MedplumAgent under another name, and delete this one."
-        in plan.text
+        "Fix: Do not delete the object: the other MedplumAgent needs it. Save this MedplumAgent with the command. "
+        "Then create this MedplumAgent under another name, and delete this one." in plan.text
     )
 
 

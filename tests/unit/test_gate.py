@@ -292,7 +292,7 @@ def test_gates_that_cannot_be_updated_are_reported_though_those_before_serve(
     made = plan({"enabled": True}, GateDeployment=live)
     assert bool(words) is (Reason.GATE_NOT_UPDATED in [finding.reason for finding in made.findings])
     assert words in made.text
-    assert not words or "kubectl -n clinic get pods -l agents.medplum.com/gate-of=lab" in made.text
+    assert not words or "kubectl -n clinic describe pods -l agents.medplum.com/gate-of=lab" in made.text
     assert Reason.GATE_NOT_SERVING not in [finding.reason for finding in made.findings]
 
 

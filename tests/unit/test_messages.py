@@ -94,11 +94,11 @@ def test_without_a_serving_agent_the_refusal_does_not_say_that_one_serves() -> N
 def test_the_refusal_names_the_rollout_that_continues() -> None:
     """The serving version may not be the last active one, and a rollout that is under way is not stopped."""
     for expected, found in (
-        ("The rollout of 4.2.3 continues. 4.2.3 keeps serving devices.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
-        ("The rollout of 5.1.16 continues. 5.1.15 and 5.1.16 keep serving devices.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
-        ("The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages.", refusal("5.0.3", serving=(), under_way="4.2.3")),
+        ("The rollout of 4.2.3 continues, and the refusal does not delay it. 4.2.3 keeps serving devices.", refusal("5.0.3", serving=("4.2.3", "4.2.3"), under_way="4.2.3")),
+        ("The rollout of 5.1.16 continues, and the refusal does not delay it. 5.1.15 and 5.1.16 keep serving devices.", refusal(serving=("5.1.16", "5.1.15"), under_way="5.1.16")),
+        ("The rollout of 4.2.3 continues, and the refusal does not delay it. No agent serves; devices cannot deliver messages until 4.2.3 has opened its ports.", refusal("5.0.3", serving=(), under_way="4.2.3")),
     ):  # fmt: skip
-        assert f"{expected} This refusal delays neither." == found.impact
+        assert expected == found.impact
         assert "To keep the change to " in found.fix
 
 

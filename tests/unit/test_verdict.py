@@ -199,7 +199,9 @@ def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).edit(version="5.0.3")
     found = refusal_of(verdict(cluster))
     assert found is not None
-    assert "The rollout of 4.2.3 continues. No agent serves; devices cannot deliver messages." in str(found.message)
+    assert "The rollout of 4.2.3 continues, and the refusal does not delay it. No agent serves; devices cannot" in str(
+        found.message
+    )
     settled = refusal_of(verdict(refused()))
     assert settled is not None
     assert "; 5.1.15 keeps serving devices. Other edits" in str(settled.message)

@@ -57,19 +57,20 @@ def name_taken(observed: Observed, parts: Sequence[str], owners: Sequence[str], 
     if owners:
         names = listed([f"MedplumAgent {name}" for name in owners])
         cause = f"It belongs to {names}. The objects of a MedplumAgent have its name, or its name with -agent, -gate or -moves-by-handoff."
+    save = f"kubectl -n {agent.namespace} get {SINGULAR} {agent.name} -o yaml > {agent.name}.yaml"
     return Message(
         f"{shown} already {'exists and does' if len(parts) == 1 else 'exist and do'} not belong to this MedplumAgent.",
         cause=cause,
         impact=f"{Availability.of(observed).now}{_effect(parts, installed=installed)} The operator leaves the foreign object alone.",
         fix=_ways_out(agent, "" if owners else _delete(agent, parts[0]), installed=installed),
-        command=_get(agent, parts[0]),
+        command=save if owners else _get(agent, parts[0]),
     )
 
 
 def _effect(parts: Sequence[str], *, installed: bool) -> str:
     if not installed:
         return ""
-    reach = " Devices reach it only if that Service still selects its pods." if "Service" in map(kind_of, parts) else ""
+    reach = " Devices reach it only if that Service still selects its pods." if "Service" in parts else ""
     return f"{reach} {_ONLY_LOOKED_AFTER}"
 
 
@@ -87,7 +88,9 @@ def _ways_out(agent: MedplumAgent, delete: str, *, installed: bool) -> str:
             f"in a maintenance window, delete MedplumAgent {agent.name} and create it under another name. No agent serves its devices in between, and "
             "they have to connect to the new Service."
         )
-    return first + (move if delete else move[0].upper() + move[1:])
+    return first + (
+        move if delete else f"Save this MedplumAgent with the command. Then{',' if installed else ''} {move}"
+    )
 
 
 def _delete(agent: MedplumAgent, part: str) -> str:

@@ -55,18 +55,11 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         approval: what the annotation says.
         now: what the downgrade would meet.
     """
-    available, under_way = now.available, now.under_way
-    impact = f"{'None so far; ' if available.serving else ''}{available.now} Other edits of the spec wait too."
-    stay = f'To stay, set spec.version back to "{baseline}".'
-    if under_way is not None:
-        impact = f"The rollout of {under_way} continues. {available.now} This refusal delays neither."
-        stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}".'
-        if AgentVersion.parse(under_way) < target:
-            stay += f" If you do neither, the change to {target} starts automatically once {under_way} is active, because it is then an upgrade."
+    impact, stay = _effect(baseline, target, now)
     when = "at once"
     if _waits_for_window(agent, now):
         when = "in the next maintenance window"
-    elif now.stops_first and available.serving and agent.spec.handoff.pre_pull:
+    elif now.stops_first and now.available.serving and agent.spec.handoff.pre_pull:
         when = "as soon as the node has the image"
     return Message(
         f"Downgrade from {baseline} to {target} is refused until a cluster admin approves it.",
@@ -74,9 +67,32 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
         impact=impact,
         before_you_approve=numbered(*_risks(agent, baseline, target, now), *_advice(agent, now)),
         fix=f"{stay} To downgrade, a cluster admin runs the command; the downgrade then starts {when}. "
-        f'A change ticket may follow the version: "{target} CHG-1042".',
+        f'A change ticket may follow the version: "{target} CHG-1042".'
+        f"{' The text in the command has not been used yet.' if len(Spent.of(agent.status)) else ''}",
         command=annotate_command(agent, target),
     )
+
+
+def _effect(baseline: str, target: AgentVersion, now: Situation) -> tuple[str, str]:
+    """What the refusal means for devices, and how to keep or leave what runs."""
+    available, under_way = now.available, now.under_way
+    impact = f"{'None so far; ' if available.serving else ''}{available.now} Other edits of the spec wait too."
+    if under_way is None:
+        return impact, f'To stay, set spec.version back to "{baseline}".'
+    now_text = (
+        available.now
+        if available.serving
+        else f"No agent serves; {available.outage(f'{under_way} has opened its ports')}."
+    )
+    impact = f"The rollout of {under_way} continues, and the refusal does not delay it. {now_text}"
+    stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}".'
+    if AgentVersion.parse(under_way) < target:
+        handoff = AgentVersion.parse(under_way).hands_over and target.hands_over
+        effect = (
+            "no outage is expected" if handoff else f"{under_way} stops before {target} starts, which is another outage"
+        )
+        stay += f" If you do neither, the change to {target} starts automatically once {under_way} is active, because it is then an upgrade; {effect}."
+    return impact, stay
 
 
 def _waits_for_window(agent: MedplumAgent, now: Situation) -> bool:
@@ -121,7 +137,7 @@ def _advice(agent: MedplumAgent, now: Situation) -> Iterator[str]:
         yield "The downgrade waits for a window in spec.maintenanceWindows, also after its approval."
     elif now.stops_first and now.available.serving:
         yield "Run the command in an off-peak hour, or set spec.maintenanceWindows first: the downgrade then waits for a window."
-    else:
+    elif now.available.serving:
         yield "Run the command in an off-peak hour."
     yield "Copy the Agent and its Endpoints in Medplum; the operator backs up only the MedplumAgent and its pod template."
     yield "Afterwards, check on every channel that messages arrive."

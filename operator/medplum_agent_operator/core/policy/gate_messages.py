@@ -49,8 +49,8 @@ def _effect_of_refresh(agent: MedplumAgent, pod: str, gate: str) -> str:
     return agent_pod + (" The gates are replaced one at a time; their devices reconnect." if gate else "")
 
 
-def _gate_pods(agent: MedplumAgent) -> str:
-    return f"kubectl -n {agent.namespace} get pods -l {GATE_LABEL}={agent.name}"
+def _gate_pods(agent: MedplumAgent, verb: str = "describe") -> str:
+    return f"kubectl -n {agent.namespace} {verb} pods -l {GATE_LABEL}={agent.name}"
 
 
 def gate_not_serving(agent: MedplumAgent, *, exists: bool, refused: str = "") -> Message:
@@ -82,7 +82,7 @@ def gate_not_serving(agent: MedplumAgent, *, exists: bool, refused: str = "") ->
         impact=_WITHOUT_A_GATE,
         fix="None needed in the first minute. If the command still lists no pod then, the operator does not know the gate's image: add the argument "
         "--gate-image, with the operator's own image, to the operator's Deployment.",
-        command=_gate_pods(agent),
+        command=_gate_pods(agent, "get"),
     )
 
 
@@ -124,6 +124,7 @@ def agent_silent(agent: MedplumAgent, runs: MedplumAgentSpec, since: Mapping[str
         "fail on every message.",
         impact="Devices on these channels get no acknowledgements and will send again; other channels are not affected. The pod is ready, so Kubernetes does "
         "not restart it.",
-        fix=f"Read the agent's log ({logs}) and its page in Medplum. If the log shows no activity, restart the agent with the command. {effect}",
+        fix=f"Read the agent's log ({logs}) and its page in Medplum. If a channel is disabled or a bot fails there, correct that; a restart does not help. If the log "
+        f"shows no activity, restart the agent with the command. {effect}",
         command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",
     )

@@ -5,6 +5,7 @@ from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.identity import Claim, normalised
 from medplum_agent_operator.core.observed.rollout_record import Failure
+from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME
 from medplum_agent_operator.core.policy.availability import Availability
 
@@ -68,7 +69,7 @@ def _effect(before: MedplumAgentSpec | None, available: Availability | None, *, 
     return f"{available.now} Nothing was changed{keeps}. Other edits of the spec wait too.", "The change starts"
 
 
-def rollback_blocked_by_identity(holder: Claim, failed: Failure | None, available: Availability) -> Message:
+def rollback_blocked_by_identity(key: Key, holder: Claim, failed: Failure | None, available: Availability) -> Message:
     """Why a failed change of the server is not rolled back. `failed`: the failure; None if unknown."""
     name = f"{holder.namespace}/{holder.name}"
     why = "" if failed is None else f"The change failed: {failed.message} "
@@ -77,5 +78,6 @@ def rollback_blocked_by_identity(holder: Claim, failed: Failure | None, availabl
         cause=f"{why}The previous spec used another server. There, {name} now has this agent's id, and the server would send each message to both.",
         impact=available.now,
         fix=f"{(failed.fix if failed else '') or 'Fix the cause of the failure.'} The change then resumes automatically. Or, only if {name} is not needed, "
-        "delete it: its devices have no agent then, and the rollback starts automatically when its pods are gone.",
+        "delete it: its devices have no agent then, and the rollback starts automatically when its pods are gone. The command shows the agent's log.",
+        command=f"kubectl -n {key.namespace} logs deployment/{key.name} -c agent",
     )

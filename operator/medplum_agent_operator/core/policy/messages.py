@@ -11,7 +11,7 @@ from medplum_agent_operator.api.agent import SINGULAR, MedplumAgent
 from medplum_agent_operator.api.annotations import APPLIED_SPEC, NOW, RETRY
 from medplum_agent_operator.core.observed.findings import Message
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.rollout_record import Failure
+from medplum_agent_operator.core.observed.rollout_record import Failure, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.approval import Approval
 from medplum_agent_operator.core.policy.availability import Availability
@@ -85,14 +85,18 @@ def awaits_window(
 _CORRECT: Final = "Correct what the cause names: a quota, an admission policy, the operator's RBAC or the spec."
 
 
-def backup_refused(name: str, fault: str, available: Availability) -> Message:
-    """A downgrade that does not begin because its backup cannot be written."""
+def backup_refused(record: RolloutRecord, fault: str, available: Availability) -> Message:
+    """A downgrade that does not begin because its backup cannot be written. `record`: of that downgrade."""
+    old, new = record.from_version or "the old agent", record.to
+    then = f"{new} starts before {old} stops; no outage is expected."
+    if record.mechanics.stops_first:
+        then = available.stop_first(old, new)
     return Message(
-        f"The approved downgrade does not start: its backup, ControllerRevision {name}, cannot be written.",
-        cause=fault,
+        f"The approved downgrade from {old} to {new} does not start: its backup cannot be written.",
+        cause=f"ControllerRevision {record.backup}: {fault}",
         impact=f"{available.now} The operator stopped no agent, and the approval is not used up.",
-        fix=f"{_CORRECT} The operator retries every minute. Once the backup is written, the downgrade starts, with the effects that were shown for its "
-        "approval. To prevent that, set spec.version back to the version that serves.",
+        fix=f"{_CORRECT} The operator retries every minute. Once the backup is written, the downgrade starts: {then} To prevent that, set "
+        f'spec.version back to "{old}" first.',
     )
 
 
@@ -106,15 +110,19 @@ def last_spec_unknown() -> Message:
     )
 
 
-def write_refused(kind: str, name: str, fault: str, available: Availability) -> Message:
-    """A write that the API server refuses. `fault`: the server's words."""
+def write_refused(kind: str, name: str, fault: str, available: Availability, *, exists: bool) -> Message:
+    """A write that the API server refuses. `fault`: the server's words. `exists`: whether the object does."""
     impact, around = f"{available.now} The rest of the change waits.", ""
     if kind == "Job":
         then = available.outage("the new one has opened its ports")
         impact = f"{available.now} The change waits for this Job, which pulls the new image. Then the old agent stops before the new one starts; {then}."
         around = " Or set spec.handoff.prePull to false: the old agent then stops at once, and no agent serves if the new image cannot be pulled."
     elif kind == "Service":
-        impact += " Devices reach the agent through the Service as it is now; if it does not exist yet, they cannot."
+        impact += (
+            " Devices reach the agent through the Service as it is now."
+            if exists
+            else " The Service does not exist, so devices cannot reach the agent through it."
+        )
     return Message(
         f"The API server refuses to write {kind} {name}.",
         cause=fault,

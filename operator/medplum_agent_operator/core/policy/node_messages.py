@@ -42,6 +42,6 @@ def unknown_taint(agent: MedplumAgent, node: str, taint: Taint) -> Message:
         impact="The agent keeps serving devices. If a tool is draining the node, the drain waits: the PodDisruptionBudget blocks the eviction.",
         fix="None needed if the node is not being drained. If it is, run the command: a new pod starts on another node before the old one stops; no "
         f"outage is expected. Then add {taint.key} to the operator's setting --eviction-taints, so that the next drain moves the agent automatically. "
-        "If the agent may stay on such nodes, add a toleration to spec.podTemplate.tolerations.",
+        "If the agent may stay on such nodes, add a toleration to spec.podTemplate.tolerations, which replaces the pod without an outage.",
         command=f"kubectl -n {agent.namespace} rollout restart deployment/{agent.name}",
     )

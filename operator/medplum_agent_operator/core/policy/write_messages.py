@@ -53,7 +53,7 @@ def conflict_without_end(fault: str, available: Availability) -> Message:
 
 
 def field_contested(
-    kind: str, name: str, field: str, writer: str, *, at_once: bool, replaces_pod: bool = False
+    kind: str, name: str, field: str, writer: str, *, at_once: bool, stops_first: bool | None = None
 ) -> Message:
     """A field that another program changes each time after the operator has repaired it.
 
@@ -63,13 +63,13 @@ def field_contested(
         field: the field's path.
         writer: the field manager that owns the field; empty if none does.
         at_once: whether the operator repairs this field without a pause.
-        replaces_pod: whether each change of this field replaces the agent's pod.
+        stops_first: whether each change of this field stops the agent before the next one starts; None if it replaces no pod.
     """
     deleted = field == "missing"
     what = f"deletes {kind} {name}" if deleted else f"changes {kind} {name} ({field})"
     return Message(
         f"{writer or 'Another program'} {what} again and again.",
-        impact=_effect_of_contest(kind, field, at_once=at_once, replaces_pod=replaces_pod),
+        impact=_effect_of_contest(kind, field, at_once=at_once, stops_first=stops_first),
         fix=_FIND_WHO_DELETES if deleted else _LET_ONE_SET_IT,
     )
 
@@ -80,7 +80,7 @@ _FIND_WHO_DELETES: Final = (
 _LET_ONE_SET_IT: Final = "Let one program alone set this field: correct the other one, such as a second operator with other settings, an autoscaler or a GitOps tool."
 
 
-def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bool) -> str:
+def _effect_of_contest(kind: str, field: str, *, at_once: bool, stops_first: bool | None) -> str:
     """What the fight means for devices."""
     if at_once:
         return (
@@ -90,8 +90,13 @@ def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bo
     pause = "The operator repairs it after growing pauses of up to 5 minutes."
     if kind == "Deployment" and field in {"spec.replicas", "missing"}:
         return f"No pod of the Deployment serves devices until the operator has repaired it and a pod is ready. {pause}"
-    if replaces_pod:
-        return f"Each change, by either program, replaces the agent's pod and closes devices' connections; with strategy Recreate, no agent serves in between. {pause} Until then the other value is in force."
+    if stops_first is not None:
+        gap = (
+            "stops the agent before the next one starts: no agent serves in between"
+            if stops_first
+            else "starts a new pod before the old one stops"
+        )
+        return f"Each change, by either program, {gap}, and closes devices' connections. {pause} Until then the other value is in force."
     if kind == "Service":
         return f"The agent keeps running, but devices may not reach it until the operator has repaired the Service. {pause}"
     if kind == "PodDisruptionBudget":
@@ -99,8 +104,8 @@ def _effect_of_contest(kind: str, field: str, *, at_once: bool, replaces_pod: bo
     return f"The agent keeps running, and devices are served. {pause} Until then the other value is in force."
 
 
-def foreign_fields(agent: MedplumAgent, fields: Sequence[ForeignField]) -> Message:
-    """Fields of the pod template that other field managers own and the operator does not render."""
+def foreign_fields(agent: MedplumAgent, fields: Sequence[ForeignField], replacement: str) -> Message:
+    """Fields of the pod template that other field managers own and the operator does not render. `replacement`: what another pod means for devices."""
     first, managers = fields[0], sorted({one.manager for one in fields})
     others = f" and {len(fields) - 1} more" if len(fields) > 1 else ""
     programs = sorted({one.manager for one in fields if not one.by_hand})
@@ -112,7 +117,7 @@ def foreign_fields(agent: MedplumAgent, fields: Sequence[ForeignField]) -> Messa
     return Message(
         f"{first.manager} has set a field of the pod template that the spec does not have: {first}{others}.",
         cause=f"Field managers: {'; '.join(f'{name}: {listed(_of(name, fields))}' for name in managers)}.",
-        impact="The agent's pods have these fields. The command replaces the agent's pod, as kubectl rollout restart does.",
+        impact=f"None for devices now; the agent's pod has these fields. The command replaces the pod. {replacement}",
         fix=fix,
         command=f"kubectl -n {agent.namespace} patch deployment {agent.name} -p '{removal(tuple(fields))}'",
     )

@@ -14,6 +14,7 @@ from medplum_agent_operator.core.observed.foreign_fields import of_pod_spec
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.policy import drain, endings, gate_messages, node_messages, windows, write_messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.report import traffic
 
 
@@ -72,7 +73,8 @@ def _about_pod_template(observed: Observed) -> Iterator[Finding]:
     if live is not None and applied is not None and applied.revision:
         fields = of_pod_spec(applied.template, live.raw)
         if fields:
-            yield warning(Reason.FOREIGN_FIELDS, write_messages.foreign_fields(observed.agent, fields))
+            replacement = Availability.of(observed).replacement(observed.applied_spec or observed.agent.spec)
+            yield warning(Reason.FOREIGN_FIELDS, write_messages.foreign_fields(observed.agent, fields, replacement))
 
 
 def _about_gate(observed: Observed, *, not_serving: bool) -> Iterator[Finding]:
