@@ -15,14 +15,20 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.api.annotations import AGENT_LABEL, FETCH_LABEL, GATE_LABEL
+from medplum_agent_operator.core.objects.children import CHILDREN
 from medplum_agent_operator.core.observed.identity import Claim, Identity, Name, claimant, claims_on
 from medplum_agent_operator.core.observed.pods import ENDED
 from medplum_agent_operator.core.observed.resource_version import age, number
-from medplum_agent_operator.kinds import KINDS, POD, Cached
-from medplum_agent_operator.slim import StringPool, slim
+from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, POD, REVISION, Cached
+from medplum_agent_operator.slim import REDUCED, StringPool, nameplate, slim
 
 _DELETED = 1000
 """How many deleted uids are remembered: enough for the seconds that a LIST takes."""
+
+_OF_ONE_AGENT = frozenset({AGENT_LABEL, FETCH_LABEL, GATE_LABEL})
+
+_CHILDREN = frozenset({DEPLOYMENT, REVISION, *(kind for kind, _ in CHILDREN.values())})
 
 Object = Mapping[str, Any]
 
@@ -32,6 +38,8 @@ class Cache:
 
     def __init__(self) -> None:
         self._objects: dict[str, dict[tuple[str, str], Object]] = {}
+        self._labelled: dict[tuple[str, str, str, str], dict[str, Object]] = {}
+        """The objects by kind, namespace, label and value: of those labels alone that belong to one agent each."""
         self._strings = StringPool()
         self._claimed: dict[tuple[str, str, str], tuple[Name, Identity, str]] = {}
         """By kind, namespace and name of an object: its MedplumAgent, the identity that it claims, and its uid."""
@@ -47,10 +55,14 @@ class Cache:
         known = self.get(kind, *_name(raw))
         if known is not None and known["metadata"].get("uid") == raw["metadata"].get("uid"):
             newer = age(raw) > age(known) or age(raw) == 0
-            if not newer:
+            if not newer and not (known.get(REDUCED) and self._is_owned(raw)):
                 return False
-        stored = self._strings.intern(slim(kind, raw))
+        foreign = kind in _CHILDREN and not self._is_owned(raw)
+        stored = self._strings.intern(nameplate(raw) if foreign else slim(kind, raw))
+        if known is not None:
+            self._index_labels(kind, known, present=False)
         self._objects.setdefault(kind, {})[_name(raw)] = stored
+        self._index_labels(kind, stored, present=True)
         self._index(kind, raw, present=True)
         # A kubelet updates its node all the time: a node needs a pass only when one of the cached fields changed.
         return KINDS[kind].cached is not Cached.CORDON or known is None or not _same_but_for_version(stored, known)
@@ -132,12 +144,8 @@ class Cache:
         )
 
     def labelled(self, kind: str, namespace: str, key: str, value: str) -> list[Object]:
-        """The objects in a namespace that have a label with this value."""
-        return [
-            raw
-            for (where, _), raw in self._objects.get(kind, {}).items()
-            if where == namespace and (raw["metadata"].get("labels") or {}).get(key) == value
-        ]
+        """The objects in a namespace that have a label with this value. The label is one of those that belong to an agent."""
+        return list(self._labelled.get((kind, namespace, key, value), {}).values())
 
     def with_label(self, kind: str, key: str) -> list[Object]:
         """The objects in all namespaces that have a label with any value."""
@@ -166,7 +174,27 @@ class Cache:
 
     def _forget(self, kind: str, name: tuple[str, str]) -> None:
         gone = self._objects[kind].pop(name)
+        self._index_labels(kind, gone, present=False)
         self._index(kind, gone, present=False)
+
+    def _is_owned(self, raw: Object) -> bool:
+        """Whether the MedplumAgent that its label names is here and controls it. One that is not kept whole is read live before any write."""
+        name = (raw["metadata"].get("labels") or {}).get(AGENT_LABEL, "")
+        agent = self.get(KIND, raw["metadata"].get("namespace", ""), name)
+        owners = raw["metadata"].get("ownerReferences") or ()
+        uid = None if agent is None else agent["metadata"].get("uid")
+        return uid is not None and any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
+
+    def _index_labels(self, kind: str, raw: Object, *, present: bool) -> None:
+        namespace, name = _name(raw)
+        for label in _OF_ONE_AGENT & (raw["metadata"].get("labels") or {}).keys():
+            where = (kind, namespace, label, raw["metadata"]["labels"][label])
+            if present:
+                self._labelled.setdefault(where, {})[name] = raw
+            else:
+                self._labelled[where].pop(name)
+                if not self._labelled[where]:
+                    del self._labelled[where]
 
     def _index(self, kind: str, raw: Object, *, present: bool) -> None:
         """Update the index of claims for one object. `raw` is the whole object if it is present."""

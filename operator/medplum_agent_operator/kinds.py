@@ -23,6 +23,7 @@ POD: Final = "Pod"
 DEPLOYMENT: Final = "Deployment"
 JOB: Final = "Job"
 NODE: Final = "Node"
+REVISION: Final = "ControllerRevision"
 
 
 class Cached(StrEnum):
@@ -32,6 +33,7 @@ class Cached(StrEnum):
     AGENT = "the object, and the managed fields of its metadata: they show who set an approval"
     POD = "metadata and status; of the spec the node, and the name and image of each container"
     STATUS = "metadata and status"
+    PACKED = "metadata, and the data of a revision, compressed"
     CORDON = "whether the node is cordoned, its taints that keep pods away, and since when its kubelet does not report"
 
 
@@ -96,7 +98,7 @@ _ROWS: Final = (
     Kind(JOB, "batch", "v1", "jobs", selector=names.FETCH_LABEL, awaited=True, cached=Cached.STATUS),
     Kind(NODE, "", "v1", "nodes", selector="", namespaced=False, cached=Cached.CORDON),
     Kind("Event", "", "v1", "events", watched=False),
-    Kind("ControllerRevision", "apps", "v1", "controllerrevisions", watched=False),
+    Kind(REVISION, "apps", "v1", "controllerrevisions", selector=OF_AGENTS, cached=Cached.PACKED),
 )
 """In the order in which they are watched and listed."""
 

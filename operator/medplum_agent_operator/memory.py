@@ -30,7 +30,7 @@ WRITES_AT_ONCE: Final = 4
 FIRST_PAUSE: Final = timedelta(seconds=5)
 LONGEST_PAUSE: Final = timedelta(minutes=5)
 FORGOTTEN_AFTER: Final = timedelta(minutes=30)
-_RECORD_NAMES: Final = (names.ROLLOUT, names.APPLIED_TEMPLATE, names.LAST_GOOD)
+_RECORD_NAMES: Final = (names.ROLLOUT, names.REVISION)
 _RECORDS: Final = {f"metadata.annotations.{name}" for name in _RECORD_NAMES}
 
 

@@ -14,9 +14,10 @@ from medplum_agent_operator.core.objects.children import CHILDREN, kind_of, name
 from medplum_agent_operator.core.observed.gate_reports import Traffic
 from medplum_agent_operator.core.observed.identity import Claim, Identity, applied, claims_on, running_as, wanted
 from medplum_agent_operator.core.observed.resource_version import age, number
+from medplum_agent_operator.core.observed.revision import number_of
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ConflictError
-from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD
+from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD, REVISION
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 
 
@@ -33,6 +34,7 @@ class Snapshot:
         fetching: the Jobs that fetch an image, and their pods.
         traffic: the reports of its gates.
         claims: the claims on its identity.
+        revisions: its ControllerRevisions.
     """
 
     agent: Object
@@ -43,6 +45,7 @@ class Snapshot:
     fetching: Sequence[Object] = ()
     traffic: Traffic | None = None
     claims: tuple[Claim, ...] = ()
+    revisions: Sequence[Object] = ()
 
     @property
     def key(self) -> Key:
@@ -122,6 +125,7 @@ class Observer:
             ],
             self._gates.traffic(key),
             self._claims_seen(key, raw),
+            self._seen.labelled(REVISION, key.namespace, names.AGENT_LABEL, key.name),
         )
 
     def _claims_seen(self, key: Key, raw: Object) -> tuple[Claim, ...]:
@@ -168,7 +172,30 @@ class Observer:
         children = {**seen.children, **dict(zip(supporting, found, strict=True))}
         # A Job that fetches an image stays as the watches saw it: since then it can only have progressed.
         claims = self._claims_seen(key, raw)
-        return replace(seen, agent=raw, deployment=deployment, children=children, pods=pods, nodes=nodes, claims=claims)
+        revisions = await self._with_named_revisions(key, raw, deployment)
+        return replace(
+            seen,
+            agent=raw,
+            deployment=deployment,
+            children=children,
+            pods=pods,
+            nodes=nodes,
+            claims=claims,
+            revisions=revisions,
+        )
+
+    async def _with_named_revisions(self, key: Key, raw: Object, deployment: Object | None) -> list[Object]:
+        """The revisions that the watches have seen, and those that the Deployment and `status` name: another operator may have made these.
+
+        A revision never changes, so one that was seen is not read again.
+        """
+        seen = self._seen.labelled(REVISION, key.namespace, names.AGENT_LABEL, key.name)
+        annotations = {} if deployment is None else deployment["metadata"].get("annotations") or {}
+        named: set[str | None] = {annotations.get(names.REVISION), (raw.get("status") or {}).get("revision")}
+        known = {one["metadata"]["name"] for one in seen}
+        unseen = sorted(name for name in named - known if name and number_of(name) is not None)
+        read = await asyncio.gather(*(self._cluster.get(REVISION, key.namespace, name) for name in unseen))
+        return [*seen, *(found for found in read if found is not None)]
 
     async def with_live_claims(self, key: Key, live: Snapshot, identity: Identity) -> Snapshot | None:
         """Read live what decides which MedplumAgent may have an identity. None if the agent no longer exists.

@@ -22,16 +22,19 @@ class Cluster(Protocol):
     async def list(self, kind: str, namespace: str | None, *, selector: str = "") -> tuple[list[dict[str, Any]], str]:
         """Read all objects of a kind. Returns them and the resource version of the LIST."""
 
-    async def apply(self, body: Object, *, resource_version: str | None) -> dict[str, Any]:
-        """Apply an object by server-side apply, unless it has changed since `resource_version`."""
+    async def apply(self, body: Object, *, resource_version: str | None, dry_run: bool = False) -> dict[str, Any]:
+        """Apply an object by server-side apply, unless it has changed since `resource_version`. A dry run stores nothing."""
 
     async def merge_patch(
         self, kind: str, namespace: str, name: str, patch: Object, *, subresource: str = ""
     ) -> dict[str, Any]:
         """Send a JSON merge patch."""
 
-    async def create(self, body: Object) -> dict[str, Any]:
-        """Create an object."""
+    async def create(self, body: Object, *, dry_run: bool = False) -> dict[str, Any]:
+        """Create an object. A dry run stores nothing."""
+
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        """Delete an object, unless another one has its name by now. One that does not exist is no fault."""
 
 
 class Seen(Protocol):

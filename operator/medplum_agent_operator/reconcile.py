@@ -23,20 +23,20 @@ from medplum_agent_operator.core.observed.findings import Finding, Message, warn
 from medplum_agent_operator.core.observed.identity import Claim, Identity, other_holder, wanted
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.reading import first_fault, is_garbage_collected, read_agent
+from medplum_agent_operator.core.observed.revision import Memory
 from medplum_agent_operator.core.observed.scope import Config, Key
 from medplum_agent_operator.core.plan import Plan, make_plan, without_actions
-from medplum_agent_operator.core.policy import identity_messages, messages
+from medplum_agent_operator.core.policy import identity_messages, messages, revision_messages
 from medplum_agent_operator.core.policy.availability import Availability
-from medplum_agent_operator.core.rollout import revisions
-from medplum_agent_operator.core.rollout.actions import Apply, newly_claimed
+from medplum_agent_operator.core.rollout.actions import newly_claimed
 from medplum_agent_operator.core.status import project, says_available, unreadable
-from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
+from medplum_agent_operator.errors import ClusterError, ConflictError
+from medplum_agent_operator.kinds import REVISION
 from medplum_agent_operator.memory import Failures, Repairs, repeated
 from medplum_agent_operator.observe import Observer, Snapshot
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 from medplum_agent_operator.publish import Publisher
-from medplum_agent_operator.telemetry import log
-from medplum_agent_operator.writes import write
+from medplum_agent_operator.writes import StoppedError, Writer
 
 REQUEUE_AFTER_REFUSED_WRITE: Final = timedelta(seconds=60)
 SECONDS_IF_NOT_FOUND: Final = 5.0
@@ -87,6 +87,9 @@ class Reconciler:
         self._observer = Observer(cluster, seen, gates, namespaces=config.namespaces)
         self._publisher = Publisher(cluster, seen, clock=clock, identity=identity)
         self._failures, self._repairs = Failures(), Repairs()
+        self._writer = Writer(
+            cluster, seen, on_write=lambda key, action: self._repairs.done(key, action, now=self._clock())
+        )
         self._being_claimed: WeakValueDictionary[Identity, asyncio.Lock] = WeakValueDictionary()
 
     async def __call__(self, key: Key) -> float | None:
@@ -185,8 +188,9 @@ class Reconciler:
         if is_garbage_collected(raw):
             nothing = Plan(phase=Phase.RUNNING, reason=Reason.SETTLED, message=Message(""))
             return _Decision(raw, nothing, before, before, None)
+        memory = Memory.of(raw, before, deployment=snapshot.deployment, revisions=snapshot.revisions)
         try:
-            agent = read_agent(raw, snapshot.deployment)
+            agent = read_agent(raw, memory.notes.spec)
         except ValidationError as fault:
             found = warning(
                 Reason.INVALID_SPEC, messages.invalid_spec(first_fault(fault), serving=says_available(before))
@@ -195,9 +199,11 @@ class Reconciler:
             generation = raw["metadata"].get("generation", 0)
             after = unreadable(before, found, generation=generation, now=self._clock())
             return _Decision(raw, plan, before, after, None)
-        return self._decide_about(agent, snapshot, before)
+        return self._decide_about(agent, snapshot, before, memory)
 
-    def _decide_about(self, agent: MedplumAgent, snapshot: Snapshot, before: MedplumAgentStatus) -> _Decision:
+    def _decide_about(
+        self, agent: MedplumAgent, snapshot: Snapshot, before: MedplumAgentStatus, memory: Memory
+    ) -> _Decision:
         now = self._clock()
         observed = Observed.of(
             agent,
@@ -207,37 +213,32 @@ class Reconciler:
             nodes=snapshot.nodes,
             fetching=snapshot.fetching,
         )
-        observed = replace(observed, traffic=snapshot.traffic, claims=snapshot.claims)
+        observed = replace(observed.with_memory(memory), traffic=snapshot.traffic, claims=snapshot.claims)
         plan = self._repairs.pausing(snapshot.key, make_plan(observed, config=self._config, now=now), now=now)
         return _Decision(snapshot.agent, plan, before, project(observed, plan, now=now), observed)
 
     async def _apply(self, key: Key, decision: _Decision) -> _Decision:
-        """Carry out the actions in order. If the API server refuses one, the rest is not done and the refusal becomes a finding."""
-        for action in decision.plan.actions:
-            try:
-                answer = await write(self._cluster, key, action)
-                self._repairs.done(key, action, now=self._clock())
-            except ConflictError:
-                raise
-            except RefusedError as fault:
-                return self._refused(decision, action, fault)
-            if not action.immutable:  # its kind is not watched, so the cache would keep it forever
-                self._seen.put(action.kind, answer)
-            log.info(
-                "applied %s (%s)",
-                action.kind,
-                action.difference,
-                extra={"agent": str(key), "reason": str(decision.plan.reason), "disruptive": action.disruptive},
-            )
+        """Carry out the plan. What stops it becomes a finding."""
+        try:
+            await self._writer.carry_out(key, decision.plan)
+        except StoppedError as stop:
+            return self._stopped(decision, self._why(decision, stop))
         return decision
 
-    def _refused(self, decision: _Decision, action: Apply, fault: RefusedError) -> _Decision:
-        available, begins, exists = decision.available, decision.plan.begins, action.live is not None
-        if action.kind == revisions.KIND and begins is not None:
-            message = messages.backup_refused(begins, str(fault), available)
+    def _why(self, decision: _Decision, stop: StoppedError) -> Finding:
+        """What the API server refused, and what that means."""
+        action, fault, available, begins = stop.action, stop.fault, decision.available, decision.plan.begins
+        if stop.rehearsed is not None and begins is not None:
+            message = revision_messages.way_back_refused(begins, stop.rehearsed, fault, available)
+            return warning(Reason.WAY_BACK_REFUSED, message)
+        if action.kind != REVISION:
+            exists = action.live is not None
+            message = messages.write_refused(action.kind, action.name, fault, available, exists=exists)
+        elif begins is not None and action.name == begins.backup:
+            message = messages.backup_refused(begins, fault, available)
         else:
-            message = messages.write_refused(action.kind, action.name, str(fault), available, exists=exists)
-        return self._stopped(decision, warning(Reason.WRITE_REFUSED, message))
+            message = revision_messages.revision_refused(action.name, fault, available, begins)
+        return warning(Reason.WRITE_REFUSED, message)
 
     def _stopped(self, decision: _Decision, found: Finding) -> _Decision:
         """Drop the actions that are left, for this reason, and try again in a minute."""

@@ -1,14 +1,21 @@
 """What the cache keeps of an object, and its strings. Called by `cache`; pure."""
 
 from collections.abc import Mapping
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
+from medplum_agent_operator.api.annotations import AGENT_LABEL, DOMAIN, MANAGED_BY_LABEL
+from medplum_agent_operator.core.observed import revision
 from medplum_agent_operator.core.observed.foreign_fields import with_foreign_fields_only
 from medplum_agent_operator.core.observed.nodes import HARD_EFFECTS
 from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, Cached
 
 _SHORT, _MOST_STRINGS = 64, 8192
 """The longest string that is interned, in characters; the most strings that are interned."""
+
+REDUCED: Final = "reduced"
+"""The mark of an object of which only the nameplate is kept."""
+_READ = frozenset({DOMAIN, MANAGED_BY_LABEL.partition("/")[0], "batch.kubernetes.io", "job-name"})
+"""The domains of the labels and annotations of agents, pods and Jobs that are read."""
 
 Object = Mapping[str, Any]
 
@@ -46,10 +53,11 @@ def slim(kind: str, raw: Object) -> Object:
             return _slim_agent(raw)
         case Cached.CORDON:
             return _slim_node(raw)
-        case Cached.STATUS:
-            return {**_without_managed_fields(raw), "spec": {}}
-        case Cached.POD:
-            return {**_without_managed_fields(raw), "spec": _slim_pod_spec(raw.get("spec") or {})}
+        case Cached.STATUS | Cached.POD:
+            spec = _slim_pod_spec(raw.get("spec") or {}) if cached is Cached.POD else {}
+            return {**raw, "metadata": _own_marks(raw["metadata"]), "spec": spec}
+        case Cached.PACKED:
+            return _packed_revision(raw)
         case Cached.OBJECT if kind == DEPLOYMENT:
             return with_foreign_fields_only(raw)
         case Cached.OBJECT:
@@ -57,8 +65,45 @@ def slim(kind: str, raw: Object) -> Object:
     assert_never(cached)
 
 
+def nameplate(raw: Object) -> Object:
+    """Whose an object is, and nothing else: of one with our label that no MedplumAgent owns. Any user can make it, as large as objects may be."""
+    metadata = {
+        key: raw["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion") if key in raw["metadata"]
+    }
+    controllers = [owner for owner in raw["metadata"].get("ownerReferences") or () if owner.get("controller")]
+    labels = raw["metadata"].get("labels") or {}
+    metadata["labels"] = {key: labels[key] for key in (AGENT_LABEL,) if key in labels}
+    metadata["ownerReferences"] = controllers[:1]
+    return {
+        **{key: raw[key] for key in ("apiVersion", "kind") if key in raw},
+        "metadata": metadata,
+        REDUCED: True,
+        "spec": {"template": {"metadata": {}, "spec": {"containers": []}}},
+    }
+
+
+def _own_marks(metadata: Object) -> Object:
+    """Metadata with the labels and annotations that are read. Users may add others, as large as objects may be."""
+    kept = {key: value for key, value in metadata.items() if key != "managedFields"}
+    for part in ("labels", "annotations"):
+        if kept.get(part):
+            kept[part] = {key: value for key, value in kept[part].items() if key.partition("/")[0] in _READ}
+    return kept
+
+
 def _without_managed_fields(raw: Object) -> Object:
     return {**raw, "metadata": {key: value for key, value in raw["metadata"].items() if key != "managedFields"}}
+
+
+def _packed_revision(raw: Object) -> Object:
+    """A revision with its data compressed. The data of a backup is for people."""
+    data = raw.get("data")
+    kept = (
+        {}
+        if revision.Revision.read(raw) is None
+        else {"data": data if isinstance(data, bytes) else revision.packed(data)}
+    )
+    return {**{key: value for key, value in _without_managed_fields(raw).items() if key != "data"}, **kept}
 
 
 def _slim_pod_spec(spec: Object) -> Object:
@@ -68,8 +113,7 @@ def _slim_pod_spec(spec: Object) -> Object:
 
 def _slim_agent(raw: Object) -> Object:
     """A MedplumAgent with the managed fields of its metadata only. Those of spec and status are larger than spec and status."""
-    metadata = dict(raw["metadata"])
-    entries = metadata.pop("managedFields", None) or ()
+    metadata, entries = dict(_own_marks(raw["metadata"])), raw["metadata"].get("managedFields") or ()
     owned = [(entry, (entry.get("fieldsV1") or {}).get("f:metadata")) for entry in entries]
     metadata["managedFields"] = [{**entry, "fieldsV1": {"f:metadata": fields}} for entry, fields in owned if fields]
     return {**raw, "metadata": metadata}

@@ -15,7 +15,7 @@ import yaml
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood
-from medplum_agent_operator.core.rollout.revisions import render_backup
+from medplum_agent_operator.core.rollout.backup import render_backup
 from tests.support.audit import writes_of_the_operator
 from tests.support.cluster import Behaviour, simulate
 from tests.support.operator_process import ROOT
@@ -143,14 +143,14 @@ def test_the_backup_is_written_first_and_named_in_the_event(world: World) -> Non
     since = datetime.now(UTC)
     world.set_version("5.1.14")
     world.wait_for_phase("AwaitingApproval")
-    assert "" == world.kubectl("get", "controllerrevisions", "-o", "name")
+    assert [] == world.backups()
     world.approve("5.1.14 CHG-7")
     world.wait_for_phase("Running", "5.1.14")
     writes = [
         w for w in writes_of_the_operator(world, since) if not w.startswith(("patch medplumagents", "create events"))
     ]
-    assert ["create controllerrevisions", "patch deployments"] == writes[:2]
-    (backup,) = world.read("controllerrevisions")["items"]
+    assert ["create controllerrevisions"] * 2 + ["patch deployments"] == writes[:3]
+    (backup,) = world.backups()
     name = backup["metadata"]["name"]
     assert name == world.status()["history"][0]["backup"]
     (event,) = world.events("DowngradeApproved")
@@ -239,7 +239,9 @@ def test_a_downgrade_whose_backup_cannot_be_written_does_not_begin(world: World)
     world.set_version("5.1.14")
     world.approve("5.1.14 CHG-7")
     status = world.wait_for_phase("Failed")
-    assert "The approved downgrade does not start: its backup" in status["plan"]
+    assert (
+        "The approved downgrade from 5.1.15 to 5.1.14 does not start: its backup cannot be written." in status["plan"]
+    )
     assert "The operator stopped no agent" in status["plan"]
     assert "exceeded quota" in status["plan"]
     assert ("True", "WriteRefused") == tuple(world.condition("Stalled")[key] for key in ("status", "reason"))
@@ -265,5 +267,5 @@ def test_a_retry_of_a_failed_downgrade_finds_its_backup(world: World) -> None:
         world.wait(failed, f"the downgrade of {text} taken back")
     names = [entry.get("backup") for entry in world.status()["history"] if "approval" in entry]
     assert [names[0], names[0]] == names
-    (backup,) = world.read("controllerrevisions")["items"]
+    (backup,) = world.backups()
     assert names[0] == backup["metadata"]["name"]

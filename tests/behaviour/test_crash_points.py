@@ -86,7 +86,7 @@ async def test_behind_the_proxy_an_operator_has_its_own_rights(clinics: Clinics)
 async def test_a_late_first_write_changes_nothing(clinics: Clinics) -> None:
     """The Deployment of 5.1.14, sent by an operator that died, arrives after its successor has rolled out 5.1.15: it is refused."""
     async with clinics.clinic() as clinic:
-        dying = Delaying(4)
+        dying = Delaying(5)
         dying.arm()
         await clinic.start_operator(dying)
         await clinic.apply("5.1.14")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.audit import calls_of_the_operator, resource
+from tests.support.audit import calls_of_the_operator, is_write, resource
 from tests.support.cluster import Behaviour, simulate
 from tests.support.world import QUICK, REGISTRY_AWAY
 
@@ -40,7 +40,7 @@ def test_the_image_is_fetched_before_the_agent_is_stopped(world: World) -> None:
     written = [
         resource(call)
         for call in calls_of_the_operator(world, since)
-        if call["verb"] == "patch" and resource(call) in {"jobs", "deployments"}
+        if is_write(call) and call["verb"] == "patch" and resource(call) in {"jobs", "deployments"}
     ]
     assert ["jobs", "deployments"] == written
     assert world.events("FetchingImage")

@@ -38,12 +38,22 @@ def next_release(tmp_path: Path) -> Path:
     return tmp_path / "next"
 
 
-@pytest.fixture
-def previous_commit(tmp_path: Path) -> Path:
-    """The package of the previous commit."""
-    found = subprocess.run(["git", "rev-parse", "HEAD~1"], cwd=ROOT, capture_output=True, text=True, check=False)
+BEFORE_REVISIONS = "dba2e25a315be1adc8d5b250e625adeda74b0fc3"
+"""The last commit whose memory was annotations of the Deployment (docs/adr/0032)."""
+
+
+@pytest.fixture(params=["HEAD~1", BEFORE_REVISIONS], ids=["the previous commit", "before revisions"])
+def earlier_commit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The package of an earlier commit."""
+    found = subprocess.run(
+        ["git", "rev-parse", "--verify", f"{request.param}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if found.returncode:
-        pytest.skip("there is no commit before this one here")
+        pytest.skip(f"commit {request.param} is not here")
     archive = subprocess.run(
         ["git", "archive", found.stdout.strip(), PACKAGE], cwd=ROOT, capture_output=True, check=True
     ).stdout
@@ -122,13 +132,13 @@ def test_a_handoff_of_one_release_is_completed_by_another(world: World, next_rel
 
 
 @pytest.mark.parametrize("middle", [False, True], ids=["at rest", "in the middle of a handoff"])
-def test_upgrade_from_the_previous_commit_and_back(world: World, previous_commit: Path, middle: bool) -> None:  # noqa: FBT001
-    """On this commit's CRD: the operator of the previous commit, of this one, of the previous one again. No pod changes."""
+def test_upgrade_from_an_earlier_commit_and_back(world: World, earlier_commit: Path, middle: bool) -> None:  # noqa: FBT001
+    """On this commit's CRD: the operator of an earlier commit, of this one, of the earlier one again, and of this one. No pod changes."""
     world.operators[-1].stop()
-    world.start_operator(source=previous_commit)
+    world.start_operator(source=earlier_commit)
     world.apply(agent_manifest(gate={"enabled": True}))
     converged(world)
-    for source, version in ((None, "5.1.15"), (previous_commit, "5.1.16")):
+    for source, version in ((None, "5.1.15"), (earlier_commit, "5.1.16"), (None, "5.1.17")):
         if middle:
             slow = simulate(Behaviour.SLOW_READY, ready_after="3s", terminate_after="700ms")
             world.patch({"version": version, "podTemplate": {"annotations": slow}})

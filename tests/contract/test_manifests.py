@@ -106,10 +106,11 @@ def test_no_wildcard_in_rights() -> None:
     assert [] == [rule for rule in rules() if "*" in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])]
 
 
-def test_no_right_to_delete() -> None:
-    """Garbage collection deletes children; the operator itself can delete nothing."""
+def test_no_right_to_delete_anything_but_revisions() -> None:
+    """Garbage collection deletes children. The operator itself deletes outdated revisions alone, and can change none."""
     verbs = {verb for rule in rules() for verb in rule["verbs"]}
-    assert {"get", "list", "watch", "create", "patch", "update", "bind"} == verbs
+    assert {"get", "list", "watch", "create", "patch", "update", "bind", "delete"} == verbs
+    assert [["controllerrevisions"]] == [rule["resources"] for rule in rules() if "delete" in rule["verbs"]]
 
 
 def test_update_is_only_for_owner_references() -> None:

@@ -18,7 +18,7 @@ from medplum_agent_operator.core.objects.gate_pod import render_gate_pod
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, Change, LastGood, RolloutRecord
 from medplum_agent_operator.core.policy.drain import protected
 from medplum_agent_operator.core.policy.prepull import render_job
-from medplum_agent_operator.core.rollout.revisions import render_backup
+from medplum_agent_operator.core.rollout.backup import render_backup
 from tests.support.builders import NOW, REPOSITORY, parsed
 
 if TYPE_CHECKING:
@@ -140,7 +140,12 @@ def test_all_children_of(
     record = RolloutRecord(change=Change.INSTALL, to=version, strategy=strategy, why="it is the first", started_at=NOW)
     template = render_pod_template(agent, agent.spec, image=image)
     deployment = render_deployment(
-        agent, agent.spec, template=AppliedTemplate(1, template), strategy=strategy, record=record, last_good=None
+        agent,
+        agent.spec,
+        template=AppliedTemplate(1, template),
+        strategy=strategy,
+        record=record,
+        revision="lab-r1-0123456789",
     )
     text = _written(
         *render_supporting(agent, agent.spec, protected=protected(agent.spec, nodes_watched=True)).values(), deployment

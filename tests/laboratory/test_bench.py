@@ -46,7 +46,7 @@ def test_an_agents_writes_are_told_apart() -> None:
         call("patch deployments", "agent-002"),
         call("patch deployments", "agent-001", user="kwok-admin"),
     ]
-    expected = AgentWrites(deployment=1, status=2, events=1, other=1, refused=1)
+    expected = AgentWrites(deployment=1, revisions=0, status=2, events=1, other=1, refused=1)
     assert expected == AgentWrites.of(seen, "agent-001")
 
 

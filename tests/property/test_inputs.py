@@ -33,7 +33,7 @@ CHOSEN = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 WRITTEN_BY_PEOPLE = (names.FORCE_DOWNGRADE, names.NOW, names.RETRY, names.REFRESH)
-WRITTEN_BY_US = (names.ROLLOUT, names.APPLIED_SPEC, names.APPLIED_TEMPLATE, names.LAST_GOOD)
+WRITTEN_BY_US = (names.REVISION, names.ROLLOUT, names.APPLIED_SPEC)
 LONG = st.sampled_from(["x" * 200_000, "4.2.3 " + "y" * 200_000, "\n" * 200_000])
 
 

@@ -26,11 +26,12 @@ def calls_of_the_operator(world: World, since: datetime) -> Iterator[dict[str, A
 
 def writes_of_the_operator(world: World, since: datetime) -> list[str]:
     """The operator's writes in this namespace, as verb and resource."""
-    return [
-        f"{event['verb']} {resource(event)}"
-        for event in calls_of_the_operator(world, since)
-        if event["verb"] not in READS
-    ]
+    return [f"{event['verb']} {resource(event)}" for event in calls_of_the_operator(world, since) if is_write(event)]
+
+
+def is_write(event: dict[str, Any]) -> bool:
+    """Whether a request changes anything. A dry run does not."""
+    return event["verb"] not in READS and "dryRun=All" not in event["requestURI"]
 
 
 def resource(event: dict[str, Any]) -> str:

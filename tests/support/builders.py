@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.agent import API_VERSION, KIND, MedplumAgent
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.revision import Memory
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.verdict import Refused
@@ -115,7 +116,8 @@ def observed(
     nodes: Iterable[Mapping[str, Any]] = (),
 ) -> Observed:
     """One frozen snapshot."""
-    return Observed.of(MedplumAgent.parse(raw), deployment=deployment, children=children or {}, pods=pods, nodes=nodes)
+    found = Observed.of(MedplumAgent.parse(raw), deployment=deployment, children=children or {}, pods=pods, nodes=nodes)
+    return found.with_memory(Memory.of(raw, found.agent.status, deployment=deployment))
 
 
 def owned_by(raw: Raw, uid: str, *, kind: str = KIND, name: str = NAME) -> Raw:

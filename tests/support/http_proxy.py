@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import secrets
 import socket
 import struct
@@ -39,8 +40,8 @@ class Call:
 
     @property
     def writes(self) -> bool:
-        """Whether it is a write."""
-        return self.method not in _READS
+        """Whether it is a write. A dry run changes nothing."""
+        return self.method not in _READS and "dryRun" not in self.query
 
     @property
     def watches(self) -> bool:
@@ -73,7 +74,8 @@ class Call:
     @property
     def label(self) -> str:
         """Its summary, such as `PATCH deployments front-desk`. A hash at the end of the name is left out."""
-        return f"{self.method} {self.resource} {self.names.partition('-fetch-')[0]}".rstrip()
+        name = re.sub(r"-(fetch-.*|r[0-9]+-[0-9a-f]{10})$", "", self.names)
+        return f"{self.method} {self.resource} {name}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.objects.children import name_of
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ConflictError
+from medplum_agent_operator.kinds import REVISION
 from medplum_agent_operator.reconcile import Reconciler
 from tests.support.builders import CONFIG, NAME, NAMESPACE, Raw
 
@@ -52,6 +53,8 @@ class FakeCluster:
         if kind == "Node":
             assert namespace is None
             return next(node for node in copy.deepcopy(self.simulated.nodes) if node["metadata"]["name"] == name)
+        if kind == REVISION:
+            return copy.deepcopy(self.simulated.revisions.get(name))
         assert (NAMESPACE, name_of(kind, NAME)) == (namespace, name)
         if kind == KIND:
             return None if self.gone else copy.deepcopy(self.simulated.agent)
@@ -66,9 +69,12 @@ class FakeCluster:
         assert ("Pod", NAMESPACE, "agents.medplum.com/agent=lab") == (kind, namespace, selector)
         return [pod.raw() for pod in self.simulated.pods], "1"
 
-    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
+    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None, dry_run: bool = False) -> Raw:
         """Apply an object, unless it has changed since `resource_version`."""
         kind = str(body["kind"])
+        if dry_run:
+            self._ask(f"list: would apply {kind}")
+            return dict(body)
         self._ask(f"apply {kind}")
         live = None if kind == "Job" else self.simulated.objects.get(kind)
         if resource_version != (None if live is None else live["metadata"]["resourceVersion"]):
@@ -92,11 +98,22 @@ class FakeCluster:
         self.simulated._touch(raw)
         return copy.deepcopy(raw)
 
-    async def create(self, body: Mapping[str, Any]) -> Raw:
-        """Create an Event or a backup."""
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        """Delete a revision."""
+        assert (REVISION, NAMESPACE) == (kind, namespace)
+        del uid
+        self._ask(f"delete {kind}")
+        self.simulated.revisions.pop(name, None)
+        self.simulated.count += 1
+
+    async def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Raw:
+        """Create an Event, a revision or a backup."""
+        if dry_run:
+            self._ask(f"list: would create {body['kind']}")
+            return dict(body)
         self._ask(f"create {body['kind']}")
         if body["kind"] == "ControllerRevision":
-            if body["metadata"]["name"] in self.simulated.backups:
+            if body["metadata"]["name"] in self.simulated.backups | self.simulated.revisions:
                 raise ConflictError("it exists", status=409, reason="AlreadyExists")
             return copy.deepcopy(self.simulated.apply(body))
         self.events.append(body)
@@ -133,6 +150,8 @@ class Stage:
         for kind in ("Deployment", "Service", "PodDisruptionBudget", "ServiceAccount"):
             found = [copy.deepcopy(raw) for name, raw in self.simulated.objects.items() if name == kind]
             self.seen.replace(kind, None, found, as_of="999999")
+        revisions = [*self.simulated.revisions.values(), *self.simulated.backups.values()]
+        self.seen.replace(REVISION, None, copy.deepcopy(revisions), as_of="999999")
         self.seen.replace("Pod", None, [pod.raw() for pod in self.simulated.pods], as_of="999999")
         for kind in ("Job", "Pod"):
             for raw in self.simulated.jobs:

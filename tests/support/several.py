@@ -132,8 +132,9 @@ class SeveralAgents:
         label, _, value = selector.partition("=")
         return [raw for raw in found if not label or raw["metadata"]["labels"].get(label) == value], str(self._count)
 
-    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> Raw:
+    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None, dry_run: bool = False) -> Raw:
         """Server-side apply, near enough."""
+        assert not dry_run
         kind, metadata = body["kind"], body["metadata"]
         await self._turn(f"apply {kind} {metadata['namespace']}/{metadata['name']}")
         known = self.objects.get((kind, metadata["namespace"], metadata["name"]))
@@ -156,7 +157,20 @@ class SeveralAgents:
         self.store(raw, seen=False)
         return copy.deepcopy(raw)
 
-    async def create(self, body: Mapping[str, Any]) -> Raw:
-        """Create an Event."""
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        """Delete a revision."""
+        del uid
+        await self._turn(f"delete {kind} {namespace}/{name}")
+        self.objects.pop((kind, namespace, name), None)
+
+    async def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> Raw:
+        """Create an Event or a revision."""
+        if dry_run:
+            return dict(body)
+        if body["kind"] == "ControllerRevision":
+            raw: Raw = copy.deepcopy(dict(body))
+            raw["metadata"]["uid"] = raw["metadata"]["name"]
+            self.store(raw, seen=False)
+            return copy.deepcopy(raw)
         await self._turn(f"create {body['kind']} {body['involvedObject']['name']}")
         return dict(body)

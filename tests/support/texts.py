@@ -18,7 +18,13 @@ from medplum_agent_operator.core.observed.identity import Claim
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure, RolloutRecord
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.plan import make_plan
-from medplum_agent_operator.core.policy import gate_messages, identity_messages, messages, write_messages
+from medplum_agent_operator.core.policy import (
+    gate_messages,
+    identity_messages,
+    messages,
+    revision_messages,
+    write_messages,
+)
 from medplum_agent_operator.core.policy.availability import Availability
 from tests.support.builders import CONFIG, NAME, NAMESPACE, NOW, SERVER, agent, stranger
 from tests.support.simulated_cluster import SimulatedCluster, installed
@@ -170,7 +176,7 @@ def downgrades() -> Iterator[Text]:
     yield _began("An approved downgrade", installed("5.1.15").edit(version="4.2.3").annotate("4.2.3 CHG-1042"))
     cluster = changing("5.1.15", "4.2.3", approval="4.2.3 CHG-1", seconds=5).edit(version="5.0.3")
     yield _now("Another downgrade while no agent serves", cluster)
-    cluster = installed("5.1.15").edit(version="4.2.3")
+    cluster = installed("5.1.15").edit(version="4.2.3").as_before_revisions()
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     yield _now("A refused downgrade and a broken record", cluster)
 
@@ -241,6 +247,30 @@ def refusals() -> Iterator[Text]:
         Reason.WRITE_REFUSED,
         messages.backup_refused(_DOWNGRADE, _FORBIDDEN, _SERVED),
     )
+    yield from _about_revisions()
+
+
+def _about_revisions() -> Iterator[Text]:
+    yield _direct(
+        "A revision that is refused at the start of a change",
+        Reason.WRITE_REFUSED,
+        revision_messages.revision_refused(f"{NAME}-r3-0123456789", _FORBIDDEN, _SERVED, _DOWNGRADE),
+    )
+    yield _direct(
+        "A revision that is refused at rest",
+        Reason.WRITE_REFUSED,
+        revision_messages.revision_refused(f"{NAME}-r3-0123456789", _FORBIDDEN, _SERVED, None),
+    )
+    yield _direct(
+        "A change whose rollback would be refused",
+        Reason.WAY_BACK_REFUSED,
+        revision_messages.way_back_refused(_DOWNGRADE, f"Deployment {NAME}", _FORBIDDEN, _SERVED),
+    )
+    cluster = installed()
+    cluster.deployment["metadata"]["annotations"][names.REVISION] = "forged"
+    plan = cluster.plan()
+    (found,) = [one for one in plan.findings if one.reason is Reason.RECORD_RESTORED]
+    yield _direct("A record that somebody changed", Reason.RECORD_RESTORED, found.message)
 
 
 def _contested() -> Iterator[Text]:

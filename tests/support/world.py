@@ -120,6 +120,11 @@ class World:
         """Run `kubectl get` and parse the answer."""
         return json.loads(self.kubectl("get", *arguments, "-o", "json"))
 
+    def backups(self) -> list[dict[str, Any]]:
+        """The backups before approved downgrades; the operator's revisions are the other ControllerRevisions."""
+        found: list[dict[str, Any]] = self.read("controllerrevisions", "-l", "!agents.medplum.com/revision")["items"]
+        return found
+
     def agent(self, name: str = "front-desk") -> dict[str, Any]:
         """The MedplumAgent."""
         found: dict[str, Any] = self.read("mpa", name)

@@ -15,9 +15,9 @@ from medplum_agent_operator.core.objects.agent_pod import render_pod_template
 from medplum_agent_operator.core.objects.agent_start import properties_in
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood
-from medplum_agent_operator.core.rollout.revisions import render_backup
+from medplum_agent_operator.core.rollout.backup import render_backup
 from tests.support.builders import NAME, NAMESPACE, agent, parsed, spec_of
-from tests.support.simulated_cluster import SimulatedCluster, changing, installed
+from tests.support.simulated_cluster import SimulatedCluster, changing, installed, kinds_of
 
 APPROVAL = "4.2.3 CHG-1"
 
@@ -29,7 +29,7 @@ def approved(before: str = "5.1.15", after: str = "4.2.3", **spec: Any) -> Simul
 
 def kinds(cluster: SimulatedCluster) -> list[str]:
     """What a pass would write now, in its order."""
-    return [action.kind for action in cluster.plan().actions]
+    return kinds_of(cluster.plan())
 
 
 @pytest.mark.parametrize("after", ["5.1.14", "4.2.3"], ids=["by a handoff", "by stopping first"])
@@ -38,7 +38,7 @@ def test_the_backup_is_the_first_thing_that_is_written(after: str) -> None:
     plan = approved(after=after, channels=[{"name": "lab", "port": 1}]).plan()
     assert ("ControllerRevision", "Deployment") == (plan.actions[0].kind, plan.actions[-1].kind)
     assert (True, False) == (plan.actions[0].immutable, plan.actions[0].disruptive)
-    assert [] == [action.kind for action in plan.actions[1:] if action.immutable]
+    assert [] == [action.kind for action in plan.actions[2:] if action.immutable]
 
 
 @pytest.mark.parametrize(
@@ -210,18 +210,17 @@ def test_without_a_previous_state_there_is_no_backup_and_the_event_says_so(how: 
     if how == "no Deployment":
         cluster.delete("Deployment")
     else:
-        cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
+        cluster.as_before_revisions().deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     cluster.annotate(APPROVAL).edit(version="4.2.3")
     plan = cluster.fetched().plan()
-    assert "ControllerRevision" not in [action.kind for action in plan.actions]
+    assert not [action for action in plan.actions if "-backup-" in action.name]
     (event,) = [found for found in plan.findings if found.reason is Reason.DOWNGRADE_APPROVED]
     assert event.message.summary.endswith("There is no backup: the cluster has no previous state.")
 
 
 def test_an_older_release_s_deployment_is_kept_as_the_api_server_has_it() -> None:
     """No note of the template as rendered: then the live one is what was active."""
-    cluster = approved()
-    del cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE]
+    cluster = approved().as_before_revisions()
     body = cluster.plan().actions[0].body
     assert cluster.deployment["spec"]["template"] == body["data"]["podTemplate"]
 

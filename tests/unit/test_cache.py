@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api import annotations as names
+from medplum_agent_operator.api.annotations import AGENT_LABEL
 from medplum_agent_operator.cache import Cache
 from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.pods import Pod
@@ -150,11 +151,15 @@ def test_a_list_of_one_namespace_does_not_affect_others() -> None:
 def test_objects_are_found_by_label_within_their_namespace() -> None:
     """For example the pods of one agent."""
     cache = cached(
-        one("1", name="a", agent="lab"),
-        one("2", name="b", agent="rad"),
-        one("3", name="c", namespace="other", agent="lab"),
+        one("1", name="a", **{AGENT_LABEL: "lab"}),
+        one("2", name="b", **{AGENT_LABEL: "rad"}),
+        one("3", name="c", namespace="other", **{AGENT_LABEL: "lab"}),
     )
-    assert ["a"] == [raw["metadata"]["name"] for raw in cache.labelled(KIND, "clinic", "agent", "lab")]
+    assert ["a"] == [raw["metadata"]["name"] for raw in cache.labelled(KIND, "clinic", AGENT_LABEL, "lab")]
+    cache.put(KIND, one("4", name="a", **{AGENT_LABEL: "rad"}))
+    cache.drop(KIND, one("5", name="b"))
+    assert [] == cache.labelled(KIND, "clinic", AGENT_LABEL, "lab")
+    assert ["a"] == [raw["metadata"]["name"] for raw in cache.labelled(KIND, "clinic", AGENT_LABEL, "rad")]
 
 
 def test_of_a_pod_only_the_fields_that_decisions_read_are_cached() -> None:
@@ -197,10 +202,12 @@ def test_equal_short_strings_are_interned() -> None:
         return json.loads(json.dumps({**one("1"), "spec": {"a field": [short, short * 50, 1, None]}}))  # type: ignore[no-any-return]
 
     first, second = text("a value"), {**text("a value"), "metadata": one("1", name="ward", uid="2")["metadata"]}
-    cache = cached(first, second)
-    lab, ward = cache.get(KIND, "clinic", "lab"), cache.get(KIND, "clinic", "ward")
-    assert lab == first
-    assert ward == second
+    cache = Cache()
+    for raw in (first, second):
+        cache.put("MedplumAgent", raw)
+    lab, ward = (cache.get("MedplumAgent", "clinic", name) or {} for name in ("lab", "ward"))
+    assert lab["spec"] == first["spec"]
+    assert ward["spec"] == second["spec"]
     keys = [next(iter(raw["spec"])) for raw in (lab, ward)]
     values = [raw["spec"]["a field"] for raw in (lab, ward)]
     assert keys[0] is keys[1]
@@ -317,3 +324,56 @@ def test_final_states_outlive_a_list_during_a_rollout() -> None:
     assert [("clinic", "old")] == cache.names("Pod")
     cache.replace("Pod", None, [], as_of="9")
     assert [] == cache.names("Pod")
+
+
+def large(number: int, *, owner: str | None = None) -> dict[str, Any]:
+    """A ServiceAccount with our label and 250 KB of annotations, as a user makes it who may create ServiceAccounts."""
+    raw = one("1", name=f"sa-{number}", uid=f"sa-{number}", **{AGENT_LABEL: "lab", "more": "x" * 60})
+    raw["metadata"]["annotations"] = {"text": "x" * 250_000}
+    owners: list[dict[str, Any]] = [
+        {"kind": "MedplumAgent", "name": f"other-{n}", "uid": f"other-{n}"} for n in range(100)
+    ]
+    if owner is not None:
+        owners.append({"kind": "MedplumAgent", "name": "lab", "uid": owner, "controller": True})
+    raw["metadata"]["ownerReferences"] = owners
+    return raw
+
+
+@pytest.mark.parametrize("owner", [None, "forged"])
+def test_of_what_no_medplumagent_owns_only_the_nameplate_is_cached(owner: str | None) -> None:
+    """Six hundred ServiceAccounts of 250 KB took the memory of the operator, and so of all tenants. An owner that does not exist does not help."""
+    cache = Cache()
+    cache.put("MedplumAgent", one("1", uid="agent-1"))
+    for kind in ("ServiceAccount", "Service", "PodDisruptionBudget", "RoleBinding", KIND, "ControllerRevision"):
+        cache.replace(kind, None, [large(number, owner=owner) for number in range(600)], as_of="1")
+        assert 600 == len(cache.names(kind))
+        for _, name in cache.names(kind):
+            assert len(json.dumps(cache.get(kind, "clinic", name))) < 600
+
+
+def test_what_becomes_known_as_owned_is_cached_whole() -> None:
+    """Its MedplumAgent is seen later than it."""
+    cache, mine = Cache(), large(1, owner="agent-1")
+    cache.put("ServiceAccount", mine)
+    assert "annotations" not in (cache.get("ServiceAccount", "clinic", "sa-1") or {})["metadata"]
+    cache.put("MedplumAgent", one("1", uid="agent-1"))
+    cache.put("ServiceAccount", mine)
+    assert (
+        mine["metadata"]["annotations"]
+        == (cache.get("ServiceAccount", "clinic", "sa-1") or {})["metadata"]["annotations"]
+    )
+    assert not cache.put("ServiceAccount", mine)
+
+
+@pytest.mark.parametrize("kind", ["Pod", "Job", "MedplumAgent"])
+def test_of_agents_pods_and_jobs_only_the_marks_that_are_read_are_cached(kind: str) -> None:
+    """Users may add labels and annotations, as large as objects may be. The manifest that kubectl stores in one is not read either."""
+    raw = {**pod(), "kind": kind}
+    raw["metadata"] |= {"uid": "1", "resourceVersion": "1"}
+    raw["metadata"]["annotations"] |= {"text": "x" * 250_000, names.FORCE_DOWNGRADE: "4.2.3"}
+    raw["metadata"]["labels"] |= {f"label-{number}": "x" * 60 for number in range(1000)}
+    cache = Cache()
+    cache.put(kind, raw)
+    found = cache.get(kind, "clinic", "lab-1") or {}
+    assert {names.TEMPLATE_HASH, names.FORCE_DOWNGRADE} == set(found["metadata"]["annotations"])
+    assert {names.AGENT_LABEL, names.VERSION_LABEL} == set(found["metadata"]["labels"])

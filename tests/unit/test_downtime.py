@@ -216,7 +216,7 @@ def test_what_binds_a_change_to_windows() -> None:
     assert live is not None
     assert live.applied_template is not None
     assert not is_bound(seen, allowed, live.applied_template.template, now=at)
-    del cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE]
+    cluster.as_before_revisions()
     assert is_bound(cluster.observe(), allowed, other, now=at), "an older release made it"
 
 

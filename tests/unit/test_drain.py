@@ -92,7 +92,7 @@ def test_a_cordoned_node_moves_its_agent_once_by_a_handoff() -> None:
     plan = cluster.cordon("node-1").reconcile()
     assert (Phase.HANDING_OFF, Reason.MOVING_OFF_NODE) == (plan.phase, plan.reason)
     assert "off node node-1" in plan.message.summary
-    assert ["Deployment"] == [action.kind for action in plan.actions]
+    assert ["ControllerRevision", "Deployment"] == [action.kind for action in plan.actions]
     cluster.tick()
     cluster.tick()
     assert ["5.1.15", "5.1.15"] == cluster.running

@@ -119,7 +119,7 @@ async def test_an_operator_that_died_between_the_two_writes_replaces_no_pod() ->
     cluster.edit_as("kubectl", select_ssd).settle()
     metadata = cluster.deployment["metadata"]
     body = copy.deepcopy(cluster.deployment)
-    body["spec"]["template"] = {**rendered(cluster), "metadata": {}}
+    body["spec"]["template"] = {**copy.deepcopy(rendered(cluster)), "metadata": {}}
     body["spec"]["template"]["spec"]["schedulerName"] = "other"
     taken = without_foreign_ownership(body, cluster.deployment)
     assert taken is not None

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.core.objects import gate_pod
@@ -24,7 +23,7 @@ from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy import gate_messages
-from medplum_agent_operator.core.rollout.template_in_force import of_gate
+from medplum_agent_operator.core.rollout.template_in_force import REVISION, of_gate
 from tests.support.builders import NOW, REPOSITORY, agent, observed, parsed, stamp
 from tests.support.simulated_cluster import SimulatedCluster
 
@@ -71,7 +70,7 @@ NAME = parsed("5.1.15").name
 def test_without_a_gate_there_is_nothing_of_it() -> None:
     """The Service leads to the agent."""
     made = plan({"enabled": False})
-    assert {NAME, f"{NAME}-moves-by-handoff"} == {action.name for action in made.actions}
+    assert {NAME, f"{NAME}-moves-by-handoff", made.revision} == {action.name for action in made.actions}
     service = body(made, "Service", NAME)
     assert service is not None
     assert selector(parsed("5.1.15")) == service["spec"]["selector"]
@@ -222,7 +221,10 @@ def test_what_somebody_changes_at_a_gate_is_put_back(meddle: Callable[[dict[str,
     raw = agent("5.1.15", gate={"enabled": True})
     cluster = SimulatedCluster(raw).settle()
     children = {**cluster.observe().children, "GateDeployment": _owned(live, raw)}
-    made = make_plan(replace(cluster.observe(), children=children), config=CONFIG, now=cluster.now)
+    seen = replace(cluster.observe(), children=children)
+    gate = AppliedTemplate(REVISION, first["spec"]["template"])
+    seen = seen.with_memory(replace(seen.memory, notes=replace(seen.memory.notes, gate=gate)))
+    made = make_plan(seen, config=CONFIG, now=cluster.now)
     again = body(made, "Deployment", f"{NAME}-gate")
     assert again is not None
     assert first["spec"]["template"] == again["spec"]["template"]
@@ -234,12 +236,9 @@ def test_a_release_that_leaves_a_field_out_replaces_no_gate() -> None:
     seen = SimulatedCluster(agent("5.1.15", gate={"enabled": True, "replicas": 2})).settle().observe()
     live = serving()
     live["spec"]["template"]["spec"]["containers"][0]["startupProbe"] = {"tcpSocket": {"port": 1}}
-    noted = {names.APPLIED_TEMPLATE: AppliedTemplate(1, live["spec"]["template"]).dump()}
-    kept = of_gate(
-        replace(seen, children={"GateDeployment": {**live, "metadata": {"annotations": noted}}}),
-        seen.agent.spec,
-        CONFIG,
-    )
+    noted = replace(seen.memory.notes, gate=AppliedTemplate(1, live["spec"]["template"]))
+    seen = replace(seen.with_memory(replace(seen.memory, notes=noted)), children={"GateDeployment": live})
+    kept = of_gate(seen, seen.agent.spec, CONFIG)
     assert kept is not None
     assert live["spec"]["template"] == kept.body
     assert "spec.containers[name=gate].startupProbe" in kept.pending_update

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
-import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -116,8 +115,11 @@ def test_a_pod_that_has_ended_is_nobody() -> None:
         pytest.param(KIND, {"spec": {}}, id="an agent without server"),
         pytest.param(KIND, {"spec": {"server": {"baseUrl": 7, "agentId": "a"}}}, id="a server that is a number"),
         pytest.param("Deployment", {}, id="a Deployment without the note, as a gate's"),
-        pytest.param("Deployment", {"metadata": {"annotations": {names.APPLIED_SPEC: "{"}}}, id="a broken note"),
-        pytest.param("Deployment", {"metadata": {"annotations": {names.APPLIED_SPEC: "7"}}}, id="a note of no spec"),
+        pytest.param(
+            "Deployment",
+            {"spec": {"template": {"spec": {"containers": [{"name": "agent"}]}}}},
+            id="a Deployment without arguments",
+        ),
         pytest.param("Pod", {"spec": {"containers": [{"name": "gate"}]}}, id="a gate's pod"),
         pytest.param("Pod", {"spec": {"containers": [{"name": "agent"}]}}, id="a pod without arguments"),
         pytest.param("Service", {}, id="another kind"),
@@ -271,7 +273,7 @@ def test_a_deployment_that_was_deleted_is_not_made_again_where_another_has_becom
 
 def test_without_the_note_of_what_was_applied_nothing_is_touched() -> None:
     """The edit is refused and the applied spec is unknown: the message says both."""
-    cluster = installed().edit(server={**SERVER, "baseUrl": ELSEWHERE})
+    cluster = installed().as_before_revisions().edit(server={**SERVER, "baseUrl": ELSEWHERE})
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     plan = contested(cluster, Claim("ward", "front-desk", "0", FIRST))
     assert (Reason.IDENTITY_TAKEN, ()) == (plan.reason, plan.actions)
@@ -324,8 +326,10 @@ def test_an_identity_is_claimed_by_the_deployment_that_is_first_to_have_it(
 def deployment_of(raw: Raw) -> Raw:
     """A Deployment that was applied for an agent."""
     metadata = {**copy.deepcopy(raw["metadata"]), "uid": "d", "labels": {names.AGENT_LABEL: raw["metadata"]["name"]}}
-    metadata["annotations"] = {names.APPLIED_SPEC: json.dumps(raw["spec"])}
-    return {"kind": "Deployment", "metadata": metadata, "spec": {}}
+    server = raw["spec"]["server"]
+    text = f"baseUrl={server['baseUrl']}\nagentId={server['agentId']}"
+    pod = {"containers": [{"name": "agent", "args": ["write", text]}]}
+    return {"kind": "Deployment", "metadata": metadata, "spec": {"template": {"spec": pod}}}
 
 
 def at(raw: Raw, version: int) -> Raw:

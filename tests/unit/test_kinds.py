@@ -22,7 +22,7 @@ def test_every_child_of_an_agent_is_watched_by_our_label() -> None:
     assert {kind for kind, _ in CHILDREN.values()} <= {kind.name for kind in watched(nodes=False) if kind.selector}
 
 
-@pytest.mark.parametrize(("nodes", "expected"), [(True, 9), (False, 8)])
+@pytest.mark.parametrize(("nodes", "expected"), [(True, 10), (False, 9)])
 def test_nodes_are_watched_only_if_the_setting_says_so(*, nodes: bool, expected: int) -> None:
     """They are the one kind outside namespaces, and need a ClusterRole of their own."""
     found = [kind.name for kind in watched(nodes=nodes)]
@@ -38,7 +38,7 @@ def test_what_rollouts_wait_for_is_watched() -> None:
 
 def test_the_kinds_that_are_only_written_are_not_watched() -> None:
     """Nothing would ever remove them from the cache."""
-    assert ["Event", "ControllerRevision"] == [kind.name for kind in KINDS.values() if not kind.watched]
+    assert ["Event"] == [kind.name for kind in KINDS.values() if not kind.watched]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.findings import Severity
 from medplum_agent_operator.core.observed.rollout_record import Change
 from tests.support.builders import stamp
-from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed
+from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster, changing, installed, kinds_of
 from tests.support.simulated_cluster.situations import HOLD
 
 WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
@@ -23,7 +24,7 @@ WINDOWS = [{"schedule": "0 2 * * 0", "duration": "2h"}]
 
 def kinds(cluster: SimulatedCluster) -> list[str]:
     """What a pass would apply now, in its order."""
-    return [action.kind for action in cluster.plan().actions]
+    return kinds_of(cluster.plan())
 
 
 def reasons(cluster: SimulatedCluster) -> list[Reason]:
@@ -35,7 +36,7 @@ def test_an_installation_makes_what_a_pod_needs_before_the_pod() -> None:
     """ServiceAccount, Service and budget come first; the Deployment last, and it alone is disruptive."""
     cluster = SimulatedCluster()
     assert ["ServiceAccount", "Service", "PodDisruptionBudget", "Deployment"] == kinds(cluster)
-    assert [False, False, False, True] == [action.disruptive for action in cluster.plan().actions]
+    assert [False, False, False, False, True] == [action.disruptive for action in cluster.plan().actions]
     assert {"missing"} == {action.difference for action in cluster.plan().actions}
 
 
@@ -60,14 +61,14 @@ def test_a_rollout_is_noted_before_the_next_one_begins() -> None:
     """Killed between Deployment and status, the operator first writes down what it began, and only then goes on."""
     cluster = installed("5.1.14").edit(version="5.1.15")
     with pytest.raises(OperatorDiedError):
-        cluster.reconcile(dies_after=1)
+        cluster.reconcile(dies_after=2)
     cluster.edit(version="5.1.16")
     plan = cluster.reconcile()
     assert () == plan.actions
     assert plan.requeue_at == cluster.now
     assert cluster.status.rollout is not None
     assert "5.1.15" == cluster.status.rollout.to
-    assert ["Deployment"] == [action.kind for action in cluster.reconcile().actions]
+    assert ["ControllerRevision", "Deployment"] == [action.kind for action in cluster.reconcile().actions]
     assert Outcome.SUPERSEDED is cluster.status.history[0].outcome
 
 
@@ -103,6 +104,9 @@ def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
     assert not action.disruptive
 
 
+TEMPLATE = "the template"
+
+
 @pytest.mark.parametrize(
     ("note", "text"),
     [
@@ -118,24 +122,27 @@ def test_the_record_of_a_rollout_is_kept_as_long_as_the_template_is() -> None:
             + "}",
             id="a number that no change has",
         ),
-        pytest.param(names.APPLIED_TEMPLATE, '{"revision":1,"template":{"spec":{"containers":[]}}}', id="no agent"),
+        pytest.param(TEMPLATE, '{"revision":1,"template":{"spec":{"containers":[]}}}', id="no agent"),
         pytest.param(
-            names.APPLIED_TEMPLATE,
+            TEMPLATE,
             '{"revision":1,"template":{"spec":{"containers":[{"name":"agent","image":"x"}]}}}',
             id="no metadata",
         ),
         pytest.param(
-            names.APPLIED_TEMPLATE,
+            TEMPLATE,
             '{"revision":1,"template":{"metadata":{},"spec":{"containers":[{"name":"agent","image":"x"}]}}}',
             id="no annotations",
         ),
     ],
 )
 def test_a_note_that_somebody_broke_reads_as_absent(note: str, text: str) -> None:
-    """Nothing fails by it, and no pod is replaced."""
+    """Nothing fails by it, and no pod is replaced. A template is read from revisions alone."""
     cluster = installed()
     before = [pod.name for pod in cluster.pods]
-    cluster.deployment["metadata"]["annotations"][note] = text
+    if note == TEMPLATE:
+        cluster.remember(template=json.loads(text))
+    else:
+        cluster.as_before_revisions().deployment["metadata"]["annotations"][note] = text
     cluster.agent["status"] = {}
     cluster.reconcile()
     assert (Phase.RUNNING, before) == (cluster.settle().status.phase, [pod.name for pod in cluster.pods])
@@ -143,7 +150,7 @@ def test_a_note_that_somebody_broke_reads_as_absent(note: str, text: str) -> Non
 
 def test_a_record_that_nobody_knows_any_more_begins_now() -> None:
     """Somebody removed the annotation and status: what is there is written down anew, and no pod is replaced."""
-    cluster = installed()
+    cluster = installed().as_before_revisions()
     del cluster.deployment["metadata"]["annotations"][names.ROLLOUT]
     cluster.agent["status"] = {}
     cluster.reconcile()
@@ -155,6 +162,7 @@ def test_a_removed_record_is_put_back_from_status() -> None:
     """Somebody removed the annotation: the latest history entry tells the same, and no rollout begins."""
     cluster = installed("5.1.14").edit(version="5.1.15").settle()
     before, history = cluster.record, cluster.status.history
+    cluster.as_before_revisions()
     del cluster.deployment["metadata"]["annotations"][names.ROLLOUT]
     cluster.reconcile()
     assert (before.started_at, before.from_version, before.to) == (
@@ -222,7 +230,9 @@ def test_a_template_that_was_changed_by_hand_is_put_back_by_a_rollout() -> None:
     cluster = installed("5.1.15")
     cluster.deployment["spec"]["template"]["spec"]["containers"][0]["image"] = "agent:9.9.9"
     plan = cluster.plan()
-    assert [("Deployment", True)] == [(action.kind, action.disruptive) for action in plan.actions]
+    assert [("ControllerRevision", False), ("Deployment", True)] == [
+        (action.kind, action.disruptive) for action in plan.actions
+    ]
     assert plan.begins is not None
     assert ("5.1.15", "5.1.15") == (plan.begins.from_version, plan.begins.to)
 
@@ -335,7 +345,7 @@ def test_at_most_one_action_is_disruptive(before: str, after: str, approval: str
     cluster.objects["ServiceAccount"]["automountServiceAccountToken"] = True
     plan = cluster.plan()
     first = ["ControllerRevision"] if approval else []
-    assert [*first, "ServiceAccount", "Service"] == [action.kind for action in plan.actions[: len(first) + 2]]
+    assert [*first, "ServiceAccount", "Service"] == kinds_of(plan)[: len(first) + 2]
     assert [True] == [action.disruptive for action in plan.actions if action.disruptive]
 
 
@@ -385,7 +395,7 @@ def test_while_refused_a_template_changed_by_hand_is_put_back_without_the_users_
 
 def test_without_a_record_of_the_applied_spec_nothing_is_touched() -> None:
     """A refused change of a Deployment whose record of the applied spec is broken: the plan says so and does nothing."""
-    cluster = installed("5.1.15").edit(version="4.2.3")
+    cluster = installed("5.1.15").edit(version="4.2.3").as_before_revisions()
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "junk"
     plan = cluster.plan()
     assert ((), Phase.AWAITING_APPROVAL) == (plan.actions, plan.phase)

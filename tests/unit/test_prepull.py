@@ -31,7 +31,7 @@ from tests.support.builders import (
     stamp,
 )
 from tests.support.ports import Stage
-from tests.support.simulated_cluster import SimulatedCluster, installed
+from tests.support.simulated_cluster import SimulatedCluster, installed, kinds_of
 from tests.support.simulated_cluster.situations import HOLD
 
 NEW = f"{REPOSITORY}:4.2.3"
@@ -46,7 +46,7 @@ def forced(**spec: Any) -> SimulatedCluster:
 
 def kinds(cluster: SimulatedCluster) -> list[str]:
     """The kinds that a pass would apply now."""
-    return [action.kind for action in cluster.plan().actions]
+    return kinds_of(cluster.plan())
 
 
 def test_a_change_that_stops_first_fetches_its_image_first() -> None:
@@ -113,7 +113,7 @@ def test_a_secret_that_the_kubelet_has_not_read_yet_is_waited_for() -> None:
 def test_what_was_applied_is_needed_for_a_latch() -> None:
     """Somebody broke its record: the agent keeps serving, and the failure is reported."""
     cluster = forced().settle()
-    cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
+    cluster.remember(spec=None)
     cluster.tick(61)
     cluster.settle()
     assert (Phase.FAILED, ["5.1.15"]) == (cluster.status.phase, cluster.running)
@@ -127,27 +127,23 @@ def test_a_latch_changes_the_record_and_nothing_else(before: str, lost: str) -> 
     cluster = installed("4.1.12").edit(version=before).settle()
     cluster.annotate("4.2.2 CHG-1").edit(version="4.2.2", image={"tag": "4.2.2"})
     cluster.never_pulled.add("4.2.2")
-    notes = cluster.settle().deployment["metadata"]["annotations"]
-    assert names.LAST_GOOD in notes
+    before_it = cluster.settle().memory.notes
+    assert before_it.before is not None
     if "record" in lost:
-        del notes[names.ROLLOUT]
+        cluster.remember(record=None)
     if "history" in lost:
         cluster.agent["status"]["history"] = []
     was = json.loads(json.dumps(cluster.deployment))
     cluster.tick(61)
     plan = cluster.plan()
     assert ((), True, cluster.now) == (plan.findings, plan.defer_reporting, plan.requeue_at), "the next pass reports it"
-    (latch,) = plan.actions
-    assert ("Deployment", f"metadata.annotations.{names.ROLLOUT}", False) == (
-        latch.kind,
-        latch.difference,
-        latch.disruptive,
-    )
+    revision, latch = plan.actions
+    assert ("ControllerRevision", "Deployment", False) == (revision.kind, latch.kind, latch.disruptive)
+    assert latch.difference.startswith("metadata.annotations.")
     cluster.reconcile()
     assert cluster.record.failed is not None
     assert was["spec"] == cluster.deployment["spec"]
-    before_it, after = was["metadata"]["annotations"], cluster.deployment["metadata"]["annotations"]
-    assert {names.ROLLOUT} == {name for name in {*before_it, *after} if before_it.get(name) != after.get(name)}
+    assert replace(before_it, record=None) == replace(cluster.memory.notes, record=None)
 
 
 def test_an_agent_that_is_down_for_a_moment_is_not_given_up_for_an_image_that_cannot_be_pulled() -> None:

@@ -55,7 +55,7 @@ async def test_a_cordon_is_read_live_before_an_agent_is_moved() -> None:
     assert [] == stage.writes
     stage.simulated.cordon("node-1")
     await stage.one_pass()
-    assert ["apply Deployment", STATUS, "create Event"] == stage.writes
+    assert ["create ControllerRevision", "apply Deployment", STATUS, "create Event"] == stage.writes
 
 
 async def test_an_unknown_agent_costs_no_request() -> None:
@@ -78,6 +78,7 @@ async def test_an_installation_reads_everything_and_writes_in_order() -> None:
         "list Pod",
     } == set(stage.cluster.requests[:6])
     assert [
+        "create ControllerRevision",
         "apply ServiceAccount",
         "apply Service",
         "apply PodDisruptionBudget",
@@ -162,7 +163,7 @@ async def test_an_agent_that_is_deleted_before_its_status_is_written_is_not_a_fa
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     stage.cluster.faults[STATUS] = [ClusterError("not found", status=404)]
     await stage.one_pass()
-    assert ["apply Deployment", STATUS] == stage.writes
+    assert ["create ControllerRevision", "apply Deployment", STATUS] == stage.writes
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,8 @@ async def test_a_temporary_fault_ends_the_pass(fault: ClusterError, request_: st
     with pytest.raises(type(fault)):
         await stage.one_pass()
     assert [] == stage.cluster.events
-    assert stage.writes[-1:] in ([], [request_])
+    assert stage.writes[-1:] in ([], [request_], ["delete ControllerRevision"])
+    assert not isinstance(fault, ConflictError) or len(stage.simulated.revisions) == 1 + (request_ == STATUS)
 
 
 async def test_after_a_conflict_the_next_pass_decides_again() -> None:
@@ -201,7 +203,13 @@ async def test_a_refused_write_is_reported_and_ends_the_actions() -> None:
     stage = Stage(installed("5.1.14").edit(version="5.1.15", service={"annotations": {"a": "b"}}))
     stage.cluster.faults["apply Service"] = [RefusedError("Service lab is invalid: nodePort taken.", status=422)]
     assert 60.0 == await stage.one_pass()
-    assert ["apply Service", STATUS, "create Event"] == stage.writes
+    assert [
+        "create ControllerRevision",
+        "apply Service",
+        "delete ControllerRevision",
+        STATUS,
+        "create Event",
+    ] == stage.writes
     status = stage.simulated.status
     assert (Phase.FAILED, ("True", "WriteRefused")) == (status.phase, stage.simulated.condition("Stalled"))
     assert "The API server refuses to write Service lab." in (status.plan or "")
@@ -281,7 +289,7 @@ async def test_an_existing_backup_counts_as_written() -> None:
         await stage.one_pass()
     (name,) = stage.simulated.backups
     await stage.one_pass()
-    assert 2 == stage.writes.count("create ControllerRevision")
+    assert 4 == stage.writes.count("create ControllerRevision"), "in each pass the backup, and a revision"
     assert ([name], name) == (list(stage.simulated.backups), stage.simulated.record.backup)
 
 
@@ -294,11 +302,15 @@ async def test_another_conflict_over_a_backup_ends_the_pass() -> None:
     assert ["create ControllerRevision"] == stage.writes
 
 
-async def test_a_backup_is_not_cached() -> None:
-    """Its kind is not watched, so nothing would remove it from the cache."""
+async def test_the_data_of_a_backup_is_not_cached() -> None:
+    """It is for people. Revisions are cached, compressed."""
     stage = Stage(installed("5.1.15").annotate("4.2.3 CHG-1").edit(version="4.2.3").fetched())
     await stage.one_pass()
-    assert [] == stage.seen.names("ControllerRevision")
+    found = [stage.seen.get("ControllerRevision", *name) or {} for name in stage.seen.names("ControllerRevision")]
+    assert {("-backup-" in raw["metadata"]["name"], type(raw.get("data"))) for raw in found} == {
+        (True, type(None)),
+        (False, bytes),
+    }
     assert "get ControllerRevision" not in stage.cluster.requests
 
 
@@ -319,11 +331,12 @@ async def test_a_strategy_of_another_field_manager_is_freed_first() -> None:
     await stage.one_pass()
     assert [
         "create ControllerRevision",
+        "create ControllerRevision",
         "apply PodDisruptionBudget",
         "apply Deployment",
         "patch Deployment",
         "apply Deployment",
-    ] == stage.writes[:5]
+    ] == stage.writes[:6]
     kind, patch = stage.cluster.patches[0]
     assert ("Deployment", {"strategy": {"type": "Recreate", "rollingUpdate": None}}) == (kind, patch["spec"])
     assert ("Recreate", "4.2.3") == (stage.simulated.strategy, stage.simulated.applied_version)
@@ -464,7 +477,7 @@ async def test_applied_children_are_logged_with_the_difference(caplog: pytest.Lo
     stage = Stage(installed("5.1.14").edit(version="5.1.15"))
     with caplog.at_level(logging.INFO, logger="medplum_agent_operator"):
         await stage.one_pass()
-    (record,) = [one for one in caplog.records if one.getMessage().startswith("applied")]
+    _, record = [one for one in caplog.records if one.getMessage().startswith("applied")]
     assert record.getMessage().startswith("applied Deployment (spec.template.")
     assert ("clinic/lab", True) == (record.__dict__["agent"], record.__dict__["disruptive"])
 

@@ -369,13 +369,12 @@ def test_what_may_come_right_waits_for_the_deadline(trouble: tuple[str, str]) ->
 
 
 def test_what_is_brought_back_is_what_was_applied_whatever_this_release_would_render() -> None:
-    """The note on the Deployment counts: an operator that renders otherwise brings back the same pod."""
+    """The revision counts: an operator that renders otherwise brings back the same pod."""
     cluster = changing("5.1.14", "5.1.15")
-    marks = cluster.deployment["metadata"]["annotations"]
-    note = json.loads(marks[names.LAST_GOOD])
-    older = note["applied"]["template"]
+    before = cluster.revisions[cluster.in_force]["data"]["before"]
+    older = before["applied"]["template"]
     older["metadata"]["annotations"]["rendered-by"] = "an older release"
-    marks[names.LAST_GOOD] = json.dumps(note)
+    cluster.remember(before=before)
     cluster.books.active_template = older
     cluster.wait_for_deadline()
     live = cluster.deployment["spec"]["template"]
@@ -386,7 +385,7 @@ def test_what_is_brought_back_is_what_was_applied_whatever_this_release_would_re
 def test_a_rollout_that_an_older_release_began_is_not_rolled_back() -> None:
     """The Deployment does not record what was active before: the plan says so, and the operator guesses nothing."""
     cluster = changing("5.1.14", "5.1.15")
-    del cluster.deployment["metadata"]["annotations"][names.LAST_GOOD]
+    cluster.as_before_revisions()
     cluster.wait_for_deadline()
     assert ["5.1.14", "5.1.15"] == cluster.running
     assert "an older operator release started it and did not record what was active before" in (
@@ -519,7 +518,7 @@ def test_a_change_that_fails_before_status_has_it_is_in_history() -> None:
     """The operator died after its first write, and the next one starts after the deadline."""
     cluster = installed("5.1.14")
     cluster.never_ready.add("5.1.15")
-    cluster.edit(version="5.1.15").dies_at_each_pass(after=1, passes=1)
+    cluster.edit(version="5.1.15").dies_at_each_pass(after=2, passes=1)
     cluster.settle(operator=False).tick(61)
     assert not cluster.observe().rollout_in_status
     first = cluster.reconcile()
@@ -576,9 +575,7 @@ def test_a_refresh_that_fails_opens_no_latch() -> None:
     cluster = failed()
     assert cluster.record.failed is not None
     known = cluster.record.failed
-    cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE] = json.dumps(
-        {"revision": 1, "template": _older(cluster)}
-    )
+    cluster.remember(template={"revision": 1, "template": _older(cluster)})
     cluster.deployment["spec"]["template"] = _older(cluster)
     cluster.settle()
     cluster.never_ready.add("5.1.14")

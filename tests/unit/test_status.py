@@ -159,7 +159,7 @@ def test_a_rollout_that_ended_while_the_operator_was_away_is_told_afterwards() -
     """Killed right after the Deployment was written, gone until all is over: the entry is there."""
     cluster = installed("5.1.14").edit(version="5.1.15")
     with pytest.raises(OperatorDiedError):
-        cluster.reconcile(dies_after=1)
+        cluster.reconcile(dies_after=2)
     cluster.settle(operator=False).settle()
     assert ("5.1.14", "5.1.15", Outcome.COMPLETED) == told(cluster)[0]
     entry = cluster.status.history[0]

@@ -160,8 +160,8 @@ def test_giving_up_a_target_leaves_the_pod_of_the_release_before(cluster: Simula
 def test_what_was_made_without_a_note_stays_as_it_is(cluster: SimulatedCluster) -> None:
     """A Deployment of a release that noted no template: what stands there is taken for it."""
     before = names_of_pods(cluster)
-    del cluster.deployment["metadata"]["annotations"][names.APPLIED_TEMPLATE]
-    cluster.edit(paused=True).edit(paused=False).settle()
+    cluster.as_before_revisions().settle()
     assert before == names_of_pods(cluster)
-    assert names.APPLIED_TEMPLATE in cluster.deployment["metadata"]["annotations"]
+    assert cluster.in_force in cluster.revisions
+    assert None is cluster.deployment["metadata"]["annotations"].get(f"{names.DOMAIN}/applied-template")
     assert before != names_of_pods(cluster.edit(version="5.1.15").settle())

@@ -12,7 +12,9 @@ from medplum_agent_operator.api.gate import GateSpec
 from medplum_agent_operator.api.reasons import ConditionType, Reason
 from medplum_agent_operator.api.status import Condition, ConditionStatus, GateFigures, MedplumAgentStatus, parse_status
 from medplum_agent_operator.core.objects.children import CHILDREN, kind_of, name_of
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
 from medplum_agent_operator.core.observed.gate_reports import Channel, Takeover, Traffic
+from medplum_agent_operator.core.observed.revision import Memory
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.report.traffic import channels
@@ -63,12 +65,21 @@ def seen(
 
 def with_what_it_applies(found: Observed) -> Observed:
     """The same after the writes of a pass."""
-    children = dict(found.children)
+    children, live, revisions = dict(found.children), found.deployment, []
+    assert live is not None
     for action in make_plan(found, config=CONFIG, now=NOW).actions:
+        if action.kind == "ControllerRevision":
+            revisions.append(action.body)
+            continue
+        if (action.kind, action.name) == ("Deployment", "lab"):
+            live = LiveDeployment({**live.raw, **action.body})
+            continue
         part = next(each for each in CHILDREN if (action.kind, action.name) == (kind_of(each), name_of(each, "lab")))
         about = {**action.body["metadata"], "resourceVersion": "1"}
         children[part] = {**children.get(part, {}), **action.body, "metadata": about}
-    return replace(found, children=children)
+    raw = agent("5.1.15")
+    memory = Memory.of(raw, found.agent.status, deployment=live.raw, revisions=revisions)
+    return replace(found, children=children, deployment=live).with_memory(memory)
 
 
 def told(traffic: Traffic | None, **more: Any) -> MedplumAgentStatus:

@@ -58,7 +58,7 @@ def test_without_an_image_repository_only_what_is_recorded_can_be_applied() -> N
     found = decide(cluster.observe(), Config())
     assert isinstance(found, Refused)
     assert (Change.UPGRADE, "5.1.14") == (found.change, found.spec and found.spec.version)
-    cluster.deployment["metadata"]["annotations"].pop(names.APPLIED_TEMPLATE)
+    cluster.as_before_revisions()
     found = decide(cluster.observe(), Config())
     assert isinstance(found, Refused)
     assert found.spec is None
@@ -173,8 +173,8 @@ def test_a_deleted_deployment_is_not_guessed_at_if_the_refused_spec_pins_an_imag
 
 
 def test_a_broken_note_of_the_applied_spec_is_not_guessed_at() -> None:
-    """Somebody broke the annotation: then what ran before is not known."""
-    cluster = refused()
+    """Somebody broke the annotation before the upgrade to revisions: then what ran before is not known."""
+    cluster = refused().as_before_revisions()
     cluster.deployment["metadata"]["annotations"][names.APPLIED_SPEC] = "{"
     assert verdict(cluster).spec is None
 
@@ -205,7 +205,7 @@ def test_a_refusal_in_the_middle_of_a_change_says_what_goes_on() -> None:
     settled = refusal_of(verdict(refused()))
     assert settled is not None
     assert "; 5.1.15 keeps serving devices. Other edits" in str(settled.message)
-    cluster.deployment["metadata"]["annotations"][names.ROLLOUT] = "broken"
+    cluster.remember(record=None)
     unknown = refusal_of(verdict(cluster))
     assert unknown is not None
     assert "No agent serves; devices cannot deliver messages. Other edits" in str(unknown.message)

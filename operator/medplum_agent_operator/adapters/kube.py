@@ -17,12 +17,10 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
-from medplum_agent_operator.adapters.rights import needed_right
+from medplum_agent_operator.adapters import answers
 from medplum_agent_operator.api.annotations import MANAGED_BY
 from medplum_agent_operator.errors import (
     ClusterError,
-    ConflictError,
-    RefusedError,
     StartupError,
     UntrustedError,
     sentence,
@@ -46,6 +44,7 @@ the first object that it stores is newer. `tests/behaviour/test_crash_points.py`
 _APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
 """With the charset the client library sends our bytes; without it, it would encode the body itself, as ASCII."""
 _MERGE: Final = "application/merge-patch+json"
+_DRY_RUN: Final = {"dryRun": "All"}
 
 
 RESOURCES: Final = KINDS
@@ -125,12 +124,15 @@ class Kube:
                 return found, metadata.get("resourceVersion", "")
             query["continue"] = metadata["continue"]
 
-    async def apply(self, body: Mapping[str, Any], *, resource_version: str | None) -> dict[str, Any]:
+    async def apply(
+        self, body: Mapping[str, Any], *, resource_version: str | None, dry_run: bool = False
+    ) -> dict[str, Any]:
         """Apply an object by server-side apply, with the operator's one field manager. Takes over fields that others changed (force).
 
         Args:
             body: the object as it should be.
             resource_version: of the object that the decision was made on. None if there was no object.
+            dry_run: whether the API server only says what it would do.
 
         Raises:
             ConflictError: when the object has changed since, or exists by now; it is not overwritten.
@@ -139,7 +141,7 @@ class Kube:
         """
         metadata = {**body["metadata"], "resourceVersion": resource_version or NO_OBJECT}
         path = KINDS[body["kind"]].path(metadata["namespace"], metadata["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", **(_DRY_RUN if dry_run else {})}
         return await self._request(
             "PATCH", path, query=query, body=as_yaml({**body, "metadata": metadata}), content_type=_APPLY
         )
@@ -153,14 +155,25 @@ class Kube:
             "PATCH", path, query={"fieldManager": FIELD_MANAGER}, body=patch, content_type=_MERGE
         )
 
-    async def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object.
+    async def create(self, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Create an object. In a dry run, the API server only says what it would do.
 
         Raises:
             ConflictError: when an object of that name exists.
         """
         path = KINDS[body["kind"]].path(body["metadata"]["namespace"])
-        return await self._request("POST", path, query={"fieldManager": FIELD_MANAGER}, body=body)
+        return await self._request(
+            "POST", path, query={"fieldManager": FIELD_MANAGER, **(_DRY_RUN if dry_run else {})}, body=body
+        )
+
+    async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
+        """Delete an object, unless another one has its name by now. One that does not exist is no fault."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            await self._request("DELETE", KINDS[kind].path(namespace, name), body=body)
+        except ClusterError as fault:
+            if fault.status not in {404, 409}:
+                raise
 
     async def _request(
         self,
@@ -196,8 +209,8 @@ class Kube:
         if response.status == 401:  # noqa: PLR2004 - HTTP's own number
             await self._read_credentials()
         if response.status >= 400:  # noqa: PLR2004 - HTTP's own number
-            raise _fault(method, path, response.status, content, applies=content_type == _APPLY)
-        return _object(f"{method} {path}", response.status, content)
+            raise answers.fault_of(method, path, response.status, content, applies=content_type == _APPLY)
+        return answers.object_of(f"{method} {path}", response.status, content)
 
 
 def as_yaml(body: Mapping[str, Any]) -> bytes:
@@ -211,40 +224,3 @@ def as_yaml(body: Mapping[str, Any]) -> bytes:
     """
     text = re.sub("[\ud800-\udfff]", "\ufffd", json.dumps(body, ensure_ascii=False))
     return re.sub("[\x7f-\uffff]", lambda found: f"\\u{ord(found[0]):04x}", text).encode()
-
-
-def _object(request: str, status: int, content: bytes) -> dict[str, Any]:
-    """Parse an answer. One that is not a JSON object does not come from an API server."""
-    try:
-        found = json.loads(content)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ClusterError(
-            f"{request} was answered with {status} and no Kubernetes object: {content[:300].decode(errors='replace')}"
-        )
-    return found
-
-
-def _fault(method: str, path: str, status: int, content: bytes, *, applies: bool) -> ClusterError:
-    try:
-        answer = json.loads(content)
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):  # from a proxy in between
-        answer = {}
-    # What is no Status is shown as it came.
-    reason, message = (
-        answer.get("reason", ""),
-        answer.get("message", "") if answer else content[:300].decode(errors="replace"),
-    )
-    text = sentence(" ".join(filter(None, (f"{method} {path} was answered with {status}", reason))) + f": {message}")
-    if status == 403 and (right := needed_right(method, path, message, applies=applies)):  # noqa: PLR2004 - HTTP's own number
-        text = f"{text} {right}"
-    match status:
-        case 409:
-            return ConflictError(text, status=status, reason=reason)
-        case 400 | 403 | 413 | 415 | 422:
-            return RefusedError(text, status=status, reason=reason)
-        case _:
-            return ClusterError(text, status=status, reason=reason)

@@ -17,16 +17,13 @@ RETRY: Final = f"{DOMAIN}/retry"
 REFRESH: Final = f"{DOMAIN}/refresh"
 """Lets a newer operator release render the pods again: any text that differs from the text at the last rendering."""
 
-# The operator sets these on the Deployment. They are its whole memory.
-# Each is written in the same request as the template that it describes.
+# The operator sets these on the Deployment, in the same request as the template that they describe.
+REVISION: Final = f"{DOMAIN}/revision"
+"""Name of the ControllerRevision in force: the operator's memory. On a ControllerRevision, as a label: its number (docs/adr/0032)."""
 ROLLOUT: Final = f"{DOMAIN}/rollout"
-"""JSON record of the rollout that produced the pod template: from, to, strategy, startedAt, approval."""
+"""JSON record of the rollout that produced the pod template: from, to, strategy, startedAt, approval. A copy for people."""
 APPLIED_SPEC: Final = f"{DOMAIN}/applied-spec"
-"""JSON of the spec that the Deployment was rendered from. It stays in force while a change is refused."""
-APPLIED_TEMPLATE: Final = f"{DOMAIN}/applied-template"
-"""JSON of the pod template as rendered, with the renderer's revision. A newer revision replaces no pod on its own."""
-LAST_GOOD: Final = f"{DOMAIN}/last-good"
-"""JSON of the spec and pod template that were active before the live ones: the target of a rollback."""
+"""JSON of the spec that the Deployment was rendered from. A copy for people; absent if it is long."""
 
 # The operator sets these on the pod template, and so on every pod.
 TEMPLATE_HASH: Final = f"{DOMAIN}/template-hash"

@@ -155,6 +155,11 @@ class MedplumAgentStatus(ApiModel):
     history: Annotated[tuple[HistoryEntry, ...], Field(json_schema_extra={"maxItems": 10})] = Field(
         default=(), description="The last ten rollouts that ended, the latest first."
     )
+    revision: Annotated[str, Field(json_schema_extra={"maxLength": 253})] | None = Field(
+        default=None,
+        description="Name of the ControllerRevision in force: the spec and the pod templates that the operator applied last. The operator believes no older "
+        "one, even if the Deployment's annotation agents.medplum.com/revision names one.",
+    )
     spent_approvals: Annotated[
         tuple[Annotated[str, Field(json_schema_extra={"maxLength": 300})], ...],
         Field(json_schema_extra={"maxItems": 50}),

@@ -4,17 +4,17 @@ Called by `reconcile`, twice if something has to be written: once on the cache, 
 settings and time always give the same plan. Once a plan is applied, the next observation leads to no action.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
 
 from medplum_agent_operator.api.reasons import Reason
-from medplum_agent_operator.core.objects.agent_pod import image_of
 from medplum_agent_operator.core.observed.findings import warning
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.revision import KIND, Revision
+from medplum_agent_operator.core.observed.rollout_record import LastGood
 from medplum_agent_operator.core.observed.scope import Config
-from medplum_agent_operator.core.policy import downtime, gate_messages, messages, prepull
+from medplum_agent_operator.core.policy import gate_messages, messages, revision_messages
+from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.checks import Blocker, first_blocker
 from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.policy.verdict import Refused, decide, while_blocked
@@ -22,7 +22,7 @@ from medplum_agent_operator.core.report import progress, rollout_messages
 from medplum_agent_operator.core.report.notices import notices
 from medplum_agent_operator.core.report.statement import Statement
 from medplum_agent_operator.core.report.traffic import traffic_unconfirmed
-from medplum_agent_operator.core.rollout import actions, records, revisions, rollback, upkeep
+from medplum_agent_operator.core.rollout import actions, backup, records, revisions, rollback, upkeep, waits
 from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.core.rollout.desired import Desired, desired, move_if_departing
 from medplum_agent_operator.core.rollout.steps import Pass, Step
@@ -37,22 +37,25 @@ class Plan(Statement):
         actions: the writes, in this order; at most one is disruptive.
         requeue_at: when to reconcile again without an event; None if events suffice.
         defer_reporting: whether to report nothing yet, because the report would change within a second.
+        outdated: revisions to delete once the actions are done.
     """
 
     actions: tuple[Apply, ...] = ()
     requeue_at: datetime | None = None
     defer_reporting: bool = False
+    outdated: tuple[Revision, ...] = ()
 
 
 def make_plan(observed: Observed, *, config: Config, now: datetime) -> Plan:
     """Plan one pass."""
     blocker = first_blocker(observed)
     if blocker is not None:
-        return _look_after(observed, blocker, config, now=now) or _blocked(blocker)
+        looked_after = _look_after(observed, blocker, config, now=now)
+        return _blocked(blocker) if looked_after is None else _with_restored_record(looked_after, observed)
     this = Pass(observed, decide(observed, config), config, now)
     if (refused := this.refused) is not None and refused.spec is None:
         return _undecidable(observed, refused)
-    return _with_notices(_reconcile(this), observed, config, now=now)
+    return _with_restored_record(_with_notices(_reconcile(this), observed, config, now=now), observed)
 
 
 def _reconcile(this: Pass) -> Plan:
@@ -64,47 +67,13 @@ def _reconcile(this: Pass) -> Plan:
         wanted = move_if_departing(this, wanted)
     if not wanted.begins:
         return _reconcile_without_rollout(this, wanted)
-    for gate in _BEFORE_A_ROLLOUT:
+    for gate in waits.BEFORE_A_ROLLOUT:
         match gate(this, wanted):
             case Refused() as refused:
                 return _reconcile_applied_spec(this, refused)
             case Step() as step:
                 return _compose(this, step)
     return _compose(this, _begin(this, wanted))
-
-
-def _wait_for_window(this: Pass, wanted: Desired) -> Refused | None:
-    """A change that stops first waits for a maintenance window."""
-    if this.allowed is None or not wanted.choice.mechanics.stops_first:
-        return None
-    return downtime.outside_windows(this.observed, this.allowed, wanted.template.body, wanted.choice, now=this.now)
-
-
-def _wait_for_status(this: Pass, wanted: Desired) -> Step | None:
-    """A rollout waits until status has the previous one, whose record it replaces."""
-    return None if this.observed.rollout_in_status else upkeep.report_first(this, wanted.spec)
-
-
-def _wait_for_image(this: Pass, wanted: Desired) -> Step | None:
-    """A change that stops first waits until the new image and the Secret are on the node."""
-    if not wanted.choice.mechanics.stops_first:
-        return None
-    observed, spec = this.observed, wanted.spec
-    fetch = prepull.needed_fetch(observed, spec, image=image_of(wanted.template.body))
-    if fetch is None:
-        return None
-    record = records.begin(observed, this.verdict, spec, wanted.choice, moved=wanted.moved, now=this.now)
-    state = progress.fetching(observed, record, spec, fetch, now=this.now)
-    failed = rollback.latch(this, spec, state, record)
-    return failed or Step(state, record, actions.while_fetching(observed, fetch, this.config))
-
-
-_BEFORE_A_ROLLOUT: Final[tuple[Callable[[Pass, Desired], Refused | Step | None], ...]] = (
-    _wait_for_window,
-    _wait_for_status,
-    _wait_for_image,
-)
-"""What a rollout waits for, in this order. A refusal leaves the applied spec in force; a step replaces the rollout in this pass."""
 
 
 def _reconcile_applied_spec(this: Pass, refused: Refused) -> Plan:
@@ -121,13 +90,21 @@ def _begin(this: Pass, wanted: Desired) -> Step:
     if observed.deployment is not None and template.newly_rendered and wanted.choice.mechanics.stops_first:
         number = observed.recreate_count + 1
         record, template = record.model_copy(update={"recreate_count": number}), template.with_stop_number(number)
-    record, backup = revisions.with_backup(observed, record)
-    body = records.deployment(observed, spec, template.applied, wanted.choice.strategy, record, begins=True)
-    live = observed.deployment
-    change = actions.apply_if_different(body, None if live is None else live.raw, disruptive=True)
-    state = progress.beginning(observed, record, spec, now=this.now)
+    record, saved = backup.with_backup(observed, record)
+    before, live = records.state_before(observed), observed.deployment
+    state = LastGood(spec, template.applied)
+    new = revisions.put_in_force(this, state, wanted.choice.strategy, record, before=before)
+    change = actions.apply_if_different(new.body, None if live is None else live.raw, disruptive=True)
+    if wanted.choice.mechanics.stops_first:
+        rehearsal = revisions.rehearsal(this, spec, before)
+        change = tuple(replace(action, rehearsal=rehearsal) for action in change)
+    beside = actions.supporting_actions(observed, spec, this.config)
     return Step(
-        state, record, (*backup, *actions.supporting_actions(observed, spec, this.config), *change), begins=True
+        progress.beginning(observed, record, spec, now=this.now),
+        record,
+        (*saved, *new.create, *beside, *change),
+        begins=True,
+        revision=new.revision,
     )
 
 
@@ -139,16 +116,21 @@ def _reconcile_without_rollout(this: Pass, wanted: Desired) -> Plan:
     # The strategy does not change during a rollout. At rest it is set for the next one: ours or a `kubectl rollout restart`.
     under_way = live is not None and not observed.activation.settled
     strategy = live.mechanics.strategy if live is not None and under_way else wanted.choice.strategy
-    body = records.deployment(observed, spec, template.applied, strategy, record, begins=False)
-    change = actions.apply_if_different(actions.as_stored(body, live), None if live is None else live.raw)
-    plan = _compose(
-        this, upkeep.upkeep(this, spec, (*actions.supporting_actions(observed, spec, this.config), *change))
-    )
+    before = None if live is None else live.last_good
+    new = revisions.put_in_force(this, LastGood(spec, template.applied), strategy, record, before=before)
+    change = actions.apply_if_different(actions.as_stored(new.body, live), None if live is None else live.raw)
+    beside = actions.supporting_actions(observed, spec, this.config)
+    step = upkeep.upkeep(this, spec, (*new.create, *beside, *change))
+    plan = _compose(this, replace(step, revision=new.revision))
     gate = of_gate(observed, spec, this.config) if spec.gated else None
     pending = gate_messages.pending_update(
         observed.agent, template.pending_update, "" if gate is None else gate.pending_update
     )
     return replace(plan, pending_update=pending)
+
+
+def _creates_revision(step: Step) -> bool:
+    return any(action.kind == KIND and action.name == step.revision for action in step.actions)
 
 
 def _compose(this: Pass, step: Step) -> Plan:
@@ -164,6 +146,8 @@ def _compose(this: Pass, step: Step) -> Plan:
         actions=step.actions,
         requeue_at=state.requeue_at,
         defer_reporting=state.defer_reporting,
+        revision=step.revision,
+        outdated=revisions.outdated(observed, creates=_creates_revision(step), in_force=step.revision),
     )
     if refused is None or ((refused.latched or refused.blocked) and not observed.activation.settled):
         return plan
@@ -240,6 +224,15 @@ def _with_notices(plan: Plan, observed: Observed, config: Config, *, now: dateti
     )
 
 
+def _with_restored_record(plan: Plan, observed: Observed) -> Plan:
+    """Add what somebody changed of the operator's memory, to a plan that writes it again."""
+    altered, agent = observed.memory.altered, observed.agent
+    if not altered or not any(action.kind in {"Deployment", KIND} for action in plan.actions):
+        return plan
+    said = revision_messages.record_restored(agent.name, agent.namespace, altered, Availability.of(observed))
+    return replace(plan, findings=(*plan.findings, warning(Reason.RECORD_RESTORED, said)), defer_reporting=False)
+
+
 def _waits_for_gates(observed: Observed) -> bool:
     """Whether to report nothing until the gates were asked: within seconds of a start, and only if no rollout waits for status."""
     return observed.rollout_in_status and traffic_unconfirmed(observed)
@@ -247,4 +240,4 @@ def _waits_for_gates(observed: Observed) -> bool:
 
 def without_actions(plan: Plan, *, requeue_at: datetime) -> Plan:
     """The plan of a pass that ends before its next write."""
-    return replace(plan, actions=(), defer_reporting=False, requeue_at=requeue_at)
+    return replace(plan, actions=(), outdated=(), revision=None, defer_reporting=False, requeue_at=requeue_at)

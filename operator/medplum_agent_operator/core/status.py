@@ -30,7 +30,7 @@ LONGEST_HISTORY: Final = 10
 def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAgentStatus:
     """Project the status for this observation and this plan."""
     observed = _without_foreign_deployment(observed)
-    previous = observed.agent.status
+    previous, memory = observed.agent.status, observed.memory
     spent = _spent(observed, plan.begins or observed.record)
     rollout, history = rollout_and_history(observed, plan, now=now)
     values = plan_conditions(plan, serving=bool(observed.pods_with_open_ports))
@@ -56,6 +56,7 @@ def project(observed: Observed, plan: Statement, *, now: datetime) -> MedplumAge
         channels=traffic.channels(observed, now=now),
         rollout=rollout,
         history=traffic.with_gate_figures(history, observed, now=now)[:LONGEST_HISTORY],
+        revision=plan.revision or (previous.revision if memory.revision is None else memory.revision.name),
         spent_approvals=spent.texts,
         spent_fingerprints=spent.fingerprints,
     )

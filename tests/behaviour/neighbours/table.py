@@ -118,6 +118,7 @@ def _restore(world: World) -> None:
     old.pop("status")
     world.kubectl("replace", "-f", "-", input=json.dumps(old))
     world.wait(lambda: "nodeSelector" in world.deployment()["spec"]["template"]["spec"], "what the spec says")
+    world.wait(lambda: len(world.status()["history"]) == 3, "the repair")
 
 
 REFUSED: Final[Mapping[str, Any]] = {"phase": "Failed", "reason": "WriteRefused"}
@@ -231,7 +232,8 @@ NEIGHBOURS: Final = (
     Neighbour("a reloader, before 4.2.4", before="4.2.3", acts=_reload, pods=1),
     Neighbour("somebody rewrites a label", acts=_relabel),
     Neighbour("a second operator with other settings", acts=_second_operator, reason="FieldContested", rests=False),
-    Neighbour("a restore of the Deployment", acts=_restore),
+    # The repair begins while the pod of the restored template still starts.
+    Neighbour("a restore of the Deployment", acts=_restore, reason="RecordRestored", pods=3),
 )
 
 

@@ -6,6 +6,7 @@ Called by `enumeration` with a finished run. Digests are plain trees, so that a 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 from collections import Counter
@@ -28,6 +29,7 @@ CHILDREN: Final = (
     f"{APPS}/controllerrevisions",
 )
 ROLLOUT: Final = "agents.medplum.com/rollout"
+REVISION: Final = "agents.medplum.com/revision"
 _TIMES: Final = {
     "startedAt",
     "completedAt",
@@ -66,7 +68,8 @@ async def digest(clinic: Clinic) -> dict[str, Any]:
         "status": [_status(agent.get("status") or {}) for agent in agents],
         "deployments": [_object(raw) | {"replicas": _replicas(raw)} for raw in deployments],
         "services": [_object(raw) for raw in services],
-        "others": [_object(raw) for part in others for raw in part],
+        "others": [_object(raw) for part in others for raw in part if not _is_revision(raw)],
+        "memory": _memory(deployments, others[-1]),
         "pods": sorted(f"{pod['metadata']['generateName']} {pod['status'].get('phase')}" for pod in pods),
         "pods ever": dict(sorted(Counter(clinic.witness.pods_ever.values()).items())),
     }
@@ -77,6 +80,21 @@ def _status(raw: dict[str, Any]) -> dict[str, Any]:
     """A status with its conditions by type, because their order does not matter."""
     found: dict[str, Any] = _stable(raw)
     return found | {"conditions": {condition.pop("type"): condition for condition in found.get("conditions", ())}}
+
+
+def _is_revision(raw: dict[str, Any]) -> bool:
+    """Whether it is a revision. How many there are depends on how often the operator was killed."""
+    return REVISION in (raw["metadata"].get("labels") or {})
+
+
+def _memory(deployments: Iterable[dict[str, Any]], revisions: Iterable[dict[str, Any]]) -> list[Any]:
+    """The content of the revisions in force."""
+    in_force = {(raw["metadata"].get("annotations") or {}).get(REVISION) for raw in deployments}
+    found = [copy.deepcopy(raw["data"]) for raw in revisions if raw["metadata"]["name"] in in_force]
+    for data in found:
+        data["record"].pop("revision", None)  # how often the Deployment controller counted depends on its speed
+    stable: list[Any] = _stable(found)
+    return stable
 
 
 def _object(raw: dict[str, Any]) -> dict[str, Any]:
@@ -108,6 +126,7 @@ def _without_random_names(plain: dict[str, Any], namespace: str, names: Iterable
     for name in names:
         text = text.replace(name, "POD")
     text = re.sub(r"front-desk-(fetch|backup)-[0-9a-f]+", r"front-desk-\1-HASH", text)
+    text = re.sub(r"front-desk-r[0-9]+-[0-9a-f]{10}", "front-desk-REVISION", text)
     text = re.sub(r"\(pod front-desk-[0-9a-z-]+\)", "(pod POD)", text)
     text = without_replica_sets(text)
     text = re.sub(r"(NAMESPACE|node)-[ab]\b", "NODE", text)

@@ -39,7 +39,7 @@ class Learned:
 
     Attributes:
         writes: the writes of the run that had the most. The number of status writes depends on timing.
-        acts: the writes of each run besides status and Events.
+        acts: the writes of each run besides status, Events and ControllerRevisions.
         digests: the end of each run.
     """
 
@@ -81,8 +81,10 @@ async def learned(clinics: Clinics, scenario: Scenario, known: dict[str, Learned
 
 
 def _acts(writes: Sequence[str]) -> tuple[str, ...]:
-    """The writes besides status and Events. A write that was repeated after a conflict counts once."""
-    acts = [write for write in writes if "/status" not in write and write != "POST events"]
+    """The writes besides status, Events and revisions. A write that was repeated after a conflict counts once; its revision is another one."""
+    acts = [
+        write for write in writes if not any(word in write for word in ("/status", " events", " controllerrevisions"))
+    ]
     return tuple(write for write, _ in itertools.groupby(acts))
 
 

@@ -15,6 +15,6 @@ before 4.2.4. I2: no write goes below the active version without an unused appro
 """
 
 from tests.support.simulated_cluster.cluster import OperatorDiedError, SimulatedCluster
-from tests.support.simulated_cluster.situations import changing, installed
+from tests.support.simulated_cluster.situations import changing, installed, is_revision, kinds_of
 
-__all__ = ["OperatorDiedError", "SimulatedCluster", "changing", "installed"]
+__all__ = ["OperatorDiedError", "SimulatedCluster", "changing", "installed", "is_revision", "kinds_of"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import MedplumAgentStatus, Outcome, parse_status
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.reading import read_agent
+from medplum_agent_operator.core.observed.revision import Memory
 from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.plan import make_plan
@@ -39,11 +41,13 @@ class SimulatedCluster(Workloads):
     Attributes:
         agent: the raw MedplumAgent.
         objects: its live children, by kind.
-        backups: ControllerRevisions, by name.
+        backups: ControllerRevisions with backups, by name.
+        revisions: ControllerRevisions with what the operator remembers, by name.
         books: the records that the invariants are asserted from.
         writes: all writes of the operator: a kind, or `status`.
-        told: all findings that were published with a status.
+        told: all findings that were published: with a status, or after writes.
         plans: the plan of each pass.
+        saved: the Deployment as a backup tool has saved it; None if none has.
     """
 
     def __init__(self, raw: Raw | None = None, *, config: Config = CONFIG) -> None:
@@ -52,10 +56,12 @@ class SimulatedCluster(Workloads):
         self.agent: Raw = copied(raw if raw is not None else agent())
         self.objects: dict[str, Raw] = {}
         self.backups: dict[str, Raw] = {}
+        self.revisions: dict[str, Raw] = {}
         self.books = Books()
         self.writes: list[str] = []
         self.told: list[Finding] = []
         self.plans: list[Plan] = []
+        self.saved: Raw | None = None
         self._applied: dict[str, Mapping[str, Any]] = {}
         self._requeue_at: datetime | None = None
         self._seen = -1
@@ -172,8 +178,9 @@ class SimulatedCluster(Workloads):
             self.delete(kind)
         for name in [name for name, fetch in self.fetching.items() if _owner(fetch.body) == uid]:
             del self.fetching[name]
-        for name in [name for name, raw in self.backups.items() if _owner(raw) == uid]:
-            del self.backups[name]
+        for kept in (self.backups, self.revisions):
+            for name in [name for name, raw in kept.items() if _owner(raw) == uid]:
+                del kept[name]
         return self
 
     def collect_garbage(self) -> SimulatedCluster:
@@ -199,12 +206,41 @@ class SimulatedCluster(Workloads):
         self._touch(self.agent)
         return self
 
+    def as_before_revisions(self) -> SimulatedCluster:
+        """The state that an operator release without revisions leaves: its memory is annotations of the Deployments."""
+        notes = self.memory.notes
+        assert notes.template is not None
+        marks = self.deployment["metadata"]["annotations"]
+        marks.pop(names.REVISION)
+        marks[f"{names.DOMAIN}/applied-template"] = json.dumps(notes.template.dump())
+        if notes.before is not None:
+            marks[f"{names.DOMAIN}/last-good"] = json.dumps(notes.before.dump())
+        self.revisions.clear()
+        (self.agent.get("status") or {}).pop("revision", None)
+        self._applied["Deployment"]["metadata"]["annotations"] = {
+            key: value for key, value in marks.items() if key.startswith(names.DOMAIN)
+        }
+        self._touch(self.agent)
+        self._touch(self.deployment)
+        return self
+
+    def remember(self, **parts: Any) -> SimulatedCluster:
+        """Change the content of the revision in force, as only a cluster admin could: parts of its data as JSON; None removes one."""
+        data = self.revisions[self.in_force]["data"]
+        for part, value in parts.items():
+            if value is None:
+                data.pop(part, None)
+            else:
+                data[part] = value
+        self.count += 1
+        return self
+
     # Queries.
 
     @property
     def left(self) -> list[str]:
         """All objects except the MedplumAgent."""
-        return [*self.objects, *self.fetching, *self.backups, *(pod.name for pod in self.pods)]
+        return [*self.objects, *self.fetching, *self.backups, *self.revisions, *(pod.name for pod in self.pods)]
 
     @property
     def deployment(self) -> Raw:
@@ -252,6 +288,17 @@ class SimulatedCluster(Workloads):
         return found
 
     @property
+    def in_force(self) -> str:
+        """The name of the revision that the Deployment names."""
+        return str(self.deployment["metadata"]["annotations"][names.REVISION])
+
+    @property
+    def memory(self) -> Memory:
+        """What the operator believes."""
+        live = self.objects.get("Deployment")
+        return Memory.of(self.agent, self.status, deployment=live, revisions=self.revisions.values())
+
+    @property
     def status(self) -> MedplumAgentStatus:
         """The status that the operator wrote."""
         return parse_status(self.agent.get("status") or {})
@@ -262,14 +309,16 @@ class SimulatedCluster(Workloads):
 
     def observe(self) -> Observed:
         """Observe what a pass would observe now."""
-        return Observed.of(
-            read_agent(copied(self.agent), self.objects.get("Deployment")),
+        memory = self.memory
+        found = Observed.of(
+            read_agent(copied(self.agent), memory.notes.spec),
             deployment=copied(self.objects.get("Deployment")),
             children={kind: raw for kind, raw in copied(self.objects).items() if kind != "Deployment"},
             pods=[pod.raw() for pod in self.pods],
             nodes=self.nodes,
             fetching=self.jobs,
         )
+        return found.with_memory(memory)
 
     def plan(self) -> Plan:
         """Make the plan that a pass would make now."""
@@ -292,6 +341,8 @@ class SimulatedCluster(Workloads):
                 raise OperatorDiedError
             self.apply(action.body)
             done += 1
+        for revision in plan.outdated:
+            del self.revisions[revision.name]
         status = project(observed, plan, now=self.now)
         if status != observed.agent.status and not plan.defer_reporting:
             if done == dies_after:
@@ -299,6 +350,8 @@ class SimulatedCluster(Workloads):
             self.agent["status"] = status.model_dump(by_alias=True, exclude_none=True, mode="json")
             self.writes.append("status")
             self._touch(self.agent)
+            self.told.extend(plan.findings)
+        elif plan.actions and not plan.defer_reporting:
             self.told.extend(plan.findings)
         self.plans.append(plan)
         self._requeue_at = plan.requeue_at
@@ -399,7 +452,7 @@ class SimulatedCluster(Workloads):
         if kind == "Job":
             return self._start_job(body)
         if kind == "ControllerRevision":
-            return self._store_backup(body)
+            return self._store_revision(body)
         if kind == "Deployment":
             self._assert_allowed(body)
         live = copied(self.objects.get(kind))
@@ -424,10 +477,14 @@ class SimulatedCluster(Workloads):
         self.count += 1
         return self.fetching[name].raws()[0]
 
-    def _store_backup(self, body: Mapping[str, Any]) -> Raw:
+    def _store_revision(self, body: Mapping[str, Any]) -> Raw:
         """https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/controller-revision-v1/: `data` is immutable."""
-        stored = self.backups.setdefault(body["metadata"]["name"], copied(dict(body)))
-        assert stored == body, "a backup is immutable"
+        name, kept = body["metadata"]["name"], self.backups
+        if names.REVISION in body["metadata"]["labels"]:
+            kept = self.revisions
+            assert name not in kept, "a revision is created once"
+        stored = kept.setdefault(name, copied(dict(body)))
+        assert stored == body, "a ControllerRevision is immutable"
         self.writes.append("ControllerRevision")
         self.count += 1
         return stored
@@ -467,7 +524,7 @@ class SimulatedCluster(Workloads):
         self.books.assert_no_unapproved_downgrade(self.agent, record, target=target, applied=applied)
         approved = record.change is Change.DOWNGRADE and record.approval is not None
         if approved and applied is not None and record.started_at == self.now:
-            noted = names.LAST_GOOD in self.deployment["metadata"]["annotations"]
+            noted = self.memory.notes.before is not None
             # A Deployment that was created again and never became active does not know the version before it.
             if noted or record.previous_outcome is Outcome.COMPLETED:
                 self.books.assert_backed_up(self.backups.get(record.backup or ""), record)

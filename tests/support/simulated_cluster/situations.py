@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from medplum_agent_operator.api.annotations import REVISION
 from tests.support.builders import agent
 from tests.support.simulated_cluster.cluster import SimulatedCluster
+
+if TYPE_CHECKING:
+    from medplum_agent_operator.core.plan import Plan
+    from medplum_agent_operator.core.rollout.actions import Apply
 
 QUICK: Final = {"minReadySeconds": 2, "drainSeconds": 2, "progressDeadlineSeconds": 60}
 HOLD: Final = {**QUICK, "onFailure": "Hold"}
@@ -29,3 +34,13 @@ def changing(
         cluster.tick()
         cluster.reconcile()
     return cluster
+
+
+def kinds_of(plan: Plan) -> list[str]:
+    """The kinds that a plan writes, in its order, without the revision that comes before them."""
+    return [action.kind for action in plan.actions if not is_revision(action)]
+
+
+def is_revision(action: Apply) -> bool:
+    """Whether an action creates a revision; a backup is none."""
+    return REVISION in action.body["metadata"]["labels"]

@@ -46,7 +46,7 @@ class Call:
         return cls(
             user=event["user"]["username"],
             user_agent=event.get("userAgent", ""),
-            verb=event["verb"],
+            verb=f"dry run of {event['verb']}" if "dryRun=All" in event.get("requestURI", "") else event["verb"],
             resource=about.get("resource", ""),
             subresource=about.get("subresource", ""),
             namespace=about.get("namespace", ""),
@@ -74,7 +74,7 @@ class Call:
     @property
     def writes(self) -> bool:
         """Whether it is a write, even a refused one."""
-        return self.verb not in READS
+        return self.verb not in READS and not self.verb.startswith("dry run of ")
 
     @property
     def accepted(self) -> bool:
@@ -90,7 +90,7 @@ class Call:
         """Whether its object is an agent, one of its children, or an Event about it."""
         if self.resource in {"events", "jobs"}:
             return self.name.startswith((f"{agent}.", f"{agent}-fetch-"))
-        return self.name in {agent, f"{agent}-moves-by-handoff"}
+        return self.name in {agent, f"{agent}-moves-by-handoff"} or self.name.startswith(f"{agent}-r")
 
 
 def calls(cluster: Cluster, since: datetime) -> list[Call]:

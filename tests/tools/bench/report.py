@@ -98,7 +98,7 @@ def _marks(spread: Spread) -> tuple[str, str, str]:
 
 
 def _writes_text(writes: AgentWrites) -> str:
-    return f"{writes.deployment} Deployment, {writes.status} status and {writes.other} other writes"
+    return f"{writes.deployment} Deployment, {writes.revisions} revision, {writes.status} status and {writes.other} other writes"
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -153,7 +153,7 @@ def _writes(figures: Figures) -> Table:
             if all_of_them is None
             else (f"{all_of_them.mean_status:.2f}", f"{all_of_them.reads_per_change:.1f}")
         )
-        numbers = (most.deployment, most.status, most.events, most.other, most.refused)
+        numbers = (most.deployment, most.revisions, most.status, most.events, most.other, most.refused)
         table.add_row(name, *(str(number) for number in numbers), *means)
 
     row("install", figures.install.writes.most, figures.install.writes)

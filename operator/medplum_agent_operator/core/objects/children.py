@@ -14,6 +14,8 @@ from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.mechanics import ROLLING_HANDOFF, mechanics_of
+from medplum_agent_operator.core.observed.notes import Notes, copy_of, has_copy
+from medplum_agent_operator.core.observed.revision import KIND as KIND_OF_REVISIONS
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, RolloutRecord
 
 APPLIED_HASH: Final = f"{names.DOMAIN}/applied-hash"
@@ -122,7 +124,6 @@ def render_gate(
         "GateDeployment": (
             "apps/v1",
             {
-                "annotations": {names.APPLIED_TEMPLATE: template.dump()},
                 "spec": {
                     "replicas": replicas,
                     "selector": {"matchLabels": gate_pods},
@@ -190,11 +191,6 @@ def _budget_spec(limit: Mapping[str, int], pods: Mapping[str, str]) -> dict[str,
     return {**limit, "selector": {"matchLabels": pods}, "unhealthyPodEvictionPolicy": "AlwaysAllow"}
 
 
-def applied_spec(spec: MedplumAgentSpec) -> str:
-    """The value of the `applied-spec` annotation: the spec as JSON, without `paused`, which does not affect the agent."""
-    return spec.model_dump_json(by_alias=True, exclude_none=True, exclude={"paused"})
-
-
 def render_deployment(
     agent: MedplumAgent,
     spec: MedplumAgentSpec,
@@ -202,7 +198,7 @@ def render_deployment(
     template: AppliedTemplate,
     strategy: Strategy,
     record: RolloutRecord,
-    last_good: str | None,
+    revision: str,
 ) -> dict[str, Any]:
     """The Deployment: one replica, and the strategy of its next rollout.
 
@@ -212,7 +208,7 @@ def render_deployment(
         template: the pod template in force.
         strategy: the rollout's strategy.
         record: the rollout's record.
-        last_good: the value of the `last-good` annotation; None to omit it.
+        revision: the name of the revision that has all this.
     """
     deployment = _object(
         agent,
@@ -220,7 +216,7 @@ def render_deployment(
         "apps/v1",
         "Deployment",
         labels={names.VERSION_LABEL: spec.version},
-        annotations={names.APPLIED_SPEC: applied_spec(spec)},
+        annotations={names.APPLIED_SPEC: copy_of(spec)} if has_copy(spec) else {},
         spec={
             "replicas": 1,
             "selector": {"matchLabels": selector(agent)},
@@ -233,10 +229,15 @@ def render_deployment(
         },
     )
     body = _with_applied_hash(deployment)
-    body["metadata"]["annotations"] |= _records(record, template, last_good)
+    body["metadata"]["annotations"] |= {names.ROLLOUT: record.dump(), names.REVISION: revision}
     return body
 
 
-def _records(record: RolloutRecord, template: AppliedTemplate, last_good: str | None) -> dict[str, str]:
-    backup = {} if last_good is None else {names.LAST_GOOD: last_good}
-    return {names.ROLLOUT: record.dump(), names.APPLIED_TEMPLATE: template.dump(), **backup}
+def render_revision(agent: MedplumAgent, notes: Notes, number: int) -> dict[str, Any]:
+    """A revision: the immutable ControllerRevision that has what the operator remembers. Its name has its number and its content's fingerprint."""
+    data = notes.dump()
+    version = {} if notes.spec is None else {names.VERSION_LABEL: notes.spec.version}
+    spec = notes.spec or agent.spec
+    body = _object(agent, spec, "apps/v1", KIND_OF_REVISIONS, labels={names.REVISION: str(number), **version})
+    body["metadata"]["name"] = f"{agent.name}-r{number}-{fingerprint([agent.uid, number, data])[:10]}"
+    return {**body, "revision": number, "data": data}

@@ -1,18 +1,16 @@
-"""The live Deployment and the operator's own annotations on it. Built by `model`; read by every wing. It decides nothing."""
+"""The live Deployment, with what the operator remembers of it. Built by `model`; read by every wing. It decides nothing."""
 
-import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any, Final
-
-from pydantic import ValidationError
+from typing import Any, Final, Self
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.core.observed.drift import applied_fields, as_stored, first_drift
 from medplum_agent_operator.core.observed.mechanics import Mechanics, mechanics_of_deployment
 from medplum_agent_operator.core.observed.moments import moment
+from medplum_agent_operator.core.observed.notes import Notes, template_hash
 from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate, LastGood, RolloutRecord
 from medplum_agent_operator.core.observed.version import AgentVersion, version_of
@@ -23,9 +21,19 @@ _MAX_DIGITS: Final = 9
 
 @dataclass(frozen=True, slots=True)
 class LiveDeployment:
-    """The live Deployment: the parts that decisions need."""
+    """The live Deployment: the parts that decisions need.
+
+    Attributes:
+        raw: the object.
+        notes: what the operator remembers of what it applied.
+    """
 
     raw: Mapping[str, Any] = field(repr=False)
+    notes: Notes = field(default_factory=Notes, repr=False)
+
+    def with_notes(self, notes: Notes) -> Self:
+        """The same Deployment, with what the operator remembers of it."""
+        return replace(self, notes=notes)
 
     @property
     def spec(self) -> Mapping[str, Any]:
@@ -47,7 +55,7 @@ class LiveDeployment:
     @property
     def template_hash(self) -> str | None:
         """The fingerprint in the live template; None if the annotation is missing."""
-        return ((self.template.get("metadata") or {}).get("annotations") or {}).get(names.TEMPLATE_HASH)
+        return template_hash(self.template)
 
     @property
     def version(self) -> AgentVersion | None:
@@ -78,36 +86,35 @@ class LiveDeployment:
 
     @property
     def record(self) -> RolloutRecord | None:
-        """The record of the rollout that led to the live template; None if it is missing or invalid."""
-        return RolloutRecord.read(self.annotations.get(names.ROLLOUT))
+        """The record of the rollout that led to the live template; None if it is unknown."""
+        return self.notes.record
 
     @property
     def applied_spec(self) -> MedplumAgentSpec | None:
-        """The spec that the live Deployment was rendered from; None if the annotation is missing or invalid."""
-        text = self.annotations.get(names.APPLIED_SPEC)
-        try:
-            return MedplumAgentSpec.model_validate(json.loads(text)) if text else None
-        except (ValidationError, ValueError, RecursionError):
-            return None
+        """The spec that the live Deployment was rendered from; None if it is unknown."""
+        return self.notes.spec
 
     @property
     def applied_template(self) -> AppliedTemplate | None:
-        """The live pod template as it was rendered; None if the annotation is invalid, or missing (an older release)."""
-        return AppliedTemplate.read(self.annotations.get(names.APPLIED_TEMPLATE))
+        """The live pod template as it was rendered; None if a release without revisions applied it."""
+        return self.notes.template
+
+    @property
+    def runs_applied_template(self) -> bool:
+        """Whether the live template is the applied one, apart from edits. Somebody may have put another one back (`kubectl rollout undo`)."""
+        applied = self.applied_template
+        return applied is None or template_hash(applied.template) == self.template_hash
 
     @property
     def last_good(self) -> LastGood | None:
-        """What was active before the live template; None if nothing was, or if an older release began this rollout."""
-        return LastGood.read(self.annotations.get(names.LAST_GOOD))
+        """What was active before the live template; None if nothing was, or if a release without revisions began this rollout."""
+        return self.notes.before
 
-    def as_last_good(self) -> str | None:
-        """The live spec and template as the value of the `last-good` annotation; None if the applied spec is unknown."""
-        spec = self.annotations.get(names.APPLIED_SPEC)
-        if self.applied_spec is None or spec is None:
-            return None
-        # An older release did not record the template: take the live one, which is the same pod with defaults filled in.
-        applied = self.applied_template or AppliedTemplate(0, self.template)
-        return json.dumps({"spec": json.loads(spec), "applied": json.loads(applied.dump())}, separators=(",", ":"))
+    def as_last_good(self) -> LastGood | None:
+        """The live spec and template; None if the applied spec is unknown."""
+        spec = self.applied_spec
+        # A release without revisions: take the live template, which is the same pod with defaults filled in.
+        return None if spec is None else LastGood(spec, self.applied_template or AppliedTemplate(0, self.template))
 
     def _condition(self, kind: str) -> Mapping[str, Any]:
         conditions = (self.raw.get("status") or {}).get("conditions") or ()

@@ -4,7 +4,6 @@ Called by `cache`, which indexes objects by identity, by `observe` and `reconcil
 `policy.checks` and `policy.verdict`. Pure. Objects are read leniently: one without a readable identity claims none.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -114,24 +113,21 @@ def wanted(agent: Mapping[str, Any]) -> Identity | None:
 
 
 def applied(deployment: Mapping[str, Any]) -> Identity | None:
-    """The identity that a Deployment was rendered with, from the `applied-spec` annotation; None for other Deployments."""
-    text = (deployment["metadata"].get("annotations") or {}).get(names.APPLIED_SPEC)
-    try:
-        spec = json.loads(text) if text else None
-    except (ValueError, RecursionError):  # anyone who may edit Deployments can write anything, nested to any depth
-        return None
-    return _of_server(spec.get("server")) if isinstance(spec, Mapping) else None
+    """The identity of the agent that a Deployment starts, from its pod template; None for other Deployments."""
+    return _configured(((deployment.get("spec") or {}).get("template") or {}).get("spec"))
 
 
 def running_as(pod: Mapping[str, Any]) -> Identity | None:
-    """The identity that a pod runs with or will run with, from its own configuration; None once the pod has ended.
+    """The identity that a pod runs with or will run with; None once the pod has ended.
 
-    Only the pod shows this if it was started before a change of `spec.server`, or if all its owners were deleted. The lines
-    are those of agent.properties (`objects.agent_start`).
+    Only the pod shows this if it was started before a change of `spec.server`, or if all its owners were deleted.
     """
-    if (pod.get("status") or {}).get("phase") in ENDED:
-        return None
-    containers = (pod.get("spec") or {}).get("containers") or ()
+    return None if (pod.get("status") or {}).get("phase") in ENDED else _configured(pod.get("spec"))
+
+
+def _configured(pod_spec: Mapping[str, Any] | None) -> Identity | None:
+    """The identity in the agent's own configuration: lines of agent.properties (`objects.agent_start`) in an argument of its container."""
+    containers = (pod_spec or {}).get("containers") or ()
     arguments = next((c.get("args") or () for c in containers if c.get("name") == AGENT_CONTAINER), ())
     text = next((one for one in arguments if one.startswith("baseUrl=")), "").replace("$$", "$")
     lines = dict(line.partition("=")[::2] for line in text.splitlines())

@@ -5,7 +5,7 @@ absent, and every decision treats an absent field as the less safe case.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from medplum_agent_operator.core.observed.nodes import Node
 from medplum_agent_operator.core.observed.ownership import Ownership, ownership
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.requests import asked_for_new_pods
+from medplum_agent_operator.core.observed.revision import Memory
 from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.core.observed.version import AgentVersion
@@ -39,6 +40,7 @@ class Observed:
         fetches: the operator's Jobs that pull an image for it.
         traffic: what its gates report; None if they have not been asked.
         claims: the claims on the identity that the spec requests, including this agent's.
+        memory: what the operator remembers of what it applied.
     """
 
     agent: MedplumAgent
@@ -49,6 +51,7 @@ class Observed:
     fetches: tuple[FetchJob, ...] = ()
     traffic: Traffic | None = None
     claims: tuple[Claim, ...] = ()
+    memory: Memory = field(default_factory=Memory)
 
     @classmethod
     def of(
@@ -71,6 +74,10 @@ class Observed:
             nodes={node.name: node for node in map(Node.read, nodes)},
             fetches=tuple(sorted((FetchJob.read(raw, fetching) for raw in jobs), key=lambda job: job.name)),
         )
+
+    def with_memory(self, memory: Memory) -> Self:
+        """The same, with what the operator remembers."""
+        return replace(self, memory=memory, deployment=self.deployment and self.deployment.with_notes(memory.notes))
 
     def live_object(self, role: str) -> Mapping[str, Any]:
         """The live object of a role; that of its own Deployment is "Deployment". Empty metadata if it does not exist."""
@@ -136,10 +143,9 @@ class Observed:
     @property
     def rollout_in_status(self) -> bool:
         """Whether `status` already shows the rollout in the Deployment's record."""
-        record = self.record
+        record, status = self.record, self.agent.status
         if record is None:
             return True
-        status = self.agent.status
         known = [entry.started_at for entry in status.history]
         if status.rollout is not None:
             known.append(status.rollout.started_at)
@@ -155,9 +161,10 @@ class Observed:
         return activation(
             Evidence(
                 completed=record is not None and self.completed(record),
-                rolled_out=deployment.rolled_out,
+                rolled_out=deployment.rolled_out and deployment.runs_applied_template,
                 earlier_pods=bool(self.earlier_pods),
-                named_available=deployment.names_available({pod.replica_set for pod in self.current_pods}),
+                named_available=deployment.runs_applied_template
+                and deployment.names_available({pod.replica_set for pod in self.current_pods}),
                 restarted=asked_for_new_pods(deployment),
                 ruled_out=self.activation_ruled_out,
             )
@@ -165,10 +172,8 @@ class Observed:
 
     def completed(self, record: RolloutRecord) -> bool:
         """Whether `status.history` lists a rollout as completed."""
-        return any(
-            entry.started_at == record.started_at and entry.outcome is Outcome.COMPLETED
-            for entry in self.agent.status.history
-        )
+        ended = [entry for entry in self.agent.status.history if entry.outcome is Outcome.COMPLETED]
+        return record.started_at in {entry.started_at for entry in ended}
 
     @property
     def activation_ruled_out(self) -> bool:
@@ -216,9 +221,9 @@ class Observed:
 
     @property
     def serves_alone(self) -> bool:
-        """Whether pods of the live template serve and no pod of an earlier template serves."""
-        serving = self.serving_pods
-        return bool(serving) and all(pod in self.current_pods for pod in serving)
+        """Whether pods of the applied template serve and no pod of another template serves."""
+        applied = self.deployment is not None and self.deployment.runs_applied_template
+        return applied and bool(self.serving_pods) and all(pod in self.current_pods for pod in self.serving_pods)
 
     @property
     def _applied_is_newer(self) -> bool:

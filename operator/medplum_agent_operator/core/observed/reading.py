@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from medplum_agent_operator.api.agent import GARBAGE_COLLECTION, MedplumAgent, kept_by
-from medplum_agent_operator.core.observed.deployment import LiveDeployment
+from medplum_agent_operator.api.spec import MedplumAgentSpec
 
 
-def read_agent(raw: Mapping[str, Any], deployment: Mapping[str, Any] | None) -> MedplumAgent:
-    """The MedplumAgent; if its spec does not fit the model, with the spec that was applied last. A readable pause still counts.
+def read_agent(raw: Mapping[str, Any], applied: MedplumAgentSpec | None) -> MedplumAgent:
+    """The MedplumAgent; if its spec does not fit the model, with `applied`, the spec that was applied last. A readable pause still counts.
 
     Raises:
         ValidationError: when the spec does not fit the model and the applied one is unknown.
@@ -19,7 +19,6 @@ def read_agent(raw: Mapping[str, Any], deployment: Mapping[str, Any] | None) -> 
     try:
         return MedplumAgent.parse(raw)
     except ValidationError as fault:
-        applied = None if deployment is None else LiveDeployment(deployment).applied_spec
         if applied is None:
             raise
         spec = raw.get("spec")

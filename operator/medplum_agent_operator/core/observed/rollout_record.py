@@ -1,10 +1,9 @@
-"""The operator's annotations on the Deployment: the rollout's record, the template as rendered, and what was active before.
+"""What the operator remembers of a rollout: its record, the template as rendered, and what was active before.
 
-They are written in the same request as the pod template. `rollout.records` and `rollout.template_in_force` create them;
-`deployment` reads them back. An invalid annotation counts as absent; an enum value of a newer release reads as a known one.
+They are parts of a revision (`revision`). `rollout.records` and `rollout.template_in_force` create them. An invalid part counts as
+absent; an enum value of a newer release reads as a known one.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -74,7 +73,7 @@ class Failure(BaseModel):
 class RolloutRecord(BaseModel):
     """A rollout's record: how the live pod template came about.
 
-    It is an annotation of the Deployment, written in the same request as the template.
+    It is a part of the revision in force. A copy for people is an annotation of the Deployment.
 
     Attributes:
         change: the kind of change when the rollout began.
@@ -151,15 +150,14 @@ class AppliedTemplate:
     revision: int
     template: Mapping[str, Any] = field(repr=False)
 
-    def dump(self) -> str:
-        """The annotation's value."""
-        return json.dumps({"revision": self.revision, "template": self.template}, separators=(",", ":"))
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"revision": self.revision, "template": self.template}
 
     @classmethod
-    def read(cls, text: str | None) -> Self | None:
-        """Read an annotation's value; None if it is missing or invalid."""
+    def read(cls, raw: Any) -> Self | None:
+        """Read it from JSON; None if that is invalid."""
         try:
-            raw = json.loads(text or "null")
             template, revision = raw["template"], int(raw["revision"])
             own_names = (AGENT_CONTAINER, GATE_CONTAINER)
             if (
@@ -180,12 +178,27 @@ class LastGood:
     spec: MedplumAgentSpec
     applied: AppliedTemplate
 
+    def dump(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"spec": dump_spec(self.spec), "applied": self.applied.dump()}
+
     @classmethod
-    def read(cls, text: str | None) -> Self | None:
-        """Read an annotation's value; None if it is missing or invalid."""
-        try:
-            raw = json.loads(text or "null")
-            applied = AppliedTemplate.read(json.dumps(raw["applied"]))
-            return None if applied is None else cls(MedplumAgentSpec.model_validate(raw["spec"]), applied)
-        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError):
+    def read(cls, raw: Any) -> Self | None:
+        """Read it from JSON; None if that is invalid."""
+        if not isinstance(raw, Mapping):
             return None
+        spec, applied = read_spec(raw.get("spec")), AppliedTemplate.read(raw.get("applied"))
+        return None if spec is None or applied is None else cls(spec, applied)
+
+
+def dump_spec(spec: MedplumAgentSpec) -> dict[str, Any]:
+    """A spec as JSON, without `paused`, which does not affect the agent."""
+    return spec.model_dump(by_alias=True, exclude_none=True, exclude={"paused"}, mode="json")
+
+
+def read_spec(raw: Any) -> MedplumAgentSpec | None:
+    """Read a spec from JSON; None if that is no valid spec."""
+    try:
+        return MedplumAgentSpec.model_validate(raw) if isinstance(raw, Mapping) else None
+    except (ValidationError, ValueError, RecursionError):
+        return None

@@ -89,6 +89,12 @@ ZERO_DOWNTIME: Final = AgentVersion.parse("4.2.4")
 """The first version whose agents hand over without downtime."""
 
 
+def lowest_version(labels: Mapping[str, str], image: str) -> AgentVersion | None:
+    """The lower of the versions that a template's label and its image's tag say; None if neither is a version."""
+    found = (AgentVersion.read(labels.get(VERSION_LABEL)), AgentVersion.of_image_tag(image))
+    return min((version for version in found if version is not None), default=None)
+
+
 def version_of(labels: Mapping[str, str], image: str) -> AgentVersion | None:
     """The version that a template or a pod runs: its label, unless the image's tag is a different version.
 

@@ -3,14 +3,17 @@
 Called by `verdict`, `plan`, `desired` and `rollback`. No function may compare an old object with a new one: only the observation counts.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from medplum_agent_operator.api.spec import DowngradeApproval, MedplumAgentSpec
 from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.observed.mechanics import RECREATE, ROLLING_HANDOFF, Mechanics
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.pods import AGENT_CONTAINER
 from medplum_agent_operator.core.observed.rollout_record import Change
-from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion
+from medplum_agent_operator.core.observed.version import ZERO_DOWNTIME, AgentVersion, lowest_version
 from medplum_agent_operator.core.policy.phrases import listed
 
 
@@ -54,7 +57,20 @@ class Choice:
         return self.mechanics.strategy
 
 
-def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Choice:
+def _versions_in(template: Mapping[str, Any] | None) -> Iterator[AgentVersion]:
+    """What a pod template really runs: the lower of its label's version and its image's."""
+    if template is None:
+        return
+    containers = template["spec"]["containers"]
+    image = next((c.get("image") or "" for c in containers if c["name"] == AGENT_CONTAINER), "")
+    found = lowest_version((template.get("metadata") or {}).get("labels") or {}, image)
+    if found is not None:
+        yield found
+
+
+def choose(
+    observed: Observed, target: AgentVersion, *, host_ports: bool, template: Mapping[str, Any] | None = None
+) -> Choice:
     """Choose between a handoff and a recreate.
 
     Every side counts: the target, the live template (a pod of it may start at any moment) and each pod that may still run.
@@ -64,7 +80,9 @@ def choose(observed: Observed, target: AgentVersion, *, host_ports: bool) -> Cho
         observed: the cluster as it is.
         target: the version to change to.
         host_ports: whether a pod of the new template would bind ports of its node.
+        template: the pod template to write, if it is known. Its version counts if it is lower than `target`.
     """
+    target = min((target, *_versions_in(template)))
     if not target.hands_over:
         return Choice(RECREATE, f"{target} is older than {ZERO_DOWNTIME} and cannot run beside another agent")
     deployment = observed.deployment

@@ -26,6 +26,7 @@ class Statement:
         strategy: of the rollout under way, or the latest; for a refused change that may still begin, of that change; None for a
             first installation.
         refusal: why the user's spec is not in force; None if it is.
+        revision: the revision that is in force once the actions are done; None if they put none in force.
         pending_update: what this operator release renders differently and applies with the next rollout; empty if nothing.
     """
 
@@ -37,6 +38,7 @@ class Statement:
     begins: RolloutRecord | None = None
     strategy: Strategy | None = None
     refusal: Finding | None = None
+    revision: str | None = None
     pending_update: str = ""
 
     @property

@@ -34,6 +34,7 @@ class Apply:
         difference: the path of the first field that differs; `missing` without a live object.
         disruptive: whether it replaces pods.
         immutable: whether the object is only created, never changed: an existing object of that name is the same.
+        rehearsal: what a rollback would write. The action is done only if the API server would accept that now.
     """
 
     body: Mapping[str, Any] = field(repr=False)
@@ -41,6 +42,7 @@ class Apply:
     difference: str
     disruptive: bool = False
     immutable: bool = False
+    rehearsal: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
 
     @property
     def kind(self) -> str:

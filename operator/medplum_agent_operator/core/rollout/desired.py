@@ -34,7 +34,7 @@ def desired(this: Pass) -> Desired:
     """Render the Deployment's template for the spec in force, and compare it with the live one."""
     observed, spec = this.observed, this.spec
     template = of_agent(observed, spec, this.config, refreshes=this.allowed is not None)
-    choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports)
+    choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports, template=template.body)
     live = observed.deployment
     return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
 

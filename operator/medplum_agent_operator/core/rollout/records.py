@@ -8,20 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from medplum_agent_operator.api.agent import MedplumAgent
-from medplum_agent_operator.api.annotations import LAST_GOOD, NOW, REFRESH, RESTARTED_AT
+from medplum_agent_operator.api.annotations import NOW, REFRESH, RESTARTED_AT
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Strategy
-from medplum_agent_operator.core.objects.children import render_deployment
 from medplum_agent_operator.core.observed import requests
 from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.pods import Pod
-from medplum_agent_operator.core.observed.rollout_record import (
-    AppliedTemplate,
-    Change,
-    Failure,
-    LastGood,
-    RolloutRecord,
-)
+from medplum_agent_operator.core.observed.rollout_record import Change, Failure, LastGood, RolloutRecord
 from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.policy.failure import latched
 from medplum_agent_operator.core.policy.strategy import Choice
@@ -119,37 +112,12 @@ def begin_rollback(
     )
 
 
-def last_good_annotation(observed: Observed, *, begins: bool) -> str | None:
-    """The annotation of the previous state: the live state if a rollout leaves it now, else the annotation as it is."""
+def state_before(observed: Observed) -> LastGood | None:
+    """What was active before a rollout that begins now: the live state, or if that never became active, what was active before it."""
     live = observed.deployment
-    if live is not None and begins and observed.is_rollback_target:
-        return live.as_last_good()
-    return current_last_good_annotation(observed)
-
-
-def current_last_good_annotation(observed: Observed) -> str | None:
-    """The live annotation of the previous spec and template; None without one."""
-    return None if observed.deployment is None else observed.deployment.annotations.get(LAST_GOOD)
-
-
-def deployment(
-    observed: Observed,
-    spec: MedplumAgentSpec,
-    template: AppliedTemplate,
-    strategy: Strategy,
-    record: RolloutRecord,
-    *,
-    begins: bool,
-) -> dict[str, Any]:
-    """Render the Deployment with its record, its template and the previous state."""
-    return render_deployment(
-        observed.agent,
-        spec,
-        template=template,
-        strategy=strategy,
-        record=record,
-        last_good=last_good_annotation(observed, begins=begins),
-    )
+    if live is None:
+        return None
+    return live.as_last_good() if observed.is_rollback_target else live.last_good
 
 
 def refreshed_record(record: RolloutRecord, observed: Observed, *, refreshes: bool) -> RolloutRecord:

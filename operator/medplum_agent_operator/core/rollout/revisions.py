@@ -1,130 +1,111 @@
-"""The backup before an approved downgrade: an immutable ControllerRevision with the previous state (docs/adr/0019).
+"""Put a state in force: the revision that has it, and the Deployment that names that revision (docs/adr/0032).
 
-Called by `plan` when such a downgrade begins. The backup is written first; if that fails, nothing else is written. It must never
-contain a secret: its content comes from the Deployment's annotations, and a spec only names its Secret.
+Called by `plan` and `rollback`. The revision is written first; if that fails, nothing else is written. Pure.
 """
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from medplum_agent_operator.api import annotations as names
-from medplum_agent_operator.api.agent import API_VERSION, MedplumAgent
-from medplum_agent_operator.api.agent import KIND as AGENT_KIND
+from medplum_agent_operator.api.changes import OnFailure
+from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.agent_pod import selector
-from medplum_agent_operator.core.objects.agent_start import properties_in
-from medplum_agent_operator.core.objects.children import applied_spec, owner_reference
+from medplum_agent_operator.api.status import Strategy
+from medplum_agent_operator.core.objects.children import render_deployment, render_revision
 from medplum_agent_operator.core.observed.drift import fingerprint
 from medplum_agent_operator.core.observed.model import Observed
-from medplum_agent_operator.core.observed.rollout_record import Change, LastGood, RolloutRecord
+from medplum_agent_operator.core.observed.notes import Notes
+from medplum_agent_operator.core.observed.revision import Revision
+from medplum_agent_operator.core.observed.rollout_record import Failure, LastGood, RolloutRecord
+from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.policy.strategy import Choice, choose
+from medplum_agent_operator.core.rollout import records
 from medplum_agent_operator.core.rollout.actions import Apply
+from medplum_agent_operator.core.rollout.steps import Pass
+from medplum_agent_operator.core.rollout.template_in_force import of_gate
 
-KIND: Final = "ControllerRevision"
+KEPT: Final = 10
+"""How many revisions of an agent stay."""
 
 
-def with_backup(observed: Observed, record: RolloutRecord) -> tuple[RolloutRecord, tuple[Apply, ...]]:
-    """Add the backup's name to the record of an approved downgrade, and make the action that has to be written first.
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A state to put in force.
 
-    If the previous downgrade never became active, its backup still has the active state, and the record names that one.
+    Attributes:
+        revision: the name of its revision.
+        create: the action that creates the revision; empty if it exists.
+        body: the Deployment that names it.
     """
-    if record.change is not Change.DOWNGRADE or record.approval is None:
-        return record, ()
-    live = observed.record
-    if (
-        live is not None
-        and live.backup
-        and not observed.activation.became_active
-        and live.from_version == record.from_version
-    ):
-        return record.model_copy(update={"backup": live.backup}), ()
-    state = _state_before_downgrade(observed)
-    if state is None:
-        return record, ()
-    body = render_backup(observed.agent, state)
-    named = record.model_copy(update={"backup": body["metadata"]["name"]})
-    return named, (Apply(body, None, "missing", immutable=True),)
+
+    revision: str
+    create: tuple[Apply, ...]
+    body: Mapping[str, Any] = field(repr=False)
 
 
-def _state_before_downgrade(observed: Observed) -> LastGood | None:
-    """Spec and template of the version that the downgrade leaves; None if the Deployment has no record of them."""
-    live, baseline = observed.deployment, observed.baseline
-    if live is None or baseline is None:
-        return None
-    applied, recorded = live.as_last_good(), live.annotations.get(names.LAST_GOOD)
-    # During a change to a newer version that never became active, the annotation has the active state.
-    found = map(LastGood.read, (applied, recorded) if observed.activation.became_active else (recorded, applied))
-    return next((state for state in found if state is not None and state.spec.version == baseline.text), None)
+def put_in_force(
+    this: Pass, state: LastGood, strategy: Strategy, record: RolloutRecord, *, before: LastGood | None
+) -> InForce:
+    """The revision and the Deployment for a spec and a template.
 
-
-def render_backup(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
-    """Render the ControllerRevision. Its name is derived from its content, so two writes lead to one object."""
-    backup = _backup_data(agent, state)
-    return {
-        "apiVersion": "apps/v1",
-        "kind": KIND,
-        "metadata": {
-            "name": f"{agent.name}-backup-{fingerprint([agent.uid, agent.generation, backup])[:10]}",
-            "namespace": agent.namespace,
-            "labels": {
-                **agent.spec.for_children.labels,
-                **selector(agent),
-                names.INSTANCE_LABEL: agent.name,
-                names.COMPONENT_LABEL: "agent",
-                names.MANAGED_BY_LABEL: names.MANAGED_BY,
-                names.VERSION_LABEL: state.spec.version,
-            },
-            **(
-                {"annotations": dict(agent.spec.for_children.annotations)}
-                if agent.spec.for_children.annotations
-                else {}
-            ),
-            "ownerReferences": [owner_reference(agent)],
-        },
-        # The generation of the spec that asks for the downgrade: a later backup has a higher one.
-        "revision": agent.generation,
-        "data": backup,
-    }
-
-
-def _backup_data(agent: MedplumAgent, state: LastGood) -> dict[str, Any]:
-    """A manifest to create the agent again, a JSON patch to restore a live one's spec, and the previous pod template for reading.
-
-    The patch replaces the whole spec and so removes later fields; `kubectl apply` would leave fields that it did not set.
+    Args:
+        this: the inputs of the pass.
+        state: the spec and the agent's template.
+        strategy: the Deployment's strategy.
+        record: the rollout that the state belongs to.
+        before: what was active before it.
     """
-    spec = _as_written(state.spec)
-    identity = {"name": agent.name, "namespace": agent.namespace}
-    return {
-        "agent": {"apiVersion": API_VERSION, "kind": AGENT_KIND, "metadata": identity, "spec": spec},
-        "restore": [
-            {"op": "test", "path": "/metadata/name", "value": agent.name},
-            {"op": "replace", "path": "/spec", "value": spec},
-        ],
-        "podTemplate": state.applied.template,
-        "agentProperties": properties_in(state.applied.template),
-    }
+    memory, agent = this.observed.memory, this.observed.agent
+    notes = _notes(this, state, record, before)
+    if memory.revision is not None and memory.notes == notes and not memory.has_unused:
+        name: str = memory.revision.name
+        create: tuple[Apply, ...] = ()
+    else:
+        body = render_revision(agent, notes, memory.highest + 1)
+        name, create = body["metadata"]["name"], (Apply(body, None, "missing", immutable=True),)
+    deployment = render_deployment(
+        agent, state.spec, template=state.applied, strategy=strategy, record=record, revision=name
+    )
+    return InForce(name, create, deployment)
 
 
-def _as_written(spec: MedplumAgentSpec) -> dict[str, Any]:
-    """A spec as the API server stores it: with its defaults, which a later release may change, but without empty ones."""
-    sparse = spec.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True, mode="json")
-    found: dict[str, Any] = _without_empty_defaults(json.loads(applied_spec(spec)), sparse)
-    return found
+def _notes(this: Pass, state: LastGood, record: RolloutRecord, before: LastGood | None) -> Notes:
+    """What there is to remember. A pause of the spec does not belong to it."""
+    spec = state.spec.model_copy(update={"paused": False})
+    gate = of_gate(this.observed, state.spec, this.config) if spec.gated else None
+    return Notes(record, spec, state.applied, None if gate is None else gate.applied, before)
 
 
-def _without_empty_defaults(full: Any, sparse: Any) -> Any:
-    """Remove empty maps and lists from `full` that `sparse`, which has no defaults, lacks. An empty selector that a user set stays.
+def rehearsal(this: Pass, spec: MedplumAgentSpec, before: LastGood | None) -> tuple[Mapping[str, Any], ...]:
+    """What a rollback of the change to `spec` would write: its revision and its Deployment. Empty if it would not be rolled back."""
+    observed = this.observed
+    if before is None or spec.handoff.on_failure is not OnFailure.ROLLBACK:
+        return ()
+    failed = Failure(version=spec.version, spec=fingerprint(spec.version), reason=Reason.CRASH_LOOP, message="")
+    back = way_back(observed, before)
+    record = records.begin_rollback(observed, before, back, failed, now=this.now)
+    revision = render_revision(observed.agent, _notes(this, before, record, before), observed.memory.highest + 2)
+    deployment = render_deployment(
+        observed.agent,
+        before.spec,
+        template=before.applied,
+        strategy=back.strategy,
+        record=record,
+        revision=revision["metadata"]["name"],
+    )
+    return revision, deployment
 
-    >>> _without_empty_defaults({"labels": {}, "selector": {}, "level": "INFO"}, {"selector": {}})
-    {'selector': {}, 'level': 'INFO'}
-    """
-    if isinstance(full, dict):
-        given = sparse if isinstance(sparse, dict) else {}
-        return {
-            key: _without_empty_defaults(value, given.get(key))
-            for key, value in full.items()
-            if key in given or value not in ({}, [])
-        }
-    if isinstance(full, list):
-        others = sparse if isinstance(sparse, list) else [None] * len(full)
-        return [_without_empty_defaults(item, other) for item, other in zip(full, others, strict=True)]
-    return full
+
+def way_back(observed: Observed, before: LastGood) -> Choice:
+    """The strategy of a rollback."""
+    version, template = AgentVersion.parse(before.spec.version), before.applied.template
+    return choose(observed, version, host_ports=before.spec.uses_host_ports, template=template)
+
+
+def outdated(observed: Observed, *, creates: bool, in_force: str | None) -> tuple[Revision, ...]:
+    """The revisions to delete: all but the newest. `creates`: whether the pass creates one. The one in force stays in every case."""
+    oldest = observed.memory.revisions[KEPT - creates :]
+    kept = {in_force, observed.agent.status.revision}
+    if observed.memory.revision is not None:
+        kept.add(observed.memory.revision.name)
+    return tuple(revision for revision in oldest if revision.name not in kept)

@@ -8,15 +8,13 @@ from dataclasses import replace
 
 from medplum_agent_operator.api.changes import OnFailure
 from medplum_agent_operator.api.spec import MedplumAgentSpec
-from medplum_agent_operator.core.objects.children import render_deployment
-from medplum_agent_operator.core.observed.rollout_record import RolloutRecord
-from medplum_agent_operator.core.observed.version import AgentVersion
+from medplum_agent_operator.core.observed.rollout_record import LastGood, RolloutRecord
 from medplum_agent_operator.core.policy import failure
-from medplum_agent_operator.core.policy.strategy import choose
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.report.progress import Progress
+from medplum_agent_operator.core.rollout import revisions
 from medplum_agent_operator.core.rollout.actions import apply_if_different, as_stored, supporting_actions
-from medplum_agent_operator.core.rollout.records import begin_rollback, current_last_good_annotation, current_record
+from medplum_agent_operator.core.rollout.records import begin_rollback, current_record
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 from medplum_agent_operator.core.rollout.template_in_force import of_agent
 from medplum_agent_operator.core.rollout.upkeep import report_first
@@ -37,23 +35,17 @@ def roll_back(this: Pass, spec: MedplumAgentSpec) -> Step | None:
     failed = failure.latched(observed) or failure.record_failure(
         observed.agent, spec, progress.what_failed(observed, spec, now=now)
     )
-    choice = choose(observed, AgentVersion.parse(previous.spec.version), host_ports=previous.spec.uses_host_ports)
+    choice = revisions.way_back(observed, previous)
     record = begin_rollback(observed, previous, choice, failed, now=now)
-    body = render_deployment(
-        observed.agent,
-        previous.spec,
-        template=previous.applied,
-        strategy=choice.strategy,
-        record=record,
-        last_good=current_last_good_annotation(observed),
-    )
+    back = revisions.put_in_force(this, previous, choice.strategy, record, before=previous)
     # The agent first: a refused write beside it must not delay its return.
     actions = (
-        *apply_if_different(body, live.raw, disruptive=True),
+        *back.create,
+        *apply_if_different(back.body, live.raw, disruptive=True),
         *supporting_actions(observed, previous.spec, this.config),
     )
     state = progress.beginning(observed, record, previous.spec, now=now)
-    return Step(replace(state, defer_reporting=False), record, actions, begins=True)
+    return Step(replace(state, defer_reporting=False), record, actions, begins=True, revision=back.revision)
 
 
 def latch(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRecord) -> Step | None:
@@ -63,14 +55,11 @@ def latch(this: Pass, spec: MedplumAgentSpec, state: Progress, record: RolloutRe
     if state.failed is None or spec.handoff.on_failure is not OnFailure.ROLLBACK or live is None or before is None:
         return None
     failed = failure.record_failure(observed.agent, spec, state.failed)
-    body = render_deployment(
-        observed.agent,
-        before,
-        template=of_agent(observed, before, this.config, refreshes=False).applied,
-        strategy=live.mechanics.strategy,
-        record=current_record(observed, before, now=this.now).model_copy(update={"failed": failed}),
-        last_good=current_last_good_annotation(observed),
-    )
-    actions = (*supporting_actions(observed, before, this.config), *apply_if_different(as_stored(body, live), live.raw))
+    applied = LastGood(before, of_agent(observed, before, this.config, refreshes=False).applied)
+    latched = current_record(observed, before, now=this.now).model_copy(update={"failed": failed})
+    same = revisions.put_in_force(this, applied, live.mechanics.strategy, latched, before=live.last_good)
+    beside = supporting_actions(observed, before, this.config)
+    actions = (*same.create, *beside, *apply_if_different(as_stored(same.body, live), live.raw))
     # The next pass finds the latch and reports it.
-    return Step(replace(state, findings=(), defer_reporting=True, requeue_at=this.now), record, actions)
+    state = replace(state, findings=(), defer_reporting=True, requeue_at=this.now)
+    return Step(state, record, actions, revision=same.revision)

@@ -55,9 +55,11 @@ class Step:
         record: the rollout that the step belongs to.
         actions: the writes, in this order; at most one is disruptive.
         begins: whether the disruptive action begins that rollout.
+        revision: the revision that the actions put in force; None if they put none in force.
     """
 
     progress: Progress
     record: RolloutRecord
     actions: tuple[Apply, ...] = ()
     begins: bool = False
+    revision: str | None = None

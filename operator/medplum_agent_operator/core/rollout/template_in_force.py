@@ -14,6 +14,7 @@ from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import image_reference, render_pod_template, with_annotation
 from medplum_agent_operator.core.observed.drift import first_difference
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.notes import template_hash
 from medplum_agent_operator.core.observed.rollout_record import AppliedTemplate
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.rollout.records import requested_refresh
@@ -82,9 +83,10 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
     if live is None or live.applied_spec is None:
         return _newly_rendered(rendered)
     recorded = live.applied_template
-    if recorded is None and live.template_hash == _hash_of(rendered):
+    unproven = first_difference(rendered, live.template) is not None and not refreshes
+    if recorded is None and live.template_hash == template_hash(rendered) and not unproven:
         return _newly_rendered(rendered)
-    # An older release did not record the template that it applied: take it as the API server stores it.
+    # A release without revisions applied it: take it as the API server stores it. `spec` may be a forged one, unless it is the user's.
     applied, refreshed = recorded or AppliedTemplate(0, live.template), refreshes and _refresh_requested(observed)
     if spec == live.applied_spec and not (spec.image.repository or config.image_repository):
         return Template(applied)  # this operator has lost its default: what it would render has no image
@@ -116,7 +118,7 @@ def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Templ
     live_spec = (live or {}).get("spec") or {}
     if live is None or running is None or before is None or not live_spec.get("replicas"):
         return _newly_rendered(rendered)
-    recorded = AppliedTemplate.read((live["metadata"].get("annotations") or {}).get(names.APPLIED_TEMPLATE))
+    recorded = observed.memory.notes.gate
     if recorded is None:
         as_it_runs = gate_pod.render_gate_pod(agent, spec, image=running)
         same = first_difference(as_it_runs, live_spec["template"]) is None
@@ -159,11 +161,6 @@ def _difference(rendered: Mapping[str, Any], applied: AppliedTemplate) -> str:
     ):  # revision 0 is the API server's form, which always has more fields than we render
         found = first_difference(_without_hash(applied.template), rendered)
     return found or ""
-
-
-def _hash_of(template: Mapping[str, Any]) -> str | None:
-    found: str | None = (template["metadata"].get("annotations") or {}).get(names.TEMPLATE_HASH)
-    return found
 
 
 def _without_hash(template: Mapping[str, Any]) -> dict[str, Any]:

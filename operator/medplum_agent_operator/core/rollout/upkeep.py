@@ -13,13 +13,14 @@ from medplum_agent_operator.core.objects import gate_pod
 from medplum_agent_operator.core.objects.agent_pod import selector
 from medplum_agent_operator.core.observed.findings import Finding, Message, news
 from medplum_agent_operator.core.observed.model import Observed
+from medplum_agent_operator.core.observed.revision import KIND
 from medplum_agent_operator.core.report import progress
 from medplum_agent_operator.core.rollout.actions import Apply
 from medplum_agent_operator.core.rollout.records import current_record
 from medplum_agent_operator.core.rollout.steps import Pass, Step
 
-_RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, names.APPLIED_TEMPLATE, names.LAST_GOOD)}
-"""The operator's own entries on the Deployment."""
+_RECORDS: Final = {f"metadata.annotations.{name}" for name in (names.ROLLOUT, names.REVISION, names.APPLIED_SPEC)}
+"""The operator's own entries on the Deployment. If somebody changes them, that has a reason of its own: RecordRestored."""
 
 
 def upkeep(this: Pass, spec: MedplumAgentSpec, actions: tuple[Apply, ...]) -> Step:
@@ -49,6 +50,7 @@ def _is_internal(action: Apply, observed: Observed) -> bool:
     """Whether an action is not worth an Event: the strategy after a recreate, our own records, the Service's selector for a gate."""
     return (
         (observed.activation.settled and action.difference == "spec.strategy.type")
+        or action.kind == KIND
         or action.difference in _RECORDS
         or _only_redirects(action, observed)
     )
