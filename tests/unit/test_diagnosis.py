@@ -202,6 +202,29 @@ def test_a_container_that_a_policy_added_does_not_end_a_change(where: str, statu
     assert hopeless(seen(pod(containers=[status])))
 
 
+@pytest.mark.parametrize(
+    ("status", "alone", "beside"),
+    [
+        pytest.param(crashing(1), 4, 5, id="exit 1 without a message: the server may be away"),
+        pytest.param(crashing(1, "EACCES"), 3, 3, id="exit 1 with a message"),
+        pytest.param(crashing(64), 3, 3, id="another exit code"),
+        pytest.param(crashing(1, name="ready-rad"), 3, 3, id="another container of ours"),
+    ],
+)
+def test_an_exit_that_may_be_the_servers_fault_ends_a_change_later(status: Raw, alone: int, beside: int) -> None:
+    """A server that answers 503 for a moment makes each agent exit with 1. While an earlier agent serves, there is more time."""
+
+    def needed(*others: Raw) -> int:
+        for exits in range(1, 9):
+            one = pod(name="lab-2", containers=[{**status, "restartCount": exits - 1}])
+            if hopeless(seen(one, *others)):
+                return exits
+        raise AssertionError
+
+    assert alone == needed()
+    assert beside == needed(pod("5.1.14", template_hash="older", ready_since=NOW))
+
+
 def test_whoever_s_container_is_stuck_the_pod_does_not_serve() -> None:
     """So a fix need not wait for a maintenance window, also if a policy's container is the reason."""
     stuck = {**waiting("CreateContainerConfigError", "no configmap"), "name": "istio-proxy"}

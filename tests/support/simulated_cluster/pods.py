@@ -69,7 +69,7 @@ class SimulatedPod:
             reason, message = self.trouble
             agent["state"] = {"waiting": {"reason": reason, "message": message}}
             if reason == "CrashLoopBackOff":
-                agent |= {"restartCount": 2, "lastState": {"terminated": {"exitCode": 1}}}
+                agent |= {"restartCount": 4, "lastState": {"terminated": {"exitCode": 1}}}
         statuses = [agent]
         metadata = {"name": self.name, "namespace": NAMESPACE, "uid": self.name, **self.template["metadata"]}
         metadata["creationTimestamp"] = stamp(self.created)

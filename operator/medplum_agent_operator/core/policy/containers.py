@@ -39,6 +39,14 @@ _NO_SUCH_IMAGE = (
 
 Source: https://github.com/opencontainers/distribution-spec/blob/main/spec.md#error-codes, and containerd's remotes/docker.
 """
+_MOST_EXITS: Final = 3
+"""After this many exits without ever being ready, waiting for the agent cannot help."""
+_EXITS_WITHOUT_MESSAGE: Final = 4
+_EXITS_WHILE_ANOTHER_SERVES: Final = 5
+"""The same for exit code 1 without a message, which may be a server that is away for a moment: after about 40 s, or 80 s if an earlier agent serves.
+
+Source: agents exit with 1 at their start if the server answers a read of Agent or Endpoint with 5xx; the kubelet's back-off is 10, 20, 40 s.
+"""
 _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
     0: (
         "Exit code 0 proves nothing: agents older than 4.1.3 also exit with 0 when they cannot log in.",
@@ -71,6 +79,15 @@ def never_starts(container: Container) -> bool:
     if refuses_credentials(container) and not container.running:
         return True
     return lacks_secret(container) or _no_such_image(container)
+
+
+def is_stuck(container: Container, *, another_serves: bool = False) -> bool:
+    """Whether waiting cannot help a container that was never ready. `another_serves`: whether an earlier agent serves devices meanwhile."""
+    most = _MOST_EXITS
+    if container.name == AGENT_CONTAINER and container.exit_code == 1 and not container.termination_message:
+        most = _EXITS_WHILE_ANOTHER_SERVES if another_serves else _EXITS_WITHOUT_MESSAGE
+    exits = container.waiting == "CrashLoopBackOff" and container.restarts >= most - 1
+    return never_starts(container) or exits
 
 
 def _no_such_image(container: Container) -> bool:

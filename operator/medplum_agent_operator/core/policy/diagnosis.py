@@ -5,7 +5,6 @@ logs may contain patient data.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from medplum_agent_operator.api.agent import MedplumAgent
 from medplum_agent_operator.api.reasons import Reason
@@ -18,18 +17,15 @@ from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.containers import (
     added_trouble,
     cannot_be_created,
+    is_stuck,
     keeps_exiting,
     kubelet_words,
     likely_cause,
-    never_starts,
     pull_error,
     pull_fails,
     refuses_credentials,
 )
 from medplum_agent_operator.core.policy.phrases import reported
-
-_MOST_EXITS: Final = 3
-"""After this many exits without ever being ready, waiting for the agent cannot help."""
 
 
 def trouble(observed: Observed, spec: MedplumAgentSpec) -> Finding | None:
@@ -109,21 +105,21 @@ def hopeless(observed: Observed) -> bool:
     get the same one.
     """
     own = _rendered(observed.applied_spec or observed.agent.spec)
-    return any(_is_stuck(container) for pod in _starting(observed) for container in pod.own_containers(own))
+    served = any(pod.ports_open for pod in observed.earlier_pods)
+    return any(
+        is_stuck(container, another_serves=served)
+        for pod in _starting(observed)
+        for container in pod.own_containers(own)
+    )
 
 
 def never_serves(observed: Observed) -> bool:
     """Whether no pod of the current template gets ready as things are, including for a container that another party added."""
-    return any(_is_stuck(container) for pod in _starting(observed) for container in pod.all_containers())
+    return any(is_stuck(container) for pod in _starting(observed) for container in pod.all_containers())
 
 
 def _starting(observed: Observed) -> list[Pod]:
     return [pod for pod in observed.current_pods if not pod.ready and not pod.terminating]
-
-
-def _is_stuck(container: Container) -> bool:
-    exits = container.waiting == "CrashLoopBackOff" and container.restarts >= _MOST_EXITS - 1
-    return never_starts(container) or exits
 
 
 def _rendered(spec: MedplumAgentSpec) -> set[str]:
