@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 from hypothesis import seed, settings
@@ -19,7 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from medplum_agent_operator.api.status import Outcome, Phase
 from medplum_agent_operator.core.policy.approval import stored_form
 from medplum_agent_operator.core.status import LONGEST_HISTORY
-from tests.support.stories import VERSIONS, Step, beginning, first_versions, orderly_steps, steps
+from tests.support.simulated_cluster import SimulatedCluster
+from tests.support.simulated_cluster.admission import AdmittingCluster
+from tests.support.stories import VERSIONS, Step, beginning, first_versions, orderly_steps, policies, steps
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,6 +31,7 @@ STEPS = int(os.environ.get("STEPS", "0"))
 STEPS_IN_A_STORY = 50
 STORIES_OF_EVERY_RUN = 640
 """About 20,000 steps."""
+STORIES_UNDER_POLICIES = 80
 TAKEN_IN_A_STORY = 31
 """How many of a story's steps are taken on average: hypothesis ends many before."""
 SEEDS = 4
@@ -44,11 +47,12 @@ class Agent(RuleBasedStateMachine):
     """
 
     taken = 0
+    kind: ClassVar[type[SimulatedCluster]] = SimulatedCluster
 
     @initialize(version=first_versions)
     def begin(self, version: str) -> None:
         """The first agent serves."""
-        self.cluster = beginning(version)
+        self.cluster = beginning(version, self.kind)
         self.before: dict[datetime | None, Outcome | None] = {}
 
     @rule(step=orderly_steps)
@@ -104,6 +108,26 @@ class Agent(RuleBasedStateMachine):
         if cluster.agent["spec"].get("paused"):
             return
         assert 1 == len(cluster.running), f"{cluster.running} run in the end"
+
+
+class AgentUnderPolicies(Agent):
+    """The same in a cluster with field managers, where admission policies come and go."""
+
+    kind = AdmittingCluster
+
+    @rule(step=policies)
+    def policies_come_and_go(self, step: Step) -> None:
+        """They label, or add a variable."""
+        self.happens(step)
+
+
+def test_under_policies_that_come_and_go_the_invariants_hold_and_it_comes_to_rest() -> None:
+    """The same, with fewer stories: this cluster is slower."""
+    stories = STEPS // TAKEN_IN_A_STORY + 1 if STEPS else STORIES_UNDER_POLICIES
+    chosen = settings(max_examples=stories, stateful_step_count=STEPS_IN_A_STORY, database=None, deadline=None)
+    before = Agent.taken
+    run_state_machine_as_test(AgentUnderPolicies if STEPS else seed(0)(AgentUnderPolicies), settings=chosen)
+    assert Agent.taken > before
 
 
 @pytest.mark.parametrize("number", [0, *(pytest.param(later, marks=pytest.mark.slow) for later in range(1, SEEDS))])

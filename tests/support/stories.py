@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from medplum_agent_operator.api import annotations as names
 from tests.support.builders import agent
 from tests.support.simulated_cluster import OperatorDiedError, SimulatedCluster
+from tests.support.simulated_cluster.admission import AdmittingCluster
+from tests.support.simulated_cluster.apply import copied
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,6 +141,64 @@ def _reload(cluster: SimulatedCluster) -> None:
     cluster.edit_template(edit)
 
 
+def _forge(cluster: SimulatedCluster, name: str, text: str | None) -> None:
+    """Somebody edits the operator's annotations on the Deployment."""
+    if "Deployment" in cluster.objects:
+        cluster.deployment["metadata"]["annotations"].update({name: text} if text is not None else {})
+        if text is None:
+            cluster.deployment["metadata"]["annotations"].pop(name, None)
+        cluster.count += 1
+
+
+def _save(cluster: SimulatedCluster) -> None:
+    """A backup tool saves the Deployment."""
+    if "Deployment" in cluster.objects:
+        cluster.saved = copied(cluster.deployment)
+
+
+def _restore(cluster: SimulatedCluster) -> None:
+    """It puts its annotations back and, if that changes no version, its pod template: with another version, I1 would be its own fault."""
+    saved = cluster.saved
+    if saved is None or "Deployment" not in cluster.objects:
+        return
+    cluster.deployment["metadata"]["annotations"] = copied(saved["metadata"]["annotations"])
+    label = saved["spec"]["template"]["metadata"]["labels"][names.VERSION_LABEL]
+    if label == cluster.applied_version:
+        cluster.edit_template(lambda template: template.update(copied(saved["spec"]["template"])))
+    cluster.count += 1
+
+
+def _labels(kind: str, raw: Raw) -> None:
+    """A policy that labels every object and pod."""
+    raw["metadata"].setdefault("labels", {})["team"] = "integration"
+    if kind == "Deployment":
+        raw["spec"]["template"]["metadata"]["labels"]["team"] = "integration"
+
+
+def _variables(kind: str, raw: Raw) -> None:
+    """A policy that adds a variable to every container."""
+    if kind == "Deployment":
+        for container in raw["spec"]["template"]["spec"]["containers"]:
+            others = [each for each in container.get("env", []) if each["name"] != "PROXY"]
+            container["env"] = [*others, {"name": "PROXY", "value": "http://proxy"}]
+
+
+POLICIES: Final = {"no policy": None, "a policy labels": _labels, "a policy adds a variable": _variables}
+FORGERIES: Final = (
+    *((name, text) for name in (names.REVISION, names.ROLLOUT, names.APPLIED_SPEC) for text in (None, "{", "forged")),
+    (names.REVISION, "lab-r1-0123456789"),
+    (names.REVISION, f"lab-r{10**12}-0123456789"),
+)
+
+
+def _under(word: str) -> Step:
+    def happen(cluster: SimulatedCluster) -> None:
+        assert isinstance(cluster, AdmittingCluster)
+        cluster.policy = POLICIES[word]
+
+    return Step(word, happen)
+
+
 orderly_steps: Final = st.one_of(
     st.sampled_from(VERSIONS).map(lambda version: _edit(version=version)),
     st.sampled_from(VERSIONS).map(_approve_and_change),
@@ -177,17 +237,25 @@ steps: Final = st.one_of(
     st.sampled_from(["node-1", "node-2"]).map(lambda node: Step(f"{node} is lost", lambda c: c.lose_node(node))),
     st.just(Step("lost nodes come back", lambda c: c.find_nodes())),
     st.just(Step("five minutes go by", lambda c: c.tick(300))),
+    st.sampled_from(FORGERIES).map(
+        lambda forged: Step(f"somebody sets {forged[0]} to {forged[1]}", lambda c: _forge(c, *forged))
+    ),
+    st.just(Step("a backup tool saves the Deployment", _save)),
+    st.just(Step("a backup tool restores the Deployment", _restore)),
     st.sampled_from(["Service", "PodDisruptionBudget", "Deployment"]).map(
         lambda kind: Step(f"{kind} deleted", lambda c: _delete(c, kind))
     ),
 )
 """The same, and pods and objects that go without anybody asking the operator."""
 
+policies: Final = st.sampled_from(sorted(POLICIES)).map(_under)
+"""Admission policies that come and go; only an `AdmittingCluster` has them."""
+
 first_versions: Final = st.sampled_from(VERSIONS)
 orderly_stories: Final = st.lists(orderly_steps, min_size=1, max_size=14)
 stories: Final = st.lists(steps, min_size=1, max_size=14)
 
 
-def beginning(version: str) -> SimulatedCluster:
+def beginning(version: str, kind: type[SimulatedCluster] = SimulatedCluster) -> SimulatedCluster:
     """Return the cluster with which a story begins: the first agent serves."""
-    return SimulatedCluster(agent(version, handoff=QUICK)).settle()
+    return kind(agent(version, handoff=QUICK)).settle()

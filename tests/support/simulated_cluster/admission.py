@@ -92,7 +92,7 @@ class AdmittingCluster(SimulatedCluster):
                 if entry["manager"] != MANAGED_BY:
                     copy_field(wanted, live, path)
                 elif path[-1].startswith("f:"):  # lists are replaced anyway
-                    value_at(wanted, path[:-1]).pop(path[-1][2:], None)
+                    (value_at(wanted, path[:-1]) or {}).pop(path[-1][2:], None)  # the rest of it may be gone already
         if self.policy is not None:
             self.policy(kind, wanted)
         super()._store(kind, wanted)
