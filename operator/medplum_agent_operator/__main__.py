@@ -102,6 +102,7 @@ class Operator:
                 eviction_taints=settings.eviction_taints,
                 gate_image=settings.gate_image or facts.own_image,
                 namespaces=facts.namespaces,
+                limits=settings.limits,
             ),
             clock=lambda: datetime.now(UTC),
             identity=platform.node(),

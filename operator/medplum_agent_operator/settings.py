@@ -11,7 +11,7 @@ from importlib.metadata import version
 from inspect import cleandoc
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from medplum_agent_operator.core.observed.scope import Limits
 from medplum_agent_operator.errors import StartupError
 
 ENV_PREFIX: Final = "MEDPLUM_AGENT_OPERATOR_"
@@ -29,6 +30,19 @@ _DNS_LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _REPOSITORY: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
 
 _TAINT: Final = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?|(?<=/)\*)")
+
+
+def _split(value: object) -> object:
+    """Split texts at commas."""
+    parts = value if isinstance(value, list) else [value]
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        return value
+    return tuple(word.strip() for text in texts for word in text.split(",") if word.strip())
+
+
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+"""Values separated by commas."""
 
 
 class Settings(BaseSettings):
@@ -49,7 +63,7 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    namespaces: Annotated[tuple[str, ...], NoDecode] = Field(
+    namespaces: Patterns = Field(
         default=(),
         description="Namespaces to watch, separated by commas. Empty: all namespaces, which needs the ClusterRole.",
     )
@@ -62,7 +76,7 @@ class Settings(BaseSettings):
         description="Watch nodes, so that a node drain hands an agent over to another node (from 4.2.4 on). Needs the ClusterRole "
         "medplum-agent-operator-nodes. If off, every node drain stops the agent and starts it elsewhere.",
     )
-    eviction_taints: Annotated[tuple[str, ...], NoDecode] = Field(
+    eviction_taints: Patterns = Field(
         default=(),
         description="Keys of further node taints that announce a node drain, separated by commas; prefix/* for all keys with a prefix. "
         "Those of Karpenter, cluster-autoscaler, GKE and AWS's node termination handler are known.",
@@ -70,6 +84,29 @@ class Settings(BaseSettings):
     gate_image: str | None = Field(
         default=None,
         description="Image of the gates, with tag or digest. Default: the image of the operator's own pod, which contains the gate too.",
+    )
+    allowed_image_repositories: Patterns = Field(
+        default=(),
+        description="Image repositories that agents may use besides --image-repository, separated by commas; prefix* for all with a prefix. Empty: all.",
+    )
+    allowed_servers: Patterns = Field(
+        default=(),
+        description="URLs of the Medplum servers that agents may connect to, separated by commas; prefix* for all with a prefix. Empty: all.",
+    )
+    allowed_secrets: Patterns = Field(
+        default=(),
+        description="Names of the Secrets that agents may use, for credentials and for pulls, separated by commas; prefix* for all with a prefix. Empty: all.",
+    )
+    allowed_service_accounts: Patterns = Field(
+        default=(),
+        description="Names of the service accounts that agents may use besides their own, separated by commas; prefix* for all with a prefix. Empty: all.",
+    )
+    allowed_priority_classes: Patterns = Field(
+        default=(),
+        description="Names of the priority classes that agents may use, separated by commas; prefix* for all with a prefix. Empty: all.",
+    )
+    allow_host_ports: CliImplicitFlag[bool] = Field(
+        default=True, description="Let agents use ports of their node (hostNetwork, hostPort)."
     )
     pod: str | None = Field(
         default=None, description="Name of the operator's own pod, used to find its image. The manifests set it."
@@ -100,15 +137,6 @@ class Settings(BaseSettings):
         default=30.0, ge=1, le=300, description="Timeout of one request to the API server. In seconds."
     )
 
-    @field_validator("namespaces", "eviction_taints", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        if isinstance(value, list):
-            return tuple(part.strip() for item in value for part in str(item).split(",") if part.strip())
-        return value
-
     @field_validator("namespaces")
     @classmethod
     def _are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -135,6 +163,18 @@ class Settings(BaseSettings):
                 f"{value!r} is not an image repository; use one such as registry.example.org/medplum-agent, without tag or digest"
             )
         return value
+
+    @property
+    def limits(self) -> Limits:
+        """What MedplumAgents may use."""
+        return Limits(
+            image_repositories=self.allowed_image_repositories,
+            servers=self.allowed_servers,
+            secrets=self.allowed_secrets,
+            service_accounts=self.allowed_service_accounts,
+            priority_classes=self.allowed_priority_classes,
+            node_ports=self.allow_host_ports,
+        )
 
     @classmethod
     def load(cls, arguments: list[str]) -> Self:

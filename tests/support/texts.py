@@ -16,7 +16,7 @@ from medplum_agent_operator.api.status import Strategy
 from medplum_agent_operator.core.observed.gate_reports import Channel, Traffic
 from medplum_agent_operator.core.observed.identity import Claim
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure, RolloutRecord
-from medplum_agent_operator.core.observed.scope import Key
+from medplum_agent_operator.core.observed.scope import Key, Limits
 from medplum_agent_operator.core.plan import make_plan
 from medplum_agent_operator.core.policy import (
     gate_messages,
@@ -201,6 +201,19 @@ def waits() -> Iterator[Text]:
 def refusals() -> Iterator[Text]:
     """What the operator does not do before somebody corrects the input."""
     yield _of("No image", SimulatedCluster(config=replace(CONFIG, image_repository=None)).plan())
+    limits = Limits(image_repositories=("registry.clinic.example.org/*",))
+    yield _of(
+        "An image that is not allowed",
+        SimulatedCluster(
+            agent(image={"repository": "ghcr.io/somebody/agent"}), config=replace(CONFIG, limits=limits)
+        ).plan(),
+    )
+    yield _of(
+        "Ports of the node that are not allowed",
+        SimulatedCluster(
+            agent(podTemplate={"hostNetwork": True}), config=replace(CONFIG, limits=Limits(node_ports=False))
+        ).plan(),
+    )
     foreign = {"kind": "Service", "metadata": {"name": NAME}}
     yield _now("A foreign object of our name", SimulatedCluster(), children={"Service": foreign})
     holder, own = Claim("ward", "front-desk", "0", "1", runs=True), Claim(NAMESPACE, NAME, "agent-1", "2")

@@ -40,6 +40,10 @@ GOOD = [
         id="a repository",
     ),
     pytest.param("gate-image", "registry.example.org/op:1", "registry.example.org/op:1", id="an image of gates"),
+    *(
+        pytest.param(f"allowed-{what}", "one, two*", ("one", "two*"), id=f"limited {what}")
+        for what in ("image-repositories", "servers", "secrets", "service-accounts", "priority-classes")
+    ),
     pytest.param("pod", "operator-1", "operator-1", id="its own pod"),
     pytest.param("pod-namespace", "operators", "operators", id="its own namespace"),
     pytest.param("log-format", "console", "console", id="a format"),
@@ -65,7 +69,7 @@ def test_each_setting_can_be_given_by_flag_or_by_environment(
 
 def test_every_setting_is_in_the_table_above() -> None:
     """A new setting needs a row."""
-    rows = {str(row.values[0]) for row in GOOD} | {"watch-nodes"}
+    rows = {str(row.values[0]) for row in GOOD} | {"watch-nodes", "allow-host-ports"}
     assert {field.replace("_", "-") for field in Settings.model_fields} == rows
 
 

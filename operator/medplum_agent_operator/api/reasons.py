@@ -88,6 +88,8 @@ class Reason(StrEnum):
     """The object does not fit this operator's model of it."""
     IMAGE_REPOSITORY_MISSING = "ImageRepositoryMissing"
     """Neither the spec nor the operator's settings name an image repository."""
+    NOT_ALLOWED = "NotAllowed"
+    """The spec uses what the operator's settings do not allow, such as an image repository or a server."""
     NAME_TAKEN = "NameTaken"
     """An object of that name exists and has another owner."""
     IDENTITY_TAKEN = "IdentityTaken"

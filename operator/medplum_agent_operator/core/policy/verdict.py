@@ -15,7 +15,7 @@ from medplum_agent_operator.core.observed.model import Observed
 from medplum_agent_operator.core.observed.rollout_record import Change, Failure
 from medplum_agent_operator.core.observed.scope import Config
 from medplum_agent_operator.core.observed.version import AgentVersion
-from medplum_agent_operator.core.policy import downgrade_messages, identity_messages, messages
+from medplum_agent_operator.core.policy import allowances, downgrade_messages, identity_messages, messages
 from medplum_agent_operator.core.policy.approval import Approval, Spent, judge
 from medplum_agent_operator.core.policy.availability import Availability
 from medplum_agent_operator.core.policy.failure import latched, recorded_as_failed
@@ -84,17 +84,18 @@ def decide(observed: Observed, config: Config) -> Verdict:
     spec = observed.agent.spec
     target = AgentVersion.parse(spec.version)
     change = classify(observed, target)
-    refusal, approval = _identity_taken(observed), None
-    if refusal is None:
-        refusal, approval = _approval(observed, change, target)
+    forbidden = _not_allowed(observed, config) or _identity_taken(observed)
+    refusal, approval = (forbidden, None) if forbidden is not None else _approval(observed, change, target)
     failed = latched(observed)
-    if failed is not None and not _identity_taken(observed) and _latch_holds(failed, approval):
+    if failed is not None and forbidden is None and _latch_holds(failed, approval):
         refusal, approval = warning(failed.reason, messages.latched(observed, failed, approval)), None
     if refusal is None and not (spec.image.repository or config.image_repository):
         refusal = warning(Reason.IMAGE_REPOSITORY_MISSING, _no_image(observed))
     if refusal is None:
         return Allowed(change, target, spec, approval)
-    applied = last_applied_spec(observed)
+    # Without a Deployment, the last applied spec is a guess from the user's, which is not allowed.
+    guessed = observed.deployment is None and refusal.reason is Reason.NOT_ALLOWED
+    applied = None if guessed else last_applied_spec(observed)
     recorded = observed.deployment is not None and observed.deployment.applied_template is not None
     known = applied is not None and (recorded or applied.image.repository or config.image_repository)
     return Refused(change, target, refusal, applied if known else None, approval, latched=failed is not None)
@@ -131,6 +132,12 @@ def _approval(observed: Observed, change: Change, target: AgentVersion) -> tuple
 def _latch_holds(failed: Failure, approval: Approval | None) -> bool:
     """Whether a failed change stays latched: an approval opens the latch only if it is newer than the failure."""
     return approval is None or not approval.granted or approval.text == failed.approval
+
+
+def _not_allowed(observed: Observed, config: Config) -> Finding | None:
+    """The refusal if the spec uses what the operator's settings do not allow."""
+    message = allowances.not_allowed(observed, config)
+    return None if message is None else warning(Reason.NOT_ALLOWED, message)
 
 
 def _identity_taken(observed: Observed) -> Finding | None:
