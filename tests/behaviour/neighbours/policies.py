@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 GROUP: Final = "admissionregistration.k8s.io"
 FROM, TO = "registry.example.org", "mirror.example.org"
 RESOURCES: Final = {
+    "controllerrevisions": "apps",
     "deployments": "apps",
     "jobs": "batch",
     "pods": "",

@@ -92,6 +92,16 @@ def _reload(world: World) -> None:
     world.wait(lambda: [p for p in world.pods() if p["metadata"]["uid"] != old] == world.pods() != [], "the new pod")
 
 
+def _scale_down(world: World) -> None:
+    """Taint the agent's node, as cluster-autoscaler does before it evicts the node's pods."""
+    node, taint = world.pods()[0]["spec"]["nodeName"], "ToBeDeletedByClusterAutoscaler"
+    world.cluster.kubectl("taint", "node", node, f"{taint}=1790000000:NoSchedule")
+    try:
+        world.wait(lambda: node not in [pod["spec"].get("nodeName") for pod in world.pods()], "the agent elsewhere")
+    finally:
+        world.cluster.kubectl("taint", "node", node, f"{taint}:NoSchedule-")
+
+
 def _relabel(world: World) -> None:
     """Set a label of the operator on the Deployment, twice."""
     label = "app.kubernetes.io/managed-by"
@@ -154,6 +164,21 @@ NEIGHBOURS: Final = (
         says="deployments need the label team",
         heals=True,
         **REFUSED,
+    ),
+    Neighbour(
+        "a policy refuses revisions",
+        _policy(policies.refusing, "controllerrevisions"),
+        change=UP,
+        says="controllerrevisions need the label team",
+        heals=True,
+        **REFUSED,
+    ),
+    Neighbour(
+        "a webhook for revisions is away",
+        _policy(policies.webhook_away, "controllerrevisions"),
+        change=UP,
+        says='failed calling webhook "controllerrevisions.example.org"',
+        **AWAY,
     ),
     Neighbour(
         "a policy refuses budgets",
@@ -230,6 +255,7 @@ NEIGHBOURS: Final = (
     Neighbour("an autoscaler wants two agents", acts=_scale, reason="FieldContested", pods=MANY),
     Neighbour("a reloader", acts=_reload),
     Neighbour("a reloader, before 4.2.4", before="4.2.3", acts=_reload, pods=1),
+    Neighbour("cluster-autoscaler removes the node", acts=_scale_down, reason="MovingOffNode"),
     Neighbour("somebody rewrites a label", acts=_relabel),
     Neighbour("a second operator with other settings", acts=_second_operator, reason="FieldContested", rests=False),
     # The repair begins while the pod of the restored template still starts.
