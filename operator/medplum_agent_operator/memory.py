@@ -134,6 +134,9 @@ class Repairs:
                 found = warning(Reason.FIELD_CONTESTED, done[_field(action)].message)
                 return without_actions(plan.stopped_by(found), requeue_at=due)
         now_due = tuple(a for a, due in zip(plan.actions, dues, strict=True) if due is None or due <= now)
+        if not any(map(_names_revision, now_due)):  # a revision comes with the write that names it
+            now_due = tuple(a for a in now_due if a.name != plan.revision)
+            plan = replace(plan, revision=None, outdated=())
         later = [due for due in (*dues, plan.requeue_at) if due is not None and due > now]
         findings = plan.findings if len(now_due) == len(plan.actions) else _without_repairs(plan.findings)
         return replace(
@@ -154,6 +157,10 @@ class Repairs:
     def forget(self, key: Key) -> None:
         """The agent is gone."""
         self._done.pop(key, None)
+
+
+def _names_revision(action: Apply) -> bool:
+    return names.REVISION in action.body["metadata"].get("annotations", {})
 
 
 def _field(action: Apply) -> _Field:

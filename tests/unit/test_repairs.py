@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medplum_agent_operator.api.agent import KIND
+from medplum_agent_operator.api.annotations import REFRESH
 from medplum_agent_operator.memory import FORGOTTEN_AFTER, WRITES_AT_ONCE
 from tests.support.ports import Stage
 from tests.support.simulated_cluster import installed
@@ -155,3 +156,22 @@ async def test_a_user_who_edits_to_and_fro_fights_with_nobody() -> None:
         assert (0, 1)[wanted == "Handoff"] == budget.get("minAvailable", 0), number
         stage.simulated.now += timedelta(seconds=1)
     assert "FieldContested" not in stage.reasons
+
+
+async def test_a_write_that_pauses_leaves_no_revisions() -> None:
+    """The record changes too while another program fights over a field of the Deployment: the revision waits for the write that names it."""
+    stage = Stage(installed())
+    stage.simulated.mark(REFRESH, "now")
+    for second in range(12):
+        meddle(stage, "Deployment", 700, field="progressDeadlineSeconds")
+        if second:
+            stage.simulated.mark(REFRESH, f"now {second}")
+            stage.watch()
+        before = stage.writes.count("apply Deployment")
+        created = stage.writes.count("create ControllerRevision")
+        await stage.one_pass()
+        assert (
+            stage.writes.count("create ControllerRevision") - created == stage.writes.count("apply Deployment") - before
+        )
+        stage.simulated.now += timedelta(seconds=1)
+    assert stage.writes.count("apply Deployment") < 12
