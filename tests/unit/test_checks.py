@@ -51,7 +51,7 @@ def test_an_object_of_our_name_that_is_not_ours_is_never_taken_over(kind: str) -
         "Impact: No agent serves; devices cannot deliver messages. The operator leaves the foreign object alone.\n"
         "Fix: Look at the object with the command. If it is not needed, delete it "
         f"(kubectl -n clinic delete {kind.lower()} {name_of(kind, 'lab')}); the installation then starts automatically. "
-        "If another program needs it: create this MedplumAgent under another name, and delete this one.\n"
+        "If another program needs it: delete this MedplumAgent, and create it under another name.\n"
         f"Command: kubectl -n clinic get {kind.lower()} {name_of(kind, 'lab')} -o yaml"
     ) == plan.text
     assert [Severity.WARNING] == [finding.severity for finding in plan.findings]
@@ -124,9 +124,10 @@ def test_an_older_agent_waits_for_the_pods_of_a_deleted_namesake() -> None:
         "Waiting for pods lab-5.1.14 (5.1.14) and lab-5.1.15 (5.1.15) of a deleted MedplumAgent lab to end before the older 4.2.3 starts.\n"
         "Impact: This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended; then none serves until the new one is "
         "ready.\n"
-        "Fix: None needed if the pod is Terminating; the installation starts automatically when it has ended. If it is not Terminating, run the command. "
+        "Fix: Look at the pod with the command. None needed if it is Terminating; the installation starts automatically when it has ended. If it is not "
+        "Terminating, delete it (kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15); its devices then have no agent until the new one is ready. "
         "If it stays Terminating, repair its node; do not delete it by force, because two agents could then run at once.\n"
-        "Command: kubectl -n clinic delete pod lab-5.1.14 lab-5.1.15"
+        "Command: kubectl -n clinic get pod lab-5.1.14 lab-5.1.15"
     ) == plan.text
     assert [Severity.NORMAL] == [finding.severity for finding in plan.findings]
 
@@ -292,7 +293,7 @@ def test_an_object_of_another_agent_is_not_to_be_deleted() -> None:
     assert "It belongs to MedplumAgent lab-gate." in plan.text
     assert (
         "Fix: Do not delete the object: the other MedplumAgent needs it. Save this MedplumAgent with the command. "
-        "Then create this MedplumAgent under another name, and delete this one." in plan.text
+        "Then delete this MedplumAgent, and create it under another name." in plan.text
     )
 
 

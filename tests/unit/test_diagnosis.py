@@ -79,7 +79,7 @@ ROWS = [
         id="credentials that are refused: the first exit is enough",
     ),
     pytest.param(pod(containers=[crashing(64)]), Reason.CRASH_LOOP, "keeps exiting with code 64.\nCause: It left no message.", id="exit 64 without a message: not the start script"),
-    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: Causes without a message: Medplum refuses access to Agent or Endpoints, the log folder is not writable, or a TCP or ASTM device resets its connection.", id="exit 1 without a message: the likely causes"),
+    pytest.param(pod(containers=[crashing(1)]), Reason.CRASH_LOOP, "keeps exiting with code 1.\nCause: Possible causes that leave no message: Medplum refuses access to Agent or Endpoints, the log folder is not writable, or a TCP or ASTM device resets its connection.", id="exit 1 without a message: the likely causes"),
     pytest.param(pod(init_containers=[crashing(1, name="mesh-init")]), Reason.CRASH_LOOP, f"{ADDED.format('mesh-init')} keeps exiting with code 1.\nFix: Correct", id="an init container that a webhook added"),
     pytest.param(pod(containers=[crashing(1, name="istio-proxy")]), Reason.CRASH_LOOP, f"{ADDED.format('istio-proxy')} keeps exiting with code 1.\nFix: Correct", id="a sidecar: nothing is guessed about it"),
     pytest.param(pod(containers=[crashing(1, "no istiod", name="ready-gone")]), Reason.CRASH_LOOP, f"{ADDED.format('ready-gone')} keeps exiting with code 1.\nCause: Its last message: no istiod", id="a sidecar whose name resembles ours"),

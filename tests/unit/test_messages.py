@@ -39,16 +39,16 @@ BELOW = [
     pytest.param("until a cluster admin approves it.", id="why it is refused"),
     pytest.param("5.1.15 keeps serving devices.", id="the version that serves"),
     pytest.param("Impact: None so far;", id="nothing was changed"),
-    pytest.param("Other edits of the spec wait too.", id="other edits wait"),
+    pytest.param("Other edits of the spec wait too, except spec.maintenanceWindows.", id="other edits wait"),
     pytest.param("agents older than 4.2.4 cannot run beside another", id="the threshold"),
     pytest.param("both would compete for identity, PID file and ports.", id="what two agents would do"),
     pytest.param("1. 5.1.15 stops before 4.2.3 starts; devices cannot deliver messages until 4.2.3 has opened its ports.", id="the gap, and its end"),
     pytest.param("2. Messages that 5.1.15 has acknowledged and not forwarded yet can be lost with its pod", id="what can be lost"),
-    pytest.param(f"GET Agent/{SERVER['agentId']}/$stats shows how many wait.", id="how to see it"),
+    pytest.param(f"GET Agent/{SERVER['agentId']}/$stats shows the number; wait for 0.", id="how to see it"),
     pytest.param("3. Every later upgrade from 4.2.3 has such an outage too", id="the way back costs downtime too"),
     pytest.param("Consider a newer version that fixes your problem, or a change of configuration in Medplum.", id="before: alternatives"),
     pytest.param("Run the command in an off-peak hour, or set spec.maintenanceWindows first: the downgrade then waits for a window.", id="before: when"),
-    pytest.param("Copy the Agent and its Endpoints in Medplum", id="before: backup"),
+    pytest.param("Save the JSON of the Agent and its Endpoints from Medplum to a file", id="before: backup"),
     pytest.param("the operator backs up only the MedplumAgent and its pod template.", id="before: the operator's own backup"),
     pytest.param("Afterwards, check on every channel that messages arrive.", id="after: check"),
     pytest.param(
@@ -117,7 +117,7 @@ WAYS = [
     pytest.param(Change.INSTALL, "5.1.15", Strategy.ROLLING_HANDOFF, "Installing 5.1.15 again in a rolling handoff.", BOTH, BESIDE, id="a lost Deployment"),
     pytest.param(Change.UPGRADE, "5.1.14", Strategy.ROLLING_HANDOFF, "Upgrading from 5.1.14 to 5.1.15 in a rolling handoff.", BOTH, f"{BESIDE} Once every channel port has been open for 5 seconds, the old one gets no new connections, drains for 5 seconds and stops; its devices reconnect.", id="a handoff"),
     pytest.param(Change.DOWNGRADE, "5.1.16", Strategy.RECREATE, "Downgrading from 5.1.16 to 5.1.15 by recreate.", "Recreate, because both can.", "5.1.16 drains for 5 seconds. Then it stops before 5.1.15 starts;", id="a recreate"),
-    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving devices. The other agent drains for 5 seconds and stops;", id="an abort"),
+    pytest.param(Change.ABORT, "5.1.15", Strategy.ROLLING_HANDOFF, "The change was withdrawn; returning to 5.1.15 in a rolling handoff.", BOTH, "No outage expected; 5.1.15 keeps serving devices. The agent of the withdrawn change drains for 5 seconds and stops;", id="an abort"),
     pytest.param(Change.NONE, "5.1.15", Strategy.ROLLING_HANDOFF, "Applying changed settings to 5.1.15 in a rolling handoff.", BOTH, BESIDE, id="other settings"),
 ]  # fmt: skip
 

@@ -74,7 +74,7 @@ async def test_a_revision_that_is_refused_stops_the_pass() -> None:
     stage.cluster.faults["create ControllerRevision"] = [REFUSED]
     assert 60.0 == await stage.one_pass()
     assert "apply Deployment" not in stage.writes
-    assert "The change to 5.1.15 does not start: it cannot record what it would apply." in (
+    assert "The change to 5.1.15 does not start: the operator cannot record what it would apply." in (
         stage.simulated.status.plan or ""
     )
 

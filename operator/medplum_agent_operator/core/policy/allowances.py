@@ -22,9 +22,15 @@ def not_allowed(observed: Observed, config: Config) -> Message | None:
                 f'{field} "{value}" is not allowed by the operator\'s settings.',
                 cause=f"The setting --{flag} allows {listed(allowed)}." if allowed else f"The setting --{flag} is off.",
                 impact=f"{Availability.of(observed).now} No edit of the spec is applied.",
-                fix=f"Set {field} to an allowed value, or ask the operator's administrator to extend the setting --{flag}.",
+                fix=f"{_fix(field, flag, allowed)} The operator then continues automatically.",
             )
     return None
+
+
+def _fix(field: str, flag: str, allowed: tuple[str, ...]) -> str:
+    if not allowed:
+        return f"Remove {field}, or ask the operator's administrator to turn on the setting --{flag}."
+    return f"Set {field} to an allowed value, or ask the operator's administrator to extend the setting --{flag}."
 
 
 def _limited(spec: MedplumAgentSpec, config: Config) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:

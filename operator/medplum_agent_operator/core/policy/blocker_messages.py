@@ -39,13 +39,14 @@ def leftovers(observed: Observed, parts: Sequence[str], *, looked_after: bool) -
 
 def pods_of_namesake(agent: MedplumAgent, target: AgentVersion, pods: Sequence[Pod]) -> Message:
     """Pods of a deleted namesake with a newer version: an older agent waits for their end."""
-    shown = listed([f"{pod.name} ({pod.version})" for pod in pods])
+    shown, names = listed([f"{pod.name} ({pod.version})" for pod in pods]), " ".join(pod.name for pod in pods)
     return Message(
         f"Waiting for {'pod' if len(pods) == 1 else 'pods'} {shown} of a deleted MedplumAgent {agent.name} to end before the older {target} starts.",
         impact="This MedplumAgent is not installed yet. The old pod may still serve devices until it has ended; then none serves until the new one is ready.",
-        fix="None needed if the pod is Terminating; the installation starts automatically when it has ended. If it is not Terminating, run the command. "
+        fix="Look at the pod with the command. None needed if it is Terminating; the installation starts automatically when it has ended. If it is not "
+        f"Terminating, delete it (kubectl -n {agent.namespace} delete pod {names}); its devices then have no agent until the new one is ready. "
         "If it stays Terminating, repair its node; do not delete it by force, because two agents could then run at once.",
-        command=f"kubectl -n {agent.namespace} delete pod {' '.join(pod.name for pod in pods)}",
+        command=f"kubectl -n {agent.namespace} get pod {names}",
     )
 
 
@@ -70,7 +71,7 @@ def name_taken(observed: Observed, parts: Sequence[str], owners: Sequence[str], 
 def _effect(parts: Sequence[str], *, installed: bool) -> str:
     if not installed:
         return ""
-    reach = " Devices reach it only if that Service still selects its pods." if "Service" in parts else ""
+    reach = " Devices reach it only if that Service selects its pods (spec.selector)." if "Service" in parts else ""
     return f"{reach} {_ONLY_LOOKED_AFTER}"
 
 
@@ -82,7 +83,7 @@ def _ways_out(agent: MedplumAgent, delete: str, *, installed: bool) -> str:
         first = "Look at the object with the command. "
         first += f"If it is not needed, delete it ({delete}); {then if installed else 'the installation then starts automatically'}. "
         first += "If another program needs it: "
-    move = "create this MedplumAgent under another name, and delete this one."
+    move = "delete this MedplumAgent, and create it under another name."
     if installed:
         move = (
             f"in a maintenance window, delete MedplumAgent {agent.name} and create it under another name. No agent serves its devices in between, and "

@@ -53,7 +53,7 @@ _LIKELY: Final[Mapping[int, tuple[str, str]]] = {
         "Check spec.server.baseUrl and the credentials in the Secret.",
     ),
     1: (
-        "Causes without a message: Medplum refuses access to Agent or Endpoints, the log folder is not writable, or a TCP or ASTM device resets its connection.",
+        "Possible causes that leave no message: Medplum refuses access to Agent or Endpoints, the log folder is not writable, or a TCP or ASTM device resets its connection.",
         "Read the log with the command. In Medplum, check that the Agent and its Endpoints exist and that its ClientApplication may read them.",
     ),
     126: ("The program cannot be executed.", "Give spec.image.command's program the execute permission for everyone."),

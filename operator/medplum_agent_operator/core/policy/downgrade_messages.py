@@ -76,7 +76,7 @@ def refusal(agent: MedplumAgent, *, baseline: str, target: AgentVersion, approva
 def _effect(baseline: str, target: AgentVersion, now: Situation) -> tuple[str, str]:
     """What the refusal means for devices, and how to keep or leave what runs."""
     available, under_way = now.available, now.under_way
-    impact = f"{'None so far; ' if available.serving else ''}{available.now} Other edits of the spec wait too."
+    impact = f"{'None so far; ' if available.serving else ''}{available.now} Other edits of the spec wait too, except spec.maintenanceWindows."
     if under_way is None:
         return impact, f'To stay, set spec.version back to "{baseline}".'
     now_text = (
@@ -85,7 +85,7 @@ def _effect(baseline: str, target: AgentVersion, now: Situation) -> tuple[str, s
         else f"No agent serves; {available.outage(f'{under_way} has opened its ports')}."
     )
     impact = f"The rollout of {under_way} continues, and the refusal does not delay it. {now_text}"
-    stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}".'
+    stay = f'To keep the change to {under_way}, set spec.version to "{under_way}". To return to {baseline}, set it to "{baseline}"{_return(baseline, now)}.'
     if AgentVersion.parse(under_way) < target:
         handoff = AgentVersion.parse(under_way).hands_over and target.hands_over
         effect = (
@@ -93,6 +93,11 @@ def _effect(baseline: str, target: AgentVersion, now: Situation) -> tuple[str, s
         )
         stay += f" If you do neither, the change to {target} starts automatically once {under_way} is active, because it is then an upgrade; {effect}."
     return impact, stay
+
+
+def _return(baseline: str, now: Situation) -> str:
+    """What the return to the active version means for devices, as the end of a sentence."""
+    return "" if now.available.serving else f"; {now.available.outage(f'{baseline} has opened its ports')}"
 
 
 def _waits_for_window(agent: MedplumAgent, now: Situation) -> bool:
@@ -108,7 +113,7 @@ def _risks(agent: MedplumAgent, baseline: str, target: AgentVersion, now: Situat
     else:
         yield f"No outage expected: {target} starts before {baseline} stops."
     if now.under_way is None or baseline in now.available.serving:
-        shown = f" In Medplum, GET Agent/{agent.spec.server.agent_id}/$stats shows how many wait."
+        shown = f" In Medplum, GET Agent/{agent.spec.server.agent_id}/$stats shows the number; wait for 0."
         yield (
             f"Messages that {baseline} has acknowledged and not forwarded yet can be lost with its pod (enhanced mode, durable queue)."
             f"{'' if AgentVersion.parse(baseline) < _STATISTICS else shown}"
@@ -126,7 +131,7 @@ def _outage(target: str, now: Situation) -> str:
         return available.stop_first(listed(available.serving), target)
     until = available.outage(f"{target} has opened its ports")
     if now.under_way is not None:
-        return f"The rollout of {now.under_way} ends and {target} starts instead; {until}."
+        return f"The operator stops the rollout of {now.under_way} and starts {target} instead; {until}."
     return f"No agent serves; {until}."
 
 
@@ -139,5 +144,5 @@ def _advice(agent: MedplumAgent, now: Situation) -> Iterator[str]:
         yield "Run the command in an off-peak hour, or set spec.maintenanceWindows first: the downgrade then waits for a window."
     elif now.available.serving:
         yield "Run the command in an off-peak hour."
-    yield "Copy the Agent and its Endpoints in Medplum; the operator backs up only the MedplumAgent and its pod template."
+    yield "Save the JSON of the Agent and its Endpoints from Medplum to a file; the operator backs up only the MedplumAgent and its pod template."
     yield "Afterwards, check on every channel that messages arrive."

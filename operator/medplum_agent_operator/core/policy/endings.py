@@ -28,7 +28,7 @@ def not_ending(observed: Observed, *, now: datetime) -> Finding | None:
             Message(
                 f"Pod {pod.name} should have ended by {pod.ends_by:%Y-%m-%dT%H:%M:%SZ} and is still there{where}.",
                 cause="The kubelet or the container runtime of its node has not stopped its containers, or has not reported that.",
-                impact=f"{_serving(observed, pod)} A rollout that must wait for the end of this pod makes no progress.",
+                impact=f"{_serving(observed, pod)} A rollout that stops the old agent first waits until this pod has ended.",
                 fix="Read the pod's Events with the command. Repair the kubelet or the container runtime of its node; the pod then "
                 "ends automatically. Do not delete it by force before its containers have ended: two agents could run at once.",
                 command=f"kubectl -n {observed.agent.namespace} describe pod {pod.name}",
@@ -42,7 +42,7 @@ def _serving(observed: Observed, pod: Pod) -> str:
     available = Availability.of(observed)
     if available.serving or not pod.ports_open:
         return f"{available.now} The agent in this pod may still run."
-    return "As far as Kubernetes reports, the agent in this pod still serves devices. When it has ended, none serves until the next one is ready."
+    return "Kubernetes still reports this pod as ready, so its agent probably serves devices. When it has ended, none serves until the next one is ready."
 
 
 def end_overdue_at(observed: Observed, *, now: datetime) -> datetime | None:

@@ -104,7 +104,7 @@ def last_spec_unknown() -> Message:
     """The user's spec is refused, and the applied one is unknown."""
     return Message(
         "The operator cannot read which spec it applied last, so it repairs nothing of this agent.",
-        cause=f"Annotation {APPLIED_SPEC} of the agent's Deployment is missing or not valid.",
+        cause=f"The ControllerRevision in force has no valid spec, nor has annotation {APPLIED_SPEC} of the agent's Deployment.",
         impact="None for devices now. If somebody edits or deletes an object of the agent, the operator does not restore it.",
         fix="Solve the problem above; the operator then records the spec again and repairs what differs.",
     )
@@ -118,11 +118,11 @@ def write_refused(kind: str, name: str, fault: str, available: Availability, *, 
         impact = f"{available.now} The change waits for this Job, which pulls the new image. Then the old agent stops before the new one starts; {then}."
         around = " Or set spec.handoff.prePull to false: the old agent then stops at once, and no agent serves if the new image cannot be pulled."
     elif kind == "Service":
-        impact += (
-            " Devices reach the agent through the Service as it is now."
-            if exists
-            else " The Service does not exist, so devices cannot reach the agent through it."
-        )
+        if exists:
+            impact += " Devices reach the agent through the Service as it is now."
+        else:
+            runs = f"{listed(available.serving)} runs, but the" if available.serving else "No agent serves, and the"
+            impact = f"{runs} Service does not exist: devices that connect through it cannot deliver messages. The rest of the change waits."
     return Message(
         f"The API server refuses to write {kind} {name}.",
         cause=fault,
@@ -141,10 +141,11 @@ def being_deleted(
         still = "No change of the spec is applied. The agent's own Deployment is still repaired, rolled back and moved off cordoned nodes."
     return Message(
         f"This MedplumAgent was deleted, and finalizer {shown} keeps it.",
-        cause="Kubernetes removes the object, and then its agent, when the program that set the finalizer has removed it.",
+        cause="Kubernetes removes the object, and then its agent, when the program that set the finalizer has removed the finalizer.",
         impact=f"{available.now} {still} When the finalizer is removed, the agent stops and its devices have no agent.",
-        fix="Find out why that program does not remove its finalizer. A deletion cannot be undone: if it was a mistake, save the MedplumAgent with the "
-        "command now. Once it is gone, create it again from that file, without metadata.uid, metadata.resourceVersion and metadata.finalizers.",
+        fix="First save the MedplumAgent with the command: a deletion cannot be undone. If the deletion was a mistake, keep the finalizer until a maintenance "
+        "window. Otherwise find out why the program does not remove it. Once the MedplumAgent is gone, you can create it again from that file, without "
+        "metadata.uid, metadata.resourceVersion and metadata.finalizers.",
         command=f"kubectl -n {agent.namespace} get {SINGULAR} {agent.name} -o yaml > {agent.name}.yaml",
     )
 

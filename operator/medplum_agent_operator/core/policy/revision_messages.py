@@ -21,7 +21,7 @@ def record_restored(agent: str, namespace: str, altered: Sequence[str], availabl
     return Message(
         f"Another user or program changed the operator's record: {listed(altered)}.",
         cause="A person, a program or an older operator release changed it, for example by kubectl rollout undo.",
-        impact=f"{available.now} The operator did not believe the change. It continues with what it remembers and writes the record again.",
+        impact=f"{available.now} The operator ignores the change and restores its record.",
         fix=f"None needed if you know who did it. Otherwise find out who may edit Deployments in namespace {namespace}; the command shows the latest "
         "write of each program.",
         command=f"kubectl -n {namespace} get deployment {agent} -o yaml --show-managed-fields",
@@ -30,11 +30,11 @@ def record_restored(agent: str, namespace: str, altered: Sequence[str], availabl
 
 def revision_refused(name: str, fault: str, available: Availability, begins: RolloutRecord | None) -> Message:
     """A revision that the API server refuses. `fault`: the server's words. `begins`: the rollout that waits for it."""
-    what = "The operator changes nothing" if begins is None else f"The change to {begins.to} does not start"
+    what = "Nothing is changed" if begins is None else f"The change to {begins.to} does not start"
     return Message(
-        f"{what}: it cannot record what it would apply.",
+        f"{what}: the operator cannot record what it would apply.",
         cause=f"ControllerRevision {name}: {fault}",
-        impact=f"{available.now} The operator stopped no agent.",
+        impact=f"{available.now} The operator stopped no agent. Until it can record, it applies no edit and repairs no drift.",
         fix=f"{_CORRECT} The operator retries every minute.{'' if begins is None else _then(begins, available)}",
     )
 
@@ -45,7 +45,7 @@ def way_back_refused(begins: RolloutRecord, what: str, fault: str, available: Av
         f"The change to {begins.to} does not start: if it failed, it could not be rolled back.",
         cause=f"In a dry run, the API server refuses {what}: {fault}",
         impact=f"{available.now} The operator stopped no agent.",
-        fix=f"{_CORRECT} The operator retries every minute.{_then(begins, available)} To change without a way back, set spec.handoff.onFailure to Hold.",
+        fix=f"{_CORRECT} The operator retries every minute.{_then(begins, available)} To start it without a possible rollback, set spec.handoff.onFailure to Hold.",
     )
 
 

@@ -193,7 +193,7 @@ def restart_failed(
         impact=f"The previous pod of {record.to} keeps serving devices.{_UNAFFECTED}"
         if available.serving
         else available.now,
-        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. Or undo it, once: {undo}",
+        fix=f"{trouble.fix or 'Fix the cause.'} The restart then completes automatically. To give it up, run this command one time only: {undo}",
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
+from medplum_agent_operator.api.annotations import AGENT_LABEL
 from medplum_agent_operator.api.reasons import Reason
 from medplum_agent_operator.api.spec import MedplumAgentSpec
 from medplum_agent_operator.api.status import Outcome, Phase
@@ -197,10 +198,10 @@ def what_failed(observed: Observed, spec: MedplumAgentSpec, *, now: datetime) ->
     """Why the rollout under way has failed, as its pods show it."""
     agent = observed.agent
     pods = " ".join(pod.name for pod in observed.current_pods if not pod.terminating)
-    described = f"pod {pods}" if pods else f"deployment {agent.name}"
+    described = f"pod {pods}" if pods else f"pods -l {AGENT_LABEL}={agent.name}"
     unknown = Message(
         "The new pod did not become available, and the cluster reports no reason.",
-        fix="Run the command and look at the events; then read the agent's log.",
+        fix="Read the events of the new pod with the command; then read the log of its container agent.",
         command=f"kubectl -n {agent.namespace} describe {described}",
     )
     return (

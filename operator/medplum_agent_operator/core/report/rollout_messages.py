@@ -96,9 +96,7 @@ def _impact(record: RolloutRecord, spec: MedplumAgentSpec, available: Availabili
         return f"No agent serves; {available.outage(f'{to} has opened its ports')}."
     devices = "devices keep their connections to the gate" if available.hold_seconds else "its devices reconnect"
     if record.change in {Change.ABORT, Change.ROLLBACK}:
-        return (
-            f"No outage expected; {to} keeps serving devices. The other agent drains for {drain} and stops; {devices}."
-        )
+        return f"No outage expected; {to} keeps serving devices. The agent of the withdrawn change drains for {drain} and stops; {devices}."
     where = " on another node" if record.moved_off else ""
     return (
         f"No outage expected; the new agent starts{where} beside the old one. Once every channel port has been open for {settle}, the old one gets no "
