@@ -20,8 +20,8 @@ from medplum_agent_operator.core.objects.children import CHILDREN
 from medplum_agent_operator.core.observed.identity import Claim, Identity, Name, claimant, claims_on
 from medplum_agent_operator.core.observed.pods import ENDED
 from medplum_agent_operator.core.observed.resource_version import age, number
-from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, POD, REVISION, Cached
-from medplum_agent_operator.slim import REDUCED, StringPool, nameplate, slim
+from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, POD, REDUCED, REVISION, Cached
+from medplum_agent_operator.slim import StringPool, nameplate, slim
 
 _DELETED = 1000
 """How many deleted uids are remembered: enough for the seconds that a LIST takes."""

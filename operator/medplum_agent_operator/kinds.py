@@ -25,6 +25,9 @@ JOB: Final = "Job"
 NODE: Final = "Node"
 REVISION: Final = "ControllerRevision"
 
+REDUCED: Final = "reduced"
+"""The mark of a cached object of which only the nameplate is kept."""
+
 
 class Cached(StrEnum):
     """What the cache keeps of an object. Managed fields go in every case but one."""

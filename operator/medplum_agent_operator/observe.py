@@ -17,7 +17,7 @@ from medplum_agent_operator.core.observed.resource_version import age, number
 from medplum_agent_operator.core.observed.revision import number_of
 from medplum_agent_operator.core.observed.scope import Key
 from medplum_agent_operator.errors import ConflictError
-from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD, REVISION
+from medplum_agent_operator.kinds import DEPLOYMENT, JOB, NODE, POD, REDUCED, REVISION
 from medplum_agent_operator.ports import Cluster, Gates, Object, Seen
 
 
@@ -192,6 +192,7 @@ class Observer:
         seen = self._seen.labelled(REVISION, key.namespace, names.AGENT_LABEL, key.name)
         annotations = {} if deployment is None else deployment["metadata"].get("annotations") or {}
         named: set[str | None] = {annotations.get(names.REVISION), (raw.get("status") or {}).get("revision")}
+        seen = [one for one in seen if not one.get(REDUCED)]
         known = {one["metadata"]["name"] for one in seen}
         unseen = sorted(name for name in named - known if name and number_of(name) is not None)
         read = await asyncio.gather(*(self._cluster.get(REVISION, key.namespace, name) for name in unseen))

@@ -1,19 +1,17 @@
 """What the cache keeps of an object, and its strings. Called by `cache`; pure."""
 
 from collections.abc import Mapping
-from typing import Any, Final, assert_never
+from typing import Any, assert_never
 
 from medplum_agent_operator.api.annotations import AGENT_LABEL, DOMAIN, MANAGED_BY_LABEL
 from medplum_agent_operator.core.observed import revision
 from medplum_agent_operator.core.observed.foreign_fields import with_foreign_fields_only
 from medplum_agent_operator.core.observed.nodes import HARD_EFFECTS
-from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, Cached
+from medplum_agent_operator.kinds import DEPLOYMENT, KINDS, REDUCED, Cached
 
 _SHORT, _MOST_STRINGS = 64, 8192
 """The longest string that is interned, in characters; the most strings that are interned."""
 
-REDUCED: Final = "reduced"
-"""The mark of an object of which only the nameplate is kept."""
 _READ = frozenset({DOMAIN, MANAGED_BY_LABEL.partition("/")[0], "batch.kubernetes.io", "job-name"})
 """The domains of the labels and annotations of agents, pods and Jobs that are read."""
 

@@ -1,11 +1,11 @@
 """Carries out the plan of a pass. Called by `reconcile`; it decides nothing.
 
-A revision that a pass created and then did not put in force is deleted again: nothing ever used it.
+A revision that a pass created and then did not put in force, because the API server refused the next write, is deleted again: nothing ever
+used it. After a conflict it stays: a proxy may have sent a write twice.
 """
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 from medplum_agent_operator.core.observed.foreign_fields import without_foreign_ownership
 from medplum_agent_operator.core.observed.scope import Key
@@ -43,26 +43,32 @@ class Writer:
         self._on_write = on_write
 
     async def carry_out(self, key: Key, plan: Plan) -> None:
-        """Carry out the actions in order, then delete outdated revisions.
+        """Delete outdated revisions, then carry out the actions in order.
 
         Raises:
             StoppedError: when the API server refuses an action; the rest is not done.
             ConflictError: when an object has changed since the decision.
             ClusterError: when a request failed otherwise.
         """
+        # First, so that a change which is tried again and again has no more than these.
+        await self._delete(key, ({"metadata": {"name": one.name, "uid": one.uid}} for one in plan.outdated))
         unused: list[Object] = []
         for action in plan.actions:
+            created = False
             try:
                 await _rehearse(self._cluster, action)
-                answer = await write(self._cluster, key, action)
-            except (StoppedError, ConflictError, RefusedError) as fault:
+                if action.immutable:
+                    answer, created = await _create_once(self._cluster, action)
+                else:
+                    answer = await write(self._cluster, key, action)
+            except (StoppedError, RefusedError) as fault:
                 await self._delete(key, unused)
                 if isinstance(fault, RefusedError):
                     raise StoppedError(action, str(fault)) from fault
                 raise
             self._on_write(key, action)
             self._seen.put(action.kind, answer)
-            if action.name == plan.revision:
+            if action.name == plan.revision and created:
                 unused = [answer]
             elif action.kind == DEPLOYMENT and action.name == key.name:
                 unused = []
@@ -72,7 +78,6 @@ class Writer:
                 action.difference,
                 extra={"agent": str(key), "reason": str(plan.reason), "disruptive": action.disruptive},
             )
-        await self._delete(key, ({"metadata": {"name": one.name, "uid": one.uid}} for one in plan.outdated))
 
     async def _delete(self, key: Key, revisions: Iterable[Object]) -> None:
         """Delete revisions that nothing needs. If that fails they stay, and count as unused or are deleted later."""
@@ -92,8 +97,6 @@ async def write(cluster: Cluster, key: Key, action: Apply) -> Object:
         ConflictError: when the object has changed since the decision.
         ClusterError: when the request failed otherwise.
     """
-    if action.immutable:
-        return await _create_once(cluster, action)
     version = None if action.live is None else action.live["metadata"]["resourceVersion"]
     if action.live is not None:
         version = await _take_over(cluster, key, action, action.live)
@@ -134,13 +137,12 @@ async def _rehearse(cluster: Cluster, action: Apply) -> None:
         StoppedError: when it would refuse that.
         ClusterError: when the request failed otherwise.
     """
-    version = None if action.live is None else action.live["metadata"]["resourceVersion"]
     for body in action.rehearsal:
         try:
             if body["kind"] == REVISION:
                 await cluster.create(body, dry_run=True)
             else:
-                await cluster.apply(body, resource_version=version, dry_run=True)
+                await cluster.apply(body, resource_version=body["metadata"]["resourceVersion"], dry_run=True)
         except RefusedError as fault:
             if _keeps_rolling_parameters(body, fault):
                 continue  # the write itself frees them first
@@ -153,10 +155,24 @@ def _keeps_rolling_parameters(body: Object, fault: RefusedError) -> bool:
     return strategy.get("type") == "Recreate" and "rollingUpdate" in str(fault)
 
 
-async def _create_once(cluster: Cluster, action: Apply) -> dict[str, Any]:
+async def _create_once(cluster: Cluster, action: Apply) -> tuple[Object, bool]:
+    """Create an immutable object. Returns it, and whether this call created it: a pass before may have, and ended before its next write.
+
+    Raises:
+        ConflictError: when another object has its name.
+    """
     try:
-        return await cluster.create(action.body)
+        return await cluster.create(action.body), True
     except ConflictError as fault:
         if fault.reason != "AlreadyExists":
             raise
-        return dict(action.body)  # written by an earlier pass that ended before its next write
+        metadata = action.body["metadata"]
+        found = await cluster.get(action.kind, metadata["namespace"], metadata["name"])
+        if found is None or found.get("data") != action.body["data"] or not _same_owner(found, action.body):
+            raise
+        return found, False
+
+
+def _same_owner(one: Object, other: Object) -> bool:
+    owners = [{owner.get("uid") for owner in raw["metadata"].get("ownerReferences") or ()} for raw in (one, other)]
+    return owners[0] == owners[1]

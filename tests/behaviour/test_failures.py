@@ -26,7 +26,7 @@ RETRY = "agents.medplum.com/retry"
         (
             simulate(Behaviour.CRASH_LOOP_SILENT),
             "CrashLoop",
-            "exiting with code 1. Causes without a message: Medplum refuses access to Agent or Endpoints",
+            "exiting with code 1. Possible causes that leave no message: Medplum refuses access to Agent or Endpoints",
         ),
         (
             simulate(Behaviour.CRASH_LOOP_MESSAGE, exit_code=3),

@@ -48,7 +48,7 @@ def test_refusal_changes_nothing_and_says_what_to_do(world: World) -> None:
         "Every later upgrade from 4.2.3 has such an outage too",
         "durable queue",
         "Run the command in an off-peak hour, or set spec.maintenanceWindows first",
-        "Copy the Agent and its Endpoints in Medplum",
+        "Save the JSON of the Agent and its Endpoints from Medplum to a file",
         "messages arrive",
         f"kubectl annotate medplumagent front-desk -n {world.namespace} {COMMAND}",
     ):

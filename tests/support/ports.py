@@ -54,7 +54,7 @@ class FakeCluster:
             assert namespace is None
             return next(node for node in copy.deepcopy(self.simulated.nodes) if node["metadata"]["name"] == name)
         if kind == REVISION:
-            return copy.deepcopy(self.simulated.revisions.get(name))
+            return copy.deepcopy((self.simulated.revisions | self.simulated.backups).get(name))
         assert (NAMESPACE, name_of(kind, NAME)) == (namespace, name)
         if kind == KIND:
             return None if self.gone else copy.deepcopy(self.simulated.agent)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import Phase, Strategy
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy.strategy import choose
-from medplum_agent_operator.errors import ClusterError, RefusedError
+from medplum_agent_operator.errors import ClusterError, ConflictError, RefusedError
 from tests.support.ports import Stage
 from tests.support.simulated_cluster import changing, installed
 from tests.support.simulated_cluster.apply import copied
@@ -143,3 +145,118 @@ def test_a_template_that_was_put_back_by_hand_proves_nothing_about_the_applied_o
     cluster.settle(operator=False)
     seen = cluster.observe()
     assert ("5.1.15", False) == (str(seen.last_active), seen.activation.became_active)
+
+
+async def test_devices_notice_nothing_of_a_change_that_could_not_be_rolled_back() -> None:
+    """The rehearsal comes before the Service: a port that moves would cut a working agent off."""
+    stage = Stage(installed("4.2.3").edit(version="5.1.15", channels=[{"name": "adt", "port": 3000}]).fetched())
+    stage.cluster.faults["list: would apply Deployment"] = [REFUSED]
+    await stage.one_pass()
+    assert "WayBackRefused" == stage.simulated.condition("Stalled")[1]
+    assert [2575] == [port["port"] for port in stage.simulated.objects["Service"]["spec"]["ports"]]
+
+
+async def test_a_change_is_not_rehearsed_while_no_agent_serves() -> None:
+    """There is nothing to lose."""
+    cluster = installed("4.2.3")
+    cluster.never_ready.add("4.2.3")
+    cluster.evict().settle()
+    stage = Stage(cluster.edit(version="5.1.15"))
+    stage.cluster.faults["list: would apply Deployment"] = [REFUSED]
+    await stage.one_pass()
+    assert "5.1.15" == stage.simulated.applied_version
+
+
+async def test_a_conflict_deletes_no_revision() -> None:
+    """A proxy may have sent a write twice: then the second answer is a conflict, and the revision is in force."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    known = set(stage.simulated.revisions)
+    stage.cluster.faults["apply Deployment"] = [ConflictError("changed", status=409)]
+    with pytest.raises(ConflictError):
+        await stage.one_pass()
+    assert known < set(stage.simulated.revisions)
+
+
+async def test_a_write_that_fails_for_hours_leaves_ten_revisions() -> None:
+    """A webhook whose backend is away: each try creates one, and outdated ones go first."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    for _ in range(30):
+        stage.cluster.faults["apply Deployment"] = [ClusterError("no answer", status=500)]
+        with pytest.raises(ClusterError):
+            await stage.one_pass()
+        stage.watch()
+    assert 11 >= len(stage.simulated.revisions)
+    assert stage.simulated.in_force in stage.simulated.revisions
+
+
+async def test_an_object_of_another_with_the_name_of_a_revision_is_not_taken_for_it() -> None:
+    """Its content is not what the operator wanted to create."""
+    stage = Stage(installed("5.1.14").edit(version="5.1.15"))
+    (action, *_) = stage.simulated.plan().actions
+    theirs = {**copied(dict(action.body)), "data": {"spec": {}}}
+    stage.simulated.revisions[action.name] = theirs
+    with pytest.raises(ConflictError):
+        await stage.one_pass()
+    assert "apply Deployment" not in stage.writes
+
+
+def test_a_live_template_that_a_user_made_like_the_wanted_one_still_is_a_rollout() -> None:
+    """Otherwise the record would name the version before, and the way back to it would need no approval."""
+    cluster, other = installed("5.1.15"), installed("5.1.15").edit(version="5.1.16").settle()
+    wanted = copied(other.deployment["spec"]["template"])
+    cluster.edit(version="5.1.16").edit_template(lambda template: template.update(wanted))
+    cluster.settle()
+    assert ("5.1.16", "5.1.16") == (cluster.record.to, cluster.status.last_good_version)
+    cluster.edit(version="5.1.15").settle()
+    assert "DowngradeNotApproved" == cluster.condition("Ready")[1]
+
+
+def test_no_older_revision_is_believed_if_that_of_status_is_gone() -> None:
+    """Whatever the Deployment names."""
+    cluster = installed("5.1.14").edit(version="5.1.15").settle()
+    first, last = min(cluster.revisions), cluster.in_force
+    del cluster.revisions[last]
+    cluster.deployment["metadata"]["annotations"][names.REVISION] = first
+    cluster.count += 1
+    assert "5.1.15" == cluster.settle().applied_version
+    assert "5.1.15" == cluster.record.to
+
+
+def test_of_two_revisions_with_one_number_that_of_status_counts() -> None:
+    """The answer to a create was lost, another was created with the number, and the first one landed late."""
+    cluster = installed("5.1.14").edit(version="5.1.15").settle()
+    twin = copied(cluster.revisions[cluster.in_force])
+    twin["metadata"]["name"] = cluster.in_force[:-10] + "0123456789"
+    twin["data"]["record"]["to"] = "4.2.3"
+    cluster.revisions[twin["metadata"]["name"]] = twin
+    cluster.deployment["metadata"]["annotations"][names.REVISION] = twin["metadata"]["name"]
+    cluster.count += 1
+    cluster.settle()
+    assert "5.1.15" == cluster.record.to
+    assert twin["metadata"]["name"] != cluster.in_force
+
+
+@pytest.mark.parametrize("record", ["genuine", "removed", "forged", "of an earlier rollout"])
+def test_before_the_hand_over_an_edited_template_is_no_approved_downgrade(record: str) -> None:
+    """5.1.15 was active; somebody puts 5.1.13 into template and spec while no operator runs. It needs an approval."""
+    cluster = installed("5.1.13").edit(version="5.1.15").settle()
+    first = cluster.revisions[min(cluster.revisions)]["data"]
+    cluster.as_before_revisions()
+    marks = cluster.deployment["metadata"]["annotations"]
+    if record == "removed":
+        del marks[names.ROLLOUT]
+    elif record == "forged":
+        marks[names.ROLLOUT] = json.dumps({**json.loads(marks[names.ROLLOUT]), "from": "5.1.15", "to": "5.1.13"})
+    elif record == "of an earlier rollout":
+        marks[names.ROLLOUT] = json.dumps(first["record"])
+    cluster.edit_template(lambda template: template.update(copied(first["template"]["template"])))
+    cluster.edit(version="5.1.13").settle()
+    assert ("DowngradeNotApproved", "5.1.15") == (cluster.condition("Ready")[1], cluster.status.last_good_version)
+
+
+def test_a_rollbacks_revision_has_its_state_once() -> None:
+    """The API server's limit is about 1.5 MiB, and no dry run sees it."""
+    cluster = changing("5.1.14", "5.1.15").wait_for_deadline()
+    data = cluster.revisions[cluster.in_force]["data"]
+    assert data["before"] is True
+    assert cluster.memory.notes.state == cluster.memory.notes.before

@@ -95,14 +95,13 @@ def _begin(this: Pass, wanted: Desired) -> Step:
     state = LastGood(spec, template.applied)
     new = revisions.put_in_force(this, state, wanted.choice.strategy, record, before=before)
     change = actions.apply_if_different(new.body, None if live is None else live.raw, disruptive=True)
-    if wanted.choice.mechanics.stops_first:
-        rehearsal = revisions.rehearsal(this, spec, before)
-        change = tuple(replace(action, rehearsal=rehearsal) for action in change)
-    beside = actions.supporting_actions(observed, spec, this.config)
+    first, *rest = (*actions.supporting_actions(observed, spec, this.config), *change)
+    if wanted.choice.mechanics.stops_first:  # before anything that devices notice
+        first = replace(first, rehearsal=revisions.rehearsal(this, spec, before))
     return Step(
         progress.beginning(observed, record, spec, now=this.now),
         record,
-        (*saved, *new.create, *beside, *change),
+        (*saved, *new.create, first, *rest),
         begins=True,
         revision=new.revision,
     )

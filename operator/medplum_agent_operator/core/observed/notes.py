@@ -5,7 +5,7 @@ Read back by `revision`, made by `rollout.revisions`. Pure.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from medplum_agent_operator.api.annotations import TEMPLATE_HASH
@@ -49,7 +49,8 @@ class Notes:
             "spec": None if self.spec is None else dump_spec(self.spec),
             "template": None if self.template is None else self.template.dump(),
             "gate": None if self.gate is None else self.gate.dump(),
-            "before": None if self.before is None else self.before.dump(),
+            # After a rollback both are the same, and need their place once.
+            "before": None if self.before is None else self.before == self.state or self.before.dump(),
         }
         return {key: part for key, part in parts.items() if part is not None}
 
@@ -57,13 +58,14 @@ class Notes:
     def read(cls, data: Any) -> Self:
         """Read them from JSON. A part that is invalid, or of another release, counts as absent."""
         raw = data if isinstance(data, Mapping) else {}
-        return cls(
+        found = cls(
             RolloutRecord.read(json.dumps(raw["record"])) if "record" in raw else None,
             read_spec(raw.get("spec")),
             AppliedTemplate.read(raw.get("template")),
             AppliedTemplate.read(raw.get("gate")),
             LastGood.read(raw.get("before")),
         )
+        return replace(found, before=found.state) if raw.get("before") is True else found
 
     @property
     def state(self) -> LastGood | None:

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from medplum_agent_operator.api import annotations as names
 from medplum_agent_operator.api.status import MedplumAgentStatus
 from medplum_agent_operator.core.observed.notes import Notes, has_copy, template_hash
-from medplum_agent_operator.core.observed.rollout_record import RolloutRecord, read_spec
+from medplum_agent_operator.core.observed.rollout_record import Change, RolloutRecord, read_spec
 from medplum_agent_operator.core.observed.version import AgentVersion
 
 KIND: Final = "ControllerRevision"
@@ -50,7 +50,7 @@ class Revision:
     def read(cls, raw: Raw) -> Self | None:
         """Read a ControllerRevision; None if it is none of these, such as a backup."""
         metadata, number = raw["metadata"], number_of(raw["metadata"]["name"])
-        if number is None or names.REVISION not in (metadata.get("labels") or {}):
+        if number is None:
             return None
         return cls(metadata["name"], number, metadata.get("uid", ""), raw.get("data"))
 
@@ -91,7 +91,8 @@ class Memory:
     @property
     def has_unused(self) -> bool:
         """Whether there are revisions after the one in force, which a crash has left."""
-        return self.revision is not None and any(one.number > self.revision.number for one in self.revisions)
+        mine = self.revision
+        return mine is not None and any(r.number >= mine.number and r.name != mine.name for r in self.revisions)
 
     @classmethod
     def of(
@@ -117,7 +118,7 @@ class Memory:
         if deployment is None:
             return cls(revisions=tuple(known), highest=highest)
         confirmed = next((r for r in known if r.name == status.revision), None)
-        in_force = _in_force(known, confirmed, deployment)
+        in_force = _in_force(known, confirmed, deployment, oldest=number_of(status.revision) or 0)
         lost = (f"revision {status.revision}",) if status.revision and in_force is None else ()
         if in_force is None or _older_release_went_on(in_force, deployment, status):
             notes = _of_an_older_release(deployment, status)
@@ -135,17 +136,19 @@ def _annotations(deployment: Raw) -> Mapping[str, str]:
     return deployment["metadata"].get("annotations") or {}
 
 
-def _in_force(known: Iterable[Revision], confirmed: Revision | None, deployment: Raw) -> Revision | None:
+def _in_force(
+    known: Iterable[Revision], confirmed: Revision | None, deployment: Raw, *, oldest: int
+) -> Revision | None:
     """The revision that the Deployment names, unless `status` confirms a later one.
 
     If the Deployment names none, status may have missed a revision: then a later one counts whose template is the live one.
     """
     name = _annotations(deployment).get(names.REVISION)
-    named = next((one for one in known if one.name == name), None)
-    found = [one for one in (named, confirmed) if one is not None]
+    named = next((one for one in known if one.name == name and one.number >= oldest), None)
+    found = [one for one in (confirmed, named) if one is not None]
     if named is None:
-        after = 0 if confirmed is None else confirmed.number
-        found += [one for one in known if one.number > after and _has_template(one, deployment)][:1]
+        later = (one for one in known if one.number > oldest and _has_template(one, deployment))
+        found += [one for one in (next(later, None),) if one is not None]
     return max(found, key=lambda one: one.number, default=None)
 
 
@@ -200,17 +203,32 @@ def _of_an_older_release(deployment: Raw, status: MedplumAgentStatus) -> Notes:
     if version is None:
         return Notes()
     spec, record = read_spec(_json(found.get(names.APPLIED_SPEC))), RolloutRecord.read(found.get(names.ROLLOUT))
-    return Notes(
-        record if record is not None and record.to == version.text and _confirmed(record, status) else None,
-        spec if spec is not None and spec.version == version.text else None,
+    record = _confirmed(record, status, version)
+    applied = version.text if record is None else record.to
+    return Notes(record, spec if spec is not None and spec.version == applied else None)
+
+
+def _confirmed(record: RolloutRecord | None, status: MedplumAgentStatus, live: AgentVersion) -> RolloutRecord | None:
+    """The record of the latest rollout, as far as `status` confirms it. `live`: the version of the live template.
+
+    Right after a rollout began, `status` may know only the one before: then the record counts if it leads from the active version to a newer one,
+    which runs. Otherwise what `status` says counts: a record that somebody changed must not hide which version was active.
+    """
+    latest = status.rollout or next(iter(status.history), None)
+    if latest is None or latest.started_at is None:
+        return record if record is not None and record.to == live.text else None
+    if record is not None and (record.started_at, record.to) == (latest.started_at, latest.to):
+        return record.model_copy(update={"from_version": latest.from_version})
+    if record is not None and record.started_at > latest.started_at and record.to == live.text:
+        active = AgentVersion.read(status.last_good_version)
+        if active is not None and record.from_version == active.text and not live < active:
+            return record
+    if latest.strategy is None:
+        return None
+    return RolloutRecord(
+        change=Change.NONE,
+        from_version=latest.from_version,
+        to=latest.to,
+        strategy=latest.strategy,
+        started_at=latest.started_at,
     )
-
-
-def _confirmed(record: RolloutRecord, status: MedplumAgentStatus) -> bool:
-    """Whether `status` confirms what a record says of versions. Right after a rollout began, it may know only the version before it."""
-    known = [(entry.started_at, entry.from_version, entry.to) for entry in status.history]
-    if status.rollout is not None:
-        known.append((status.rollout.started_at, status.rollout.from_version, status.rollout.to))
-    if (record.started_at, record.from_version, record.to) in known or not known:
-        return True
-    return record.from_version is not None and record.from_version == status.last_good_version

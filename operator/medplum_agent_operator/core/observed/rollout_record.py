@@ -113,7 +113,7 @@ class RolloutRecord(BaseModel):
     why: str = ""
     started_at: Moment
     restart_mark: str | None = None
-    revision: int | None = None
+    revision: int | None = Field(default=None, ge=0, le=10**15)
     previous_outcome: Annotated[Outcome, _unknown_reads_as(Outcome.SUPERSEDED)] | None = None
     approval: str | None = None
     approved_by: str | None = None
@@ -122,7 +122,7 @@ class RolloutRecord(BaseModel):
     failed: Failure | None = None
     refresh: str | None = None
     now: str | None = None
-    recreate_count: int | None = Field(default=None, alias="stops")
+    recreate_count: int | None = Field(default=None, alias="stops", ge=0, le=10**9)
     backup: str | None = None
 
     @property

@@ -40,8 +40,8 @@ def _limited(spec: MedplumAgentSpec, config: Config) -> Iterator[tuple[str, str,
     if limits.image_repositories and repository and repository != config.image_repository:
         yield "spec.image.repository", repository, "allowed-image-repositories", limits.image_repositories
     if limits.servers:
-        patterns = tuple(one if one.endswith("*") else normalised(one) for one in limits.servers)
-        yield "spec.server.baseUrl", normalised(spec.server.base_url), "allowed-servers", patterns
+        patterns = tuple(one if one.endswith("*") else f"{normalised(one)}/" for one in limits.servers)
+        yield "spec.server.baseUrl", f"{normalised(spec.server.base_url)}/", "allowed-servers", patterns
     if limits.secrets:
         names = [("spec.server.credentialsSecretRef.name", spec.server.credentials_secret_ref.name)]
         names += [("spec.image.pullSecrets[].name", one.name) for one in spec.image.pull_secrets]

@@ -34,7 +34,7 @@ class Apply:
         difference: the path of the first field that differs; `missing` without a live object.
         disruptive: whether it replaces pods.
         immutable: whether the object is only created, never changed: an existing object of that name is the same.
-        rehearsal: what a rollback would write. The action is done only if the API server would accept that now.
+        rehearsal: what a rollback would write, a live object with its resource version. The action is done only if the API server would accept that.
     """
 
     body: Mapping[str, Any] = field(repr=False)

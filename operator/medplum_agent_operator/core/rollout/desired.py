@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 
 from medplum_agent_operator.api.spec import MedplumAgentSpec
+from medplum_agent_operator.core.observed.deployment import LiveDeployment
+from medplum_agent_operator.core.observed.notes import template_hash
 from medplum_agent_operator.core.observed.pods import Pod
 from medplum_agent_operator.core.observed.version import AgentVersion
 from medplum_agent_operator.core.policy import drain
@@ -36,7 +38,15 @@ def desired(this: Pass) -> Desired:
     template = of_agent(observed, spec, this.config, refreshes=this.allowed is not None)
     choice = choose(observed, AgentVersion.parse(spec.version), host_ports=spec.uses_host_ports, template=template.body)
     live = observed.deployment
-    return Desired(spec, template, choice, begins=live is None or live.differs_from(template.body))
+    return Desired(spec, template, choice, begins=_begins(live, template))
+
+
+def _begins(live: LiveDeployment | None, template: Template) -> bool:
+    """Whether the template has to be written as a rollout. Somebody may have put the live one there already: then it needs its record."""
+    if live is None or live.differs_from(template.body):
+        return True
+    applied = live.applied_template
+    return applied is not None and template_hash(applied.template) != template_hash(template.body)
 
 
 def move_if_departing(this: Pass, wanted: Desired) -> Desired:

@@ -78,7 +78,9 @@ def _notes(this: Pass, state: LastGood, record: RolloutRecord, before: LastGood 
 
 def rehearsal(this: Pass, spec: MedplumAgentSpec, before: LastGood | None) -> tuple[Mapping[str, Any], ...]:
     """What a rollback of the change to `spec` would write: its revision and its Deployment. Empty if it would not be rolled back."""
-    observed = this.observed
+    observed, live = this.observed, this.observed.deployment
+    if live is None or not observed.pods_with_open_ports:
+        return ()  # nothing serves that could be lost
     if before is None or spec.handoff.on_failure is not OnFailure.ROLLBACK:
         return ()
     failed = Failure(version=spec.version, spec=fingerprint(spec.version), reason=Reason.CRASH_LOOP, message="")
@@ -93,7 +95,8 @@ def rehearsal(this: Pass, spec: MedplumAgentSpec, before: LastGood | None) -> tu
         record=record,
         revision=revision["metadata"]["name"],
     )
-    return revision, deployment
+    version = {"resourceVersion": live.raw["metadata"].get("resourceVersion")}
+    return revision, {**deployment, "metadata": {**deployment["metadata"], **version}}
 
 
 def way_back(observed: Observed, before: LastGood) -> Choice:

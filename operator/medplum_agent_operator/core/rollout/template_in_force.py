@@ -83,11 +83,13 @@ def of_agent(observed: Observed, spec: MedplumAgentSpec, config: Config, *, refr
     if live is None or live.applied_spec is None:
         return _newly_rendered(rendered)
     recorded = live.applied_template
-    unproven = first_difference(rendered, live.template) is not None and not refreshes
-    if recorded is None and live.template_hash == template_hash(rendered) and not unproven:
-        return _newly_rendered(rendered)
     # A release without revisions applied it: take it as the API server stores it. `spec` may be a forged one, unless it is the user's.
-    applied, refreshed = recorded or AppliedTemplate(0, live.template), refreshes and _refresh_requested(observed)
+    applied = recorded or AppliedTemplate.read({"revision": 0, "template": live.template})
+    proven = refreshes or first_difference(rendered, live.template) is None
+    exact = recorded is None and live.template_hash == template_hash(rendered) and proven
+    if applied is None or exact:
+        return _newly_rendered(rendered)
+    refreshed = refreshes and _refresh_requested(observed)
     if spec == live.applied_spec and not (spec.image.repository or config.image_repository):
         return Template(applied)  # this operator has lost its default: what it would render has no image
     if _renders_alike(spec, live.applied_spec, render, rendered):
@@ -122,7 +124,10 @@ def of_gate(observed: Observed, spec: MedplumAgentSpec, config: Config) -> Templ
     if recorded is None:
         as_it_runs = gate_pod.render_gate_pod(agent, spec, image=running)
         same = first_difference(as_it_runs, live_spec["template"]) is None
-        recorded = AppliedTemplate(REVISION, as_it_runs) if same else AppliedTemplate(0, live_spec["template"])
+        stored = AppliedTemplate.read({"revision": 0, "template": live_spec["template"]})
+        recorded = AppliedTemplate(REVISION, as_it_runs) if same else stored
+    if recorded is None:
+        return _newly_rendered(rendered)
     if not _renders_alike(spec, before, render, rendered):
         return _newly_rendered(rendered)
     return _keep_applied(recorded, rendered, refreshed=_refresh_requested(observed))
