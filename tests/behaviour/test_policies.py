@@ -96,6 +96,18 @@ def test_the_operator_does_all_of_its_work_under_the_policy(policy: World) -> No
     assert DENIED not in world.operators[-1].log.read_text()
 
 
+def test_what_others_have_added_stops_no_write_of_the_operator(policy: World) -> None:
+    """A user lets the agent's pod see the processes of its node: the next change of the agent is made all the same."""
+    world = policy
+    world.install("5.1.14")
+    patch = json.dumps({"spec": {"template": {"spec": {"hostPID": True}}}})
+    world.kubectl("patch", "deployment", "front-desk", "--type=merge", "-p", patch)
+    world.wait_for_phase("Running", "5.1.14")
+    world.set_version("5.1.15")
+    world.wait_for_phase("Running", "5.1.15")
+    assert [] == world.events("WriteRefused")
+
+
 def test_its_account_can_do_nothing_else(policy: World) -> None:
     """What a stolen token is worth: no object of others, no pod with the rights of its node."""
     world = policy

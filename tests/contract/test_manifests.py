@@ -96,6 +96,12 @@ def test_unknown_fields_are_found_at_every_depth() -> None:
     assert ["spec.servre", "spec.channels[].prot"] == unknown_fields(SCHEMA["properties"]["spec"], spec, "spec")
 
 
+def test_the_policies_are_yaml() -> None:
+    """`tests/behaviour/test_policies.py` lets an API server compile them."""
+    kinds = [raw["kind"] for path in sorted((ROOT / "manifests" / "policies").glob("op*.yaml")) for raw in read(path)]
+    assert ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"] == kinds
+
+
 def test_no_right_on_secrets() -> None:
     """The operator has no right on Secrets: the kubelet gives the pod its credentials."""
     assert [] == [rule for rule in rules() if "secrets" in rule["resources"]]
