@@ -105,13 +105,21 @@ def changed(value: Any, path: Path, other: Any) -> Any:
     return copy
 
 
+def part_of(cluster: SimulatedCluster, note: str) -> Any:
+    """A part of the revision in force; None if it has none. After a rollback, what was active before is stored as the same."""
+    before = cluster.memory.notes.before
+    if note == "before":
+        return None if before is None else before.dump()
+    return cluster.revisions[cluster.in_force]["data"].get(note)
+
+
 def played(situation: str, note: str, path: Path, other: Any, *, version: str | None) -> None:
     """Change one place in one note, then go on to the end of every deadline. The cluster asserts I1 and I2 at every turn."""
     cluster = SITUATIONS[situation]()
-    data = cluster.revisions[cluster.in_force]["data"]
-    if note not in data:
+    known = part_of(cluster, note)
+    if known is None:
         return
-    cluster.remember(**{note: changed(data[note], path, other)})
+    cluster.remember(**{note: changed(known, path, other)})
     if version is not None:
         cluster.edit(version=version)
     try:
@@ -130,7 +138,7 @@ def played(situation: str, note: str, path: Path, other: Any, *, version: str | 
 def test_a_valid_note_that_is_changed_in_one_place_ends_no_pass(data: st.DataObject, situation: str, note: str) -> None:
     """Wherever it is changed, and to whatever: the pass goes on, the rollback's too."""
     cluster = SITUATIONS[situation]()
-    known = cluster.revisions[cluster.in_force]["data"].get(note)
+    known = part_of(cluster, note)
     if known is None:
         return
     path = data.draw(st.sampled_from(list(paths(known))))
