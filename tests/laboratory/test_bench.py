@@ -89,6 +89,7 @@ def test_a_small_run_counts_the_writes_and_writes_every_figure(tmp_path: Path) -
     assert {} == figures.converged.writes
     assert {} == figures.restart.writes
 
+    assert all(column.header for column in report._writes(figures).columns), "each number has its heading"
     written = json.loads(report.write(results, tmp_path).read_text(encoding="utf-8"))
     assert {
         "date",

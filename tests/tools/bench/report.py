@@ -143,7 +143,15 @@ def _add_latency(table: Table, name: str, latency: Latency) -> None:
 
 def _writes(figures: Figures) -> Table:
     table = Table(
-        "most that one agent took", "Deployment", "status", "Events", "other", "refused", "mean status", "reads each"
+        "most that one agent took",
+        "Deployment",
+        "revisions",
+        "status",
+        "Events",
+        "other",
+        "refused",
+        "mean status",
+        "reads each",
     )
     table.title = "The operator's requests for a change"
 
